@@ -1,0 +1,51 @@
+# Everything runs in .venv at the root. `make help` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.setup
+NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
+
+PROMPT ?= a large red rubber ball bounces on a wooden floor
+SEED ?= 7
+CLIPS ?= 20000
+
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check bench train-tiny clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install into .venv, once and again when the build files change
+
+$(STAMP): setup.py pyproject.toml constraints.txt $(NATIVE_SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[train,test,dev]"
+	mkdir -p .venv/src && ln -sfn ../.. .venv/src/syncflow
+	@$(BIN)/python -c "from syncflow.engine.sampling.noise import native_status; print(native_status())"
+	@touch $@
+
+demo: setup ## a clip from the bundled model: out/demo.mp4 and out/demo.png
+	@mkdir -p out
+	$(BIN)/syncflow generate "$(PROMPT)" --seed $(SEED) -o out/demo.mp4
+	$(BIN)/syncflow inspect out/demo.mp4 -o out/demo.png
+	@echo "The clip is $(CURDIR)/out/demo.mp4, what it shows and sounds like is drawn in $(CURDIR)/out/demo.png"
+
+test: setup ## the test suite
+	$(BIN)/python -m pytest
+
+check: setup ## lint, format, types, and the floors of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## the benchmarks
+	$(BIN)/python -m pytest benchmarks
+
+train-tiny: setup ## train the bundled model from nothing
+	$(BIN)/syncflow data impacts datasets/impacts --clips $(CLIPS) --seed 0
+	$(BIN)/syncflow train datasets/impacts --run runs/tiny
+
+clean: ## remove what builds and tools leave (not .venv, runs, datasets or out)
+	rm -rf build dist *.egg-info _native*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,192 @@
+"""How much work sampling is, by counting: floating-point operations and calls, the same on every machine.
+
+``python -m syncflow.benchmarks.flops`` prints the tables of ``docs/performance.md``. The loop that is counted is the real one; a full-size
+model is counted on the meta device, where tensors have shapes and no values. 1 multiply-add = 2 operations; matrix products and
+attentions count, elementwise work does not, and neither do text encoder and codecs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from syncflow.engine.config import ModelConfig, preset
+from syncflow.engine.model import DDiT
+from syncflow.engine.sampling.guidance import cfg
+from syncflow.engine.sampling.job import Job
+from syncflow.engine.sampling.loop import sample
+from syncflow.engine.sampling.schedule import schedule
+
+Shape = Sequence[int]
+
+
+def _spatial(qkv: Shape, *_: object, **__: object) -> int:
+    rows, frames, tokens, _packed, heads, width = qkv
+    return 4 * rows * frames * tokens**2 * heads * width
+
+
+def _temporal(qkv: Shape, *_: object, **__: object) -> int:
+    rows, frames, tokens, _packed, heads, width = qkv
+    return 4 * rows * tokens * frames**2 * heads * width
+
+
+def _cross(q: Shape, k: Shape, *_: object, **__: object) -> int:
+    return 4 * prod(q) * k[1]
+
+
+ATTENTIONS = {
+    torch.ops.syncflow.spatial_attention: _spatial,
+    torch.ops.syncflow.temporal_attention: _temporal,
+    torch.ops.syncflow.text_cross_attention: _cross,
+    torch.ops.syncflow.rope_cross_attention: _cross,
+}
+
+
+class _Calls(TorchDispatchMode):
+    """Counts the operations that reach the device; views cost nothing there and are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of a call."""
+    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=ATTENTIONS) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Operations that a call sends to the device."""
+    with torch.inference_mode(), _Calls() as counter:
+        work()
+    return counter.count
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The parts of one row's work, and whole samples of one clip at ``steps`` steps with two branches."""
+
+    text: int
+    modulation: int
+    video: int
+    adaptors: int
+    audio: int
+    context_keys: int
+    shared_time: int
+    video_first: int
+    known_noised: int
+    known_clean: int
+    calls_together: int
+    calls_apart: int
+
+
+def count(config: ModelConfig, steps: int = 50) -> Counts:
+    """Count a preset on the meta device."""
+    with torch.device("meta"):
+        model = DDiT(config.ddit).eval().requires_grad_(False)
+        parts = _Parts(model, config)
+    return Counts(
+        text=flops(parts.text),
+        modulation=flops(parts.modulation),
+        video=flops(parts.video),
+        adaptors=flops(parts.adaptors),
+        audio=flops(parts.audio),
+        context_keys=_context_keys(parts),
+        shared_time=flops(lambda: sample(model, [job(config, steps, lead=0.0)])),
+        video_first=flops(lambda: sample(model, [job(config, steps, lead=1.0)])),
+        known_noised=flops(lambda: sample(model, [job(config, steps, lead=0.0, known=True)])),
+        known_clean=flops(lambda: sample(model, [job(config, steps, lead=1.0, known=True)])),
+        calls_together=calls(parts.step(2)),
+        calls_apart=2 * calls(parts.step(1)),
+    )
+
+
+def job(config: ModelConfig, steps: int, *, lead: float, known: bool = False, device: str = "meta") -> Job:
+    """One clip of the preset's own sequence with classifier-free guidance; ``known`` gives the video."""
+    s, d = config.sequence, config.ddit
+    times = schedule(steps, shift=config.sampling.shift, lead=lead)
+    states = torch.zeros(d.text_tokens, d.text_width, device=device)
+    video = torch.zeros(d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device=device)
+    if known:
+        times = times.known_video()
+    return Job(s, 0, times, cfg(6.0), states, d.text_tokens, video if known else None)
+
+
+class _Parts:
+    """The pieces of a forward for one row, ready to be called."""
+
+    def __init__(self, model: DDiT, config: ModelConfig) -> None:
+        self.model, self.config = model, config
+        s, d = config.sequence, config.ddit
+        self.frames = s.latent_frames
+        self.states = torch.zeros(1, d.text_tokens, d.text_width)
+        self.lengths = torch.full((1,), d.text_tokens)
+        self.z_v = torch.zeros(1, d.video_channels, s.latent_frames, s.latent_height, s.latent_width)
+        self.z_a = torch.zeros(1, s.audio_tokens, d.audio_channels)
+        self.t, self.fps, self.row = torch.zeros(1), torch.full((1,), float(s.fps)), torch.zeros(1, dtype=torch.long)
+        self.conditioning = model.video.condition(self.states, self.lengths)
+        self.times = model.video.modulation(self.t[:, None], self.fps)
+        _, self.features = self.video()
+        self.context = self.adaptors()
+
+    def text(self) -> object:
+        return self.model.video.condition(self.states, self.lengths)
+
+    def modulation(self) -> object:
+        return self.model.video.modulation(self.t[:, None], self.fps)
+
+    def video(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        return self.model.video(self.z_v, *self.times, self.conditioning, self.row)
+
+    def adaptors(self) -> list[torch.Tensor]:
+        return self.model.audio.adapt(self.features)
+
+    def audio(self) -> object:
+        return self.model.audio_velocity(self.z_a, self.t, self.context, self.frames, self.conditioning, self.row)
+
+    def step(self, rows: int) -> Callable[[], object]:
+        """A forward of both towers over ``rows`` branches."""
+
+        def forward() -> object:
+            tensors = (self.z_v, self.z_a, self.t, self.t, self.fps)
+            z_v, z_a, t_v, t_a, fps = (x.expand(rows, *x.shape[1:]) for x in tensors)
+            return self.model(z_v, z_a, t_v, t_a, fps, self.conditioning, self.row.expand(rows))
+
+        return forward
+
+
+def _context_keys(parts: _Parts) -> int:
+    """Keys and values of the video tokens in every audio layer."""
+    layers = zip(parts.model.audio.layers, parts.context, strict=True)
+    return sum(flops(lambda layer=layer, x=x: layer.cross_attn.keys_values(x)) for layer, x in layers)
+
+
+def _number(value: float) -> str:
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:.0f} {unit}"
+    return f"{value:.0f}"
+
+
+def main() -> None:
+    """Print the counts of both presets as Markdown."""
+    steps, rows = 50, 2
+    found = {name: count(preset(name), steps) for name in ("syncflow-tiny", "syncflow-xl")}
+    print(f"| FLOP | {' | '.join(found)} |\n|---|{'--:|' * len(found)}")
+    for name in Counts.__dataclass_fields__:
+        print(f"| {name} | {' | '.join(_number(getattr(c, name)) for c in found.values())} |")
+
+
+if __name__ == "__main__":
+    main()

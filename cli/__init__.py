@@ -1,0 +1,41 @@
+"""The command line: ``syncflow COMMAND``, one module per command. A user's mistake ends in one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from . import data, evaluate, generate, inspect, train
+
+app = typer.Typer(
+    name="syncflow",
+    help="Run, train, export and embed joint audio-video diffusion transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("generate")(generate.generate)
+app.command("inspect")(inspect.inspect)
+app.command("evaluate")(evaluate.evaluate)
+app.command("train")(train.train)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    warnings.showwarning = _one_line
+    try:
+        app()
+    except ValueError as error:
+        print(f"syncflow: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("syncflow: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    if issubclass(category, UserWarning):
+        print(f"syncflow: warning: {message}", file=sys.stderr)

@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[
+    Path | None, typer.Option("--model", help="Model folder (an engine package); the bundled syncflow-tiny by default.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def size(text: str | None) -> tuple[int | None, int | None]:
+    """``WxH`` in pixels -> (width, height)."""
+    if text is None:
+        return None, None
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"size is {text!r}; write it as WIDTHxHEIGHT, for example 64x64")
+    return int(width), int(height)
+
+
+def check_output(path: Path, *suffixes: str) -> None:
+    """Refuse an output that cannot be written before any work is done."""
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"the output {path} must end in {' or '.join(suffixes)}")
+    folder = path.parent
+    if path.is_dir():
+        raise ValueError(f"the output {path} is a folder; name a file in it")
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"the folder {folder} cannot be written to")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be made ({error.strerror})") from None
+
+
+def show_json(values: dict[str, Any]) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(values, indent=2))

@@ -1,0 +1,26 @@
+// syncflow._native: what Python asks of the C++ part. Arguments are checked by the Python callers.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "syncflow/noise.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::array_t<float> normal(std::uint64_t seed, std::uint32_t stream, std::uint32_t substream, std::uint64_t offset, std::size_t count) {
+    py::array_t<float> out(static_cast<py::ssize_t>(count));
+    float* const data = out.mutable_data();
+    const py::gil_scoped_release unlocked;
+    syncflow::fill_normal({seed, stream, substream}, offset, data, count);
+    return out;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+    module.doc() = "The native part of syncflow.";
+    module.def("philox4x32", &syncflow::philox4x32, py::arg("counter"), py::arg("key"));
+    module.def("normal", &normal, py::arg("seed"), py::arg("stream"), py::arg("substream"), py::arg("offset"), py::arg("count"));
+}

@@ -1,0 +1,118 @@
+"""Audio codec: waveform <-> latents, EnCodec's encoder and decoder with a KL bottleneck instead of the quantiser.
+
+Strides 8*6*5*4 = 960: 48 kHz mono gives 50 latents a second (SyncFlow section 3.2, method.md section 7).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .files import load_weights, read_config, read_weights, write_component
+
+STEM = "model"
+
+TINY_SETTINGS: dict[str, Any] = {
+    "sampling_rate": 48_000,
+    "num_filters": 8,
+    "upsampling_ratios": [8, 6, 5, 4],
+    "hidden_size": 64,
+    "num_lstm_layers": 1,
+    "use_causal_conv": False,
+    "latent_channels": 16,
+}
+
+
+class AudioCodec(nn.Module):
+    """Waveform float (B, M) in [-1, 1] <-> latents (B, A, C_a), per channel of mean 0 and deviation 1, A = M / 960.
+
+    ``settings`` are those of ``transformers.EncodecConfig`` and ``latent_channels`` (C_a); ``latents_mean`` and ``latents_std``
+    are the statistics of the latents over data.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, settings: dict[str, Any] | None = None) -> None:
+        from transformers import EncodecConfig
+        from transformers.models.encodec.modeling_encodec import EncodecDecoder, EncodecEncoder
+
+        super().__init__()
+        self.config: dict[str, Any] = dict(TINY_SETTINGS if settings is None else settings)
+        ours = {"latent_channels", "latents_mean", "latents_std", "_class_name"}
+        encodec = EncodecConfig(**{name: value for name, value in self.config.items() if name not in ours})
+        self.channels = int(self.config["latent_channels"])
+        self.sample_rate: int = encodec.sampling_rate
+        self.hop: int = encodec.hop_length
+        self.encoder = _plain(EncodecEncoder(encodec))
+        self.to_moments = nn.Conv1d(encodec.hidden_size, 2 * self.channels, 1)
+        self.from_latents = nn.Conv1d(self.channels, encodec.hidden_size, 1)
+        self.decoder = _plain(EncodecDecoder(encodec))
+        self.register_buffer("shift", torch.zeros(self.channels), persistent=False)
+        self.register_buffer("scale", torch.ones(self.channels), persistent=False)
+        if "latents_mean" in self.config:
+            self.set_statistics(torch.tensor(self.config["latents_mean"]), torch.tensor(self.config["latents_std"]))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read ``config.json`` and ``model.safetensors``. Raises ``ValueError`` for a missing, foreign or damaged folder."""
+        folder = Path(folder)
+        config = read_config(folder)
+        if config.get("_class_name") != cls.__name__ or "latent_channels" not in config:
+            raise ValueError(f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} and its latent_channels")
+        codec = cls(config)
+        load_weights(codec, read_weights(folder, STEM), folder)
+        return codec.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` (statistics included) and ``model.safetensors``."""
+        config = self.config | {"_class_name": type(self).__name__}
+        config |= {"latents_mean": self.shift.tolist(), "latents_std": self.scale.tolist()}
+        write_component(Path(folder), config, self, STEM)
+
+    def set_statistics(self, shift: Tensor, scale: Tensor) -> None:
+        """Set mean and deviation (C_a,) of the latents."""
+        self.shift.copy_(shift)
+        self.scale.copy_(scale)
+
+    def latent_length(self, samples: int) -> int:
+        """A for M samples."""
+        return -(-samples // self.hop)
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Normalised latents (B, A, C_a) of ``waveform`` (B, M)."""
+        if waveform.ndim != 2 or waveform.shape[1] < 1:
+            raise ValueError(f"waveform has shape {tuple(waveform.shape)}; it must be (batch, samples)")
+        mean, _ = self.posterior(waveform.to(self.shift))
+        return (mean.mT - self.shift) / self.scale
+
+    def decode(self, latents: Tensor, samples: int) -> Tensor:
+        """Waveform float32 (B, M) in [-1, 1] of normalised ``latents``; ``samples`` says how many of the 960 A are wanted."""
+        return self.waveform((latents * self.scale + self.shift).mT, samples).float().clamp(-1, 1)
+
+    def posterior(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log variance (B, C_a, A) of the raw latents of ``waveform`` (B, M), padded with silence to whole latents."""
+        missing = self.latent_length(waveform.shape[1]) * self.hop - waveform.shape[1]
+        states = self.encoder(nn.functional.pad(waveform, (0, missing)).unsqueeze(1))
+        mean, logvar = self.to_moments(states).chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
+    def waveform(self, latents: Tensor, samples: int) -> Tensor:
+        """Differentiable decoding of raw ``latents`` (B, C_a, A) to (B, M)."""
+        count = latents.shape[2]
+        if self.latent_length(samples) != count:
+            allowed = f"from {(count - 1) * self.hop + 1} to {count * self.hop}"
+            raise ValueError(f"samples is {samples}; {count} audio latents decode to {allowed}")
+        return self.decoder(self.from_latents(latents))[:, 0, :samples]
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """Fold weight normalisation into plain weights: fewer tensors, and graphs that export as convolutions."""
+    for layer in module.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight")
+    return module

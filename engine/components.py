@@ -1,0 +1,85 @@
+"""A model's parts in memory, and their way to and from an engine package."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .codecs import AudioCodec, TextEncoder, VideoCodec
+from .codecs.files import read_config
+from .config import DDiTConfig, ModelConfig
+from .model import DDiT
+from .package import Package, open_package, write_manifest
+
+DDIT_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Components:
+    """The d-DiT, its codecs and its text encoder. ``digest`` is the package's hash, empty for an unsaved model."""
+
+    config: ModelConfig
+    ddit: DDiT
+    video: VideoCodec
+    audio: AudioCodec
+    text: TextEncoder
+    digest: str = ""
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read and verify a package. Raises ``ValueError`` for one that is missing, incomplete, damaged or foreign."""
+        package = open_package(folder)
+        return cls(
+            package.config,
+            _load_ddit(package),
+            VideoCodec.from_pretrained(package.component("video_vae")),
+            AudioCodec.from_pretrained(package.component("audio_vae")),
+            TextEncoder.from_pretrained(package.component("text_encoder")),
+            package.digest,
+        )
+
+    def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> Package:
+        """Write a package beside ``folder``, then put it in its place. Weights of the d-DiT are stored in ``dtype``."""
+        target = Path(folder)
+        part = target.with_name(target.name + ".part")
+        if part.exists():
+            shutil.rmtree(part)
+        (part / "ddit").mkdir(parents=True)
+        (part / "ddit" / "config.json").write_text(json.dumps(self.config.ddit.to_dict(), indent=2) + "\n")
+        weights = {name: p.detach().to(dtype).contiguous() for name, p in self.ddit.named_parameters()}
+        tables = dict(self.ddit.named_buffers())  # rotary frequencies: half precision would turn far positions
+        save_file(weights | tables, part / "ddit" / DDIT_WEIGHTS)
+        for name, module in (("video_vae", self.video), ("audio_vae", self.audio), ("text_encoder", self.text)):
+            module.save_pretrained(part / name)
+        package = write_manifest(part, self.config)
+        if target.exists():
+            old = target.with_name(target.name + ".old")
+            if old.exists():
+                shutil.rmtree(old)
+            os.replace(target, old)
+            os.replace(part, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(part, target)
+        return dataclasses.replace(package, path=target)
+
+
+def _load_ddit(package: Package) -> DDiT:
+    folder = package.component("ddit")
+    with torch.device("meta"):
+        model = DDiT(DDiTConfig.from_dict(read_config(folder)))
+    try:
+        state = {name: tensor.float() for name, tensor in load_file(folder / DDIT_WEIGHTS).items()}
+        model.load_state_dict(state, assign=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder / DDIT_WEIGHTS} does not hold this model ({str(error).splitlines()[0]})") from None
+    return model.eval().requires_grad_(False)

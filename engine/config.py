@@ -1,0 +1,242 @@
+"""What a model is, as data: frozen dataclasses with a JSON round trip.
+
+Every length (frames, latents, tokens, samples) derives from seconds, rates and factors in :class:`SequenceConfig`.
+Presets stand in :mod:`syncflow.engine.presets`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any, Literal, Self, get_args
+
+AdaptorTokens = Literal["all", "frame", "none"]
+
+MAX_SECONDS = 60.0
+MAX_SIDE = 2048
+
+
+class Config:
+    """JSON round trip for frozen dataclasses; unknown keys are refused by name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionaries, ready for ``json.dump``."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`.
+
+        Raises ``ValueError`` for a setting that this class does not have and for a value of another kind.
+        """
+        defaults = cls._defaults(values)
+        made = {
+            name: type(defaults[name]).from_dict(value)
+            if isinstance(value, dict) and isinstance(defaults[name], Config)
+            else value
+            for name, value in values.items()
+        }
+        return cls().replace(**made)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed, validated like any other. Raises ``ValueError`` as :meth:`from_dict`."""
+        for name, default in self._defaults(changes).items():
+            kind = next(kind for kind in KINDS if isinstance(default, kind))
+            if not isinstance(changes[name], kind) or (isinstance(changes[name], bool) and kind is not bool):
+                raise ValueError(f"{name} is {changes[name]!r}; it must be {KINDS[kind]}")
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    @classmethod
+    def _defaults(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The default of every setting that is named."""
+        blank = cls()
+        names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - set(names)):
+            raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(names)}")
+        return {name: getattr(blank, name) for name in values}
+
+
+KINDS: dict[type, str] = {
+    bool: "true or false",
+    Integral: "a whole number",
+    Real: "a number",
+    str: "text",
+    dict: "an object",
+    Config: "an object of settings",
+}
+
+
+@dataclass(frozen=True)
+class SequenceConfig(Config):
+    """How long, how large and how fine a clip is; every length derives from here.
+
+    ``seconds`` and sizes are in output units (seconds, pixels); ``*_factor`` and ``audio_hop`` are the strides of the
+    codecs. Raises ``ValueError`` for a size or duration that the factors cannot carry.
+    """
+
+    seconds: float = 2.0
+    width: int = 256
+    height: int = 256
+    fps: int = 16
+    sample_rate: int = 48_000
+    time_factor: int = 4
+    space_factor: int = 8
+    patch: int = 2
+    audio_hop: int = 960
+
+    def __post_init__(self) -> None:
+        for name in ("fps", "sample_rate", "time_factor", "space_factor", "patch", "audio_hop"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not math.isfinite(self.seconds) or not 0 < self.seconds <= MAX_SECONDS:
+            raise ValueError(f"seconds is {self.seconds}; it must be above 0 and at most {MAX_SECONDS:g}")
+        if self.frames < 1 or self.audio_tokens < 1:
+            raise ValueError(
+                f"seconds is {self.seconds}, shorter than one latent; at {self.fps} fps it must be at least "
+                f"{max(1 / self.fps, self.audio_hop / self.sample_rate):g}"
+            )
+        step = self.space_factor * self.patch
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side % step or not step <= side <= MAX_SIDE:
+                raise ValueError(f"{name} is {side}; it must be a multiple of {step} from {step} to {MAX_SIDE}")
+
+    @property
+    def frames(self) -> int:
+        """F, video frames."""
+        return round(self.seconds * self.fps)
+
+    @property
+    def latent_frames(self) -> int:
+        """T, latent frames."""
+        return -(-self.frames // self.time_factor)
+
+    @property
+    def latent_height(self) -> int:
+        """H."""
+        return self.height // self.space_factor
+
+    @property
+    def latent_width(self) -> int:
+        """W."""
+        return self.width // self.space_factor
+
+    @property
+    def spatial_tokens(self) -> int:
+        """S, tokens of one latent frame."""
+        return (self.latent_height // self.patch) * (self.latent_width // self.patch)
+
+    @property
+    def samples(self) -> int:
+        """M, audio samples."""
+        return round(self.frames / self.fps * self.sample_rate)
+
+    @property
+    def audio_tokens(self) -> int:
+        """A, audio latent frames."""
+        return -(-self.samples // self.audio_hop)
+
+    @property
+    def latent_fps(self) -> float:
+        """Latent frames a second."""
+        return self.fps / self.time_factor
+
+    @property
+    def audio_rate(self) -> float:
+        """Audio latent frames a second."""
+        return self.sample_rate / self.audio_hop
+
+
+@dataclass(frozen=True)
+class DDiTConfig(Config):
+    """Shape of the dual diffusion transformer (SyncFlow section 3.2). Symbols as in ``docs/method.md``.
+
+    ``adaptor_tokens``: what the modality adaptor attends over: ``all`` T*S video tokens, ``frame`` means, or ``none``
+    (the ablation: video features are read as they are). ``sigma_head`` doubles the output channels of the video tower
+    as Open-Sora's checkpoints do; the second half is not used.
+    """
+
+    width: int = 1152
+    depth: int = 28
+    heads: int = 16
+    audio_heads: int = 16
+    mlp_ratio: float = 4.0
+    patch: int = 2
+    video_channels: int = 4
+    audio_channels: int = 128
+    text_width: int = 4096
+    text_tokens: int = 300
+    sigma_head: bool = True
+    base_size: int = 512
+    latent_fps: float = 4.0
+    audio_rate: float = 50.0
+    rope_theta: float = 1e4
+    adaptor_tokens: AdaptorTokens = "all"
+    audio_text: bool = False
+
+    def __post_init__(self) -> None:
+        for name, heads in (("heads", self.heads), ("audio_heads", self.audio_heads)):
+            if heads < 1 or self.width % heads or (self.width // heads) % 2:
+                raise ValueError(f"width {self.width} must split into {name} ({heads}) parts of even width")
+        if self.width % 4:
+            raise ValueError(f"width is {self.width}; it must be a multiple of 4, for sines and cosines of two axes")
+        if self.adaptor_tokens not in get_args(AdaptorTokens):
+            raise ValueError(
+                f"adaptor_tokens is {self.adaptor_tokens!r}; it must be one of {', '.join(get_args(AdaptorTokens))}"
+            )
+
+    @property
+    def head_width(self) -> int:
+        """d of the video tower."""
+        return self.width // self.heads
+
+    @property
+    def audio_head_width(self) -> int:
+        """d of the audio tower."""
+        return self.width // self.audio_heads
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Config):
+    """How a model is sampled unless a request says otherwise.
+
+    ``shift`` bends the time grid towards noise (1 = off); ``video_lead`` in [0, 1] lets the video's time run ahead of
+    the audio's (0 = shared time, 1 = the video is finished first).
+    """
+
+    steps: int = 50
+    guidance: float = 6.0
+    shift: float = 1.0
+    video_lead: float = 0.0
+
+
+@dataclass(frozen=True)
+class CodecConfig(Config):
+    """A codec or text encoder as its library describes it: class name and the arguments of its configuration."""
+
+    class_name: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """Everything needed to build a model from nothing."""
+
+    name: str = "unnamed"
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    ddit: DDiTConfig = field(default_factory=DDiTConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    video_vae: CodecConfig = field(default_factory=CodecConfig)
+    audio_vae: CodecConfig = field(default_factory=CodecConfig)
+    text_encoder: CodecConfig = field(default_factory=CodecConfig)
+
+
+def preset(name: str) -> ModelConfig:
+    """A named configuration: ``syncflow-xl`` or ``syncflow-tiny``. Raises ``ValueError`` for another name."""
+    from .presets import PRESETS
+
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,9 @@
+"""Clips to files and back, by PyAV."""
+
+from __future__ import annotations
+
+from .conform import conform
+from .reading import MediaInfo, load_audio, load_clip, probe
+from .writing import save_clip
+
+__all__ = ["MediaInfo", "conform", "load_audio", "load_clip", "probe", "save_clip"]

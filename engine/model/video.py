@@ -1,0 +1,206 @@
+"""The video tower: Open-Sora's STDiT3, tensor for tensor (SyncFlow section 3.2).
+
+z_v -> 2x2 patches -> (R, T, S, D) -> ``depth`` times a spatial and a temporal block -> velocity. Each block:
+``x += gate * attention(modulate(LN(x)))``; ``x += text_cross_attention(x)``; ``x += gate * mlp(modulate(LN(x)))``.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...kernels import (
+    gated_residual,
+    modulated_layer_norm,
+    spatial_attention,
+    temporal_attention,
+    text_cross_attention,
+)
+from ..config import DDiTConfig
+from ..types import Conditioning
+from .layers import EPS, CrossAttention, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
+
+ATTENTION, MLP = 0, 3  # where the (shift, scale, gate) of each half of a block stands in its table
+
+
+class STDiTBlock(nn.Module):
+    """A spatial block, or a temporal one when it is given the angles of the latent frames."""
+
+    def __init__(self, config: DDiTConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
+        self.attn = SelfAttention(width, config.heads)
+        self.cross_attn = CrossAttention(width, config.heads)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+
+    def attend(self, x: Tensor, rows: Tensor, angles: Tensor | None) -> Tensor:
+        """The gated self-attention: (R, T, S, D) -> (R, T, S, D)."""
+        packed = self.attn.pack(modulated_layer_norm(x, self.scale_shift_table, rows, ATTENTION, EPS))
+        q_weight, k_weight = self.attn.q_norm.weight, self.attn.k_norm.weight
+        if angles is None:
+            mixed = spatial_attention(packed, q_weight, k_weight, EPS)
+        else:
+            mixed = temporal_attention(packed, q_weight, k_weight, angles, EPS)
+        return gated_residual(x, self.attn.proj(mixed), self.scale_shift_table, rows, ATTENTION)
+
+    def read_text(self, x: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, text_of_row: Tensor) -> Tensor:
+        """The text cross-attention, without norm or gate."""
+        queries = self.cross_attn.queries(x.flatten(1, 2))
+        read = text_cross_attention(queries, keys, values, lengths, text_of_row)
+        return x + self.cross_attn.proj(read).view_as(x)
+
+    def feed(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The gated MLP."""
+        hidden = self.mlp(modulated_layer_norm(x, self.scale_shift_table, rows, MLP, EPS))
+        return gated_residual(x, hidden, self.scale_shift_table, rows, MLP)
+
+
+class CaptionEmbedding(nn.Module):
+    """Text encoder states to the width of the tower, and the learned null text (L, W) that stands for no prompt."""
+
+    def __init__(self, config: DDiTConfig) -> None:
+        super().__init__()
+        self.y_embedding = nn.Parameter(torch.randn(config.text_tokens, config.text_width) / config.text_width**0.5)
+        self.y_proj = Mlp(config.text_width, config.width, config.width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.y_proj(states)
+
+
+class PatchEmbedding(nn.Module):
+    """z_v (R, C_v, T, H, W) -> tokens (R, T, S, D) by a strided 3-D convolution."""
+
+    def __init__(self, config: DDiTConfig) -> None:
+        super().__init__()
+        patch = (1, config.patch, config.patch)
+        self.proj = nn.Conv3d(config.video_channels, config.width, kernel_size=patch, stride=patch)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.proj(z).flatten(3).permute(0, 2, 3, 1)
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and a linear map to the patch; ``scale_shift_table`` (2, D) goes with the un-blocked embedding."""
+
+    def __init__(self, config: DDiTConfig) -> None:
+        super().__init__()
+        channels = config.video_channels * (2 if config.sigma_head else 1)
+        self.scale_shift_table = nn.Parameter(torch.randn(2, config.width) / config.width**0.5)
+        self.linear = nn.Linear(config.width, config.patch**2 * channels)
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        rows = embedded[:, :, None].expand(-1, -1, 2, -1)
+        return self.linear(modulated_layer_norm(x, self.scale_shift_table, rows, 0, EPS))
+
+
+class Rope(nn.Module):
+    """Holds the rotary frequencies under the name that Open-Sora's checkpoints use."""
+
+    freqs: Tensor
+
+    def __init__(self, head_width: int, theta: float) -> None:
+        super().__init__()
+        self.register_buffer("freqs", rope_frequencies(head_width, theta))
+
+    def angles(self, frames: int) -> Tensor:
+        """Radians of latent frames 0 .. T-1. -> (T, d / 2)."""
+        return torch.arange(frames, device=self.freqs.device)[:, None] * self.freqs.float()
+
+
+class VideoTower(nn.Module):
+    """The velocity of the video latents given time, frame rate and text; reads no audio."""
+
+    def __init__(self, config: DDiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.rope = Rope(config.head_width, config.rope_theta)
+        self.x_embedder = PatchEmbedding(config)
+        self.t_embedder = ScalarEmbedding(width)
+        self.fps_embedder = ScalarEmbedding(width)
+        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.y_embedder = CaptionEmbedding(config)
+        self.spatial_blocks = nn.ModuleList(STDiTBlock(config) for _ in range(config.depth))
+        self.temporal_blocks = nn.ModuleList(STDiTBlock(config) for _ in range(config.depth))
+        self.final_layer = FinalLayer(config)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for part in (self.t_embedder.mlp[0], self.t_embedder.mlp[2], self.t_block[1]):
+            nn.init.normal_(part.get_parameter("weight"), std=0.02)
+        for _, block in self.layers:  # a fresh temporal block passes its input on
+            for linear in (block.attn.proj, block.cross_attn.proj, block.mlp.fc2):
+                nn.init.zeros_(linear.weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+
+    @property
+    def layers(self) -> list[tuple[STDiTBlock, STDiTBlock]]:
+        """The spatial and the temporal block of every layer."""
+        pairs = zip(self.spatial_blocks, self.temporal_blocks, strict=True)
+        return cast("list[tuple[STDiTBlock, STDiTBlock]]", list(pairs))
+
+    def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
+        """Keys and values of all blocks (spatial and temporal of layer 0, of layer 1, …) for P prompts, once a prompt.
+
+        states (P, L, W) of the text encoder, lengths (P,) tokens that count.
+        """
+        text = self.y_embedder(states)
+        projected = [block.cross_attn.keys_values(text) for layer in self.layers for block in layer]
+        keys, values = (torch.stack(parts) for parts in zip(*projected, strict=True))
+        return Conditioning(keys, values, lengths, text)
+
+    def modulation(self, t: Tensor, fps: Tensor) -> tuple[Tensor, Tensor]:
+        """What the blocks and the final layer need of time and frame rate, once a step.
+
+        t (R, T or 1) flow time, 0 = noise; fps (R,). -> rows (R, T or 1, 6, D), embedded (R, T or 1, D).
+        """
+        embedded = self.t_embedder(1000 * (1 - t)) + self.fps_embedder(fps)[:, None]
+        return self.t_block(embedded).unflatten(-1, (6, -1)), embedded
+
+    def forward(
+        self, z: Tensor, rows: Tensor, embedded: Tensor, text: Conditioning, text_of_row: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Velocity (R, C_v, T, H, W) and, per layer, the tokens after temporal attention (R, T, S, D)."""
+        patch = self.config.patch
+        frames, height, width = z.shape[2], z.shape[3] // patch, z.shape[4] // patch
+        x = self.x_embedder(z) + self._positions(height, width, z)
+        angles = self.rope.angles(frames)
+        features = []
+        for layer, blocks in enumerate(self.layers):
+            for half, block in enumerate(blocks):
+                i = 2 * layer + half
+                x = block.attend(x, rows, angles if half else None)
+                if half:
+                    features.append(x)
+                x = block.read_text(x, text.keys[i], text.values[i], text.lengths, text_of_row)
+                x = block.feed(x, rows)
+        patches = self.final_layer(x, embedded).unflatten(2, (height, width)).unflatten(-1, (patch, patch, -1))
+        velocity = patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(3, 4).flatten(4, 5)
+        return velocity[:, : self.config.video_channels], features
+
+    def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
+        """2-D sin-cos embedding (S, D), scaled so that a new resolution keeps the positions of the base resolution.
+
+        Tokens (height, width); columns fill the first half of D, as in Open-Sora.
+        """
+        dim = self.config.width // 2
+        pixels = self.config.patch * 8
+        scale = (height * width) ** 0.5 * pixels / self.config.base_size
+        base = round((height * width) ** 0.5)
+        ladder = rope_frequencies(dim, 10_000.0).to(like.device)
+
+        def encode(count: int) -> Tensor:
+            grid = torch.arange(count, device=like.device, dtype=torch.float32) / scale * (base / count)
+            angles = grid[:, None] * ladder
+            return torch.cat((angles.sin(), angles.cos()), -1)
+
+        columns = encode(width)[None].expand(height, -1, -1)
+        rows = encode(height)[:, None].expand(-1, width, -1)
+        return torch.cat((columns, rows), -1).flatten(0, 1).to(like.dtype)

@@ -1,0 +1,35 @@
+"""Named model configurations, as data."""
+
+from __future__ import annotations
+
+from .config import CodecConfig, DDiTConfig, ModelConfig, SamplingConfig, SequenceConfig
+
+SYNCFLOW_XL = ModelConfig(
+    name="syncflow-xl",
+    sequence=SequenceConfig(),
+    ddit=DDiTConfig(),
+    sampling=SamplingConfig(),
+    text_encoder=CodecConfig("T5EncoderModel", {"d_model": 4096, "num_layers": 24, "num_heads": 64, "d_ff": 10240}),
+)
+
+SYNCFLOW_TINY = ModelConfig(
+    name="syncflow-tiny",
+    sequence=SequenceConfig(width=64, height=64),
+    ddit=DDiTConfig(
+        width=128,
+        depth=6,
+        heads=4,
+        audio_heads=4,
+        video_channels=16,
+        audio_channels=16,
+        text_width=128,
+        text_tokens=64,
+        sigma_head=False,
+        base_size=64,
+        adaptor_tokens="frame",
+    ),
+    sampling=SamplingConfig(shift=3.0, video_lead=1.0),
+    text_encoder=CodecConfig("T5EncoderModel", {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 256}),
+)
+
+PRESETS = {config.name: config for config in (SYNCFLOW_XL, SYNCFLOW_TINY)}

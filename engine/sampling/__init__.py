@@ -1,0 +1,1 @@
+"""Sampling: time grids, noise, known latents, guidance plans and the Euler loop."""

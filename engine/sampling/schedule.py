@@ -1,0 +1,39 @@
+"""Time grids: the flow times of both modalities at every step (``docs/method.md`` sections 1 and 4).
+
+A shared clock runs from 0 to 1 + lead; the video's time is the clock cut at 1, the audio's is the clock less ``lead``
+cut at 0. With lead 0 both share their time (SyncFlow); with lead 1 the video is finished before the audio begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Flow times before every step and after the last: ``video``, ``audio`` (K + 1,) float64; 0 = noise, 1 = data."""
+
+    video: np.ndarray
+    audio: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.video) - 1
+
+    def known_video(self) -> Schedule:
+        """For a video that is given whole: the steps that only the video would take are left out."""
+        keep = np.append(np.diff(self.audio) > 0, True)
+        return Schedule(self.video[keep], self.audio[keep])
+
+
+def schedule(steps: int, *, shift: float = 1.0, lead: float = 0.0) -> Schedule:
+    """``steps`` Euler steps for each modality, on a grid bent towards noise by ``shift`` (1 = even).
+
+    t' = t / (t + shift * (1 - t)). The clock takes round(steps * (1 + lead)) steps.
+    """
+    count = round(steps * (1 + lead))
+    ahead = count - steps
+    even = np.arange(steps + 1) / steps
+    bent = even / (even + shift * (1 - even))
+    return Schedule(np.concatenate((bent, np.ones(ahead))), np.concatenate((np.zeros(ahead), bent)))

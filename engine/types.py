@@ -1,0 +1,111 @@
+"""The values that travel: ``Request`` -> ``Conditioning`` -> ``Latents`` -> ``Velocities`` -> ``Latents`` -> ``Clip``.
+
+Frozen dataclasses; a value is validated once, where it enters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_STEPS = 1000
+MAX_SEED = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video with its sound.
+
+    ``frames`` uint8 (F, H, W, 3); ``waveform`` float32 (M,) in [-1, 1]; ``provenance`` says how the clip came to be
+    (prompt, seed, settings, model hash).
+    """
+
+    frames: np.ndarray
+    waveform: np.ndarray
+    fps: float
+    sample_rate: int
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the video."""
+        return len(self.frames) / self.fps
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``.mp4`` (H.264 + AAC), or the sound alone as ``.wav``; see :func:`syncflow.engine.media.save_clip`."""
+        from .media import save_clip
+
+        return save_clip(self, path)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to make. ``None`` takes the model's default.
+
+    ``width`` and ``height`` in pixels, ``guidance`` is the weight of classifier-free guidance (1 = off), ``video`` is a
+    known video (a clip or a file) whose sound is to be drawn (video-to-audio). Raises ``ValueError`` with what is
+    allowed.
+    """
+
+    prompt: str
+    seed: int = 0
+    steps: int | None = None
+    guidance: float | None = None
+    seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    shift: float | None = None
+    video_lead: float | None = None
+    video: Clip | Path | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str) or (not self.prompt.strip() and self.video is None):
+            raise ValueError("the prompt is empty; say in a sentence what the clip shows")
+        if not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed is {self.seed}; it must be a whole number from 0 to {MAX_SEED}")
+        if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:
+            raise ValueError(f"steps is {self.steps}; it must be from 1 to {MAX_STEPS}")
+        if self.guidance is not None and not (math.isfinite(self.guidance) and abs(self.guidance) <= 100):
+            raise ValueError(f"guidance is {self.guidance}; it must be a finite number from -100 to 100")
+        if self.shift is not None and not (math.isfinite(self.shift) and 0 < self.shift <= 100):
+            raise ValueError(f"shift is {self.shift}; it must be above 0 and at most 100")
+        if self.video_lead is not None and not 0 <= self.video_lead <= 1:
+            raise ValueError(f"video_lead is {self.video_lead}; it must be from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text of P prompts as every block of the d-DiT reads it.
+
+    ``keys`` and ``values`` (blocks, P, L, n, d), ``lengths`` (P,) tokens that count; ``audio`` the projected tokens
+    (P, L, D) that the audio tower reads when it reads text at all.
+    """
+
+    keys: Tensor
+    values: Tensor
+    lengths: Tensor
+    audio: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Latents:
+    """``video`` (R, C_v, T, H, W) and ``audio`` (R, A, C_a) at their flow times."""
+
+    video: Tensor
+    audio: Tensor
+
+
+@dataclass(frozen=True)
+class Velocities:
+    """Velocities of both modalities, shaped like :class:`Latents`; ``None`` where a modality was not asked for."""
+
+    video: Tensor | None
+    audio: Tensor | None

@@ -1,0 +1,24 @@
+"""Self-attention over the S tokens of each latent frame, from the packed projection to token order.
+
+    q, k = RMSnorm(q) * q_weight, RMSnorm(k) * k_weight
+    o[r, t] = softmax(q[r, t] k[r, t]^T / sqrt(d)) v[r, t]
+
+qkv (R, T, S, 3, n, d), q_weight and k_weight (d,). -> (R, T, S, n * d).
+Source: Open-Sora STDiT3's spatial block (SyncFlow section 3.2).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .formulas import attend, head_norm
+from .registry import operation
+
+
+def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:
+    """Attention over axis S with head norm on q and k."""
+    q, k, v = qkv.unbind(3)
+    return attend(head_norm(q, q_weight, eps), head_norm(k, k_weight, eps), v).flatten(-2)
+
+
+spatial_attention = operation(reference)

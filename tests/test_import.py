@@ -1,0 +1,49 @@
+"""What importing syncflow costs and what it needs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import syncflow
+
+ROOT = Path(syncflow.__file__).parent
+ROOMS = ("cli", "engine", "kernels", "export", "training", "benchmarks")
+HEAVY = {"av", "diffusers", "librosa", "matplotlib", "scipy", "torch", "transformers"}
+
+
+def test_import_leaves_heavy_libraries_alone():
+    code = "import syncflow, sys, json; print(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(run.stdout))
+    assert "syncflow" in loaded
+    assert not loaded & HEAVY
+
+
+def test_every_import_is_a_declared_dependency():
+    declared = {re.split(r"[^\w-]", text, maxsplit=1)[0].replace("-", "_") for text in requires("syncflow") or ()}
+    files = [ROOT / "__init__.py", *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
+    assert "torch" in declared
+    undeclared = {
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in files
+        for name in _imports(file)
+        if name not in declared | sys.stdlib_module_names | {"syncflow"}
+    }
+    assert not undeclared
+
+
+def _imports(file: Path) -> set[str]:
+    """Top-level names of the libraries that a file imports, wherever in the file that is."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names

@@ -1,0 +1,117 @@
+"""Any folder of clips with captions as a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from syncflow.engine.config import SequenceConfig
+from syncflow.engine.types import Clip
+from syncflow.training.data import ClipFolder, render_impacts
+
+TINY = SequenceConfig(seconds=1.0, width=32, height=32)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two videos of other shapes and rates: three seconds that brighten in time, and half a second."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "more").mkdir()
+    ramp = np.repeat(np.arange(30, dtype=np.uint8) * 8, 96 * 64 * 3).reshape(30, 64, 96, 3)
+    Clip(ramp, np.linspace(0, 0.9, 3 * 44_100, dtype=np.float32), 10, 44_100).save(folder / "a.mp4")
+    Clip(ramp[:12], np.zeros(0, np.float32), 24, 48_000).save(folder / "more" / "b.mp4")
+    return folder
+
+
+def copy(videos: Path, folder: Path) -> Path:
+    (folder / "more").mkdir()
+    for name in ("a.mp4", "more/b.mp4"):
+        (folder / name).write_bytes((videos / name).read_bytes())
+    return folder
+
+
+def write_jsonl(folder: Path, *rows: object) -> None:
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_three_ways_to_caption_give_the_same_samples(videos: Path, tmp_path: Path) -> None:
+    copy(videos, tmp_path)
+    (tmp_path / "a.txt").write_text("it brightens\n")
+    (tmp_path / "more" / "b.txt").write_text("so does this")
+    from_sidecars = list(ClipFolder(tmp_path, TINY))
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.mp4,it brightens\nmore/b.mp4,so does this\n")
+    from_csv = list(ClipFolder(tmp_path, TINY))
+    write_jsonl(
+        tmp_path,
+        {"file_name": "a.mp4", "text": "it brightens", "events": [1]},
+        {"file_name": "more/b.mp4", "text": "so does this"},
+    )
+    folder = ClipFolder(tmp_path, TINY)
+    assert folder.entries[0].metadata == {"events": [1]}
+    for samples in (from_sidecars, from_csv, list(folder)):
+        assert [sample["caption"] for sample in samples] == ["it brightens", "so does this"]
+        assert [sample["file_name"] for sample in samples] == ["a.mp4", "more/b.mp4"]
+        for sample, reference in zip(samples, from_csv, strict=True):
+            assert sample["frames"].shape == (16, 32, 32, 3) and sample["frames"].dtype == np.uint8
+            assert sample["waveform"].shape == (48_000,) and sample["waveform"].dtype == np.float32
+            assert (sample["frames"] == reference["frames"]).all()
+
+
+def test_random_windows_differ_by_epoch_stay_inside_and_keep_sound_with_picture(videos: Path, tmp_path: Path) -> None:
+    copy(videos, tmp_path)
+    write_jsonl(tmp_path, {"file_name": "a.mp4", "text": "it brightens"})
+    folder = ClipFolder(tmp_path, TINY, window="random", seed=3)
+    starts = []
+    for epoch in range(6):
+        folder.set_epoch(epoch)
+        sample = folder[0]
+        assert (sample["frames"] == folder[-1]["frames"]).all()
+        seen = sample["frames"].mean(axis=(1, 2, 3)) / 80
+        heard = sample["waveform"].reshape(16, -1).mean(axis=1) / 0.3
+        assert np.abs(seen - heard).max() < 0.2
+        assert np.ptp(seen) > 0.6
+        starts.append(seen[0])
+    assert np.ptp(starts) > 0.3
+    assert ClipFolder(tmp_path, TINY)[0]["frames"][0].mean() < 8
+
+
+def test_rendered_folder_is_a_data_set(tmp_path: Path) -> None:
+    render_impacts(tmp_path, 2, seed=9, workers=1, progress=False)
+    folder = ClipFolder(tmp_path, SequenceConfig(width=64, height=64))
+    assert len(folder) == 2 and folder[1]["frames"].shape == (32, 64, 64, 3)
+    assert folder.entries[1].metadata["events"]
+
+
+def test_unusable_folders_are_named(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not a folder"):
+        ClipFolder(tmp_path / "missing", TINY)
+    with pytest.raises(ValueError, match="holds no clips"):
+        ClipFolder(tmp_path, TINY)
+    copy(videos, tmp_path)
+    with pytest.raises(ValueError, match=r"a\.mp4 has no caption"):
+        ClipFolder(tmp_path, TINY)
+    write_jsonl(tmp_path, {"file_name": "a.mp4", "text": "x"}, {"file_name": "c.mp4", "text": "x"})
+    with pytest.raises(ValueError, match=r"line 2 names c\.mp4"):
+        ClipFolder(tmp_path, TINY)
+    for row in ({"file_name": "a.mp4"}, {"file_name": "a.mp4", "text": " "}, {"text": "x"}):
+        write_jsonl(tmp_path, row)
+        with pytest.raises(ValueError, match="line 1 needs a file_name and a text"):
+            ClipFolder(tmp_path, TINY)
+    write_jsonl(tmp_path, ["a.mp4"])
+    with pytest.raises(ValueError, match="line 1 is not a JSON object"):
+        ClipFolder(tmp_path, TINY)
+    (tmp_path / "metadata.jsonl").write_text("{")
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        ClipFolder(tmp_path, TINY)
+    with pytest.raises(ValueError, match="window is 'last'"):
+        ClipFolder(tmp_path, TINY, window="last")  # type: ignore[arg-type]
+
+
+def test_a_damaged_clip_is_named_when_it_is_read(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes((videos / "a.mp4").read_bytes()[:2000])
+    write_jsonl(tmp_path, {"file_name": "a.mp4", "text": "x"})
+    with pytest.raises(ValueError, match=r"a\.mp4"):
+        ClipFolder(tmp_path, TINY)[0]

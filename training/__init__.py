@@ -1,0 +1,1 @@
+"""Training: data, objectives, stages and evaluation."""

@@ -1,0 +1,60 @@
+"""What a training run is, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..engine.config import Config
+
+Stage = Literal["video", "audio", "joint"]
+STAGES: tuple[Stage, ...] = ("video", "audio", "joint")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """One stage of training (``docs/method.md`` section 6).
+
+    ``steps`` optimiser steps of ``batch`` clips, or fewer when ``minutes`` of training time are over; the learning rate
+    follows whichever is nearer its end. ``clean_video`` and ``independent`` are the shares of rows that see clean
+    video, and that draw the two times independently. ``time_shift`` bends training times towards noise.
+    ``motion_weight`` is the lambda of Syncphony's motion-aware loss.
+    """
+
+    stage: Stage = "video"
+    steps: int = 100_000
+    minutes: float = 0.0
+    batch: int = 32
+    lr: float = 1e-3
+    matrix_lr: float = 3e-3
+    warmup: int = 100
+    decay: float = 0.4
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema: float = 0.999
+    text_dropout: float = 0.1
+    train_text: bool = False
+    optimal_transport: bool = True
+    clean_video: float = 0.25
+    independent: float = 0.25
+    time_shift: float = 1.0
+    motion_weight: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = True
+    checkpoint_minutes: float = 5.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps ({self.steps}) and batch ({self.batch}) must be at least 1")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision is {self.precision!r}; it must be fp32 or bf16")
+        for name in ("text_dropout", "clean_video", "independent", "ema", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+        if self.clean_video + self.independent > 1:
+            raise ValueError(
+                f"clean_video ({self.clean_video}) and independent ({self.independent}) sum to more than 1"
+            )

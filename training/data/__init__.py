@@ -1,0 +1,8 @@
+"""Data: rendered impacts, folders of captioned clips, cached latents."""
+
+from __future__ import annotations
+
+from .clips import ClipEntry, ClipFolder, ClipSample, find_clips
+from .impacts import render_impacts
+
+__all__ = ["ClipEntry", "ClipFolder", "ClipSample", "find_clips", "render_impacts"]

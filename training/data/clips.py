@@ -1,0 +1,158 @@
+"""A folder of clips with captions, rendered or real, as a data set of fixed windows."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+
+from ...engine.config import SequenceConfig
+from ...engine.media import load_clip, probe
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+METADATA_FILES = ("metadata.jsonl", "metadata.csv")
+
+Window = Literal["first", "random"]
+
+
+class ClipSample(TypedDict):
+    """One training example: ``frames`` uint8 (F, H, W, 3), ``waveform`` float32 (M,), what it shows and where it is
+    from.
+    """
+
+    frames: np.ndarray
+    waveform: np.ndarray
+    caption: str
+    file_name: str
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """A file, its caption and whatever else its line of the metadata says."""
+
+    path: Path
+    caption: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ClipFolder:
+    """Windows of ``sequence.seconds`` from every video of a folder, torch-free and safe in loader workers.
+
+    Captions stand in ``metadata.jsonl`` or ``metadata.csv`` (``file_name``, ``text``: the Hugging Face convention) or
+    in a ``.txt`` file beside each video. ``window`` is the first one of a video or a random one, drawn from (seed,
+    epoch, index). A video that is shorter than the window is continued by its last frame and silence. Raises
+    ``ValueError`` for a folder without clips, for a clip without file or caption and, on access, for a file that
+    cannot be read.
+    """
+
+    def __init__(self, path: str | Path, sequence: SequenceConfig, *, window: Window = "first", seed: int = 0) -> None:
+        if window not in ("first", "random"):
+            raise ValueError(f"window is {window!r}; it must be 'first' or 'random'")
+        self.path = Path(path)
+        self.sequence = sequence
+        self.window = window
+        self.seed = seed
+        self.epoch = 0
+        self.entries = find_clips(self.path)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> ClipSample:
+        entry = self.entries[index]
+        sequence = self.sequence
+        clip = load_clip(
+            entry.path,
+            fps=sequence.fps,
+            size=(sequence.width, sequence.height),
+            sample_rate=sequence.sample_rate,
+            start=self._start(index % len(self), entry.path),
+            seconds=sequence.frames / sequence.fps,
+        )
+        return ClipSample(
+            frames=clip.frames,
+            waveform=clip.waveform,
+            caption=entry.caption,
+            file_name=entry.path.relative_to(self.path).as_posix(),
+        )
+
+    def __iter__(self) -> Iterator[ClipSample]:
+        return (self[index] for index in range(len(self)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose other random windows."""
+        self.epoch = epoch
+
+    def _start(self, index: int, path: Path) -> float:
+        if self.window == "first":
+            return 0.0
+        spare = max(0.0, probe(path).seconds - self.sequence.frames / self.sequence.fps)
+        return float(np.random.default_rng((self.seed, self.epoch, index)).uniform(0, spare))
+
+
+def find_clips(folder: str | Path) -> list[ClipEntry]:
+    """The captioned videos of a folder, in the order of its metadata or of their names. Raises ``ValueError``."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder of clips")
+    listed = next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
+    entries = _listed_clips(listed) if listed else _sidecar_clips(folder)
+    if not entries:
+        raise ValueError(
+            f"{folder} holds no clips; it needs videos and {' or '.join(METADATA_FILES)}, or a .txt for each"
+        )
+    return entries
+
+
+def _listed_clips(listed: Path) -> list[ClipEntry]:
+    entries = []
+    for number, row in _rows(listed):
+        name, caption = row.pop("file_name", None), row.pop("text", None)
+        if not isinstance(name, str) or not isinstance(caption, str) or not name or not caption.strip():
+            raise ValueError(f"{listed} line {number} needs a file_name and a text that are not empty")
+        path = listed.parent / name
+        if not path.is_file():
+            raise ValueError(f"{listed} line {number} names {name}, which does not exist")
+        entries.append(ClipEntry(path, caption.strip(), row))
+    return entries
+
+
+def _rows(listed: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and fields of every row of a metadata file."""
+    with listed.open(encoding="utf-8", newline="") as lines:
+        if listed.suffix == ".csv":
+            reader = csv.DictReader(lines)
+            for row in reader:
+                yield reader.line_num, dict(row)
+            return
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{listed} line {number} is not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{listed} line {number} is not a JSON object")
+            yield number, row
+
+
+def _sidecar_clips(folder: Path) -> list[ClipEntry]:
+    videos = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    )
+    entries = []
+    for path in videos:
+        sidecar = path.with_suffix(".txt")
+        caption = sidecar.read_text(encoding="utf-8").strip() if sidecar.is_file() else ""
+        if not caption:
+            raise ValueError(f"{path} has no caption; list it in {folder / METADATA_FILES[0]} or write {sidecar.name}")
+        entries.append(ClipEntry(path, caption))
+    return entries

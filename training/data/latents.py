@@ -1,0 +1,102 @@
+"""Codec latents of a clip folder, encoded once and kept on disk.
+
+A cache is a folder: ``video.npy`` (N, C_v, T, H, W) and ``audio.npy`` (N, A, C_a) in float16 and ``index.json`` with
+the captions and what the cache was made from. It is rewritten when the clips, the sequence or a codec change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ...engine.codecs import AudioCodec, VideoCodec
+from ...engine.config import SequenceConfig
+from .clips import ClipFolder, ClipSample
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Memory-mapped latents and their captions."""
+
+    video: np.ndarray
+    audio: np.ndarray
+    captions: list[str]
+    fps: float
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+def fingerprint(clips: ClipFolder, sequence: SequenceConfig, *modules: torch.nn.Module) -> str:
+    """Changes with the list of clips, the sequence and every codec weight."""
+    digest = hashlib.sha256(json.dumps(sequence.to_dict(), sort_keys=True).encode())
+    digest.update("\n".join(str(e.path.relative_to(clips.path)) for e in clips.entries).encode())
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def cached_latents(
+    clips: ClipFolder,
+    cache: Path,
+    sequence: SequenceConfig,
+    video_codec: VideoCodec,
+    audio_codec: AudioCodec,
+    *,
+    batch: int = 16,
+    workers: int = 1,
+) -> LatentSet:
+    """The latents of all clips, from the cache when it fits, else encoded now with a progress bar."""
+    index_file = cache / "index.json"
+    wanted = fingerprint(clips, sequence, video_codec, audio_codec)
+    if index_file.is_file() and json.loads(index_file.read_text())["fingerprint"] == wanted:
+        return open_latents(cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    count = len(clips)
+    channels = (video_codec.channels, audio_codec.channels)
+    shape = (sequence.latent_frames, sequence.latent_height, sequence.latent_width)
+    video = _create(cache / "video.part.npy", (count, channels[0], *shape))
+    audio = _create(cache / "audio.part.npy", (count, sequence.audio_tokens, channels[1]))
+    captions: list[str] = []
+    loader: DataLoader[list[ClipSample]] = DataLoader(
+        clips,  # type: ignore[arg-type]
+        batch_size=batch,
+        num_workers=workers,
+        collate_fn=list,
+    )
+    with torch.inference_mode(), tqdm(total=count, desc="encoding clips", unit="clip") as bar:
+        for items in loader:
+            rows = slice(len(captions), len(captions) + len(items))
+            frames = torch.from_numpy(np.stack([item["frames"] for item in items]))
+            waves = torch.from_numpy(np.stack([item["waveform"] for item in items]))
+            video[rows] = video_codec.encode(frames).half().numpy()
+            audio[rows] = audio_codec.encode(waves).half().numpy()
+            captions += [item["caption"] for item in items]
+            bar.update(len(items))
+    for name, array in (("video", video), ("audio", audio)):
+        array.flush()
+        os.replace(cache / f"{name}.part.npy", cache / f"{name}.npy")
+    part = cache / "index.json.part"
+    part.write_text(json.dumps({"fingerprint": wanted, "fps": sequence.fps, "captions": captions}))
+    os.replace(part, index_file)
+    return open_latents(cache)
+
+
+def open_latents(cache: Path) -> LatentSet:
+    """A cache that is already there."""
+    index = json.loads((cache / "index.json").read_text())
+    video, audio = (np.load(cache / f"{name}.npy", mmap_mode="r") for name in ("video", "audio"))
+    return LatentSet(video, audio, index["captions"], index["fps"])
+
+
+def _create(file: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)

@@ -1,0 +1,197 @@
+"""The training loop: batches, steps, averages, checkpoints. ``objectives`` says what is learnt, ``stages`` by what.
+
+A run is a folder: ``checkpoint.pt`` (everything needed to go on, replaced atomically), ``tensorboard/`` and
+``train.json``. Every random number of step i depends on (seed, i) alone, so a resumed run goes on as if it had not been
+interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from ..engine.codecs.text import TextEncoder
+from ..engine.model import DDiT
+from .config import TrainConfig
+from .data.latents import LatentSet
+from .objectives import Batch, FlowObjective, draw
+from .stages import freeze_rest, optimisers, trained_modules
+
+
+class Average:
+    """Exponential moving average of parameters with the usual quick start: min(decay, (1 + step) / (10 + step))."""
+
+    def __init__(self, modules: list[nn.Module], decay: float) -> None:
+        self.live: list[Tensor] = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.mean = [p.detach().clone() for p in self.live]
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        torch._foreach_lerp_(self.mean, self.live, 1 - min(self.decay, (1 + step) / (10 + step)))
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Put the averages into the model."""
+        for p, mean in zip(self.live, self.mean, strict=True):
+            p.copy_(mean)
+
+
+class Batches:
+    """Random batches of a latent set, on the device, addressed by step."""
+
+    def __init__(
+        self, latents: LatentSet, text_encoder: TextEncoder, config: TrainConfig, device: torch.device
+    ) -> None:
+        self.latents, self.config, self.device = latents, config, device
+        captions = sorted(set(latents.captions))
+        ids, mask = text_encoder.tokenize(captions)
+        place = {caption: i for i, caption in enumerate(captions)}
+        self.text = torch.tensor([place[caption] for caption in latents.captions])
+        self.ids, self.mask = ids.to(device), mask.to(device)
+
+    def at(self, generator: torch.Generator) -> Batch:
+        picks = torch.randint(len(self.latents), (self.config.batch,), generator=generator)
+        rows = picks.numpy()
+        text = self.text[picks].to(self.device)
+        return Batch(
+            torch.from_numpy(self.latents.video[rows]).float().to(self.device),
+            torch.from_numpy(self.latents.audio[rows]).float().to(self.device),
+            self.ids[text],
+            self.mask[text],
+            torch.full((len(picks),), float(self.latents.fps), device=self.device),
+        )
+
+
+def schedule(progress: float, step: int, config: TrainConfig) -> float:
+    """Factor of the learning rate: linear warm-up, constant, then linear to zero over the last ``decay`` of the run."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    return warm * min(1.0, max(0.0, 1 - progress) / max(config.decay, 1e-9))
+
+
+def train(model: DDiT, text_encoder: TextEncoder, latents: LatentSet, config: TrainConfig, run: Path) -> None:
+    """Train one stage in place; the model holds the averaged weights afterwards.
+
+    Goes on from ``run/checkpoint.pt`` when it is there and belongs to the same stage.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "train.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    accelerator = Accelerator(mixed_precision="no" if config.precision == "fp32" else "bf16")
+    model.to(accelerator.device), text_encoder.to(accelerator.device)
+    freeze_rest(model, text_encoder, config)
+    objective: nn.Module = FlowObjective(model, text_encoder, config).train()
+    optimizers = optimisers(model, text_encoder, config)
+    average = Average(trained_modules(model, text_encoder, config), config.ema)
+    step, elapsed = _resume(run, model, text_encoder, optimizers, average, config)
+    base_rates = [config.matrix_lr, config.lr]
+    prepared = accelerator.prepare(objective, *optimizers)
+    objective, optimizers = prepared[0], list(prepared[1:])
+    loss_of = torch.compile(objective) if config.compile else objective
+    batches = Batches(latents, text_encoder, config, accelerator.device)
+    trained = [p for module in trained_modules(model, text_encoder, config) for p in module.parameters()]
+    saved = time.monotonic()
+    with SummaryWriter(str(run / "tensorboard")) as board, _bar(step, config, accelerator) as bar:
+        while (progress := _progress(step, elapsed, config)) < 1:
+            began = time.monotonic()
+            generator = torch.Generator().manual_seed(
+                hash((config.seed, step, accelerator.process_index)) & (2**63 - 1)
+            )
+            batch = batches.at(generator)
+            drawn = draw(batch, config, generator)
+            factor = schedule(progress, step, config)
+            for optimizer, rate in zip(optimizers, base_rates, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * factor
+            with accelerator.autocast():
+                parts: dict[str, Tensor] = loss_of(batch, drawn)
+            accelerator.backward(parts["loss"])
+            norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            average.update(step)
+            step += 1
+            if step > 3:  # the first steps compile
+                elapsed += time.monotonic() - began
+            bar.update(1)
+            if step % 20 == 0:
+                for name, value in parts.items():
+                    board.add_scalar(f"loss/{name}", value.item(), step)
+                board.add_scalar("gradient_norm", float(norm), step)
+                board.add_scalar("learning_rate", config.lr * factor, step)
+                shown = {name: f"{value.item():.4f}" for name, value in parts.items() if name != "loss"}
+                bar.set_postfix(shown | {"done": f"{progress:.1%}"})
+            if time.monotonic() - saved > 60 * config.checkpoint_minutes and accelerator.is_main_process:
+                _save(run, model, text_encoder, optimizers, average, config, step, elapsed)
+                saved = time.monotonic()
+    if accelerator.is_main_process:
+        _save(run, model, text_encoder, optimizers, average, config, step, elapsed)
+    average.store()
+
+
+def _progress(step: int, elapsed: float, config: TrainConfig) -> float:
+    timed = elapsed / (60 * config.minutes) if config.minutes else 0.0
+    return max(step / config.steps, timed)
+
+
+def _bar(step: int, config: TrainConfig, accelerator: Accelerator) -> tqdm:
+    total = None if config.minutes else config.steps
+    shown = accelerator.is_main_process
+    return tqdm(initial=step, total=total, desc=f"stage {config.stage}", unit="step", disable=not shown, mininterval=5)
+
+
+def _save(
+    run: Path,
+    model: DDiT,
+    text_encoder: TextEncoder,
+    optimizers: list[Any],
+    average: Average,
+    config: TrainConfig,
+    step: int,
+    elapsed: float,
+) -> None:
+    part = run / "checkpoint.pt.part"
+    torch.save(
+        {
+            "stage": config.stage,
+            "step": step,
+            "elapsed": elapsed,
+            "model": model.state_dict(),
+            "text_encoder": text_encoder.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            "average": average.mean,
+        },
+        part,
+    )
+    os.replace(part, run / "checkpoint.pt")
+
+
+def _resume(
+    run: Path, model: DDiT, text_encoder: TextEncoder, optimizers: list[Any], average: Average, config: TrainConfig
+) -> tuple[int, float]:
+    file = run / "checkpoint.pt"
+    if not file.is_file():
+        return 0, 0.0
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if state["stage"] != config.stage:
+        raise ValueError(
+            f"{file} belongs to stage {state['stage']}, not to stage {config.stage}; choose another run folder"
+        )
+    model.load_state_dict(state["model"])
+    text_encoder.load_state_dict(state["text_encoder"])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    with torch.no_grad():
+        for mean, saved in zip(average.mean, state["average"], strict=True):
+            mean.copy_(saved)
+    return state["step"], state["elapsed"]

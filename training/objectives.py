@@ -1,0 +1,130 @@
+"""The training objective: rectified flow on both modalities, each at its own time (``docs/method.md`` 1 and 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from ..engine.codecs.text import TextEncoder
+from ..engine.model import DDiT
+from .config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents and tokenised captions of R clips."""
+
+    video: Tensor  # (R, C_v, T, H, W)
+    audio: Tensor  # (R, A, C_a)
+    ids: Tensor  # (R, L)
+    mask: Tensor  # (R, L)
+    fps: Tensor  # (R,)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random about one step."""
+
+    noise_video: Tensor
+    noise_audio: Tensor
+    t_video: Tensor  # (R,)
+    t_audio: Tensor  # (R,)
+    drop_text: Tensor  # (R,) bool
+    learn_video: Tensor  # (R,) 1 where the video loss counts
+
+
+def pair_by_transport(noise: Tensor, data: Tensor) -> Tensor:
+    """The order of ``noise`` rows that minimises the summed squared distance to ``data`` rows (Tong et al. 2024).
+
+    noise, data (R, E). -> (R,) int64 permutation. The squared norms do not depend on the assignment, so -<x0, x1> is
+    the cost.
+    """
+    cost = -(data @ noise.T)
+    _, order = linear_sum_assignment(cost.double().cpu().numpy())
+    return torch.from_numpy(order).to(noise.device)
+
+
+def draw(batch: Batch, config: TrainConfig, generator: torch.Generator) -> Draw:
+    """Noise, times and text dropout of one step."""
+    rows, device = len(batch.video), batch.video.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=generator.device).to(device)
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, device=generator.device).to(device)
+
+    noise_video, noise_audio = normal(batch.video), normal(batch.audio)
+    if config.optimal_transport:
+        joint_noise = torch.cat((noise_video.flatten(1), noise_audio.flatten(1)), 1)
+        order = pair_by_transport(joint_noise, torch.cat((batch.video.flatten(1), batch.audio.flatten(1)), 1))
+        noise_video, noise_audio = noise_video[order], noise_audio[order]
+    # Stratified times: the same distribution with less variance from step to step.
+    strata = (torch.randperm(rows, generator=generator, device=generator.device).to(device) + uniform(rows)) / rows
+    t_video = shift_time(strata, config.time_shift)
+    t_audio = t_video.clone()
+    learn_video = torch.ones(rows, device=device)
+    if config.stage != "video":
+        kind = uniform(rows)
+        clean = kind < config.clean_video
+        free = (kind >= config.clean_video) & (kind < config.clean_video + config.independent)
+        t_other = shift_time(uniform(rows), config.time_shift)
+        t_audio = torch.where(clean | free, t_other, t_audio)
+        t_video = torch.where(clean, torch.ones_like(t_video), t_video)
+        learn_video = torch.where(clean, torch.zeros_like(learn_video), learn_video)
+    return Draw(noise_video, noise_audio, t_video, t_audio, uniform(rows) < config.text_dropout, learn_video)
+
+
+def shift_time(t: Tensor, shift: float) -> Tensor:
+    """t / (t + shift (1 - t)): shift above 1 moves times towards noise (t = 0)."""
+    return t / (t + shift * (1 - t))
+
+
+def motion_aware(error: Tensor, clean: Tensor, weight: float) -> Tensor:
+    """Squared error per row plus ``weight`` times the error where neighbouring clean latent frames differ (Syncphony).
+
+    error, clean (R, C, T, H, W). -> (R,) means; the motion term is a mean over the same elements, frame 0 contributing
+    nothing.
+    """
+    loss = error.square()
+    if weight:
+        motion = torch.zeros_like(clean)
+        motion[:, :, 1:] = clean[:, :, 1:] - clean[:, :, :-1]
+        loss = loss + weight * (error * motion).square()
+    return loss.flatten(1).mean(1)
+
+
+class FlowObjective(nn.Module):
+    """Loss of one batch. The parts that a stage freezes run without gradients."""
+
+    def __init__(self, model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> None:
+        super().__init__()
+        self.model, self.text_encoder, self.config = model, text_encoder, config
+
+    def forward(self, batch: Batch, drawn: Draw) -> dict[str, Tensor]:
+        """``loss`` and its parts, as scalars."""
+        stage = self.config.stage
+        t_v, t_a = drawn.t_video, drawn.t_audio
+        z_v = torch.lerp(drawn.noise_video, batch.video, t_v[:, None, None, None, None])
+        with torch.set_grad_enabled(stage != "audio" and torch.is_grad_enabled()):
+            with torch.set_grad_enabled(self.config.train_text and torch.is_grad_enabled()):
+                states = self.text_encoder(batch.ids, batch.mask)
+            null = self.model.video.y_embedder.y_embedding[None, : states.shape[1]]
+            states = torch.where(drawn.drop_text[:, None, None], null, states)
+            text = self.model.video.condition(states, batch.mask.sum(1))
+            row = torch.arange(len(z_v), device=z_v.device)
+            v_video, features = self.model.video_velocity(z_v, t_v, batch.fps, text, row)
+            error = v_video.float() - (batch.video - drawn.noise_video)
+            per_row = motion_aware(error, batch.video, self.config.motion_weight)
+            video = (per_row * drawn.learn_video).sum() / drawn.learn_video.sum().clamp(min=1)
+        if stage == "video":
+            return {"loss": video, "video": video.detach()}
+        z_a = torch.lerp(drawn.noise_audio, batch.audio, t_a[:, None, None])
+        context = self.model.audio.adapt(features)
+        v_audio = self.model.audio_velocity(z_a, t_a, context, z_v.shape[2], text, row)
+        audio = (v_audio.float() - (batch.audio - drawn.noise_audio)).square().mean()
+        loss = audio if stage == "audio" else audio + video
+        return {"loss": loss, "video": video.detach(), "audio": audio.detach()}

@@ -1,0 +1,94 @@
+"""Whole recipes: what every stage of a preset's training is, and the road from clips to a model package.
+
+A run folder holds ``codecs/`` (video and audio autoencoder), ``latents/`` (the cache), a folder per stage with its
+checkpoint and TensorBoard events, and ``model/``, the engine package after the last finished stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..engine.codecs import AudioCodec, TextEncoder, VideoCodec
+from ..engine.components import Components
+from ..engine.config import ModelConfig
+from ..engine.model import DDiT
+from .codecs import train_audio_codec, train_video_codec
+from .config import Stage, TrainConfig
+from .data.clips import ClipFolder
+from .data.latents import cached_latents
+from .loop import train
+
+TINY = {
+    "video": TrainConfig(
+        stage="video", minutes=70, train_text=True, time_shift=3.0, motion_weight=1.0, lr=1e-3, matrix_lr=3e-3
+    ),
+    "audio": TrainConfig(stage="audio", minutes=25, clean_video=0.75, independent=0.15, time_shift=1.0),
+    "joint": TrainConfig(
+        stage="joint", minutes=8, lr=2e-4, matrix_lr=5e-4, time_shift=2.0, motion_weight=1.0, decay=1.0, clean_video=0.4
+    ),
+}
+FULL = {
+    "video": TrainConfig(stage="video", batch=16, lr=1e-4, matrix_lr=1e-4, precision="bf16", time_shift=1.0),
+    "audio": TrainConfig(stage="audio", steps=150_000, batch=16, lr=1e-4, matrix_lr=1e-4, precision="bf16"),
+    "joint": TrainConfig(stage="joint", steps=20_000, batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16"),
+}
+RECIPES: dict[str, dict[str, TrainConfig]] = {"syncflow-tiny": TINY, "syncflow-xl": FULL}
+
+
+def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
+    """Both codecs, on the first ``limit`` clips, one after the other; finished ones are kept."""
+    folder = run / "codecs"
+    wanted = [name for name in ("video_vae", "audio_vae") if not (folder / name / "config.json").is_file()]
+    if not wanted:
+        return
+    samples = [clips[i] for i in tqdm(range(min(limit, len(clips))), desc="reading clips", unit="clip")]
+    if "video_vae" in wanted:
+        train_video_codec(np.stack([sample["frames"] for sample in samples]), folder / "video_vae")
+    if "audio_vae" in wanted:
+        train_audio_codec(np.stack([sample["waveform"] for sample in samples]), folder / "audio_vae")
+
+
+def train_stage(
+    clips: ClipFolder, run: Path, preset: ModelConfig, config: TrainConfig, start: Path | None = None
+) -> Path:
+    """One stage, from ``start`` or ``run/model`` (or from nothing) to ``run/model``. Returns the package's folder."""
+    target = run / "model"
+    package = start or (target if target.exists() else None)
+    components = Components.load(package) if package else fresh(preset, run / "codecs", config.seed)
+    latents = cached_latents(clips, run / "latents", components.config.sequence, components.video, components.audio)
+    train(components.ddit, components.text, latents, config, run / config.stage)
+    components.save(target)
+    return target
+
+
+def fresh(preset: ModelConfig, codecs: Path, seed: int = 0) -> Components:
+    """An untrained d-DiT and text encoder of a preset around trained codecs."""
+    torch.manual_seed(seed)
+    video = VideoCodec.from_pretrained(codecs / "video_vae")
+    audio = AudioCodec.from_pretrained(codecs / "audio_vae")
+    text = TextEncoder.build(preset.text_encoder.settings, preset.ddit.text_tokens)
+    return Components(preset, DDiT(preset.ddit), video, audio, text)
+
+
+def clip_folder(data: Path, preset: ModelConfig) -> ClipFolder:
+    """The clips of a folder at the preset's sequence."""
+    return ClipFolder(data, preset.sequence)
+
+
+def stage_config(preset: str, stage: Stage, changes: dict[str, Any]) -> TrainConfig:
+    """A preset's recipe for a stage with some settings changed.
+
+    Raises ``ValueError`` for a preset without a recipe and for an unknown setting.
+    """
+    if preset not in RECIPES:
+        raise ValueError(f"there is no recipe for {preset!r}; there are {', '.join(RECIPES)}")
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(set(changes) - known):
+        raise ValueError(f"training has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return RECIPES[preset][stage].replace(**changes)
