@@ -1,14 +1,15 @@
 """How much work sampling is, by counting: floating-point operations and calls, the same on every machine.
 
-``python -m syncflow.benchmarks.flops`` prints the tables of ``docs/performance.md``. The loop that is counted is the real one; a full-size
-model is counted on the meta device, where tensors have shapes and no values. 1 multiply-add = 2 operations; matrix products and
-attentions count, elementwise work does not, and neither do text encoder and codecs.
+``python -m syncflow.benchmarks.flops [PRESET...]`` prints them as Markdown. The loop that is counted is the real one,
+on the meta device, where tensors have shapes and no values. 1 multiply-add = 2 operations; matrix products,
+convolutions and attentions count, elementwise work does not, and neither do text encoder and codecs.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 
 import torch
@@ -61,21 +62,26 @@ class _Calls(TorchDispatchMode):
 
 def flops(work: Callable[[], object]) -> int:
     """Floating-point operations of a call."""
-    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=ATTENTIONS) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ATTENTIONS) as counter:
         work()
     return counter.get_total_flops()
 
 
 def calls(work: Callable[[], object]) -> int:
     """Operations that a call sends to the device."""
-    with torch.inference_mode(), _Calls() as counter:
+    with torch.no_grad(), _Calls() as counter:
         work()
     return counter.count
 
 
 @dataclass(frozen=True)
 class Counts:
-    """The parts of one row's work, and whole samples of one clip at ``steps`` steps with two branches."""
+    """Floating-point operations of the parts and of whole samples; ``calls_*`` are operations sent to the device.
+
+    ``text`` is once a prompt and ``modulation`` once a flow time; ``video``, ``adaptors`` and ``audio`` are one pass of
+    one row; ``context_keys`` is the part of ``audio`` that projects the video tokens. A sample is one clip with two
+    branches: both modalities at a shared time or the video first, a known video noised or clean.
+    """
 
     text: int
     modulation: int
@@ -92,10 +98,29 @@ class Counts:
 
 
 def count(config: ModelConfig, steps: int = 50) -> Counts:
-    """Count a preset on the meta device."""
+    """Count a preset.
+
+    Work is a line in the layers and a line in the steps, so that 1 and 2 of each give any number of them.
+    """
+    shallow, deeper = (_count(config.replace(ddit=config.ddit.replace(depth=depth)), steps) for depth in (1, 2))
+    return Counts(**{k: _line(v, getattr(deeper, k), config.ddit.depth) for k, v in asdict(shallow).items()})
+
+
+def sample_flops(config: ModelConfig, steps: int, *, lead: float = 0.0, known: bool = False) -> int:
+    """Count the loop itself, layer by layer and step by step."""
     with torch.device("meta"):
         model = DDiT(config.ddit).eval().requires_grad_(False)
-        parts = _Parts(model, config)
+    return flops(lambda: sample(model, [job(config, steps, lead=lead, known=known)]))
+
+
+def _count(config: ModelConfig, steps: int) -> Counts:
+    with torch.device("meta"):
+        parts = _Parts(DDiT(config.ddit).eval().requires_grad_(False), config)
+
+    def whole(*, lead: float, known: bool = False) -> int:
+        one, two = (sample_flops(config, n, lead=lead, known=known) for n in (1, 2))
+        return _line(one, two, steps)
+
     return Counts(
         text=flops(parts.text),
         modulation=flops(parts.modulation),
@@ -103,21 +128,25 @@ def count(config: ModelConfig, steps: int = 50) -> Counts:
         adaptors=flops(parts.adaptors),
         audio=flops(parts.audio),
         context_keys=_context_keys(parts),
-        shared_time=flops(lambda: sample(model, [job(config, steps, lead=0.0)])),
-        video_first=flops(lambda: sample(model, [job(config, steps, lead=1.0)])),
-        known_noised=flops(lambda: sample(model, [job(config, steps, lead=0.0, known=True)])),
-        known_clean=flops(lambda: sample(model, [job(config, steps, lead=1.0, known=True)])),
+        shared_time=whole(lead=0.0),
+        video_first=whole(lead=1.0),
+        known_noised=whole(lead=0.0, known=True),
+        known_clean=whole(lead=1.0, known=True),
         calls_together=calls(parts.step(2)),
         calls_apart=2 * calls(parts.step(1)),
     )
 
 
-def job(config: ModelConfig, steps: int, *, lead: float, known: bool = False, device: str = "meta") -> Job:
+def _line(at_one: int, at_two: int, x: int) -> int:
+    return at_one + (x - 1) * (at_two - at_one)
+
+
+def job(config: ModelConfig, steps: int, *, lead: float, known: bool = False) -> Job:
     """One clip of the preset's own sequence with classifier-free guidance; ``known`` gives the video."""
     s, d = config.sequence, config.ddit
     times = schedule(steps, shift=config.sampling.shift, lead=lead)
-    states = torch.zeros(d.text_tokens, d.text_width, device=device)
-    video = torch.zeros(d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device=device)
+    states = torch.zeros(d.text_tokens, d.text_width, device="meta")
+    video = torch.zeros(d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
     if known:
         times = times.known_video()
     return Job(s, 0, times, cfg(6.0), states, d.text_tokens, video if known else None)
@@ -181,8 +210,7 @@ def _number(value: float) -> str:
 
 def main() -> None:
     """Print the counts of both presets as Markdown."""
-    steps, rows = 50, 2
-    found = {name: count(preset(name), steps) for name in ("syncflow-tiny", "syncflow-xl")}
+    found = {name: count(preset(name)) for name in (sys.argv[1:] or ("syncflow-tiny", "syncflow-xl"))}
     print(f"| FLOP | {' | '.join(found)} |\n|---|{'--:|' * len(found)}")
     for name in Counts.__dataclass_fields__:
         print(f"| {name} | {' | '.join(_number(getattr(c, name)) for c in found.values())} |")

@@ -71,8 +71,8 @@ class Request:
             raise ValueError("the prompt is empty; say in a sentence what the clip shows")
         if not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}; it must be a whole number from 0 to {MAX_SEED}")
-        if self.steps is not None and not 1 <= self.steps <= MAX_STEPS:
-            raise ValueError(f"steps is {self.steps}; it must be from 1 to {MAX_STEPS}")
+        if self.steps is not None and not (isinstance(self.steps, int) and 1 <= self.steps <= MAX_STEPS):
+            raise ValueError(f"steps is {self.steps}; it must be a whole number from 1 to {MAX_STEPS}")
         if self.guidance is not None and not (math.isfinite(self.guidance) and abs(self.guidance) <= 100):
             raise ValueError(f"guidance is {self.guidance}; it must be a finite number from -100 to 100")
         if self.shift is not None and not (math.isfinite(self.shift) and 0 < self.shift <= 100):

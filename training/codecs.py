@@ -52,10 +52,11 @@ class CodecRecipe:
 
 
 VIDEO_RECIPE = CodecRecipe()
-AUDIO_RECIPE = CodecRecipe(batch=6, noise=0.15)
+AUDIO_RECIPE = CodecRecipe(batch=8, rate=1e-2, noise=0.15, warmup=60, kl=1e-3)
 
 VIDEO_WINDOWS = ((16, 32, 32), (16, 32, 32), (16, 64, 32), (16, 64, 64))
-AUDIO_WINDOWS = (24, 24, 24, 75)
+AUDIO_WINDOWS = (16, 16, 16, 75)
+QUIET = 3e-4
 SPECTRAL_SIZES = (2048, 1024, 512, 256, 128)
 
 
@@ -98,10 +99,10 @@ def train_video_codec(
     if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; they must be uint8 (clips, frames, height, width, 3)")
 
-    def loss(codec: VideoCodec, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(codec: VideoCodec, rng: np.random.Generator, noise: float) -> dict[str, Tensor]:
         pixels, weight = video_batch(frames, recipe.batch, rng)
         mean, logvar = codec.posterior(pixels)
-        made = codec.pixels(_noised(mean, logvar, recipe.noise), pixels.shape[2])
+        made = codec.pixels(_noised(mean, logvar, noise), pixels.shape[2])
         return video_losses(made, pixels, weight) | {"kl": recipe.kl * _kl(mean, logvar)}
 
     def latents(codec: VideoCodec) -> Tensor:
@@ -122,10 +123,10 @@ def train_audio_codec(
     if waves.ndim != 2 or waves.shape[1] < max(AUDIO_WINDOWS) * codec.hop:
         raise ValueError(f"waves have shape {waves.shape}; they must be (clips, at least {max(AUDIO_WINDOWS) * codec.hop} samples)")
 
-    def loss(codec: AudioCodec, rng: np.random.Generator) -> dict[str, Tensor]:
+    def loss(codec: AudioCodec, rng: np.random.Generator, noise: float) -> dict[str, Tensor]:
         wave = audio_batch(waves, recipe.batch, codec.hop, rng)
         mean, logvar = codec.posterior(wave)
-        made = codec.waveform(_noised(mean, logvar, recipe.noise), wave.shape[1])
+        made = codec.waveform(_noised(mean, logvar, noise), wave.shape[1])
         return audio_losses(made, wave) | {"kl": recipe.kl * _kl(mean, logvar)}
 
     def latents(codec: AudioCodec) -> Tensor:
@@ -186,7 +187,7 @@ def audio_batch(waves: np.ndarray, batch: int, hop: int, rng: np.random.Generato
     while len(chosen) < count:
         index, first = rng.integers(len(waves)), rng.integers(waves.shape[1] - samples + 1)
         wave = waves[index, first : first + samples].astype(np.float32)
-        if np.abs(wave).max() > 0.1 or rng.random() < 0.05:
+        if np.abs(wave[: samples // 2]).max() > 0.1 or rng.random() < 0.05:
             chosen.append(wave * np.float32(rng.uniform(0.7, 1.1)))
     return torch.from_numpy(np.stack(chosen))
 
@@ -197,7 +198,8 @@ def audio_losses(made: Tensor, true: Tensor) -> dict[str, Tensor]:
     for size in SPECTRAL_SIZES:
         a, b = (_spectrum(x, size) for x in (made, true))
         linear.append((a - b).norm() / b.norm().clamp_min(1e-4))
-        log.append(((a + 2e-4).log() - (b + 2e-4).log()).abs().mean())
+        heard = (torch.maximum(a, b) > QUIET).float().mean().clamp_min(0.01)
+        log.append(((a + QUIET).log() - (b + QUIET).log()).abs().mean() / heard)
     return {
         "samples": 2 * F.l1_loss(made, true),
         "linear": torch.stack(linear).mean(),
@@ -227,7 +229,7 @@ def _train(
     codec: Codec,
     out: Path,
     recipe: CodecRecipe,
-    losses: Callable[[Codec, np.random.Generator], dict[str, Tensor]],
+    losses: Callable[[Codec, np.random.Generator, float], dict[str, Tensor]],
     latents: Callable[[Codec], Tensor],
 ) -> Codec:
     """Adam with warm-up and cosine decay, averaged weights, checkpoints, then statistics of the latents."""
@@ -263,7 +265,7 @@ def _train(
             rate = recipe.rate * min(1, (step + 1) / recipe.warmup) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress())))
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            parts = losses(codec, np.random.default_rng((recipe.seed, step)))
+            parts = losses(codec, np.random.default_rng((recipe.seed, step)), recipe.noise * min(1, 4 * progress()))
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(parts.values())).sum().backward()
             nn.utils.clip_grad_norm_(codec.parameters(), 1.0)

@@ -98,7 +98,7 @@ def motion_aware(error: Tensor, clean: Tensor, weight: float) -> Tensor:
 
 
 class FlowObjective(nn.Module):
-    """Loss of one batch. The parts that a stage freezes run without gradients."""
+    """Loss of one batch. What a stage freezes requires no gradients, so autograd records nothing of it."""
 
     def __init__(self, model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> None:
         super().__init__()
@@ -108,18 +108,16 @@ class FlowObjective(nn.Module):
         """``loss`` and its parts, as scalars."""
         stage = self.config.stage
         t_v, t_a = drawn.t_video, drawn.t_audio
+        states = self.text_encoder(batch.ids, batch.mask)
+        null = self.model.video.y_embedder.y_embedding[None, : states.shape[1]]
+        states = torch.where(drawn.drop_text[:, None, None], null, states)
+        text = self.model.video.condition(states, batch.mask.sum(1))
+        row = torch.arange(len(batch.video), device=batch.video.device)
         z_v = torch.lerp(drawn.noise_video, batch.video, t_v[:, None, None, None, None])
-        with torch.set_grad_enabled(stage != "audio" and torch.is_grad_enabled()):
-            with torch.set_grad_enabled(self.config.train_text and torch.is_grad_enabled()):
-                states = self.text_encoder(batch.ids, batch.mask)
-            null = self.model.video.y_embedder.y_embedding[None, : states.shape[1]]
-            states = torch.where(drawn.drop_text[:, None, None], null, states)
-            text = self.model.video.condition(states, batch.mask.sum(1))
-            row = torch.arange(len(z_v), device=z_v.device)
-            v_video, features = self.model.video_velocity(z_v, t_v, batch.fps, text, row)
-            error = v_video.float() - (batch.video - drawn.noise_video)
-            per_row = motion_aware(error, batch.video, self.config.motion_weight)
-            video = (per_row * drawn.learn_video).sum() / drawn.learn_video.sum().clamp(min=1)
+        v_video, features = self.model.video_velocity(z_v, t_v, batch.fps, text, row)
+        error = v_video.float() - (batch.video - drawn.noise_video)
+        per_row = motion_aware(error, batch.video, self.config.motion_weight)
+        video = (per_row * drawn.learn_video).sum() / drawn.learn_video.sum().clamp(min=1)
         if stage == "video":
             return {"loss": video, "video": video.detach()}
         z_a = torch.lerp(drawn.noise_audio, batch.audio, t_a[:, None, None])

@@ -26,7 +26,7 @@ from .loop import train
 
 TINY = {
     "video": TrainConfig(
-        stage="video", minutes=70, train_text=True, time_shift=3.0, motion_weight=1.0, lr=1e-3, matrix_lr=3e-3
+        stage="video", minutes=60, batch=16, train_text=True, time_shift=3.0, motion_weight=1.0, lr=1e-3, matrix_lr=3e-3
     ),
     "audio": TrainConfig(stage="audio", minutes=25, clean_video=0.75, independent=0.15, time_shift=1.0),
     "joint": TrainConfig(

@@ -16,6 +16,8 @@ from .files import load_weights, read_config, read_weights, write_component
 
 STEM = "model"
 
+LOUDNESS = 10.0
+
 TINY_SETTINGS: dict[str, Any] = {
     "sampling_rate": 48_000,
     "num_filters": 8,
@@ -54,6 +56,7 @@ class AudioCodec(nn.Module):
         self.decoder = _plain(EncodecDecoder(encodec))
         self.register_buffer("shift", torch.zeros(self.channels), persistent=False)
         self.register_buffer("scale", torch.ones(self.channels), persistent=False)
+        self._initialize()
         if "latents_mean" in self.config:
             self.set_statistics(torch.tensor(self.config["latents_mean"]), torch.tensor(self.config["latents_std"]))
 
@@ -73,6 +76,19 @@ class AudioCodec(nn.Module):
         config = self.config | {"_class_name": type(self).__name__}
         config |= {"latents_mean": self.shift.tolist(), "latents_std": self.scale.tolist()}
         write_component(Path(folder), config, self, STEM)
+
+    @torch.no_grad()
+    def _initialize(self) -> None:
+        """Weights that carry a quiet signal through: variance kept layer by layer, no biases, input raised to about unit loudness."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+                taps = layer.kernel_size[0] / (layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1)
+                layer.weight.normal_(0, (1.4 / (layer.in_channels * taps)) ** 0.5)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+        first, last = (side.get_submodule(f"layers.{i}.conv") for side, i in ((self.encoder, 0), (self.decoder, len(self.decoder.layers) - 1)))
+        first.weight.mul_(LOUDNESS)
+        last.weight.div_(LOUDNESS)
 
     def set_statistics(self, shift: Tensor, scale: Tensor) -> None:
         """Set mean and deviation (C_a,) of the latents."""

@@ -1,111 +1,130 @@
-"""Text encoder: prompts -> T5 encoder states.
+"""Text encoder: prompts -> states, a T5 encoder with its tokenizer.
 
-The tiny encoder reads bytes (``ByT5Tokenizer`` needs no vocabulary file) and is trained with the video tower; a full-size one is any local
-T5 directory with its own tokenizer files.
+The tiny one reads UTF-8 bytes (``ByT5Tokenizer``, no vocabulary file) and is trained together with the video tower.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
-from .files import load_weights, read_config, read_weights, write_component
+from .files import read_config
 
-STEM = "model"
-CLASS_NAME = "T5EncoderModel"
 BYTE_VOCABULARY = 384
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
-TINY_SETTINGS: dict[str, Any] = {
-    "vocab_size": BYTE_VOCABULARY,
-    "d_model": 128,
-    "d_kv": 32,
-    "d_ff": 256,
-    "num_layers": 2,
-    "num_heads": 4,
-    "dropout_rate": 0.0,
-}
+TINY_SETTINGS: dict[str, Any] = {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 256, "dropout_rate": 0.0}
 
 
 class TextEncoder(nn.Module):
-    """Prompts to states (P, L, W) and a mask (P, L), L = ``max_tokens``. A longer prompt is cut with a warning.
+    """``encoder`` is a ``T5EncoderModel``, ``tokenizer`` its tokenizer; prompts are padded or cut to ``max_tokens`` (L)."""
 
-    ``settings`` are those of ``transformers.T5Config``; ``tokenizer`` a transformers tokenizer, bytes by default.
-    """
-
-    def __init__(self, settings: dict[str, Any] | None = None, max_tokens: int = 64, tokenizer: Any = None) -> None:
-        from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
-
+    def __init__(self, encoder: nn.Module, tokenizer: Any, max_tokens: int) -> None:
         super().__init__()
-        self.model = T5EncoderModel(T5Config(**(TINY_SETTINGS if settings is None else {**TINY_SETTINGS, **settings})))
+        self.encoder = encoder
+        self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.tokenizer = ByT5Tokenizer() if tokenizer is None else tokenizer
+        self.config: Any = encoder.config
 
     @property
-    def config(self) -> dict[str, Any]:
-        """``T5Config`` and ours, as ``config.json`` holds them."""
-        return {**self.model.config.to_diff_dict(), "_class_name": CLASS_NAME, "max_tokens": self.max_tokens}
+    def width(self) -> int:
+        """W, the width of the states."""
+        return int(self.config.d_model)
 
     @classmethod
-    def build(cls, settings: dict[str, Any], max_tokens: int) -> Self:
-        """An untrained byte-level encoder."""
-        return cls(settings, max_tokens)
+    def build(cls, settings: dict[str, Any] | None = None, max_tokens: int = 64) -> Self:
+        """A byte-level encoder with fresh weights; ``settings`` are those of ``transformers.T5Config``, the tiny one by default."""
+        from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+        values = dict(TINY_SETTINGS if settings is None else settings)
+        values.setdefault("vocab_size", BYTE_VOCABULARY)
+        values.setdefault("d_kv", values["d_model"] // values["num_heads"])
+        return cls(T5EncoderModel(T5Config(**values)), ByT5Tokenizer(), max_tokens)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, max_tokens: int | None = None) -> Self:
-        """Read a T5 directory; tokenizer files in it, or in ``tokenizer`` beside it, are used, else bytes. Raises ``ValueError``."""
+    def from_pretrained(
+        cls, folder: str | Path, tokenizer: str | Path | None = None, max_tokens: int | None = None
+    ) -> Self:
+        """Read a local T5 folder.
+
+        The tokenizer is looked for in ``tokenizer``, in the folder itself and in a ``tokenizer`` folder beside it; a model with a byte
+        vocabulary needs none. ``max_tokens`` defaults to what the folder says, or 300. Raises ``ValueError`` for a missing,
+        foreign or damaged folder; only local safetensors are read.
+        """
+        from safetensors import SafetensorError
+        from transformers import T5EncoderModel
+
         folder = Path(folder)
         config = read_config(folder)
-        homes = [home for home in (folder, folder.parent / "tokenizer") if any((home / n).is_file() for n in TOKENIZER_FILES)]
-        tokenizer = None
-        if homes:
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(str(homes[0]), local_files_only=True)
-        length = max_tokens or int(config.get("max_tokens", 300))
-        ours = {"_class_name", "max_tokens", "architectures", "transformers_version", "model_type", "dtype", "torch_dtype"}
-        encoder = cls({k: v for k, v in config.items() if k not in ours}, length, tokenizer)
-        own = encoder.state_dict()
-        tensors = {
-            name if name.startswith("model.") else f"model.{name}": tensor
-            for name, tensor in read_weights(folder, STEM).items()
-        }
-        shared = next((tensors[n] for n in ("model.shared.weight", "model.encoder.embed_tokens.weight") if n in tensors), None)
-        if shared is not None:
-            tensors |= {n: shared for n in ("model.shared.weight", "model.encoder.embed_tokens.weight") if n in own}
-        load_weights(encoder, {name: t for name, t in tensors.items() if ".decoder." not in name and "lm_head" not in name}, folder)
-        return encoder.eval()
+        if config.get("model_type") not in ("t5", "mt5"):
+            raise ValueError(f"{folder} holds a {config.get('model_type')!r} model; a text encoder must be a T5 ('t5')")
+        try:
+            encoder, report = T5EncoderModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{folder} cannot be read as a T5 encoder in safetensors: {error}") from None
+        if report["missing_keys"] or report["mismatched_keys"]:
+            wrong = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
+            raise ValueError(f"the weights in {folder} do not fit their config.json: {len(wrong)} tensors, first {wrong[0]}")
+        limit = max_tokens or int(config.get("max_tokens", 300))
+        return cls(encoder.eval(), _tokenizer(folder, tokenizer, config), limit)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and safetensors; a tokenizer with files of its own goes along."""
-        write_component(Path(folder), self.config, self, STEM)
-        if type(self.tokenizer).__name__ != "ByT5Tokenizer":
-            self.tokenizer.save_pretrained(str(folder))
+        """Write the encoder in the transformers layout, with ``max_tokens`` in ``config.json``, and the files of its tokenizer."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.max_tokens = self.max_tokens
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as beside:
+            self.encoder.save_pretrained(beside)  # type: ignore[operator]
+            if not _reads_bytes(self.tokenizer):
+                self.tokenizer.save_pretrained(beside)
+            for path in sorted(Path(beside).iterdir(), key=lambda p: p.name == "config.json"):
+                os.replace(path, folder / path.name)
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask (P, L), both int64."""
-        encoded = self.tokenizer(list(prompts), padding="max_length", truncation=False, max_length=self.max_tokens)
-        rows, masks = [], []
-        for prompt, ids, mask in zip(prompts, encoded["input_ids"], encoded["attention_mask"], strict=True):
+    def tokenize(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L) int64 and mask (B, L) bool of ``prompts``; one that is too long is cut with a warning."""
+        found = self.tokenizer(prompts)["input_ids"]
+        for prompt, ids in zip(prompts, found, strict=True):
             if len(ids) > self.max_tokens:
-                end = ids[len(ids) - 1]
-                ids, mask = [*ids[: self.max_tokens - 1], end], mask[: self.max_tokens]
-                warnings.warn(f"the prompt {prompt[:40]!r}… is cut to {self.max_tokens} tokens", UserWarning, stacklevel=2)
-            rows.append(ids)
-            masks.append(mask)
-        return torch.tensor(rows), torch.tensor(masks)
+                warnings.warn(
+                    f"the prompt has {len(ids)} tokens and is cut to {self.max_tokens}: {prompt[:40]!r}…", stacklevel=2
+                )
+        batch = self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        return batch["input_ids"], batch["attention_mask"].bool()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """States (P, L, W)."""
-        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        """States (B, L, W); those of padding are zero."""
+        states = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return states * mask.unsqueeze(-1).to(states.dtype)
 
-    def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """States (P, L, W) and mask (P, L) of prompts, on the module's device."""
-        device = self.model.shared.weight.device
+    def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """States (B, L, W) and mask (B, L) of ``prompts``, on the encoder's device."""
+        device = next(self.encoder.parameters()).device
         ids, mask = (x.to(device) for x in self.tokenize(prompts))
         return self(ids, mask), mask
+
+
+def _tokenizer(folder: Path, given: str | Path | None, config: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer, ByT5Tokenizer
+
+    places = [Path(given)] if given is not None else [folder, folder.parent / "tokenizer"]
+    for place in places:
+        if any((place / name).exists() for name in ("tokenizer_config.json", "tokenizer.json", "spiece.model")):
+            try:
+                return AutoTokenizer.from_pretrained(place, local_files_only=True)
+            except (OSError, ValueError, KeyError) as error:
+                raise ValueError(f"the tokenizer in {place} cannot be read: {error}") from None
+    if given is None and config.get("vocab_size") == BYTE_VOCABULARY:
+        return ByT5Tokenizer()
+    raise ValueError(f"no tokenizer in {' or '.join(map(str, places))}; it needs tokenizer.json or spiece.model")
+
+
+def _reads_bytes(tokenizer: Any) -> bool:
+    return type(tokenizer).__name__ == "ByT5Tokenizer"

@@ -12,14 +12,28 @@ from .tracking import track_object
 INSIDE = 0.9
 DARKEST = 60
 
-_RGB_TO_CONE = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566], [0.0883024619, 0.2817188376, 0.6299787005]])  # fmt: skip
-_CONE_TO_LAB = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099], [0.0259040371, 0.7827717662, -0.8086757660]])  # fmt: skip
+_RGB_TO_CONE = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_CONE_TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
 
 
 def object_color(frames: np.ndarray) -> str | None:
-    """Name of the palette's colour that the object of ``frames`` uint8 (F, H, W, 3) has; ``None`` when no object is found.
+    """Name of the palette's colour that the object of ``frames`` uint8 (F, H, W, 3) has; ``None`` when no object is
+    found.
 
-    Light and shade are divided out pixel by pixel; the median of what remains goes to the nearest palette colour in Oklab.
+    Light and shade are divided out pixel by pixel; the median of what remains goes to the nearest palette colour in
+    Oklab.
     """
     mask = track_object(frames).mask >= INSIDE
     pixels = frames[mask].astype(float)

@@ -26,8 +26,8 @@ SHUFFLES = 8
 class GenerationScores:
     """Scores of clips made from prompts; ratios are pooled over all clips, events and onsets are means per clip.
 
-    ``color_accuracy`` is over the prompts that name a colour, ``None`` without any; ``impact_f1_shuffled`` is ``None`` for a
-    single clip, which has no other soundtrack to take.
+    ``color_accuracy`` is over the prompts that name a colour, ``None`` without any; ``impact_f1_shuffled`` is
+    ``None`` for a single clip, which has no other soundtrack to take.
     """
 
     impact_f1: float
@@ -93,14 +93,18 @@ def evaluate_generation(
 ) -> GenerationScores:
     """Match the impacts seen in each clip one to one with the onsets heard, and its object's colour with its prompt's.
 
-    ``seed`` draws the exchanges of soundtracks. Raises ``ValueError`` without clips or when the numbers of clips and prompts
-    differ.
+    ``seed`` draws the exchanges of soundtracks. Raises ``ValueError`` without clips or when the numbers of clips and
+    prompts differ.
     """
     _check(clips, prompts, "prompts", tolerance_frames)
     seen = [video_events(clip.frames, clip.fps) for clip in clips]
     heard = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
     matches, shuffled = _synchrony(clips, seen, heard, tolerance_frames, seed)
-    colors = [(object_color(clip.frames), wanted) for clip, p in zip(clips, prompts, strict=True) if (wanted := prompt_color(p))]
+    colors = [
+        (object_color(clip.frames), wanted)
+        for clip, p in zip(clips, prompts, strict=True)
+        if (wanted := prompt_color(p))
+    ]
     return GenerationScores(
         impact_f1=matches.f1,
         impact_f1_shuffled=shuffled,
@@ -121,8 +125,8 @@ def evaluate_v2a(
     tolerance_frames: float = 1.0,
     seed: int = 0,
 ) -> SoundScores:
-    """Match the onsets heard in each clip one to one with ``true_times`` (s): its known events, or the onsets of the sound that
-    its video was recorded with. Raises ``ValueError`` like :func:`evaluate_generation`.
+    """Match the onsets heard in each clip one to one with ``true_times`` (s): its known events, or the onsets of the
+    sound that its video was recorded with. Raises ``ValueError`` like :func:`evaluate_generation`.
     """
     _check(clips, true_times, "lists of true times", tolerance_frames)
     true = [np.asarray(times, dtype=float) for times in true_times]
@@ -167,7 +171,9 @@ def _synchrony(
 
 
 def exchanges(count: int, rounds: int, seed: int) -> Iterator[list[int]]:
-    """``rounds`` random permutations of ``count`` >= 2 things that leave none in place: each hands on along one random ring."""
+    """``rounds`` random permutations of ``count`` >= 2 things that leave none in place: each hands on along one
+    random ring.
+    """
     rng = np.random.default_rng(seed)
     for _ in range(rounds):
         ring = rng.permutation(count)

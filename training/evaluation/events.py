@@ -1,8 +1,9 @@
 """When something visibly strikes: impacts read from the pictures alone.
 
-The path of the object (:mod:`.tracking`) is cut into the flights and rests that explain its height best, by dynamic programming
-over all cuts. An impact is a cut at which something that comes down stops coming down; its time is where the curves of both
-sides cross, which is finer than the interval between frames. Heights are in picture heights, downwards.
+The path of the object (:mod:`.tracking`) is cut into the flights and rests that explain its height best, by dynamic
+programming over all cuts. An impact is a cut at which something that comes down stops coming down; its time is where
+the curves of both sides cross, which is finer than the interval between frames. Heights are in picture heights,
+downwards.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .tracking import track_object
 
 GRAVITY, GRAVITY_SPREAD = 3.75, 1.0
 LEAST_NOISE = 0.4 / 64
+JERK_QUANTILE = 0.524 * 20**0.5
 CUT_COST = 12.0
 LONGEST, SHORTEST = 96, 2
 LEAST_APPROACH, LEAST_TURN, RISING = 0.3, 0.3, 0.1
@@ -60,8 +62,8 @@ def impacts(height: np.ndarray, fps: float) -> np.ndarray:
 
 
 def segments(height: np.ndarray, fps: float) -> list[Segment]:
-    """The flights and rests that explain ``height`` (F,) at the least cost: squared error over the variance of the noise, and
-    ``CUT_COST`` for each.
+    """The flights and rests that explain ``height`` (F,) at the least cost: squared error over the variance of the
+    noise, and ``CUT_COST`` for each.
     """
     coefficients, cost = _fit_all(height, fps)
     frames = len(height)
@@ -81,17 +83,16 @@ def segments(height: np.ndarray, fps: float) -> list[Segment]:
 def _fit_all(height: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients (F, L, 3) and cost (F, L) of the better of flight and rest for every first frame and length 1 to L.
 
-    A flight is a parabola whose acceleration is drawn towards gravity, a rest is constant. Coefficients are height, velocity
-    and acceleration at the first frame.
+    A flight is a parabola whose acceleration is drawn towards gravity, a rest is constant. Coefficients are height,
+    velocity and acceleration at the first frame.
     """
     seen = np.isfinite(height)
     longest = min(LONGEST, len(height))
     variance = _noise(height) ** 2
-    windows = [
+    weight, value = (
         np.lib.stride_tricks.sliding_window_view(np.pad(values, (0, longest - 1)), longest)
         for values in (seen.astype(float), np.where(seen, height, 0.0))
-    ]
-    weight, value = windows
+    )
     t = np.arange(longest) / fps
     basis = np.stack([np.ones_like(t), t, t**2 / 2], axis=-1)
     gram = np.cumsum(weight[..., None, None] * (basis[:, :, None] * basis[:, None, :]), axis=1)
@@ -111,28 +112,35 @@ def _fit_all(height: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _noise(height: np.ndarray) -> float:
-    """Standard deviation of what no smooth path explains: from third differences, most of which hold no impact."""
+    """Standard deviation of what no smooth path explains, from third differences, most of which contain no impact."""
     jerk = np.abs(np.diff(height, 3))
     jerk = jerk[np.isfinite(jerk)]
-    return max(LEAST_NOISE, float(np.quantile(jerk, QUANT)) / SCALE / np.sqrt(20)) if len(jerk) else LEAST_NOISE
-QUANT=.4; SCALE=.524
+    return max(LEAST_NOISE, float(np.quantile(jerk, 0.4)) / JERK_QUANTILE) if len(jerk) else LEAST_NOISE
+
 
 def _segment(start: int, stop: int, coefficients: np.ndarray, fps: float) -> Segment:
     height, velocity, acceleration = (float(c) for c in coefficients)
     begin = start / fps
     return Segment(
-        start, stop, height - velocity * begin + acceleration * begin**2 / 2, velocity - acceleration * begin, acceleration
+        start,
+        stop,
+        height - velocity * begin + acceleration * begin**2 / 2,
+        velocity - acceleration * begin,
+        acceleration,
     )
 
 
 def _meeting(before: Segment, after: Segment, fps: float) -> float:
-    """When the curves cross nearest to the cut, within half a frame of it either side; where they come closest if nowhere."""
+    """When the curves cross nearest to the cut, within a frame of it; where they come closest if they do not cross."""
     middle = (before.stop + after.start - 1) / 2 / fps
     low, high = middle - 1 / fps, middle + 1 / fps
     gap = np.polynomial.Polynomial(
         [before.height - after.height, before.velocity - after.velocity, (before.acceleration - after.acceleration) / 2]
     ).trim(1e-9)
-    candidates = [root.real for root in gap.roots() if abs(root.imag) < 1e-9 and low <= root.real <= high]
-    if candidates:
-        return float(min(candidates, key=lambda time: abs(time - middle)))
-    return float(min((low, middle, high, *(r.real for r in gap.deriv().roots() if low<=r.real<=high)), key=lambda time: abs(gap(time))))
+
+    def within(roots: np.ndarray) -> list[float]:
+        return [float(root.real) for root in roots if abs(root.imag) < 1e-9 and low <= root.real <= high]
+
+    if crossings := within(gap.roots()):
+        return min(crossings, key=lambda time: abs(time - middle))
+    return min((low, high, *within(gap.deriv().roots())), key=lambda time: abs(gap(time)))

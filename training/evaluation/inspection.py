@@ -24,8 +24,9 @@ SILENCE_DB = -120.0
 class Inspection:
     """Measurements of one clip; times in seconds, levels in dB of full scale (-120 = silence), motion in grey levels.
 
-    ``events`` are the impacts seen, or the peaks of motion where ``event_kind`` says that no impact was found. ``pairs`` are
-    (event, onset) times that match one to one within ``tolerance``; ``mean_offset`` is how much later than seen they are heard.
+    ``events`` are the impacts seen, or the peaks of motion where ``event_kind`` says that no impact was found.
+    ``pairs`` are (event, onset) times that match one to one within ``tolerance``; ``mean_offset`` is how much later
+    than seen they are heard.
     """
 
     seconds: float
@@ -53,7 +54,7 @@ class Inspection:
 
     def __str__(self) -> str:
         def moments(times: tuple[float, ...]) -> str:
-            return ", ".join(f"{time:.3f}" for time in times) or "none"
+            return ", ".join(f"{time:.3f}" for time in times) + " s" if times else "nothing"
 
         offset = "" if self.mean_offset is None else f", heard {1000 * self.mean_offset:+.0f} ms after seen"
         return "\n".join(
@@ -61,15 +62,18 @@ class Inspection:
                 f"video   {self.seconds:.2f} s, {self.frames} frames of {self.width}x{self.height} at {self.fps:g} fps",
                 f"sound   {self.sound_seconds:.2f} s at {self.sample_rate} Hz, peak {self.peak_db:.1f} dB, "
                 f"loudness {self.loudness_db:.1f} dB",
-                f"seen    {moments(self.events)} s ({self.event_kind}s)",
-                f"heard   {moments(self.onsets)} s (onsets)",
+                f"seen    {moments(self.events)} ({self.event_kind}s)",
+                f"heard   {moments(self.onsets)} (onsets)",
                 f"matched {len(self.pairs)} within {1000 * self.tolerance:.0f} ms, F1 {self.f1:.2f}{offset}",
             ]
         )
 
 
 def inspect_clip(clip: Clip, *, tolerance_frames: float = 1.0) -> Inspection:
-    """Measure a clip of any size and length, with or without sound. Raises ``ValueError`` for frames of another kind."""
+    """Measure a clip of any size and length, with or without sound.
+
+    Raises ``ValueError`` for frames of another kind than uint8 (F, H, W, 3).
+    """
     check_frames(clip.frames)
     small = _shrunk(clip.frames)
     times, energy = motion_energy(small, clip.fps)
@@ -79,8 +83,9 @@ def inspect_clip(clip: Clip, *, tolerance_frames: float = 1.0) -> Inspection:
         kind, events = "motion peak", motion_peaks(small, clip.fps)
     onsets = audio_onsets(clip.waveform, clip.sample_rate)
     tolerance = tolerance_frames / clip.fps
-    matches = match_times(events, onsets, tolerance)
-    pairs = tuple((float(events[i]), float(onsets[j])) for i, j in matches.pairs)
+    seen, heard = _floats(events), _floats(onsets)
+    matches = match_times(seen, heard, tolerance)
+    pairs = tuple((seen[i], heard[j]) for i, j in matches.pairs)
     sound = clip.waveform.astype(float)
     _, height, width, _ = clip.frames.shape
     return Inspection(
@@ -96,12 +101,12 @@ def inspect_clip(clip: Clip, *, tolerance_frames: float = 1.0) -> Inspection:
         motion_times=_floats(times),
         motion=_floats(energy),
         event_kind=kind,
-        events=_floats(events),
-        onsets=_floats(onsets),
+        events=seen,
+        onsets=heard,
         tolerance=tolerance,
         pairs=pairs,
         f1=matches.f1,
-        mean_offset=float(np.mean([heard - seen for seen, heard in pairs])) if pairs else None,
+        mean_offset=float(np.mean([onset - event for event, onset in pairs])) if pairs else None,
     )
 
 

@@ -1,8 +1,8 @@
 """One-to-one matching of two sets of moments, and the ratios that are made of it.
 
-Matching: as many pairs as possible whose moments differ by at most the tolerance, and among those matchings the one with
-the least total difference. Empty sets: nothing can be right or wrong about them, so a clip without reference and without
-findings adds nothing to pooled counts, and every ratio of counts that are all zero is 0.
+Matching: as many pairs as possible whose moments differ by at most the tolerance, and among those matchings the one
+with the least total difference. Empty sets: nothing can be right or wrong about them, so a clip without reference and
+without findings adds nothing to pooled counts, and every ratio of counts that are all zero is 0.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Matches:
         return self.hits / union if union else 0.0
 
 
-def match_times(reference: Sequence[float] | np.ndarray, found: Sequence[float] | np.ndarray, tolerance: float) -> Matches:
+def match_times(
+    reference: Sequence[float] | np.ndarray, found: Sequence[float] | np.ndarray, tolerance: float
+) -> Matches:
     """Match two sets of moments (s) one to one within ``tolerance`` (s, inclusive); ``pairs`` are indices into both."""
     if not tolerance >= 0:
         raise ValueError(f"tolerance is {tolerance}; it must be at least 0 seconds")
@@ -84,6 +86,8 @@ def cycle_sync(
     return match_times(reference_onsets, inferred_onsets, tolerance).iou
 
 
-def av_align(onsets: Sequence[float] | np.ndarray, motion_peaks: Sequence[float] | np.ndarray, tolerance: float) -> float:
+def av_align(
+    onsets: Sequence[float] | np.ndarray, motion_peaks: Sequence[float] | np.ndarray, tolerance: float
+) -> float:
     """AV-Align of one clip: the same ratio between onsets heard and peaks of motion seen. 0 when there is neither."""
     return match_times(onsets, motion_peaks, tolerance).iou

@@ -19,9 +19,9 @@ APART_SECONDS = 0.08
 def audio_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """Times (s) at which sounds begin in ``waveform`` (M,), in order; empty for silence.
 
-    Peaks of :func:`onset_strength` that stand ``RISE_DB`` above their neighbourhood, by librosa's peak picking with an absolute
-    threshold: nothing is scaled to the loudest, so faint noise alone has no onsets. The time is the top of the parabola
-    through a peak, which is finer than the hop.
+    Peaks of :func:`onset_strength` that stand ``RISE_DB`` above their neighbourhood, by librosa's peak picking with
+    an absolute threshold: nothing is scaled to the loudest, so faint noise alone has no onsets. The time is the top
+    of the parabola through a peak, which is finer than the hop.
     """
     from librosa.onset import onset_detect
 
@@ -30,17 +30,24 @@ def audio_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         return np.empty(0)
     around = round(NEIGHBOURHOOD_SECONDS / HOP_SECONDS)
     peaks = onset_detect(
-        onset_envelope=strength, units="frames", normalize=False, delta=RISE_DB, wait=round(APART_SECONDS / HOP_SECONDS),
-        pre_max=around // 2, post_max=around // 2, pre_avg=2 * around, post_avg=2 * around,
-    )  # fmt: skip
+        onset_envelope=strength,
+        units="frames",
+        normalize=False,
+        delta=RISE_DB,
+        wait=round(APART_SECONDS / HOP_SECONDS),
+        pre_max=around // 2,
+        post_max=around // 2,
+        pre_avg=2 * around,
+        post_avg=2 * around,
+    )
     return (peaks + _summit(strength, peaks)) * HOP_SECONDS
 
 
 def onset_strength(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """How much louder the sound gets within 10 ms: mean rise (dB) over mel bands, one value each 5 ms.
 
-    Levels below ``SILENCE_DB`` of full scale, and below ``RANGE_DB`` under the loudest, count as silence: what a codec murmurs
-    between two sounds is not heard as a third.
+    Levels below ``SILENCE_DB`` of full scale, and below ``RANGE_DB`` under the loudest, count as silence: what a
+    codec murmurs between two sounds is not heard as a third.
     """
     from librosa.feature import melspectrogram
 
@@ -50,9 +57,16 @@ def onset_strength(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         return np.zeros(1 + len(sound) // hop)
     size = 1 << (window - 1).bit_length()
     energy = melspectrogram(
-        y=sound, sr=sample_rate, n_fft=size, win_length=window, hop_length=hop, n_mels=BANDS,
-        fmin=LOWEST, fmax=min(HIGHEST, sample_rate / 2), norm=None,
-    )  # fmt: skip
+        y=sound,
+        sr=sample_rate,
+        n_fft=size,
+        win_length=window,
+        hop_length=hop,
+        n_mels=BANDS,
+        fmin=LOWEST,
+        fmax=min(HIGHEST, sample_rate / 2),
+        norm=None,
+    )
     full_scale = (window / 4) ** 2
     level = 10 * np.log10(np.maximum(energy / full_scale, 1e-12))
     level = np.maximum(level, max(SILENCE_DB, level.max() - RANGE_DB))

@@ -1,4 +1,6 @@
-"""A clip on one page: frames, motion, waveform and spectrogram over one time axis, with what is seen and what is heard."""
+"""A clip on one page: frames, motion, waveform and spectrogram over one time axis, with what is seen and what is
+heard.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .inspection import Inspection, inspect_clip
+from .inspection import SILENCE_DB, Inspection, inspect_clip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,14 +27,23 @@ PICTURE_HEIGHT, MOTION_HEIGHT, WAVE_HEIGHT, SPECTRUM_HEIGHT = 0.9, 1.2, 1.1, 1.4
 DPI = 120
 INK, QUIET, EDGE = "#1f2933", "#6b7785", "#cbd2d9"
 SEEN, HEARD, MOTION, WAVE = "#0b7285", "#e8590c", "#3b8ea5", "#52606d"
-QUIETEST_DB = -75.0
+QUIETEST_DB, LOUDEST_DB = -75.0, -15.0
+LEAST_HEIGHT = 0.05
 MEL_BANDS, LABELLED_HZ = 96, (250, 1000, 4000, 16000)
-LONGEST_TITLE, LONGEST_LINE = 110, 165
-STYLE = {
-    "font.size": 9, "text.color": INK, "axes.edgecolor": EDGE, "axes.labelcolor": QUIET, "xtick.color": QUIET,
-    "ytick.color": QUIET, "axes.spines.top": False, "axes.spines.right": False, "axes.labelsize": 8.5, "xtick.labelsize": 8.5,
+LONGEST_TITLE, LONGEST_LINE, LONGEST_FACT = 110, 165, 24
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": EDGE,
+    "axes.labelcolor": QUIET,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8.5,
     "ytick.labelsize": 8,
-}  # fmt: skip
+}
 
 
 def draw_report(clip: Clip, inspection: Inspection, path: str | Path) -> Path:
@@ -112,11 +123,12 @@ def _draw_waveform(panel: Axes, clip: Clip) -> None:
     columns = int(WIDTH * DPI)
     pieces = [piece for piece in np.array_split(clip.waveform, columns) if len(piece)]
     if pieces:
-        times = np.linspace(0, len(clip.waveform) / clip.sample_rate, len(pieces))
+        times = (np.arange(len(pieces)) + 0.5) * len(clip.waveform) / clip.sample_rate / len(pieces)
         low, high = [piece.min() for piece in pieces], [piece.max() for piece in pieces]
         panel.fill_between(times, low, high, color=WAVE, linewidth=0.4, edgecolor=WAVE)
-    panel.set_ylim(-1.05, 1.05)
-    panel.set_yticks([-1, 0, 1])
+    height = max(1.15 * float(np.abs(clip.waveform).max(initial=0.0)), LEAST_HEIGHT)
+    panel.set_ylim(-height, height)
+    panel.locator_params(axis="y", nbins=3)
     panel.set_ylabel("waveform")
 
 
@@ -136,8 +148,14 @@ def _draw_spectrogram(panel: Axes, clip: Clip) -> None:
     top = float(hz_to_mel(clip.sample_rate / 2))
     seconds = len(clip.waveform) / clip.sample_rate
     panel.imshow(
-        level, extent=(0, seconds, 0, top), origin="lower", aspect="auto", cmap="magma", vmin=QUIETEST_DB, vmax=0,
-    )  # fmt: skip
+        level,
+        extent=(0, seconds, 0, top),
+        origin="lower",
+        aspect="auto",
+        cmap="BuPu",
+        vmin=QUIETEST_DB,
+        vmax=LOUDEST_DB,
+    )
     labelled = [hz for hz in LABELLED_HZ if hz < clip.sample_rate / 2]
     panel.set_yticks([float(hz_to_mel(hz)) for hz in labelled], [f"{hz / 1000:g}" for hz in labelled])
     panel.set_ylim(0, top)
@@ -163,33 +181,53 @@ def _write_heading(figure: Figure, clip: Clip, inspection: Inspection) -> None:
     facts = dict(clip.provenance)
     prompt = str(facts.pop("prompt", "") or "clip")
     size = f"{inspection.seconds:.2f} s · {inspection.width}x{inspection.height} at {inspection.fps:g} fps"
-    sound = f"{inspection.sample_rate / 1000:g} kHz, peak {inspection.peak_db:.1f} dB"
+    level = f"peak {inspection.peak_db:.1f} dB" if inspection.peak_db > SILENCE_DB else "silence"
+    sound = f"{inspection.sample_rate / 1000:g} kHz, {level}"
     left = LEFT / WIDTH
     figure.text(
-        left, 1 - 0.28 / total, textwrap.shorten(prompt, LONGEST_TITLE, placeholder=" …"), fontsize=14, weight="bold", va="center"
+        left,
+        1 - 0.28 / total,
+        textwrap.shorten(prompt, LONGEST_TITLE, placeholder=" …"),
+        fontsize=14,
+        weight="bold",
+        va="center",
     )
-    described = " · ".join([size, sound, *(f"{key.replace('_', ' ')} {_brief(value)}" for key, value in facts.items())])
+    origin = [
+        f"{key.replace('_', ' ')} {_brief(value)}" for key, value in facts.items() if len(_brief(value)) <= LONGEST_FACT
+    ]
+    described = " · ".join([size, sound, *origin])
     figure.text(
-        left, 1 - 0.53 / total, textwrap.shorten(described, LONGEST_LINE, placeholder=" …"), color=QUIET, fontsize=9, va="center"
+        left,
+        1 - 0.53 / total,
+        textwrap.shorten(described, LONGEST_LINE, placeholder=" …"),
+        color=QUIET,
+        fontsize=9,
+        va="center",
     )
     triangle = Line2D([], [], color=SEEN, marker="v", linestyle="none", markersize=8)
     line = Line2D([], [], color=HEARD, linewidth=1.4)
     hollow = Line2D([], [], color=QUIET, marker="v", linestyle=(0, (2, 3)), markersize=7, markerfacecolor="white")
-    milliseconds = 1000 * inspection.tolerance
+    alone = len(inspection.events) + len(inspection.onsets) - 2 * len(inspection.pairs)
     figure.legend(
         [triangle, line, hollow],
         [
             f"{len(inspection.events)} seen ({inspection.event_kind}s)",
             f"{len(inspection.onsets)} heard (onsets)",
-            f"no partner within {milliseconds:.0f} ms ({len(inspection.pairs)} matched)",
+            f"{alone} without a partner within {1000 * inspection.tolerance:.0f} ms",
         ],
-        loc="center left", bbox_to_anchor=(left - 0.006, 1 - 0.77 / total), ncols=3, frameon=False, fontsize=9,
-        handletextpad=0.4, columnspacing=1.6, borderpad=0,
-    )  # fmt: skip
+        loc="center left",
+        bbox_to_anchor=(left - 0.006, 1 - 0.77 / total),
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        handletextpad=0.4,
+        columnspacing=1.6,
+        borderpad=0,
+    )
 
 
 def _brief(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)[:24]
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _save(figure: Figure, path: Path) -> None:

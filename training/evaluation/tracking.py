@@ -16,8 +16,8 @@ REACH = 0.25
 
 @dataclass(frozen=True)
 class Track:
-    """``x``, ``y`` (F,) centre of the object in pixels, y downwards, NaN in frames where it is not seen; ``mask`` (F, H, W)
-    how much of each pixel is taken for the object, 0 to 1.
+    """``x``, ``y`` (F,) centre of the object in pixels, y downwards, NaN in frames where it is not seen; ``mask`` (F,
+    H, W) how much of each pixel is taken for the object, 0 to 1.
     """
 
     x: np.ndarray
@@ -39,8 +39,9 @@ class Spot:
 def track_object(frames: np.ndarray) -> Track:
     """Follow the object of ``frames`` uint8 (F, H, W, 3) by the weighted centroid of its pixels.
 
-    Among the regions that stand out from the ground, the chain that is largest over all frames and does not jump is the
-    object; what appears beside it, or for a moment elsewhere, is left out. Raises ``ValueError`` for an array of another kind.
+    Among the regions that stand out from the ground, the chain that is largest over all frames and does not jump is
+    the object; what appears beside it, or for a moment elsewhere, is left out. Raises ``ValueError`` for an array of
+    another kind.
     """
     check_frames(frames)
     salience = stand_out(frames)
@@ -57,7 +58,9 @@ def track_object(frames: np.ndarray) -> Track:
 def check_frames(frames: np.ndarray) -> None:
     """Raise ``ValueError`` unless ``frames`` is uint8 (F, H, W, 3) with at least one frame."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size or frames.dtype != np.uint8:
-        raise ValueError(f"frames are {frames.dtype} of shape {frames.shape}; they must be uint8 (F, H, W, 3), not empty")
+        raise ValueError(
+            f"frames are {frames.dtype} of shape {frames.shape}; they must be uint8 (F, H, W, 3), not empty"
+        )
 
 
 def stand_out(frames: np.ndarray) -> np.ndarray:
@@ -97,7 +100,8 @@ def _spots(salience: np.ndarray) -> tuple[np.ndarray, list[Spot]]:
 def _best_chain(spots: list[Spot], height: int) -> list[Spot]:
     """The chain of spots, one a frame at most, that gathers most area at least haste, by dynamic programming.
 
-    A spot gains its area over the usual one, at most 1; a step beyond ``REACH`` picture heights a frame costs its excess.
+    A spot gains its area over the usual one, at most 1; a step beyond ``REACH`` picture heights a frame costs its
+    excess.
     """
     if not spots:
         return []

@@ -1,0 +1,57 @@
+"""What the suites share: the model that is measured, and a record of the machine beside every figure."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from syncflow.engine.engine import BUNDLED, Engine
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--model DIR`` measures another model package than the bundled one."""
+    parser.addoption("--model", type=Path, help="model package to measure; the bundled syncflow-tiny by default")
+
+
+@pytest.fixture(scope="session")
+def model_folder(request: pytest.FixtureRequest) -> Path:
+    """The package that is measured."""
+    folder = request.config.getoption("--model") or Path(str(files("syncflow.engine").joinpath(BUNDLED)))
+    if not folder.is_dir():
+        pytest.skip(f"there is no model folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(model_folder: Path) -> Engine:
+    """The model on the CPU."""
+    return Engine.from_pretrained(model_folder, device="cpu")
+
+
+@pytest.fixture
+def measured(benchmark: BenchmarkFixture) -> BenchmarkFixture:
+    """``benchmark`` with the machine in its ``extra_info``."""
+    benchmark.extra_info["machine"] = {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    return benchmark
+
+
+def cpu_name() -> str:
+    """The processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,72 @@
+"""The counting of work: against the loop itself, and against counting by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncflow.benchmarks.flops import Counts, count, sample_flops
+from syncflow.engine.config import DDiTConfig, ModelConfig, SequenceConfig
+
+STEPS, LAYERS, BRANCHES = 3, 3, 2
+D, S, A, L = 16, 4, 50, 6
+CONFIG = ModelConfig(
+    name="micro",
+    sequence=SequenceConfig(seconds=1.0, width=32, height=32),
+    ddit=DDiTConfig(
+        width=D,
+        depth=LAYERS,
+        heads=2,
+        audio_heads=2,
+        video_channels=4,
+        audio_channels=8,
+        text_width=12,
+        text_tokens=L,
+        sigma_head=False,
+        base_size=32,
+        adaptor_tokens="frame",
+    ),
+)
+T = CONFIG.sequence.latent_frames
+
+
+@pytest.fixture(scope="module")
+def counts() -> Counts:
+    return count(CONFIG, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("field", "lead", "known"),
+    [("shared_time", 0.0, False), ("video_first", 1.0, False), ("known_noised", 0.0, True), ("known_clean", 1.0, True)],
+)
+def test_lines_meet_the_loop(counts: Counts, field: str, lead: float, known: bool) -> None:
+    assert getattr(counts, field) == sample_flops(CONFIG, STEPS, lead=lead, known=known)
+
+
+def test_a_sample_is_the_sum_of_its_parts(counts: Counts) -> None:
+    c, n = counts, STEPS
+    texts = BRANCHES * c.text
+    assert c.shared_time == texts + BRANCHES * n * (c.modulation + c.video + c.adaptors + c.audio)
+    assert c.video_first == texts + BRANCHES * (2 * n * c.modulation + (n + 1) * c.video + c.adaptors + n * c.audio)
+    assert c.known_noised == c.shared_time
+    assert c.known_clean == texts + BRANCHES * (n * c.modulation + c.video + c.adaptors + n * c.audio)
+
+
+def test_video_pass_by_hand(counts: Counts) -> None:
+    tokens = T * S
+    projections = 2 * tokens * D * D * (3 + 1 + 1 + 1 + 4 + 4)  # qkv, out; query, out; both halves of the MLP
+    attentions = 4 * D * tokens * (S + T) + 2 * 4 * D * tokens * L
+    patches = 2 * 2 * tokens * (4 * 2 * 2) * D
+    assert counts.video == LAYERS * (2 * projections + attentions) + patches
+
+
+def test_audio_pass_by_hand(counts: Counts) -> None:
+    context = T + 1
+    projections = 2 * A * D * D * (3 + 1 + 1 + 1 + 4 + 4) + 2 * context * D * 2 * D
+    attentions = 4 * D * A * (A + context)
+    time = 2 * 256 * D + 2 * D * D
+    assert counts.audio == LAYERS * (projections + attentions) + 2 * 2 * A * 8 * D + time
+    assert counts.context_keys == LAYERS * 2 * T * D * 2 * D
+
+
+def test_branches_together_are_half_the_calls(counts: Counts) -> None:
+    assert counts.calls_apart == pytest.approx(2 * counts.calls_together, rel=0.02)

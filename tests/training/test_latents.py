@@ -1,0 +1,137 @@
+"""The latent cache: encoded once, again when its sources change, never half."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from syncflow.engine.config import SequenceConfig
+from syncflow.training.data.clips import ClipEntry
+from syncflow.training.data.latents import cached_latents, open_latents
+
+SEQUENCE = SequenceConfig(seconds=0.5, width=16, height=32, fps=8, sample_rate=8000, audio_hop=800)
+SHAPE = (SEQUENCE.frames, SEQUENCE.height, SEQUENCE.width, 3)
+
+
+@dataclass
+class Clips:
+    """Stands in for a folder of clips: clip i is of the value i."""
+
+    path: Path
+    names: tuple[str, ...] = ("a", "b", "c", "d", "e")
+
+    @property
+    def entries(self):
+        return [ClipEntry(self.path / f"{name}.mp4", f"clip {name}") for name in self.names]
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        if index >= len(self):
+            raise IndexError(index)
+        frames, wave = np.full(SHAPE, index, np.uint8), np.full(SEQUENCE.samples, index / 10, np.float32)
+        return {"frames": frames, "waveform": wave, "caption": f"clip {self.names[index]}", "file_name": ""}
+
+
+class Codec(nn.Module):
+    """Stands in for both codecs: the first value of a clip times a weight, everywhere."""
+
+    def __init__(self, channels, shape):
+        super().__init__()
+        self.channels, self.shape = channels, shape
+        self.weight = nn.Parameter(torch.ones(1))
+        self.calls = 0
+
+    def encode(self, x):
+        self.calls += 1
+        first = x.flatten(1)[:, 0].float() * self.weight
+        return first.view(-1, *[1] * len(self.shape)).expand(-1, *self.shape)
+
+
+@pytest.fixture
+def clips(tmp_path):
+    return Clips(tmp_path / "clips")
+
+
+@pytest.fixture
+def codecs():
+    return Codec(2, (2, 1, 4, 2)), Codec(3, (SEQUENCE.audio_tokens, 3))
+
+
+def cached(clips, cache, codecs, sequence=SEQUENCE):
+    return cached_latents(clips, cache, sequence, *codecs, batch=2, workers=0)
+
+
+def test_latents_are_those_of_the_codecs(clips, tmp_path, codecs):
+    latents = cached(clips, tmp_path / "cache", codecs)
+    assert len(latents) == 5
+    assert latents.video.shape == (5, 2, 1, 4, 2)
+    assert latents.audio.shape == (5, SEQUENCE.audio_tokens, 3)
+    assert latents.video.dtype == latents.audio.dtype == np.float16
+    assert latents.captions == [f"clip {name}" for name in clips.names]
+    assert latents.fps == 8
+    for i in range(5):
+        assert (latents.video[i] == i).all()
+        np.testing.assert_allclose(latents.audio[i], i / 10, rtol=1e-3)
+
+
+def test_a_cache_is_used_again(clips, tmp_path, codecs):
+    first = cached(clips, tmp_path / "cache", codecs)
+    calls = [codec.calls for codec in codecs]
+    second = cached(clips, tmp_path / "cache", codecs)
+    opened = open_latents(tmp_path / "cache")
+    assert [codec.calls for codec in codecs] == calls
+    for other in (second, opened):
+        assert np.array_equal(first.video, other.video)
+        assert np.array_equal(first.audio, other.audio)
+        assert (first.captions, first.fps) == (other.captions, other.fps)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["video codec", "audio codec"])
+def test_another_codec_encodes_again(which, clips, tmp_path, codecs):
+    cached(clips, tmp_path / "cache", codecs)
+    with torch.no_grad():
+        codecs[which].weight.fill_(2)
+    latents = cached(clips, tmp_path / "cache", codecs)
+    value = (latents.video, latents.audio)[which][3]
+    np.testing.assert_allclose(value, 2 * (3, 0.3)[which], rtol=1e-3)
+
+
+def test_other_clips_encode_again(clips, tmp_path, codecs):
+    cached(clips, tmp_path / "cache", codecs)
+    latents = cached(replace(clips, names=("a", "b", "x")), tmp_path / "cache", codecs)
+    assert latents.captions == ["clip a", "clip b", "clip x"]
+    assert len(latents.video) == 3
+
+
+def test_another_sequence_encodes_again(clips, tmp_path, codecs):
+    cached(clips, tmp_path / "cache", codecs)
+    calls = codecs[0].calls
+    cached(clips, tmp_path / "cache", codecs, SEQUENCE.replace(seconds=0.45))
+    assert codecs[0].calls > calls
+
+
+def test_an_interrupted_cache_is_no_cache(clips, tmp_path, codecs, monkeypatch):
+    cache = tmp_path / "cache"
+    encode = codecs[1].encode
+
+    def stop(x):
+        if codecs[1].calls:
+            raise KeyboardInterrupt
+        return encode(x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(codecs[1], "encode", stop)
+        with pytest.raises(KeyboardInterrupt):
+            cached(clips, cache, codecs)
+    assert not (cache / "index.json").exists()
+    assert not (cache / "video.npy").exists()
+    latents = cached(clips, cache, codecs)
+    assert (latents.video[4] == 4).all()
+    assert not list(cache.glob("*.part*"))

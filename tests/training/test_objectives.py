@@ -1,0 +1,268 @@
+"""The objective: pairing, times, dropout, and the loss against its formula row by row."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from syncflow.engine.config import DDiTConfig
+from syncflow.engine.model import DDiT
+from syncflow.training.config import TrainConfig
+from syncflow.training.objectives import (
+    Batch,
+    Draw,
+    FlowObjective,
+    draw,
+    motion_aware,
+    pair_by_transport,
+    shift_time,
+)
+
+SMALL = DDiTConfig(
+    width=16,
+    depth=2,
+    heads=2,
+    audio_heads=2,
+    video_channels=3,
+    audio_channels=5,
+    text_width=8,
+    text_tokens=6,
+    base_size=32,
+    adaptor_tokens="frame",
+)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(rows, *, video=(1, 1, 1, 1), audio=(1, 1), seed=0):
+    generator = seeded(seed)
+    ids = torch.randint(20, (rows, SMALL.text_tokens), generator=generator)
+    lengths = torch.randint(1, SMALL.text_tokens + 1, (rows, 1), generator=generator)
+    return Batch(
+        torch.randn(rows, *video, generator=generator),
+        torch.randn(rows, *audio, generator=generator),
+        ids,
+        (torch.arange(SMALL.text_tokens) < lengths).long(),
+        torch.full((rows,), 16.0),
+    )
+
+
+@given(rows=st.integers(1, 6), width=st.integers(1, 5), seed=st.integers(0, 2**31))
+@settings(max_examples=40)
+def test_transport_is_the_cheapest_of_all_pairings(rows, width, seed):
+    noise, data = (torch.randn(rows, width, generator=seeded(seed + i), dtype=torch.float64) for i in range(2))
+    order = pair_by_transport(noise, data)
+    assert sorted(order.tolist()) == list(range(rows))
+    costs = [(noise[list(p)] - data).square().sum().item() for p in itertools.permutations(range(rows))]
+    assert (noise[order] - data).square().sum().item() == pytest.approx(min(costs))
+
+
+def test_transport_finds_data_that_was_shuffled():
+    data = torch.randn(16, 8, generator=seeded(0))
+    shuffle = torch.randperm(16, generator=seeded(1))
+    noise = data[shuffle] + 0.01 * torch.randn(16, 8, generator=seeded(2))
+    assert torch.equal(shuffle[pair_by_transport(noise, data)], torch.arange(16))
+
+
+ROWS = 4000
+
+
+def share(mask):
+    return mask.float().mean().item()
+
+
+@pytest.mark.parametrize(("clean_video", "independent"), [(0.25, 0.25), (0.75, 0.15), (0.0, 0.5), (0.5, 0.0), (0, 0)])
+@pytest.mark.parametrize("stage", ["audio", "joint"])
+def test_shares_of_unequal_times(stage, clean_video, independent):
+    config = TrainConfig(stage=stage, clean_video=clean_video, independent=independent, optimal_transport=False)
+    drawn = draw(batch(ROWS), config, seeded(0))
+    clean = drawn.t_video == 1
+    free = ~clean & (drawn.t_audio != drawn.t_video)
+    assert share(clean) == pytest.approx(clean_video, abs=0.03)
+    assert share(free) == pytest.approx(independent, abs=0.03)
+    assert torch.equal(drawn.learn_video, (~clean).float())
+    correlation = torch.corrcoef(torch.stack((drawn.t_video[free], drawn.t_audio[free])))[0, 1] if free.any() else 0
+    assert abs(correlation) < 0.1
+    if clean.any():
+        assert drawn.t_audio[clean].mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_video_stage_shares_one_time():
+    config = TrainConfig(stage="video", clean_video=0.5, independent=0.5, optimal_transport=False)
+    drawn = draw(batch(ROWS), config, seeded(0))
+    assert torch.equal(drawn.t_video, drawn.t_audio)
+    assert torch.equal(drawn.learn_video, torch.ones(ROWS))
+    assert (drawn.t_video < 1).all()
+
+
+@pytest.mark.parametrize("text_dropout", [0.0, 0.1, 1.0])
+def test_text_dropout(text_dropout):
+    config = TrainConfig(text_dropout=text_dropout, optimal_transport=False)
+    dropped = draw(batch(ROWS), config, seeded(0)).drop_text
+    assert dropped.dtype == torch.bool
+    assert share(dropped) == pytest.approx(text_dropout, abs=0.02)
+
+
+def test_times_are_one_to_a_stratum():
+    drawn = draw(batch(64), TrainConfig(stage="video", optimal_transport=False), seeded(0))
+    assert sorted((drawn.t_video * 64).floor().tolist()) == list(range(64))
+    assert (drawn.t_video.diff() < 0).any()
+
+
+@given(shift=st.floats(1, 10), seed=st.integers(0, 1000))
+@settings(max_examples=20)
+def test_time_shift_bends_training_times_towards_noise(shift, seed):
+    even, bent = (
+        draw(batch(50), TrainConfig(time_shift=s, optimal_transport=False), seeded(seed)).t_video for s in (1.0, shift)
+    )
+    torch.testing.assert_close(bent, even / (even + shift * (1 - even)))
+    assert (bent <= even + 1e-6).all()
+
+
+@given(t=st.floats(0, 1), shift=st.floats(0.1, 10))
+def test_shift_time_keeps_the_ends_and_has_an_inverse(t, shift):
+    time = torch.tensor([0.0, t, 1.0], dtype=torch.float64)
+    bent = shift_time(time, shift)
+    assert (bent[0], bent[2]) == (0, 1)
+    torch.testing.assert_close(shift_time(bent, 1 / shift), time)
+
+
+def test_a_draw_depends_on_its_generator_alone():
+    config = TrainConfig(stage="joint")
+    torch.manual_seed(1)
+    first = draw(batch(8), config, seeded(3))
+    torch.manual_seed(2)
+    again, other = draw(batch(8), config, seeded(3)), draw(batch(8), config, seeded(4))
+    for name in vars(first):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+        assert name in ("drop_text", "learn_video") or not torch.equal(getattr(first, name), getattr(other, name))
+
+
+def test_transport_reorders_the_same_noise_in_both_modalities():
+    shape = {"video": (2, 2, 2, 2), "audio": (4, 3)}
+    given = batch(8, **shape)
+    paired, plain = (draw(given, TrainConfig(stage="joint", optimal_transport=on), seeded(0)) for on in (True, False))
+
+    def joint(video, audio):
+        return torch.cat((video.flatten(1), audio.flatten(1)), 1)
+
+    noise, data = joint(plain.noise_video, plain.noise_audio), joint(given.video, given.audio)
+    order = pair_by_transport(noise, data)
+    assert torch.equal(joint(paired.noise_video, paired.noise_audio), noise[order])
+    assert (noise[order] - data).square().sum() < (noise - data).square().sum()
+    assert torch.equal(paired.t_video, plain.t_video)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 0.3])
+def test_motion_aware_loss_is_syncphonys(weight):
+    error, clean = (torch.randn(2, 3, 4, 2, 2, generator=seeded(i), dtype=torch.float64) for i in range(2))
+    expected = torch.zeros(2, dtype=torch.float64)
+    for row in range(2):
+        for frame in range(4):
+            squared = error[row, :, frame].square().sum()
+            if frame:
+                motion = clean[row, :, frame] - clean[row, :, frame - 1]
+                squared = squared + weight * (error[row, :, frame] * motion).square().sum()
+            expected[row] += squared
+    torch.testing.assert_close(motion_aware(error, clean, weight), expected / clean[0].numel())
+
+
+class Words(nn.Module):
+    """Stands in for the text encoder: a table of states."""
+
+    def __init__(self):
+        super().__init__()
+        self.states = nn.Embedding(20, SMALL.text_width)
+
+    def forward(self, ids, mask):
+        return self.states(ids)
+
+
+@pytest.fixture
+def parts():
+    torch.manual_seed(0)
+    model, words = DDiT(SMALL), Words()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.25)
+    return model, words
+
+
+def given_draw(rows, data):
+    generator = seeded(5)
+    return Draw(
+        torch.randn(data.video.shape, generator=generator),
+        torch.randn(data.audio.shape, generator=generator),
+        torch.tensor([0.3, 1.0, 0.6, 0.9])[:rows],
+        torch.tensor([0.3, 0.2, 0.6, 0.4])[:rows],
+        torch.tensor([False, True, True, False])[:rows],
+        torch.tensor([1.0, 0.0, 1.0, 1.0])[:rows],
+    )
+
+
+@pytest.mark.parametrize("stage", ["video", "audio", "joint"])
+@pytest.mark.parametrize("motion_weight", [0.0, 1.0])
+def test_the_loss_is_the_formula_row_by_row(parts, stage, motion_weight):
+    model, words = parts
+    data = batch(4, video=(3, 3, 4, 4), audio=(7, 5))
+    drawn = given_draw(4, data)
+    config = TrainConfig(stage=stage, motion_weight=motion_weight)
+    actual = FlowObjective(model, words, config)(data, drawn)
+
+    video, audio = [], []
+    for row in range(4):
+        one = slice(row, row + 1)
+        t_v, t_a = drawn.t_video[one], drawn.t_audio[one]
+        noise_v, noise_a = drawn.noise_video[one], drawn.noise_audio[one]
+        states = model.video.y_embedder.y_embedding[None] if drawn.drop_text[row] else words(data.ids[one], None)
+        text = model.video.condition(states, data.mask[one].sum(1))
+        z_v, z_a = noise_v + t_v * (data.video[one] - noise_v), noise_a + t_a * (data.audio[one] - noise_a)
+        velocities = model(z_v, z_a, t_v, t_a, data.fps[one], text, torch.tensor([0]))
+        error = velocities.video - (data.video[one] - noise_v)
+        if drawn.learn_video[row]:
+            video.append(motion_aware(error, data.video[one], motion_weight).mean())
+        audio.append((velocities.audio - (data.audio[one] - noise_a)).square().mean())
+    expected_video, expected_audio = torch.stack(video).mean(), torch.stack(audio).mean()
+
+    expected = {"video": expected_video, "audio": expected_audio, "joint": expected_video + expected_audio}[stage]
+    torch.testing.assert_close(actual["loss"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual["video"], expected_video.detach(), rtol=1e-4, atol=1e-5)
+    assert ("audio" in actual) is (stage != "video")
+
+
+@pytest.mark.parametrize(
+    ("stage", "train_text", "learning"),
+    [
+        ("video", False, {"video"}),
+        ("video", True, {"video", "words"}),
+        ("audio", False, {"audio"}),
+        ("audio", True, {"audio"}),
+        ("joint", False, {"video", "audio"}),
+        ("joint", True, {"video", "audio", "words"}),
+    ],
+)
+def test_gradients_reach_what_a_stage_trains(parts, stage, train_text, learning):
+    model, words = parts
+    data = batch(4, video=(3, 3, 4, 4), audio=(7, 5))
+    FlowObjective(model, words, TrainConfig(stage=stage, train_text=train_text))(data, given_draw(4, data))[
+        "loss"
+    ].backward()
+    for name, module in (("video", model.video), ("audio", model.audio), ("words", words)):
+        reached = [parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters()]
+        assert all(reached) if name in learning else not any(reached), name
+
+
+def test_a_batch_of_clean_video_alone_has_no_video_loss(parts):
+    model, words = parts
+    data = batch(2, video=(3, 3, 4, 4), audio=(7, 5))
+    drawn = given_draw(2, data)
+    silent = Draw(drawn.noise_video, drawn.noise_audio, torch.ones(2), drawn.t_audio, drawn.drop_text, torch.zeros(2))
+    parts = FlowObjective(model, words, TrainConfig(stage="joint"))(data, silent)
+    assert parts["video"] == 0
+    assert torch.equal(parts["loss"].detach(), parts["audio"])

@@ -1,0 +1,33 @@
+"""Evaluation: what is seen, what is heard, whether they agree, and whether they are what was asked for."""
+
+from __future__ import annotations
+
+from .color import object_color, prompt_color
+from .evaluate import GenerationScores, SoundScores, evaluate_generation, evaluate_v2a
+from .events import video_events
+from .inspection import Inspection, inspect_clip
+from .matching import Matches, av_align, cycle_sync, match_times, pool
+from .motion import motion_energy, motion_peaks
+from .onsets import audio_onsets
+from .report import draw_report
+
+__all__ = [
+    "GenerationScores",
+    "Inspection",
+    "Matches",
+    "SoundScores",
+    "audio_onsets",
+    "av_align",
+    "cycle_sync",
+    "draw_report",
+    "evaluate_generation",
+    "evaluate_v2a",
+    "inspect_clip",
+    "match_times",
+    "motion_energy",
+    "motion_peaks",
+    "object_color",
+    "pool",
+    "prompt_color",
+    "video_events",
+]
