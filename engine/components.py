@@ -48,7 +48,7 @@ class Components:
         )
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> Package:
-        """Write a package beside ``folder``, then put it in its place. Weights of the d-DiT are stored in ``dtype``."""
+        """Write a package beside ``folder``, then put it in its place. Weights of the d-DiT and the codecs are stored in ``dtype``."""
         target = Path(folder)
         part = target.with_name(target.name + ".part")
         if part.exists():
@@ -58,8 +58,9 @@ class Components:
         weights = {name: p.detach().to(dtype).contiguous() for name, p in self.ddit.named_parameters()}
         tables = dict(self.ddit.named_buffers())  # rotary frequencies: half precision would turn far positions
         save_file(weights | tables, part / "ddit" / DDIT_WEIGHTS)
-        for name, module in (("video_vae", self.video), ("audio_vae", self.audio), ("text_encoder", self.text)):
-            module.save_pretrained(part / name)
+        self.video.save_pretrained(part / "video_vae", dtype)
+        self.audio.save_pretrained(part / "audio_vae", dtype)
+        self.text.save_pretrained(part / "text_encoder")
         package = write_manifest(part, self.config)
         if target.exists():
             old = target.with_name(target.name + ".old")

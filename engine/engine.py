@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 
 from .components import Components
-from .config import SequenceConfig
-from .media import conform, load_clip
+from .config import MAX_SECONDS, SequenceConfig
+from .media import conform, load_clip, probe
 from .sampling.guidance import cfg
 from .sampling.job import Job
 from .sampling.loop import StepCallback, sample
@@ -45,8 +46,7 @@ class Engine:
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        folder = Path(str(files("syncflow.engine").joinpath(BUNDLED))) if path is None else Path(path)
-        return cls(Components.load(folder), device)
+        return cls(Components.load(bundled_model() if path is None else path), device)
 
     @overload
     def generate(
@@ -87,6 +87,7 @@ class Engine:
             item if isinstance(item, Request) else Request(item, seed=seed + i, **settings)
             for i, item in enumerate(several)
         ]
+        requests = [item if item.video is None else self.conform(item) for item in requests]
         jobs = [self.prepare(item) for item in requests]
         shapes = {(job.sequence.seconds, job.sequence.width, job.sequence.height) for job in jobs}
         if len(shapes) > 1:
@@ -96,36 +97,59 @@ class Engine:
         clips = self.decode(latents, requests, jobs)
         return clips[0] if single else clips
 
+    def conform(self, request: Request) -> Request:
+        """The request with its known video at the model's rate and the clip's size and duration.
+
+        Where the request names no duration it is the video's own, at most a minute.
+        """
+        base, video = self.config.sequence, request.video
+        if video is None:
+            return request
+        long = video.seconds if isinstance(video, Clip) else probe(video).seconds
+        seconds = _default(request.seconds, min(max(long, 1 / base.fps), MAX_SECONDS))
+        sequence = base.replace(
+            seconds=seconds, width=_default(request.width, base.width), height=_default(request.height, base.height)
+        )
+        shape = {
+            "fps": sequence.fps,
+            "size": (sequence.width, sequence.height),
+            "sample_rate": sequence.sample_rate,
+            "seconds": sequence.seconds,
+        }
+        known = conform(video, **shape) if isinstance(video, Clip) else load_clip(video, **shape)
+        return dataclasses.replace(request, video=known, seconds=seconds)
+
+    @torch.inference_mode()
     def prepare(self, request: Request) -> Job:
-        """Everything that is computed once for a request: lengths, times, guidance, text states, known latents."""
-        sequence, sampling = self.sequence(request), self.config.sampling
-        steps = _default(request.steps, sampling.steps)
+        """Everything that is computed once for a request: lengths, times, guidance, text states, known latents.
+
+        A known video must have the clip's shape; see :meth:`conform`.
+        """
+        sequence, sampling, parts = self.sequence(request), self.config.sampling, self.components
         times = schedule(
-            steps, shift=_default(request.shift, sampling.shift), lead=_default(request.video_lead, sampling.video_lead)
+            _default(request.steps, sampling.steps),
+            shift=_default(request.shift, sampling.shift),
+            lead=_default(request.video_lead, sampling.video_lead),
         )
         known = None
-        with torch.inference_mode():
-            if request.video is not None:
-                frames = torch.from_numpy(self._known_video(request.video, sequence).frames)
-                known = self.components.video.encode(frames[None].to(self.device))[0]
-                times = times.known_video()
-            if request.prompt.strip():
-                encoded, mask = self.components.text.encode([request.prompt])
-                states, length = encoded[0], int(mask.sum())
-            else:
-                states = self.components.ddit.video.y_embedder.y_embedding
-                length = len(states)
-        plan = cfg(_default(request.guidance, sampling.guidance))
+        if isinstance(request.video, Clip):
+            frames = torch.from_numpy(request.video.frames)
+            known = parts.video.encode(frames[None].to(self.device))[0]
+            times = times.known_video()
+        if request.prompt.strip():
+            encoded, mask = parts.text.encode([request.prompt])
+            states, length = encoded[0], int(mask.sum())
+            plan = cfg(_default(request.guidance, sampling.guidance))
+        else:  # no words to weigh against their absence
+            states = parts.ddit.video.y_embedder.y_embedding
+            length, plan = len(states), cfg(0)
         return Job(sequence, request.seed, times, plan, states, length, known)
 
     def sequence(self, request: Request) -> SequenceConfig:
-        """The lengths of a request's clip. A known video gives duration where the request does not."""
+        """The lengths of a request's clip."""
         base = self.config.sequence
-        seconds = request.seconds
-        if seconds is None and isinstance(request.video, Clip):
-            seconds = min(request.video.seconds, base.seconds)
         return base.replace(
-            seconds=_default(seconds, base.seconds),
+            seconds=_default(request.seconds, base.seconds),
             width=_default(request.width, base.width),
             height=_default(request.height, base.height),
         )
@@ -136,11 +160,11 @@ class Engine:
         clips = []
         for i, (request, job) in enumerate(zip(requests, jobs, strict=True)):
             sequence = job.sequence
-            if request.video is None:
+            if isinstance(request.video, Clip):
+                frames = request.video.frames
+            else:
                 pixels = self.components.video.decode(latents.video[i : i + 1], sequence.frames)
                 frames = pixels[0].cpu().numpy()
-            else:
-                frames = self._known_video(request.video, sequence).frames
             sound = self.components.audio.decode(latents.audio[i : i + 1], sequence.samples)[0].float().cpu().numpy()
             provenance = {
                 "prompt": request.prompt,
@@ -157,14 +181,10 @@ class Engine:
             clips.append(Clip(frames, waveform, sequence.fps, sequence.sample_rate, provenance))
         return clips
 
-    def _known_video(self, video: Clip | Path, sequence: SequenceConfig) -> Clip:
-        shape: dict[str, Any] = {
-            "fps": sequence.fps,
-            "size": (sequence.width, sequence.height),
-            "sample_rate": sequence.sample_rate,
-            "seconds": sequence.seconds,
-        }
-        return conform(video, **shape) if isinstance(video, Clip) else load_clip(video, **shape)
+
+def bundled_model() -> Path:
+    """The folder of the model that comes with the package."""
+    return Path(str(files(__package__).joinpath(BUNDLED)))
 
 
 def _default(value: T | None, otherwise: T) -> T:

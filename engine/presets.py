@@ -29,7 +29,9 @@ SYNCFLOW_TINY = ModelConfig(
         adaptor_tokens="frame",
     ),
     sampling=SamplingConfig(shift=3.0, video_lead=1.0),
-    text_encoder=CodecConfig("T5EncoderModel", {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 256, "dropout_rate": 0.0}),
+    text_encoder=CodecConfig(
+        "T5EncoderModel", {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 256, "dropout_rate": 0.0}
+    ),
 )
 
 PRESETS = {config.name: config for config in (SYNCFLOW_XL, SYNCFLOW_TINY)}

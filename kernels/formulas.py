@@ -29,7 +29,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Te
     q (..., N, n, d), k and v (..., M, n, d), allowed bool broadcastable to (..., n, N, M). -> (..., N, n, d).
     """
     q, k, v = (x.transpose(-3, -2) for x in (q, k, v))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    width = int(q.shape[-1])  # a constant, also to a compiler that keeps lengths symbolic
+    scores = (q * width**-0.5) @ k.transpose(-2, -1)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
     weights = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32))

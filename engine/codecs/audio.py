@@ -66,16 +66,18 @@ class AudioCodec(nn.Module):
         folder = Path(folder)
         config = read_config(folder)
         if config.get("_class_name") != cls.__name__ or "latent_channels" not in config:
-            raise ValueError(f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} and its latent_channels")
+            raise ValueError(
+                f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} and its latent_channels"
+            )
         codec = cls(config)
         load_weights(codec, read_weights(folder, STEM), folder)
         return codec.eval()
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` (statistics included) and ``model.safetensors``."""
         config = self.config | {"_class_name": type(self).__name__}
         config |= {"latents_mean": self.shift.tolist(), "latents_std": self.scale.tolist()}
-        write_component(Path(folder), config, self, STEM)
+        write_component(Path(folder), config, self, STEM, dtype)
 
     @torch.no_grad()
     def _initialize(self) -> None:
@@ -86,7 +88,10 @@ class AudioCodec(nn.Module):
                 layer.weight.normal_(0, (1.4 / (layer.in_channels * taps)) ** 0.5)
                 if layer.bias is not None:
                     layer.bias.zero_()
-        first, last = (side.get_submodule(f"layers.{i}.conv") for side, i in ((self.encoder, 0), (self.decoder, len(self.decoder.layers) - 1)))
+        first, last = (
+            side.get_submodule(f"layers.{i}.conv")
+            for side, i in ((self.encoder, 0), (self.decoder, len(self.decoder.layers) - 1))
+        )
         first.weight.mul_(LOUDNESS)
         last.weight.div_(LOUDNESS)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,7 +18,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{folder} holds no config.json; a component folder has config.json and safetensors weights") from None
+        raise ValueError(
+            f"{folder} holds no config.json; a component folder has config.json and safetensors weights"
+        ) from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict):
@@ -61,8 +64,10 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path)
     module.load_state_dict(dict(tensors))
 
 
-def write_component(folder: Path, config: Mapping[str, Any], module: nn.Module, stem: str) -> None:
-    """Write weights, then ``config.json``, each beside its place and then renamed."""
+def write_component(
+    folder: Path, config: Mapping[str, Any], module: nn.Module, stem: str, dtype: torch.dtype | None = None
+) -> None:
+    """Write weights (in ``dtype``, their own by default), then ``config.json``, each beside its place and then renamed."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +75,8 @@ def write_component(folder: Path, config: Mapping[str, Any], module: nn.Module, 
     seen: set[int] = set()
     for name, tensor in module.state_dict().items():  # a tensor under two names is stored once, under the first
         if tensor.data_ptr() not in seen:
-            tensors[name] = tensor.detach().cpu().contiguous()
+            stored = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+            tensors[name] = tensor.detach().to("cpu", stored).contiguous()
         seen.add(tensor.data_ptr())
     beside = folder / f".{stem}.safetensors.part"
     save_file(tensors, beside, metadata={"format": "pt"})

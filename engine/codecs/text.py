@@ -70,7 +70,9 @@ class TextEncoder(nn.Module):
             raise ValueError(f"{folder} cannot be read as a T5 encoder in safetensors: {error}") from None
         if report["missing_keys"] or report["mismatched_keys"]:
             wrong = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
-            raise ValueError(f"the weights in {folder} do not fit their config.json: {len(wrong)} tensors, first {wrong[0]}")
+            raise ValueError(
+                f"the weights in {folder} do not fit their config.json: {len(wrong)} tensors, first {wrong[0]}"
+            )
         limit = max_tokens or int(config.get("max_tokens", 300))
         return cls(encoder.eval(), _tokenizer(folder, tokenizer, config), limit)
 

@@ -77,13 +77,13 @@ class VideoCodec(nn.Module):
         codec.set_statistics(*_statistics(vae, config, codec.channels))
         return codec.eval()
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and weights in the diffusers layout; shift and scale stand as ``latents_mean`` and ``latents_std``."""
         config = {name: value for name, value in dict(self.config).items() if name != "_name_or_path"}
         config["_class_name"] = type(self.vae).__name__
         config["latents_mean"] = self.shift.tolist()
         config["latents_std"] = self.scale.tolist()
-        write_component(Path(folder), config, self.vae, STEM)
+        write_component(Path(folder), config, self.vae, STEM, dtype)
 
     def set_statistics(self, shift: Tensor, scale: Tensor) -> None:
         """Set mean and deviation (C_v,) of the latents, here and in the autoencoder's own buffers where it has them."""
@@ -161,8 +161,14 @@ class VideoCodec(nn.Module):
 def _autoencoder(class_name: object) -> Any:
     import diffusers
 
-    if not isinstance(class_name, str) or not class_name.startswith("AutoencoderKL") or not hasattr(diffusers, class_name):
-        raise ValueError(f"class {class_name!r} is no video autoencoder; it must be one of diffusers' AutoencoderKL… classes")
+    if (
+        not isinstance(class_name, str)
+        or not class_name.startswith("AutoencoderKL")
+        or not hasattr(diffusers, class_name)
+    ):
+        raise ValueError(
+            f"class {class_name!r} is no video autoencoder; it must be one of diffusers' AutoencoderKL… classes"
+        )
     return getattr(diffusers, class_name)
 
 

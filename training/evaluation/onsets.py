@@ -11,7 +11,7 @@ BANDS = 40
 LOWEST, HIGHEST = 50.0, 16_000.0
 SILENCE_DB = -50.0
 RANGE_DB = 45.0
-RISE_DB = 4.0
+RISE_DB = 5.0
 NEIGHBOURHOOD_SECONDS = 0.05
 APART_SECONDS = 0.08
 
@@ -44,10 +44,11 @@ def audio_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def onset_strength(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    """How much louder the sound gets within 10 ms: mean rise (dB) over mel bands, one value each 5 ms.
+    """How much louder the sound gets within 10 ms, in dB, one value each 5 ms: the mean rise of all mel bands, which a knock of
+    any loudness gives, and half the rise of the whole, which a tone gives.
 
-    Levels below ``SILENCE_DB`` of full scale, and below ``RANGE_DB`` under the loudest, count as silence: what a
-    codec murmurs between two sounds is not heard as a third.
+    Levels below ``SILENCE_DB`` of full scale, and below ``RANGE_DB`` under the loudest, count as silence: what a codec
+    murmurs between two sounds is not heard as a third.
     """
     from librosa.feature import melspectrogram
 
@@ -67,11 +68,14 @@ def onset_strength(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         fmax=min(HIGHEST, sample_rate / 2),
         norm=None,
     )
-    full_scale = (window / 4) ** 2
-    level = 10 * np.log10(np.maximum(energy / full_scale, 1e-12))
+    return np.concatenate([np.zeros(LAG), _rise(energy, window).mean(axis=0) + _rise(energy.sum(axis=0), window) / 2])
+
+
+def _rise(energy: np.ndarray, window: int) -> np.ndarray:
+    """Increase (dB, at least 0) of ``energy`` (..., n) of Hann windows over ``LAG`` hops, (..., n - LAG)."""
+    level = 10 * np.log10(np.maximum(energy / (window / 4) ** 2, 1e-12))
     level = np.maximum(level, max(SILENCE_DB, level.max() - RANGE_DB))
-    rise = np.maximum(level[:, LAG:] - level[:, :-LAG], 0).mean(axis=0)
-    return np.concatenate([np.zeros(LAG), rise])
+    return np.maximum(level[..., LAG:] - level[..., :-LAG], 0)
 
 
 def _summit(curve: np.ndarray, peaks: np.ndarray) -> np.ndarray:

@@ -1,0 +1,5 @@
+"""``python -m syncflow``: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,161 @@
+"""The command line as a user meets it: results, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import syncflow
+from syncflow.cli import main
+from syncflow.engine.engine import bundled_model
+from syncflow.engine.media import load_clip, probe
+
+PROMPT = "a large red rubber ball bounces on a wooden floor"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call ``syncflow`` with arguments: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["syncflow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """Exit code 2, one line on standard error that has the words, no traceback."""
+    code, _, err = result
+    assert code == 2
+    lines = [line for line in err.strip().splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("syncflow: "), err
+    for word in words:
+        assert word in lines[0], f"{word!r} not in {lines[0]!r}"
+
+
+def test_generate_writes_an_mp4_and_says_what(run, tmp_path):
+    out = tmp_path / "new folder" / "clip.mp4"
+    code, text, _ = run("generate", PROMPT, "-o", out, "--steps", 2, "--seed", 3, "--json")
+    assert code == 0
+    said = json.loads(text)
+    assert said["seed"] == 3 and said["frames"] == 32 and said["path"] == str(out)
+    info = probe(out)
+    assert (info.width, info.height, info.video_codec, info.audio_codec) == (64, 64, "h264", "aac")
+    assert info.provenance["prompt"] == PROMPT
+    assert [p.name for p in out.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_generate_wav(run, tmp_path):
+    code, _, _ = run("generate", PROMPT, "-o", tmp_path / "clip.wav", "--steps", 1)
+    assert code == 0
+    assert (tmp_path / "clip.wav").stat().st_size > 96_000
+
+
+def test_other_size_and_duration(run, tmp_path):
+    out = tmp_path / "clip.mp4"
+    assert run("generate", PROMPT, "-o", out, "--steps", 1, "--size", "96x64", "--seconds", "1.5")[0] == 0
+    clip = load_clip(out)
+    assert clip.frames.shape == (24, 64, 96, 3)
+
+
+def test_video_to_audio_takes_any_video(run, tmp_path):
+    rng = np.random.default_rng(0)
+    known = syncflow.Clip(
+        rng.integers(0, 255, (25, 48, 80, 3), dtype=np.uint8), np.zeros(44_100, np.float32), 25.0, 44_100
+    )
+    known.save(tmp_path / "known.mp4")
+    out = tmp_path / "sound.mp4"
+    code, _, err = run("generate", "", "--video", tmp_path / "known.mp4", "-o", out, "--steps", 2)
+    assert code == 0, err
+    assert load_clip(out).seconds == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["", "-o", "{tmp}/c.mp4"], ["prompt is empty"]),
+        (["   ", "-o", "{tmp}/c.mp4"], ["prompt is empty"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--size", "60x64"], ["60", "multiple of 16"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--size", "64"], ["WIDTHxHEIGHT"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--size", "64x99999968"], ["99999968", "2048"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--seconds", "0"], ["seconds is 0"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--seconds", "1e9"], ["at most 60"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--seconds", "nan"], ["seconds is nan"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--steps", "0"], ["steps is 0"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--cfg", "inf"], ["guidance is inf"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--seed", "-1"], ["seed is -1"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--video-lead", "2"], ["video_lead is 2"]),
+        ([PROMPT, "-o", "{tmp}/c.gif"], [".mp4"]),
+        ([PROMPT, "-o", "{tmp}"], [".mp4"]),
+        ([PROMPT, "-o", "{tmp}/file/c.mp4"], ["cannot be"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--model", "{tmp}/nowhere"], ["no model folder"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--model", "{tmp}"], ["no model package"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--model", "{tmp}/damaged"], ["checksum"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--video", "{tmp}/none.mp4"], ["none.mp4", "does not exist"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--video", "{tmp}/truncated.mp4"], ["truncated"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--video", "{tmp}/file"], ["file"]),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_line_and_writes_nothing(run, tmp_path, arguments, words):
+    (tmp_path / "file").write_text("not a video")
+    text = " ".join(arguments)
+    if "truncated" in text:
+        clip = syncflow.Clip(np.zeros((32, 64, 64, 3), np.uint8), np.zeros(96_000, np.float32), 16.0, 48_000)
+        clip.save(tmp_path / "whole.mp4")
+        data = (tmp_path / "whole.mp4").read_bytes()
+        (tmp_path / "whole.mp4").unlink()
+        (tmp_path / "truncated.mp4").write_bytes(data[: len(data) // 2])
+    if "damaged" in text:
+        shutil.copytree(bundled_model(), tmp_path / "damaged")
+        weights = tmp_path / "damaged" / "ddit" / "diffusion_pytorch_model.safetensors"
+        damaged = bytearray(weights.read_bytes())
+        damaged[-1] ^= 1
+        weights.write_bytes(damaged)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    refused(run("generate", *(a.replace("{tmp}", str(tmp_path)) for a in arguments)), *words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_long_prompt_is_cut_with_a_warning(run, tmp_path):
+    code, _, err = run("generate", PROMPT * 3, "-o", tmp_path / "c.mp4", "--steps", 1, "--json")
+    assert code == 0
+    assert "warning" in err and "cut to 64" in err and "Traceback" not in err
+
+
+def test_inspect_draws_and_measures(run, tmp_path):
+    run("generate", PROMPT, "-o", tmp_path / "c.mp4", "--steps", 1)
+    code, text, _ = run("inspect", tmp_path / "c.mp4", "-o", tmp_path / "c.png", "--json")
+    assert code == 0
+    assert json.loads(text)["frames"] == 32
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_data_evaluate_and_train_refuse_kindly(run, tmp_path):
+    refused(run("evaluate", "--prompts", tmp_path / "none.txt"), "none.txt")
+    refused(run("train", tmp_path / "nowhere", "--run", tmp_path / "run"), "nowhere")
+    refused(run("train", tmp_path, "--run", tmp_path / "run", "--preset", "huge"), "there is no preset")
+    refused(run("train", tmp_path, "--run", tmp_path / "run", "--set", "nonsense=1"), "no setting nonsense")
+    refused(run("inspect", tmp_path / "none.mp4"), "does not exist")
+
+
+def test_data_impacts(run, tmp_path):
+    code, _, _ = run("data", "impacts", tmp_path / "clips", "--clips", 2, "--seed", 1, "--workers", 1)
+    assert code == 0
+    lines = (tmp_path / "clips" / "metadata.jsonl").read_text().splitlines()
+    assert [json.loads(line)["file_name"] for line in lines] == ["clip_000000.mp4", "clip_000001.mp4"]
+
+
+def test_the_module_runs_as_a_process():
+    done = subprocess.run([sys.executable, "-m", "syncflow", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "generate" in done.stdout

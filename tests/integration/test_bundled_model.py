@@ -1,0 +1,89 @@
+"""What the bundled model promises: the same seed gives the same clip, alone or in a batch, at any size, and it has learnt what it was taught."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from syncflow import Engine, Request
+from syncflow.training.data.impacts import sample_clip
+from syncflow.training.evaluation.color import object_color
+from syncflow.training.evaluation.onsets import audio_onsets
+
+PROMPTS = ("a large red rubber ball bounces on a wooden floor", "a small green metal ball falls on a stone floor")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.from_pretrained()
+
+
+def psnr(a: np.ndarray, b: np.ndarray, peak: float) -> float:
+    error = float(np.square(a.astype(float) - b.astype(float)).mean())
+    return float("inf") if error == 0 else 10 * np.log10(peak**2 / error)
+
+
+def test_the_same_seed_gives_the_same_clip(engine):
+    first, second = (engine.generate(PROMPTS[0], seed=11, steps=4) for _ in range(2))
+    assert np.array_equal(first.frames, second.frames)
+    assert np.array_equal(first.waveform, second.waveform)
+    other = engine.generate(PROMPTS[0], seed=12, steps=4)
+    assert not np.array_equal(first.frames, other.frames)
+
+
+def test_a_clip_does_not_depend_on_its_batch(engine):
+    alone = engine.generate(PROMPTS[1], seed=5, steps=6)
+    requests = [
+        Request(PROMPTS[0], seed=4, steps=3),
+        Request(PROMPTS[1], seed=5, steps=6),
+        Request(PROMPTS[0], guidance=1.0),
+    ]
+    together = engine.generate(requests)[1]
+    assert psnr(alone.frames, together.frames, 255) > 50
+    assert psnr(alone.waveform, together.waveform, 1) > 60
+
+
+@pytest.mark.parametrize(("width", "height", "seconds"), [(128, 128, 1.0), (96, 48, 0.5), (64, 64, 3.0)])
+def test_other_sizes_and_durations(engine, width, height, seconds):
+    clip = engine.generate(PROMPTS[0], steps=2, width=width, height=height, seconds=seconds)
+    assert clip.frames.shape == (round(16 * seconds), height, width, 3)
+    assert clip.waveform.shape == (round(48_000 * seconds),)
+    assert np.isfinite(clip.waveform).all() and np.abs(clip.waveform).max() <= 1
+
+
+def test_the_sound_follows_a_given_video(engine):
+    """Onsets drawn for unseen rendered videos fall on their impacts far more often than chance."""
+    rendered = [sample_clip(99, index, "unseen") for index in range(4)]
+    drawn = engine.generate([Request("", seed=i, steps=25, video=clip) for i, (clip, _, _) in enumerate(rendered)])
+    hits = sum(
+        bool(
+            len(onsets := audio_onsets(clip.waveform, clip.sample_rate)) and np.abs(onsets - event.time).min() < 1 / 16
+        )
+        for clip, (_, _, events) in zip(drawn, rendered, strict=True)
+        for event in events
+    )
+    assert hits >= 0.6 * sum(len(events) for _, _, events in rendered)
+    for clip, (known, _, _) in zip(drawn, rendered, strict=True):
+        assert np.array_equal(clip.frames, known.frames)
+
+
+def test_the_colour_is_the_prompts(engine):
+    colors = ("red", "green", "blue", "yellow")
+    prompts = [f"a large {color} rubber ball bounces on a stone floor" for color in colors]
+    clips = engine.generate(prompts, seed=1, steps=15)
+    assert sum(object_color(clip.frames) == color for clip, color in zip(clips, colors, strict=True)) >= 3
+
+
+def test_steps_are_reported(engine):
+    seen = []
+    engine.generate(
+        PROMPTS[0], steps=3, video_lead=0.0, on_step=lambda step, steps, latents: seen.append((step, steps))
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_requests_of_different_shape_are_refused(engine):
+    with pytest.raises(ValueError, match="share seconds and size"):
+        engine.generate([Request(PROMPTS[0]), Request(PROMPTS[0], width=128, height=128)])
+    with pytest.raises(ValueError, match="empty"):
+        engine.generate([])

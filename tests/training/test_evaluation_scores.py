@@ -1,0 +1,150 @@
+"""Scores of sets of clips, and the report of one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from syncflow.engine.types import Clip
+from syncflow.training.data.impacts import sample_clip
+from syncflow.training.evaluation import draw_report, evaluate_generation, evaluate_v2a, inspect_clip
+from syncflow.training.evaluation.evaluate import exchanges
+
+
+@pytest.fixture(scope="module")
+def rendered() -> tuple[list[Clip], list[str], list[list[float]]]:
+    made = [sample_clip(6, index, "unseen") for index in range(12)]
+    return (
+        [clip for clip, _, _ in made],
+        [text for _, text, _ in made],
+        [[e.time for e in events] for *_, events in made],
+    )
+
+
+def silenced(clip: Clip) -> Clip:
+    return replace(clip, waveform=np.zeros_like(clip.waveform))
+
+
+def test_rendered_clips_score_high_and_shuffled_ones_low(rendered) -> None:
+    clips, prompts, _ = rendered
+    scores = evaluate_generation(clips, prompts, seed=1)
+    assert scores.impact_f1 >= 0.95
+    assert scores.color_accuracy is not None and scores.color_accuracy >= 0.95
+    assert scores.impact_f1_shuffled is not None and scores.impact_f1_shuffled <= 0.4
+    assert scores == evaluate_generation(clips, prompts, seed=1)
+    assert json.loads(json.dumps(scores.to_dict()))["impact_f1"] == scores.impact_f1
+    assert f"{scores.impact_f1:.3f}" in scores.table() and f"{scores.impact_f1_shuffled:.3f}" in scores.table()
+
+
+def test_each_fault_lowers_the_score_it_should(rendered) -> None:
+    clips, prompts, _ = rendered
+    whole = evaluate_generation(clips, prompts)
+    half = [silenced(clip) if i % 2 else clip for i, clip in enumerate(clips)]
+    muted = evaluate_generation(half, prompts)
+    assert muted.precision >= 0.95
+    assert muted.recall < whole.recall
+    late = [replace(clip, waveform=np.roll(clip.waveform, clip.sample_rate // 6)) for clip in clips]
+    assert evaluate_generation(late, prompts).impact_f1 < 0.3
+    assert evaluate_generation(late, prompts, tolerance_frames=3).impact_f1 > 0.8
+    assert evaluate_generation(clips, ["a purple thing"] * len(clips)).color_accuracy < 0.5
+    assert evaluate_generation(clips, ["a thing"] * len(clips)).color_accuracy is None
+
+
+def test_silent_and_empty_clips_score_nothing() -> None:
+    clip = Clip(np.full((16, 32, 32, 3), 30, dtype=np.uint8), np.zeros(16_000, dtype=np.float32), 16.0, 16_000)
+    scores = evaluate_generation([clip, clip], ["a red ball", "a ball"])
+    assert (scores.impact_f1, scores.impact_f1_shuffled, scores.color_accuracy) == (0, 0, 0)
+
+
+def test_video_to_audio_is_scored_against_the_true_times(rendered) -> None:
+    clips, _, times = rendered
+    scores = evaluate_v2a(clips, times)
+    assert scores.v2a_onset_f1 >= 0.97
+    assert scores.v2a_onset_f1_shuffled is not None and scores.v2a_onset_f1_shuffled <= 0.4
+    assert scores.to_dict()["clips"] == len(clips)
+    assert evaluate_v2a(clips[:1], times[:1]).v2a_onset_f1_shuffled is None
+    assert evaluate_v2a([silenced(clip) for clip in clips], times).v2a_onset_f1 == 0
+
+
+def test_wrong_input_is_named(rendered) -> None:
+    clips, prompts, times = rendered
+    with pytest.raises(ValueError, match="no clips"):
+        evaluate_generation([], [])
+    with pytest.raises(ValueError, match="12 clips and 11 prompts"):
+        evaluate_generation(clips, prompts[1:])
+    with pytest.raises(ValueError, match="12 clips and 11 lists"):
+        evaluate_v2a(clips, times[1:])
+    with pytest.raises(ValueError, match="-1 frames"):
+        evaluate_v2a(clips, times, tolerance_frames=-1)
+
+
+@given(st.integers(2, 40), st.integers(1, 5), st.integers(0, 2**32))
+def test_an_exchange_leaves_nothing_in_place(count: int, rounds: int, seed: int) -> None:
+    drawn = list(exchanges(count, rounds, seed))
+    assert len(drawn) == rounds
+    for exchange in drawn:
+        assert sorted(exchange) == list(range(count))
+        assert all(i != j for i, j in enumerate(exchange))
+
+
+def test_inspection_of_a_rendered_clip(rendered) -> None:
+    clips, _, times = rendered
+    inspection = inspect_clip(clips[0])
+    assert inspection.event_kind == "impact"
+    assert inspection.onsets == pytest.approx(times[0], abs=0.01)
+    assert inspection.f1 == 1 and abs(inspection.mean_offset or 1) < 0.03
+    assert len(inspection.motion) == len(inspection.motion_times) == inspection.frames - 1
+    assert inspection.peak_db == pytest.approx(20 * np.log10(np.abs(clips[0].waveform).max()), abs=0.01)
+    parsed = json.loads(json.dumps(inspection.to_dict()))
+    assert parsed["onsets"] == list(inspection.onsets)
+    assert "matched" in str(inspection)
+
+
+def odd_clip(name: str) -> Clip:
+    rng = np.random.default_rng(0)
+    frames, fps, sound = {
+        "one frame": (np.zeros((1, 32, 32, 3)), 16.0, np.zeros(3000)),
+        "no sound": (rng.integers(0, 255, (20, 36, 64, 3)), 25.0, np.zeros(0)),
+        "large and tall": (rng.integers(0, 255, (6, 400, 250, 3)), 29.97, rng.uniform(-1, 1, 3000)),
+        "sound outlasts the picture": (np.zeros((8, 32, 32, 3)), 16.0, rng.uniform(-0.1, 0.1, 16_000)),
+    }[name]
+    return Clip(frames.astype(np.uint8), sound.astype(np.float32), fps, 16_000)
+
+
+@pytest.mark.parametrize("name", ["one frame", "no sound", "large and tall", "sound outlasts the picture"])
+def test_any_clip_can_be_inspected_and_drawn(name: str, tmp_path: Path) -> None:
+    clip = odd_clip(name)
+    inspection = inspect_clip(clip)
+    assert (inspection.width, inspection.height) == (clip.frames.shape[2], clip.frames.shape[1])
+    json.dumps(inspection.to_dict(), allow_nan=False)
+    draw_report(clip, inspection, tmp_path / "report.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.png"]
+
+
+def test_the_report_is_a_picture_with_the_prompt_in_it(rendered, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    clip = replace(
+        rendered[0][0], provenance={"prompt": "a long story " * 30, "seed": 3, "guidance": 6.0, "hash": "f" * 64}
+    )
+    path = draw_report(clip, inspect_clip(clip), tmp_path / "new" / "report.png")
+    picture = imread(path)
+    assert picture.shape[1] > 1000 and picture.std() > 0.05
+    blank = imread(draw_report(replace(clip, provenance={}), inspect_clip(clip), tmp_path / "other.png"))
+    assert not np.array_equal(picture, blank)
+
+
+def test_a_report_that_cannot_be_written_is_one_sentence(rendered, tmp_path: Path) -> None:
+    clip = rendered[0][0]
+    inspection = inspect_clip(clip)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write"):
+        draw_report(clip, inspection, tmp_path / "file" / "report.png")
+    with pytest.raises(ValueError, match=r"\.png"):
+        draw_report(clip, inspection, tmp_path / "report.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
