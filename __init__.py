@@ -1,6 +1,6 @@
 """syncflow: joint audio-video diffusion transformers, from training to embedded inference.
 
-The public face. Everything heavy (torch, codecs, media) is imported on first use, so that ``import syncflow`` stays cheap.
+The public face. Everything heavy (torch, codecs, media) is imported on first use: ``import syncflow`` stays cheap.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from syncflow.engine.media import load_clip
 
 CHILD = Path(__file__).with_name("child.py")
-SYNCFLOW = (sys.executable, "-c", "from syncflow.cli import main; main()")
+SYNCFLOW = (sys.executable, "-m", "syncflow")
 PROMPT = "a large red rubber ball bounces on a wooden floor"
 
 

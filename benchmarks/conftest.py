@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from syncflow.engine.engine import BUNDLED, Engine
+from syncflow.engine.engine import Engine, bundled_model
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def model_folder(request: pytest.FixtureRequest) -> Path:
     """The package that is measured."""
-    folder = request.config.getoption("--model") or Path(str(files("syncflow.engine").joinpath(BUNDLED)))
+    folder = request.config.getoption("--model") or bundled_model()
     if not folder.is_dir():
         pytest.skip(f"there is no model folder {folder}")
     return folder

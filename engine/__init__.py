@@ -1,1 +1,1 @@
-"""The engine: configuration, the values that travel, model, sampling, codecs, media and the ``Engine`` that joins them."""
+"""The engine: configuration, the values that travel, model, sampling, codecs, media; ``Engine`` joins them."""

@@ -48,7 +48,7 @@ class Components:
         )
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> Package:
-        """Write a package beside ``folder``, then put it in its place. Weights of the d-DiT and the codecs are stored in ``dtype``."""
+        """Write a package beside ``folder``, then put it in its place. d-DiT and codecs are stored in ``dtype``."""
         target = Path(folder)
         part = target.with_name(target.name + ".part")
         if part.exists():

@@ -110,7 +110,7 @@ class Engine:
         sequence = base.replace(
             seconds=seconds, width=_default(request.width, base.width), height=_default(request.height, base.height)
         )
-        shape = {
+        shape: dict[str, Any] = {
             "fps": sequence.fps,
             "size": (sequence.width, sequence.height),
             "sample_rate": sequence.sample_rate,

@@ -18,6 +18,7 @@ from .config import ModelConfig
 SCHEMA = 1
 INDEX, MANIFEST = "model_index.json", "manifest.json"
 COMPONENTS = ("ddit", "video_vae", "audio_vae", "text_encoder")
+EXPORTS = "exports"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def open_package(path: str | Path) -> Package:
     """Check a package whole and read its configuration.
 
     Raises ``ValueError`` for a folder that is missing, is no package, is of another schema, or has a file missing,
-    changed or, in a component, added.
+    changed or, in one of its folders, added (``exports`` aside, which has a manifest of its own).
     """
     path = Path(path)
     if not path.is_dir():
@@ -68,9 +69,10 @@ def open_package(path: str | Path) -> Package:
     for component in COMPONENTS:
         if f"{component}/config.json" not in checksums:
             raise ValueError(f"{path / MANIFEST} lists no {component}/config.json; the package is incomplete")
-        for file in (path / component).rglob("*"):
-            if file.is_file() and file.relative_to(path).as_posix() not in checksums:
-                raise ValueError(f"{file} is not listed in {MANIFEST}; the package was changed")
+    for file in path.glob("*/**/*"):
+        place = file.relative_to(path)
+        if file.is_file() and place.parts[0] != EXPORTS and place.as_posix() not in checksums:
+            raise ValueError(f"{file} is not listed in {MANIFEST}; the package was changed")
     for name, expected in checksums.items():
         file = path / name
         if not file.is_file():

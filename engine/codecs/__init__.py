@@ -1,6 +1,7 @@
 """Codecs and text: adapters over diffusers and transformers classes, imported on first use.
 
-:class:`VideoCodec` frames <-> video latents, :class:`AudioCodec` waveform <-> audio latents, :class:`TextEncoder` prompts -> text states.
+:class:`VideoCodec` frames <-> video latents, :class:`AudioCodec` waveform <-> audio latents, :class:`TextEncoder`
+prompts -> text states.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ TINY_SETTINGS: dict[str, Any] = {
 class AudioCodec(nn.Module):
     """Waveform float (B, M) in [-1, 1] <-> latents (B, A, C_a), per channel of mean 0 and deviation 1, A = M / 960.
 
-    ``settings`` are those of ``transformers.EncodecConfig`` and ``latent_channels`` (C_a); ``latents_mean`` and ``latents_std``
-    are the statistics of the latents over data.
+    ``settings`` are those of ``transformers.EncodecConfig`` and ``latent_channels`` (C_a); ``latents_mean`` and
+    ``latents_std`` are the statistics of the latents over data.
     """
 
     shift: Tensor
@@ -62,12 +62,16 @@ class AudioCodec(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read ``config.json`` and ``model.safetensors``. Raises ``ValueError`` for a missing, foreign or damaged folder."""
+        """Read ``config.json`` and ``model.safetensors``.
+
+        Raises ``ValueError`` for a missing, foreign or damaged folder.
+        """
         folder = Path(folder)
         config = read_config(folder)
         if config.get("_class_name") != cls.__name__ or "latent_channels" not in config:
             raise ValueError(
-                f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} and its latent_channels"
+                f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} "
+                "and its latent_channels"
             )
         codec = cls(config)
         load_weights(codec, read_weights(folder, STEM), folder)
@@ -81,7 +85,7 @@ class AudioCodec(nn.Module):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Weights that carry a quiet signal through: variance kept layer by layer, no biases, input raised to about unit loudness."""
+        """Let a quiet signal through: variance kept layer by layer, no biases, input raised to about unit loudness."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
                 taps = layer.kernel_size[0] / (layer.stride[0] if isinstance(layer, nn.ConvTranspose1d) else 1)
@@ -112,11 +116,11 @@ class AudioCodec(nn.Module):
         return (mean.mT - self.shift) / self.scale
 
     def decode(self, latents: Tensor, samples: int) -> Tensor:
-        """Waveform float32 (B, M) in [-1, 1] of normalised ``latents``; ``samples`` says how many of the 960 A are wanted."""
+        """Waveform float32 (B, M) in [-1, 1] of normalised ``latents``: the first ``samples`` of the 960 A."""
         return self.waveform((latents * self.scale + self.shift).mT, samples).float().clamp(-1, 1)
 
     def posterior(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance (B, C_a, A) of the raw latents of ``waveform`` (B, M), padded with silence to whole latents."""
+        """Mean and log variance (B, C_a, A) of the raw latents of ``waveform`` (B, M), silence after its end."""
         missing = self.latent_length(waveform.shape[1]) * self.hop - waveform.shape[1]
         states = self.encoder(nn.functional.pad(waveform, (0, missing)).unsqueeze(1))
         mean, logvar = self.to_moments(states).chunk(2, dim=1)
@@ -126,7 +130,7 @@ class AudioCodec(nn.Module):
         """Differentiable decoding of raw ``latents`` (B, C_a, A) to (B, M)."""
         count = latents.shape[2]
         if self.latent_length(samples) != count:
-            allowed = f"from {(count - 1) * self.hop + 1} to {count * self.hop}"
+            allowed = f"{(count - 1) * self.hop + 1} to {count * self.hop}"
             raise ValueError(f"samples is {samples}; {count} audio latents decode to {allowed}")
         return self.decoder(self.from_latents(latents))[:, 0, :samples]
 

@@ -1,4 +1,4 @@
-"""Component folders on disk: ``config.json`` beside safetensors weights. Local files only, never pickles, never half-written."""
+"""Component folders on disk: ``config.json`` beside safetensors. Local files, never pickles, never half-written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
-    """Tensors of ``<stem>.safetensors`` or of its shards. Raises ``ValueError`` when there are none or one is corrupt."""
+    """Tensors of ``<stem>.safetensors`` or of its shards. Raises ``ValueError`` for none or a corrupt one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -67,7 +67,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path)
 def write_component(
     folder: Path, config: Mapping[str, Any], module: nn.Module, stem: str, dtype: torch.dtype | None = None
 ) -> None:
-    """Write weights (in ``dtype``, their own by default), then ``config.json``, each beside its place and then renamed."""
+    """Write weights (in ``dtype``, their own by default), then ``config.json``; each beside its place, then renamed."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +23,7 @@ TINY_SETTINGS: dict[str, Any] = {"d_model": 128, "num_layers": 2, "num_heads": 4
 
 
 class TextEncoder(nn.Module):
-    """``encoder`` is a ``T5EncoderModel``, ``tokenizer`` its tokenizer; prompts are padded or cut to ``max_tokens`` (L)."""
+    """``encoder`` is a ``T5EncoderModel`` with its ``tokenizer``; prompts are padded or cut to ``max_tokens`` (L)."""
 
     def __init__(self, encoder: nn.Module, tokenizer: Any, max_tokens: int) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def build(cls, settings: dict[str, Any] | None = None, max_tokens: int = 64) -> Self:
-        """A byte-level encoder with fresh weights; ``settings`` are those of ``transformers.T5Config``, the tiny one by default."""
+        """A byte-level encoder with fresh weights; ``settings`` are those of ``T5Config``, the tiny one by default."""
         from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
         values = dict(TINY_SETTINGS if settings is None else settings)
@@ -51,9 +53,9 @@ class TextEncoder(nn.Module):
     ) -> Self:
         """Read a local T5 folder.
 
-        The tokenizer is looked for in ``tokenizer``, in the folder itself and in a ``tokenizer`` folder beside it; a model with a byte
-        vocabulary needs none. ``max_tokens`` defaults to what the folder says, or 300. Raises ``ValueError`` for a missing,
-        foreign or damaged folder; only local safetensors are read.
+        The tokenizer is looked for in ``tokenizer``, in the folder itself and in a ``tokenizer`` folder beside it; a
+        model with a byte vocabulary needs none. ``max_tokens`` defaults to what the folder says, or 300. Raises
+        ``ValueError`` for a missing, foreign or damaged folder; only local safetensors are read.
         """
         from safetensors import SafetensorError
         from transformers import T5EncoderModel
@@ -63,9 +65,10 @@ class TextEncoder(nn.Module):
         if config.get("model_type") not in ("t5", "mt5"):
             raise ValueError(f"{folder} holds a {config.get('model_type')!r} model; a text encoder must be a T5 ('t5')")
         try:
-            encoder, report = T5EncoderModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
+            with _no_bars():
+                encoder, report = T5EncoderModel.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+                )
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"{folder} cannot be read as a T5 encoder in safetensors: {error}") from None
         if report["missing_keys"] or report["mismatched_keys"]:
@@ -77,11 +80,13 @@ class TextEncoder(nn.Module):
         return cls(encoder.eval(), _tokenizer(folder, tokenizer, config), limit)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the encoder in the transformers layout, with ``max_tokens`` in ``config.json``, and the files of its tokenizer."""
+        """Write the encoder in the transformers layout, with ``max_tokens`` in ``config.json``, and the files of its
+        tokenizer.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.config.max_tokens = self.max_tokens
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as beside:
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as beside, _no_bars():
             self.encoder.save_pretrained(beside)  # type: ignore[operator]
             if not _reads_bytes(self.tokenizer):
                 self.tokenizer.save_pretrained(beside)
@@ -111,6 +116,20 @@ class TextEncoder(nn.Module):
         device = next(self.encoder.parameters()).device
         ids, mask = (x.to(device) for x in self.tokenize(prompts))
         return self(ids, mask), mask
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' own progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _tokenizer(folder: Path, given: str | Path | None, config: dict[str, Any]) -> Any:

@@ -1,11 +1,14 @@
 """Video codec: frames <-> latents with any diffusers video autoencoder (method.md section 7).
 
-The tiny codec is ``AutoencoderKLLTXVideo`` on 2x4x4 pixel patches with one strided convolution: 4x in time, 8x in space, all
-convolutions on the coarse grids, channel-wise norms only, so that sizes and durations not seen in training behave alike.
+The tiny codec is ``AutoencoderKLLTXVideo`` on 2x4x4 pixel patches with one strided convolution: 4x in time, 8x in
+space, all convolutions on the coarse grids, channel-wise norms only, so that sizes and durations not seen in training
+behave alike.
 """
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from .files import load_weights, read_config, read_weights, write_component
+from .opensora import CLASS_NAME as OPEN_SORA
+from .opensora import OpenSoraVAE
 
-STEM = "diffusion_pytorch_model"
+STATISTICS = ("latents_mean", "latents_std")
+IMAGES_AT_ONCE = 4
 
 TINY_CLASS = "AutoencoderKLLTXVideo"
 TINY_SETTINGS: dict[str, Any] = {
@@ -38,11 +44,27 @@ TINY_SETTINGS: dict[str, Any] = {
 }
 
 
-class VideoCodec(nn.Module):
-    """Frames uint8 (B, F, H, W, 3) <-> latents (B, C_v, T, H/8, W/8), per channel of mean 0 and deviation 1.
+@dataclass(frozen=True)
+class Strides:
+    """What one latent covers, and what an autoencoder wants in front.
 
-    ``vae`` is a diffusers autoencoder; ``shift`` and ``scale`` (C_v,) are mean and deviation of its latents over data. A 2-D
-    ``AutoencoderKL`` is applied frame by frame. Frame counts that the time factor does not divide are padded at the front.
+    ``first_frame``: the encoder codes one frame alone before groups of ``time``. ``first_latent``: the decoder gives
+    fewer than ``time`` frames for its first latent.
+    """
+
+    time: int
+    space: int
+    first_frame: bool = False
+    first_latent: bool = False
+
+
+class VideoCodec(nn.Module):
+    """Frames uint8 (B, F, H, W, 3) <-> latents (B, C_v, T, H/8, W/8) of mean 0 and deviation 1, T = ceil(F / 4).
+
+    ``vae`` is a diffusers autoencoder or :class:`OpenSoraVAE`; ``shift`` and ``scale`` (C_v,) are mean and deviation of
+    its latents over data. A 2-D ``AutoencoderKL`` is applied frame by frame (T = F). Frame counts that the time factor
+    does not divide are padded at the front with the first frame; so is what autoencoders want that treat their first
+    frame apart.
     """
 
     shift: Tensor
@@ -53,9 +75,10 @@ class VideoCodec(nn.Module):
         self.vae = vae
         self.config: Any = vae.config
         self.per_frame = type(vae).__name__ == "AutoencoderKL"
-        self.channels: int = self.config.latent_channels
-        self.time_factor = 1 if self.per_frame else int(getattr(vae, "temporal_compression_ratio", 4))
-        self.space_factor = int(getattr(vae, "spatial_compression_ratio", 8))
+        self.channels = _channels(vae)
+        self.strides = (
+            Strides(1, 2 ** (len(self.config["block_out_channels"]) - 1)) if self.per_frame else _strides(vae)
+        )
         self.register_buffer("shift", torch.zeros(self.channels) if shift is None else shift.float())
         self.register_buffer("scale", torch.ones(self.channels) if scale is None else scale.float())
 
@@ -66,61 +89,67 @@ class VideoCodec(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read a folder in the diffusers layout. Raises ``ValueError`` for a missing, foreign or damaged one."""
+        """Read a folder in the diffusers layout, or Open-Sora's.
+
+        Raises ``ValueError`` for a missing, foreign or damaged one.
+        """
         folder = Path(folder)
         config = read_config(folder)
-        kind = _autoencoder(config.get("_class_name"))
-        known = {name: value for name, value in config.items() if name not in ("latents_mean", "latents_std")}
-        vae = kind.from_config(known)
-        load_weights(vae, read_weights(folder, STEM), folder)
-        codec = cls(vae.eval())
+        kind = _autoencoder(config.get("_class_name") or config.get("model_type"))
+        accepted = inspect.signature(kind.__init__).parameters
+        vae = kind.from_config({n: value for n, value in config.items() if n not in STATISTICS or n in accepted})
+        load_weights(vae, _renamed(read_weights(folder, _stem(vae))), folder)
+        codec = cls(vae)
         codec.set_statistics(*_statistics(vae, config, codec.channels))
         return codec.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and weights in the diffusers layout; shift and scale stand as ``latents_mean`` and ``latents_std``."""
+        """Write ``config.json`` and weights in the layout they came in; shift and scale stand as ``latents_mean`` and
+        ``latents_std``.
+        """
         config = {name: value for name, value in dict(self.config).items() if name != "_name_or_path"}
-        config["_class_name"] = type(self.vae).__name__
-        config["latents_mean"] = self.shift.tolist()
-        config["latents_std"] = self.scale.tolist()
-        write_component(Path(folder), config, self.vae, STEM, dtype)
+        if not isinstance(self.vae, OpenSoraVAE):
+            config["_class_name"] = type(self.vae).__name__
+        config |= {"latents_mean": self.shift.tolist(), "latents_std": self.scale.tolist()}
+        write_component(Path(folder), config, self.vae, _stem(self.vae), dtype)
 
+    @torch.no_grad()
     def set_statistics(self, shift: Tensor, scale: Tensor) -> None:
         """Set mean and deviation (C_v,) of the latents, here and in the autoencoder's own buffers where it has them."""
         self.shift.copy_(shift)
         self.scale.copy_(scale)
-        if isinstance(getattr(self.vae, "latents_mean", None), Tensor):
-            self.vae.latents_mean.copy_(shift)  # type: ignore[operator, union-attr]
-            self.vae.latents_std.copy_(scale)  # type: ignore[operator, union-attr]
+        own = getattr(self.vae, "latents_mean", None), getattr(self.vae, "latents_std", None)
+        if isinstance(own[0], Tensor) and isinstance(own[1], Tensor):
+            own[0].copy_(shift)
+            own[1].copy_(scale)
 
+    @torch.no_grad()
     def centre(self, colour: Tensor) -> None:
         """Start the decoder of a fresh codec from the mean ``colour`` (3,) in [-1, 1]; it saves hundreds of steps."""
         out = self.vae.get_submodule("decoder.conv_out")
         layer = out if isinstance(out, nn.Conv3d) else out.get_submodule("conv")
         assert isinstance(layer, nn.Conv3d) and layer.bias is not None
-        with torch.no_grad():
-            layer.bias.copy_(colour.repeat_interleave(len(layer.bias) // 3))
+        layer.bias.copy_(colour.repeat_interleave(len(layer.bias) // 3))
 
     def latent_frames(self, frames: int) -> int:
         """T for F frames."""
-        return -(-frames // self.time_factor)
+        return -(-frames // self.strides.time)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Normalised latents (B, C_v, T, H/8, W/8) of ``frames`` (B, F, H, W, 3), uint8 or float in [-1, 1]."""
         if frames.ndim != 5 or frames.shape[-1] != 3 or frames.shape[1] < 1:
             raise ValueError(f"frames have shape {tuple(frames.shape)}; it must be (batch, frames, height, width, 3)")
-        if frames.shape[2] % self.space_factor or frames.shape[3] % self.space_factor:
+        if frames.shape[2] % self.strides.space or frames.shape[3] % self.strides.space:
             raise ValueError(
-                f"frames are {frames.shape[3]}x{frames.shape[2]}; both sides must be multiples of {self.space_factor}"
+                f"frames are {frames.shape[3]}x{frames.shape[2]}; both sides must be multiples of {self.strides.space}"
             )
         pixels = frames.to(self.shift.device)
-        if pixels.dtype == torch.uint8:
-            pixels = pixels.to(self.shift.dtype) / 127.5 - 1
-        mean, _ = self.posterior(pixels.to(self.shift.dtype).movedim(-1, 1))
+        pixels = pixels.to(self.shift.dtype) / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels.to(self.shift.dtype)
+        mean, _ = self.posterior(pixels.movedim(-1, 1))
         return self.normalize(mean)
 
     def decode(self, latents: Tensor, frames: int) -> Tensor:
-        """uint8 (B, F, H, W, 3) of normalised ``latents``; ``frames`` says how many of the 4 T are wanted, the first are cut."""
+        """uint8 (B, F, H, W, 3) of normalised ``latents``: the last ``frames`` of the 4 T that they hold."""
         pixels = self.pixels(self.denormalize(latents), frames)
         return pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
 
@@ -134,33 +163,39 @@ class VideoCodec(nn.Module):
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the raw latents of ``pixels`` (B, 3, F, H, W) in [-1, 1]."""
-        batch, _, frames = pixels.shape[:3]
         if self.per_frame:
-            moments = self.vae.encode(pixels.movedim(2, 1).flatten(0, 1)).latent_dist  # type: ignore[operator]
-            mean, logvar = (x.unflatten(0, (batch, frames)).movedim(1, 2) for x in (moments.mean, moments.logvar))
+            images = pixels.movedim(2, 1).flatten(0, 1)
+            found = [self.vae.encode(part).latent_dist for part in images.split(IMAGES_AT_ONCE)]  # type: ignore[operator]
+            mean = torch.cat([part.mean for part in found]).unflatten(0, (len(pixels), -1)).movedim(1, 2)
+            logvar = torch.cat([part.logvar for part in found]).unflatten(0, (len(pixels), -1)).movedim(1, 2)
             return mean, logvar
-        missing = self.latent_frames(frames) * self.time_factor - frames
-        pixels = torch.cat([pixels[:, :, :1].expand(-1, -1, missing, -1, -1), pixels], dim=2)
-        moments = self.vae.encode(pixels).latent_dist  # type: ignore[operator]
-        return moments.mean, moments.logvar
+        lead = int(self.strides.first_frame)
+        missing = self.latent_frames(pixels.shape[2]) * self.strides.time - pixels.shape[2] + lead
+        padded = torch.cat([pixels[:, :, :1].expand(-1, -1, missing, -1, -1), pixels], dim=2)
+        moments = self.vae.encode(padded).latent_dist  # type: ignore[operator]
+        return moments.mean[:, :, lead:], moments.logvar[:, :, lead:]
 
     def pixels(self, latents: Tensor, frames: int) -> Tensor:
         """Differentiable decoding of raw ``latents`` to (B, 3, F, H, W), about [-1, 1]."""
-        count = latents.shape[2]
+        count, time = latents.shape[2], self.strides.time
         if self.latent_frames(frames) != count:
-            allowed = f"from {(count - 1) * self.time_factor + 1} to {count * self.time_factor}"
-            raise ValueError(f"frames is {frames}; {count} latent frames decode to {allowed}")
+            raise ValueError(
+                f"frames is {frames}; {count} latent frames decode to {(count - 1) * time + 1} to {count * time}"
+            )
         if self.per_frame:
-            images = self.vae.decode(latents.movedim(2, 1).flatten(0, 1)).sample  # type: ignore[operator]
+            parts = latents.movedim(2, 1).flatten(0, 1).split(IMAGES_AT_ONCE)
+            images = torch.cat([self.vae.decode(part).sample for part in parts])  # type: ignore[operator]
             return images.unflatten(0, (len(latents), count)).movedim(1, 2)
-        # Decoders with temporal upsampling drop leading frames; a repeated first latent gives them something to drop.
-        padded = torch.cat([latents[:, :, :1], latents], dim=2)
-        return self.vae.decode(padded).sample[:, :, -frames:]  # type: ignore[operator]
+        if self.strides.first_latent:
+            latents = torch.cat([latents[:, :, :1], latents], dim=2)
+        return self.vae.decode(latents).sample[:, :, -frames:]  # type: ignore[operator]
 
 
 def _autoencoder(class_name: object) -> Any:
     import diffusers
 
+    if class_name == OPEN_SORA:
+        return OpenSoraVAE
     if (
         not isinstance(class_name, str)
         or not class_name.startswith("AutoencoderKL")
@@ -172,13 +207,53 @@ def _autoencoder(class_name: object) -> Any:
     return getattr(diffusers, class_name)
 
 
+def _stem(vae: nn.Module) -> str:
+    return "model" if isinstance(vae, OpenSoraVAE) else "diffusion_pytorch_model"
+
+
+def _channels(vae: Any) -> int:
+    return int(vae.config.get("latent_channels") or vae.config["z_dim"])
+
+
+def _strides(vae: Any) -> Strides:
+    """Ask a twin without weights (on the meta device) how many frames it makes of two, three and four latents."""
+    with torch.device("meta"), torch.no_grad():
+        twin = type(vae).from_config(vae.config).eval()
+        try:
+            made = {n: twin.decode(torch.empty(1, _channels(vae), n, 8, 8)).sample.shape for n in (2, 3, 4)}
+        except NotImplementedError as error:
+            raise ValueError(f"{type(vae).__name__} cannot be used as a video codec: {error}") from None
+    time, space = (made[4][2] - made[2][2]) // 2, made[4][3] // 8
+    missing = {n: n * time - shape[2] for n, shape in made.items()}
+    return Strides(time, space, first_frame=missing[4] == time - 1 > 0, first_latent=any(missing.values()))
+
+
+def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Attention weights of folders written before diffusers 0.15 under their names of today."""
+    names = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+    def today(name: str) -> str:
+        for old, new in names.items():
+            name = name.replace(old, new) if ".attentions." in name else name
+        return name
+
+    return {today(name): tensor for name, tensor in tensors.items()}
+
+
 def _statistics(vae: nn.Module, config: dict[str, Any], channels: int) -> tuple[Tensor, Tensor]:
     """Shift and scale (C_v,) as the folder states them: per channel, or one scaling factor for all."""
     factor = float(config.get("scaling_factor") or 1.0)
-    mean, std = config.get("latents_mean"), config.get("latents_std")
-    if mean is not None and std is not None:
-        return torch.tensor(mean), torch.tensor(std)
-    if isinstance(getattr(vae, "latents_mean", None), Tensor):
-        return vae.latents_mean.float(), vae.latents_std.float() / factor  # type: ignore[operator, union-attr]
-    shift = float(config.get("shift_factor") or 0.0)
-    return torch.full((channels,), shift), torch.full((channels,), 1 / factor)
+    given = [config.get(name) for name in STATISTICS]
+    own = [getattr(vae, name, None) for name in STATISTICS]
+    if given[0] is not None and given[1] is not None:
+        mean, std = (torch.tensor(values, dtype=torch.float32) for values in given)
+    elif isinstance(own[0], Tensor) and isinstance(own[1], Tensor):
+        mean, std = own[0].float(), own[1].float() / factor
+    else:
+        mean = torch.full((channels,), float(config.get("shift_factor") or 0.0))
+        std = torch.full((channels,), 1 / factor)
+    if mean.shape != (channels,) or std.shape != (channels,):
+        raise ValueError(
+            f"config.json gives {mean.numel()} means and {std.numel()} deviations for {channels} latent channels"
+        )
+    return mean, std

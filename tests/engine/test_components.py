@@ -29,7 +29,7 @@ def components() -> Components:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     config = ModelConfig(name="small", ddit=SHAPE)
-    return Components(config, model, VideoCodec.build(), AudioCodec(), TextEncoder.build({}, SHAPE.text_tokens))
+    return Components(config, model, VideoCodec.build(), AudioCodec(), TextEncoder.build(max_tokens=SHAPE.text_tokens))
 
 
 @pytest.fixture(scope="module")

@@ -125,9 +125,18 @@ def test_a_truncated_file(folder):
     assert "does not match its checksum; the package is damaged" in refusal(folder)
 
 
-def test_a_file_that_nobody_listed(folder):
-    (folder / "text_encoder" / "tokenizer.json").write_text("{}")
-    assert "is not listed in manifest.json; the package was changed" in refusal(folder)
+@pytest.mark.parametrize("name", ["text_encoder/tokenizer.json", "tokenizer/spiece.model", "ddit/deep/down.bin"])
+def test_a_file_that_nobody_listed(folder, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("{}")
+    assert f"{folder / name} is not listed in manifest.json; the package was changed" in refusal(folder)
+
+
+def test_exports_and_notes_may_be_added(folder):
+    (folder / "exports" / "onnxruntime").mkdir(parents=True)
+    (folder / "exports" / "onnxruntime" / "denoise.onnx").write_bytes(b"graph")
+    (folder / "README.md").write_text("what this model is")
+    assert open_package(folder).config == CONFIG
 
 
 def test_a_manifest_that_leaves_a_component_out(folder):

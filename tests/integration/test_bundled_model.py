@@ -1,4 +1,4 @@
-"""What the bundled model promises: the same seed gives the same clip, alone or in a batch, at any size, and it has learnt what it was taught."""
+"""What the bundled model promises: one seed, one clip, alone or in a batch, at any size; and what it was taught."""
 
 from __future__ import annotations
 

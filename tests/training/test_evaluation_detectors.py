@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from syncflow.training.data.impacts import PALETTE, sample_clip
 from syncflow.training.evaluation import (
     audio_onsets,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from syncflow.training.evaluation import Matches, av_align, cycle_sync, match_times, pool
 
 moments = st.lists(st.floats(0, 2, allow_nan=False, width=32), max_size=8)

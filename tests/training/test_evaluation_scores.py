@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from syncflow.engine.types import Clip
 from syncflow.training.data.impacts import sample_clip
 from syncflow.training.evaluation import draw_report, evaluate_generation, evaluate_v2a, inspect_clip

@@ -1,7 +1,8 @@
-"""Training of the codecs: ``train_video_codec`` and ``train_audio_codec``, 15 minutes each on one core for the tiny ones.
+"""Training of the codecs: ``train_video_codec`` and ``train_audio_codec``, 15 minutes each for the tiny ones.
 
-The latents must be easy for a small diffusion transformer: decoders see latents with noise on them, so that imperfect latents decode well,
-and a small KL term keeps the latents bounded. Statistics of the latents over data are measured at the end and travel with the codec.
+The latents must be easy for a small diffusion transformer: decoders see latents with noise on them, so that imperfect
+latents decode well, and a small KL term keeps the latents bounded. Statistics of the latents over data are measured at
+the end and travel with the codec.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ SPECTRAL_SIZES = (2048, 1024, 512, 256, 128)
 def train_audio_codec(
     waves: np.ndarray, out: str | Path, *, recipe: CodecRecipe = AUDIO_RECIPE, settings: dict[str, Any] | None = None
 ) -> AudioCodec:
-    """Train on ``waves`` float (N, M) in [-1, 1] and write the codec to ``out``; goes on from ``<out>-training`` after a kill.
+    """Train on ``waves`` float (N, M), write the codec to ``out``; goes on from ``<out>-training`` after a kill.
 
-    ``settings`` are those of :class:`AudioCodec`, the tiny codec's by default. Raises ``ValueError`` for clips that are too short.
+    ``settings`` are those of :class:`AudioCodec`, the tiny codec's by default. Raises ``ValueError`` for clips that are
+    too short.
     """
     torch.manual_seed(recipe.seed)
     codec = AudioCodec(settings)

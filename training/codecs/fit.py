@@ -1,4 +1,4 @@
-"""The loop that both codecs are trained by: warm-up and cosine decay, averaged weights, checkpoints, statistics at the end.
+"""The loop that both codecs are trained by: warm-up, cosine decay, averaged weights, checkpoints, statistics.
 
 Random numbers of step i depend on (seed, i) alone, so a run that was killed goes on as if it had not been.
 """
@@ -29,9 +29,9 @@ Losses = Callable[[Codec, np.random.Generator, float], dict[str, Tensor]]
 class CodecRecipe:
     """How a codec is trained. The end is ``steps`` or, without it, ``minutes`` of training time over all sittings.
 
-    ``rate`` is the spectral norm of a kernel's first full update. ``noise`` is the largest deviation of the noise that decoders
-    see, in units of the latents' own deviation, drawn per example; it rises from 0 over the first quarter. ``ema`` is the decay of the
-    averaged weights, ``save_seconds`` the most that a kill can lose.
+    ``rate`` is the spectral norm of a kernel's first full update. ``noise`` is the largest deviation of the noise that
+    decoders see, in units of the latents' own deviation, drawn per example; it rises from 0 over the first quarter.
+    ``ema`` is the decay of the averaged weights, ``save_seconds`` the most that a kill can lose.
     """
 
     steps: int | None = None
@@ -48,7 +48,7 @@ class CodecRecipe:
     def __post_init__(self) -> None:
         if (self.steps is not None and self.steps < 1) or self.minutes <= 0 or self.batch < 1:
             raise ValueError(
-                f"steps is {self.steps}, minutes {self.minutes} and batch {self.batch}; all must be above 0"
+                f"steps is {self.steps}, minutes {self.minutes} and batch {self.batch}; each must be above 0"
             )
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must be from 0 to below 1")
@@ -63,8 +63,8 @@ def fit(
 ) -> Codec:
     """Train ``codec`` and write it to ``out``; checkpoint and TensorBoard events stand in ``<out>-training`` beside it.
 
-    ``losses(codec, rng, noise)`` draws a batch and gives its loss terms; ``latents(codec)`` gives raw latents (N, C) for the statistics.
-    Goes on from a checkpoint that is there; ``ValueError`` when it belongs to other settings.
+    ``losses(codec, rng, noise)`` draws a batch and gives its loss terms; ``latents(codec)`` gives raw latents (N, C)
+    for the statistics. Goes on from a checkpoint that is there; ``ValueError`` when it belongs to other settings.
     """
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
@@ -123,7 +123,7 @@ def fit(
 
 
 def noised(mean: Tensor, logvar: Tensor, largest: float) -> Tensor:
-    """A sample of the posterior (B, C, ...) with further noise of 0 to ``largest`` deviations of the batch's latents."""
+    """A sample of the posterior (B, C, ...), with 0 to ``largest`` deviations of the latents as further noise."""
     others = [d for d in range(mean.ndim) if d != 1]
     deviation = mean.detach().std(dim=others, keepdim=True)
     sigma = largest * torch.rand(len(mean), *[1] * (mean.ndim - 1), device=mean.device) * deviation

@@ -1,7 +1,7 @@
 """Muon for convolutional codecs: orthogonalised updates of flattened kernels, Adam's update for vectors.
 
-On these small, deep stacks it leaves the plateau where decoders give silence or the mean colour; AdamW at the same number of steps
-stays there.
+On these small, deep stacks it leaves the plateau where decoders give silence or the mean colour; AdamW at the same
+number of steps stays there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..muon import orthogonalise
 
 
 class KernelMuon(torch.optim.Optimizer):
-    """A kernel is the matrix (out, in * taps); ``lr`` is the spectral norm of its update, vectors move by a tenth of ``lr``."""
+    """A kernel is the matrix (out, in * taps); ``lr`` is the spectral norm of its update, vectors move by a tenth."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})

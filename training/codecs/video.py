@@ -24,9 +24,11 @@ MOTION_WEIGHT = 5.0
 def train_video_codec(
     frames: np.ndarray, out: str | Path, *, recipe: CodecRecipe = VIDEO_RECIPE, settings: dict[str, Any] | None = None
 ) -> VideoCodec:
-    """Train on ``frames`` uint8 (N, F, H, W, 3) and write the codec to ``out``; goes on from ``<out>-training`` after a kill.
+    """Train on ``frames`` uint8 (N, F, H, W, 3), write the codec to ``out``; goes on from ``<out>-training`` after a
+    kill.
 
-    ``settings`` are those of ``AutoencoderKLLTXVideo``, the tiny codec's by default. Raises ``ValueError`` for other frames.
+    ``settings`` are those of ``AutoencoderKLLTXVideo``, the tiny codec's by default. Raises ``ValueError`` for other
+    frames.
     """
     if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(
@@ -87,7 +89,7 @@ def video_losses(made: Tensor, true: Tensor, weight: Tensor) -> dict[str, Tensor
 
 
 def _place(profile: np.ndarray, size: int, rng: np.random.Generator) -> int:
-    """Where a window of ``size`` starts along one axis: mostly around the centre of ``profile``, now and then anywhere."""
+    """Where a window of ``size`` starts along one axis: mostly around the centre of ``profile``, seldom anywhere."""
     last = len(profile) - size
     if not profile.any() or rng.random() < 0.1:
         return int(rng.integers(last + 1))

@@ -46,9 +46,10 @@ def run_evaluation(
     keep: Path | None = None,
     **settings: Any,
 ) -> Evaluation:
-    """Draw ``count`` clips from prompts (``prompts`` in turn, or those of kinds of object that training never sees) and the
-    sound of ``v2a_count`` unseen rendered clips, then score them. ``keep`` is a folder for the clips; ``settings`` are a
-    request's.
+    """Draw ``count`` clips from prompts and the sound of ``v2a_count`` unseen rendered clips, then score them.
+
+    ``prompts`` are taken in turn; without them they describe kinds of object that training never sees. ``keep`` is a
+    folder for the clips; ``settings`` are a request's.
     """
     rendered = [sample_clip(seed, index, "unseen") for index in range(max(count if prompts is None else 0, v2a_count))]
     asked = [prompts[i % len(prompts)] for i in range(count)] if prompts else [text for _, text, _ in rendered[:count]]
