@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -18,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from syncflow.engine.config import ModelConfig, preset
 from syncflow.engine.model import DDiT
+from syncflow.engine.model.layers import CrossAttention
 from syncflow.engine.sampling.guidance import cfg
 from syncflow.engine.sampling.job import Job
 from syncflow.engine.sampling.loop import sample
@@ -55,7 +57,7 @@ class _Calls(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += not func.is_view
         return func(*args, **(kwargs or {}))
 
@@ -197,8 +199,12 @@ class _Parts:
 
 def _context_keys(parts: _Parts) -> int:
     """Keys and values of the video tokens in every audio layer."""
-    layers = zip(parts.model.audio.layers, parts.context, strict=True)
-    return sum(flops(lambda layer=layer, x=x: layer.cross_attn.keys_values(x)) for layer, x in layers)
+    total = 0
+    for layer, tokens in zip(parts.model.audio.layers, parts.context, strict=True):
+        attention = layer.get_submodule("cross_attn")
+        assert isinstance(attention, CrossAttention)
+        total += flops(partial(attention.keys_values, tokens))
+    return total
 
 
 def _number(value: float) -> str:

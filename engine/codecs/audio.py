@@ -92,12 +92,10 @@ class AudioCodec(nn.Module):
                 layer.weight.normal_(0, (1.4 / (layer.in_channels * taps)) ** 0.5)
                 if layer.bias is not None:
                     layer.bias.zero_()
-        first, last = (
-            side.get_submodule(f"layers.{i}.conv")
-            for side, i in ((self.encoder, 0), (self.decoder, len(self.decoder.layers) - 1))
-        )
-        first.weight.mul_(LOUDNESS)
-        last.weight.div_(LOUDNESS)
+        encoder, decoder = self.encoder.get_submodule("layers"), self.decoder.get_submodule("layers")
+        assert isinstance(encoder, nn.ModuleList) and isinstance(decoder, nn.ModuleList)
+        encoder[0].get_parameter("conv.weight").mul_(LOUDNESS)
+        decoder[-1].get_parameter("conv.weight").div_(LOUDNESS)
 
     def set_statistics(self, shift: Tensor, scale: Tensor) -> None:
         """Set mean and deviation (C_a,) of the latents."""

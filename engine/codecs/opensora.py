@@ -81,12 +81,17 @@ class OpenSoraVAE(nn.Module):
         """Deviation of the latents (4,)."""
         return self.scale.view(-1)
 
+    @property
+    def images(self) -> Any:
+        """The autoencoder of single frames, a diffusers ``AutoencoderKL``."""
+        return self.spatial_vae.module
+
     def encode(self, pixels: Tensor) -> SimpleNamespace:
         """The posterior of the temporal autoencoder over the image latents' means."""
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
         images = pixels.movedim(2, 1).flatten(0, 1)
-        coded = [self.spatial_vae.module.encode(part).latent_dist.mean for part in images.split(IMAGES_AT_ONCE)]
+        coded = [self.images.encode(part).latent_dist.mean for part in images.split(IMAGES_AT_ONCE)]
         latents = torch.cat(coded).unflatten(0, (pixels.shape[0], pixels.shape[2])).movedim(1, 2) * IMAGE_FACTOR
         return SimpleNamespace(latent_dist=DiagonalGaussianDistribution(self.temporal_vae.moments(latents)))
 
@@ -94,7 +99,7 @@ class OpenSoraVAE(nn.Module):
         """All 4 T frames of ``latents``."""
         images = self.temporal_vae.decode(latents) / IMAGE_FACTOR
         parts = images.movedim(2, 1).flatten(0, 1).split(IMAGES_AT_ONCE)
-        pixels = torch.cat([self.spatial_vae.module.decode(part).sample for part in parts])
+        pixels = torch.cat([self.images.decode(part).sample for part in parts])
         return SimpleNamespace(sample=pixels.unflatten(0, (images.shape[0], images.shape[2])).movedim(1, 2))
 
 
@@ -180,7 +185,7 @@ class TemporalEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for stage, between in zip(self.block_res_blocks, [*self.conv_blocks, nn.Identity()], strict=True):
-            for block in stage:
+            for block in stage.children():
                 x = block(x)
             x = between(x)
         for block in self.res_blocks:
@@ -211,7 +216,7 @@ class TemporalDecoder(nn.Module):
         for block in self.res_blocks:
             x = block(x)
         for i in reversed(range(len(self.block_res_blocks))):
-            for block in self.block_res_blocks[i]:  # type: ignore[union-attr]
+            for block in self.block_res_blocks[i].children():
                 x = block(x)
             if i > 0 and isinstance(self.conv_blocks[i - 1], CausalConv):
                 x = self.conv_blocks[i - 1](x).unflatten(1, (-1, 2)).movedim(2, 3).flatten(2, 3)

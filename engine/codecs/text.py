@@ -66,9 +66,10 @@ class TextEncoder(nn.Module):
             raise ValueError(f"{folder} holds a {config.get('model_type')!r} model; a text encoder must be a T5 ('t5')")
         try:
             with _no_bars():
-                encoder, report = T5EncoderModel.from_pretrained(
+                loaded: Any = T5EncoderModel.from_pretrained(
                     folder, local_files_only=True, use_safetensors=True, output_loading_info=True
                 )
+                encoder, report = loaded
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ValueError(f"{folder} cannot be read as a T5 encoder in safetensors: {error}") from None
         if report["missing_keys"] or report["mismatched_keys"]:

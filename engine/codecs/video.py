@@ -73,12 +73,11 @@ class VideoCodec(nn.Module):
     def __init__(self, vae: nn.Module, shift: Tensor | None = None, scale: Tensor | None = None) -> None:
         super().__init__()
         self.vae = vae
-        self.config: Any = vae.config
+        settings: Any = vae.config
+        self.config: Any = settings
         self.per_frame = type(vae).__name__ == "AutoencoderKL"
         self.channels = _channels(vae)
-        self.strides = (
-            Strides(1, 2 ** (len(self.config["block_out_channels"]) - 1)) if self.per_frame else _strides(vae)
-        )
+        self.strides = Strides(1, 2 ** (len(settings["block_out_channels"]) - 1)) if self.per_frame else _strides(vae)
         self.register_buffer("shift", torch.zeros(self.channels) if shift is None else shift.float())
         self.register_buffer("scale", torch.ones(self.channels) if scale is None else scale.float())
 

@@ -72,7 +72,7 @@ def fit(
     run = out.with_name(f"{out.name}-training")
     run.mkdir(parents=True, exist_ok=True)
     codec.to("cuda" if torch.cuda.is_available() else "cpu").train()
-    parameters = list(codec.parameters())
+    parameters: list[Tensor] = list(codec.parameters())
     optimizer = KernelMuon(parameters, lr=recipe.rate)
     average = [p.detach().clone() for p in parameters]
     step, seconds = _resume(run / "checkpoint.pt", codec, optimizer, average)

@@ -45,8 +45,7 @@ def audio_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def onset_strength(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """How much louder the sound gets within 10 ms, in dB, one value each 5 ms: the mean rise of all mel bands, which a
-    knock of
-    any loudness gives, and half the rise of the whole, which a tone gives.
+    knock of any loudness gives, and half the rise of the whole, which a tone gives.
 
     Levels below ``SILENCE_DB`` of full scale, and below ``RANGE_DB`` under the loudest, count as silence: what a codec
     murmurs between two sounds is not heard as a third.
