@@ -1,7 +1,7 @@
 """Operations of the d-DiT: tensor in, tensor out, one file each. This room knows no model."""
 
-# transformers probes for a distribution called ``kernels``. Where the root of the repository is on the path it finds this
-# folder, imports it and reads its version; an operation registered a second time would unload the first.
+# transformers probes for a distribution called ``kernels``. Where the root of the repository is on the path it finds
+# this folder, imports it and reads its version; an operation registered a second time would unload the first.
 __version__ = "0"
 
 if "." in __name__:
