@@ -7,7 +7,7 @@ NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 
 PROMPT ?= a large red rubber ball bounces on a wooden floor
 SEED ?= 7
-CLIPS ?= 20000
+CLIPS ?= 6000
 
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test check bench train-tiny clean

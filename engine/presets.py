@@ -9,6 +9,8 @@ SYNCFLOW_XL = ModelConfig(
     sequence=SequenceConfig(),
     ddit=DDiTConfig(),
     sampling=SamplingConfig(),
+    video_vae=CodecConfig("VideoAutoencoderPipeline"),
+    audio_vae=CodecConfig("AudioCodec"),
     text_encoder=CodecConfig("T5EncoderModel", {"d_model": 4096, "num_layers": 24, "num_heads": 64, "d_ff": 10240}),
 )
 
@@ -28,7 +30,9 @@ SYNCFLOW_TINY = ModelConfig(
         base_size=64,
         adaptor_tokens="frame",
     ),
-    sampling=SamplingConfig(shift=3.0, video_lead=1.0),
+    sampling=SamplingConfig(guidance=2.0, shift=3.0, video_lead=1.0),
+    video_vae=CodecConfig("AutoencoderKLLTXVideo"),
+    audio_vae=CodecConfig("AudioCodec"),
     text_encoder=CodecConfig(
         "T5EncoderModel", {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 256, "dropout_rate": 0.0}
     ),

@@ -78,12 +78,25 @@ def train_stage(
 
 
 def fresh(preset: ModelConfig, codecs: Path, seed: int = 0) -> Components:
-    """An untrained d-DiT and text encoder of a preset around trained codecs."""
+    """An untrained d-DiT of a preset around the codecs in ``codecs``, which may hold a pretrained ``text_encoder`` too.
+
+    Raises ``ValueError`` when the codecs' latents are not those that the preset is made for.
+    """
     torch.manual_seed(seed)
-    video = VideoCodec.from_pretrained(codecs / "video_vae")
-    audio = AudioCodec.from_pretrained(codecs / "audio_vae")
-    text = TextEncoder.build(preset.text_encoder.settings, preset.ddit.text_tokens)
-    return Components(preset, DDiT(preset.ddit), video, audio, text)
+    video, audio = VideoCodec.from_pretrained(codecs / "video_vae"), AudioCodec.from_pretrained(codecs / "audio_vae")
+    shape, settings = preset.ddit, preset.text_encoder.settings
+    if (video.channels, audio.channels) != (shape.video_channels, shape.audio_channels):
+        raise ValueError(
+            f"the codecs in {codecs} have {video.channels} video and {audio.channels} audio channels; "
+            f"{preset.name} needs {shape.video_channels} and {shape.audio_channels}"
+        )
+    pretrained = codecs / "text_encoder"
+    text = (
+        TextEncoder.from_pretrained(pretrained, max_tokens=shape.text_tokens)
+        if pretrained.is_dir()
+        else TextEncoder.build(settings, shape.text_tokens)
+    )
+    return Components(preset, DDiT(shape), video, audio, text)
 
 
 def clip_folder(data: Path, preset: ModelConfig) -> ClipFolder:

@@ -19,7 +19,7 @@ GRAVITY, GRAVITY_SPREAD = 3.75, 1.0
 LEAST_NOISE = 0.4 / 64
 JERK_QUANTILE = 0.524 * 20**0.5
 CUT_COST = 12.0
-LONGEST, SHORTEST = 96, 2
+LONGEST, SHORTEST, SHORTEST_FLIGHT = 96, 2, 0.25
 LEAST_APPROACH, LEAST_TURN, RISING = 0.3, 0.3, 0.1
 FEWEST_FRAMES = 4
 
@@ -63,15 +63,17 @@ def impacts(height: np.ndarray, fps: float) -> np.ndarray:
 
 def segments(height: np.ndarray, fps: float) -> list[Segment]:
     """The flights and rests that explain ``height`` (F,) at the least cost: squared error over the variance of the
-    noise, and ``CUT_COST`` for each.
+    noise, and ``CUT_COST`` for each. One between two cuts lasts ``SHORTEST_FLIGHT`` seconds at least.
     """
     coefficients, cost = _fit_all(height, fps)
     frames = len(height)
+    flight = max(SHORTEST, round(SHORTEST_FLIGHT * fps))
     best = np.concatenate([[0.0], np.full(frames, np.inf)])
     length = np.zeros(frames + 1, dtype=int)
     for stop in range(1, frames + 1):
         lengths = np.arange(min(SHORTEST, stop), min(LONGEST, stop) + 1)
-        totals = best[stop - lengths] + cost[stop - lengths, lengths - 1] + CUT_COST
+        whole = (lengths >= flight) | (lengths == stop) | (stop == frames)
+        totals = np.where(whole, best[stop - lengths] + cost[stop - lengths, lengths - 1] + CUT_COST, np.inf)
         choice = int(np.argmin(totals))
         best[stop], length[stop] = totals[choice], lengths[choice]
     cuts = [frames]
