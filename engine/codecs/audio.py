@@ -94,8 +94,10 @@ class AudioCodec(nn.Module):
                     layer.bias.zero_()
         encoder, decoder = self.encoder.get_submodule("layers"), self.decoder.get_submodule("layers")
         assert isinstance(encoder, nn.ModuleList) and isinstance(decoder, nn.ModuleList)
-        encoder[0].get_parameter("conv.weight").mul_(LOUDNESS)
-        decoder[-1].get_parameter("conv.weight").div_(LOUDNESS)
+        first, last = encoder[0].get_submodule("conv"), decoder[-1].get_submodule("conv")
+        assert isinstance(first, nn.Conv1d) and isinstance(last, nn.Conv1d)
+        first.weight.mul_(LOUDNESS)
+        last.weight.div_(LOUDNESS)
 
     def set_statistics(self, shift: Tensor, scale: Tensor) -> None:
         """Set mean and deviation (C_a,) of the latents."""

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -107,8 +108,10 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(stage, train_text, moving
 
 
 def test_bfloat16_trains_too(latents, tmp_path):
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision otherwise
     model, words = parts()
     train(model, words, latents, config(stage="audio", steps=1, precision="bf16"), tmp_path)
+    AcceleratorState._reset_state(reset_partial_state=True)
     assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in states(model, words).values())
 
 
