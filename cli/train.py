@@ -17,7 +17,8 @@ def train(
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from its checkpoints.")],
     stage: Annotated[
-        Literal["all", "codecs", "video", "audio", "joint"], typer.Option(help="What to train; all = the whole recipe.")
+        Literal["all", "codecs", "video", "audio", "joint"],
+        typer.Option(help="What to train; all = the codecs and the stages of the preset's recipe."),
     ] = "all",
     preset: Annotated[str, typer.Option(help="Architecture and recipe.")] = "syncflow-tiny",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of each stage.")] = None,
@@ -50,7 +51,8 @@ def train(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     options.check_output(run / "train.json")
-    stages = [recipes.stage_config(preset, s, changes) for s in STAGES if stage in (s, "all")]
+    named_stages = recipes.WHOLE.get(preset, STAGES) if stage == "all" else [s for s in STAGES if s == stage]
+    stages = [recipes.stage_config(preset, s, changes) for s in named_stages]
     clips = recipes.clip_folder(data, config)
     if stage in ("codecs", "all"):
         recipes.train_codecs(clips, run)

@@ -49,6 +49,8 @@ FULL = {
     "joint": TrainConfig(stage="joint", steps=20_000, batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16"),
 }
 RECIPES: dict[str, dict[str, TrainConfig]] = {"syncflow-tiny": TINY, "syncflow-xl": FULL}
+# What "all" means. The tiny model finishes the video before the sound (video lead 1) and is done after stage 2.
+WHOLE: dict[str, tuple[Stage, ...]] = {"syncflow-tiny": ("video", "audio"), "syncflow-xl": ("video", "audio", "joint")}
 
 
 def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:

@@ -39,6 +39,7 @@ class AudioCodec(nn.Module):
     shift: Tensor
     scale: Tensor
 
+    @torch.inference_mode(False)  # weight normalisation cannot be folded under inference mode
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
         from transformers import EncodecConfig
         from transformers.models.encodec.modeling_encodec import EncodecDecoder, EncodecEncoder

@@ -89,6 +89,12 @@ def test_round_trip_on_disk(codec: AudioCodec, tmp_path: Path) -> None:
         assert torch.equal(again.decode(latents, 2000), codec.decode(latents, 2000))
 
 
+def test_it_can_be_made_under_inference_mode() -> None:
+    with torch.inference_mode():
+        made = AudioCodec(MICRO)
+    assert [name for name, _ in made.named_parameters()] == [name for name, _ in AudioCodec(MICRO).named_parameters()]
+
+
 @pytest.mark.parametrize("samples", [960, 1921])
 def test_refused_sample_count(codec: AudioCodec, samples: int) -> None:
     with pytest.raises(ValueError, match="2 audio latents decode to from 961 to 1920"):
