@@ -101,7 +101,11 @@ class AudioCodec(nn.Module):
         last.weight.div_(LOUDNESS)
 
     def set_statistics(self, shift: Tensor, scale: Tensor) -> None:
-        """Set mean and deviation (C_a,) of the latents."""
+        """Set mean and deviation (C_a,) of the latents. Raises ``ValueError`` for another number of channels."""
+        if shift.shape != self.shift.shape or scale.shape != self.scale.shape:
+            raise ValueError(
+                f"statistics of {len(shift)} and {len(scale)} channels do not fit a codec of {self.channels}"
+            )
         self.shift.copy_(shift)
         self.scale.copy_(scale)
 

