@@ -39,8 +39,10 @@ check: setup ## lint, format, types, and the floors of the house
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## the benchmarks
-	$(BIN)/python -m pytest benchmarks
+bench: setup ## the benchmarks; the results go to out/bench.json
+	@mkdir -p out
+	$(BIN)/python -m pytest benchmarks --benchmark-json out/bench.json
+	$(BIN)/python -m syncflow.benchmarks.report out/bench.json
 
 train-tiny: setup ## train the bundled model from nothing
 	$(BIN)/syncflow data impacts datasets/impacts --clips $(CLIPS) --seed 0
