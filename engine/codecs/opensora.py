@@ -71,6 +71,21 @@ class OpenSoraVAE(nn.Module):
         """With fresh weights, as diffusers' classes are made."""
         return cls(config)
 
+    @property
+    def latents_mean(self) -> Tensor:
+        """Mean of the latents (4,)."""
+        return self.shift.view(-1)
+
+    @property
+    def latents_std(self) -> Tensor:
+        """Deviation of the latents (4,)."""
+        return self.scale.view(-1)
+
+    @property
+    def images(self) -> Any:
+        """The autoencoder of single frames, a diffusers ``AutoencoderKL``."""
+        return self.spatial_vae.module
+
     def encode(self, pixels: Tensor) -> SimpleNamespace:
         """The posterior of the temporal autoencoder over the image latents' means."""
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution

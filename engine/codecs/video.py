@@ -8,7 +8,6 @@ behave alike.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -118,9 +117,10 @@ class VideoCodec(nn.Module):
         """Set mean and deviation (C_v,) of the latents, here and in the autoencoder's own buffers where it has them."""
         self.shift.copy_(shift)
         self.scale.copy_(scale)
-        if own := _own_statistics(self.vae):
+        own = getattr(self.vae, "latents_mean", None), getattr(self.vae, "latents_std", None)
+        if isinstance(own[0], Tensor) and isinstance(own[1], Tensor):
             own[0].copy_(shift)
-            own[1].copy_(scale * _factor(self.config))
+            own[1].copy_(scale)
 
     @torch.no_grad()
     def centre(self, colour: Tensor) -> None:
@@ -239,28 +239,18 @@ def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {today(name): tensor for name, tensor in tensors.items()}
 
 
-def _factor(config: Mapping[str, Any]) -> float:
-    return float(config.get("scaling_factor") or 1.0)
-
-
-def _own_statistics(vae: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Mean and deviation where they are buffers of the autoencoder itself, to be read and written."""
-    if isinstance(vae, OpenSoraVAE):
-        return vae.shift.view(-1), vae.scale.view(-1)
-    buffers = dict(vae.named_buffers(recurse=False))
-    return (buffers["latents_mean"], buffers["latents_std"]) if "latents_mean" in buffers else None
-
-
 def _statistics(vae: nn.Module, config: dict[str, Any], channels: int) -> tuple[Tensor, Tensor]:
     """Shift and scale (C_v,) as the folder states them: per channel, or one scaling factor for all."""
+    factor = float(config.get("scaling_factor") or 1.0)
     given = [config.get(name) for name in STATISTICS]
+    own = [getattr(vae, name, None) for name in STATISTICS]
     if given[0] is not None and given[1] is not None:
         mean, std = (torch.tensor(values, dtype=torch.float32) for values in given)
-    elif own := _own_statistics(vae):
-        mean, std = own[0].float(), own[1].float() / _factor(config)
+    elif isinstance(own[0], Tensor) and isinstance(own[1], Tensor):
+        mean, std = own[0].float(), own[1].float() / factor
     else:
         mean = torch.full((channels,), float(config.get("shift_factor") or 0.0))
-        std = torch.full((channels,), 1 / _factor(config))
+        std = torch.full((channels,), 1 / factor)
     if mean.shape != (channels,) or std.shape != (channels,):
         raise ValueError(
             f"config.json gives {mean.numel()} means and {std.numel()} deviations for {channels} latent channels"
