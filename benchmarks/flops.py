@@ -42,11 +42,17 @@ def _cross(q: Shape, k: Shape, *_: object, **__: object) -> int:
     return 4 * prod(q) * k[1]
 
 
-ATTENTIONS = {
+def _linear(x: Shape, weight: Shape, *_: object, **__: object) -> int:
+    return 2 * prod(x) * weight[0]
+
+
+OPERATIONS = {
     torch.ops.syncflow.spatial_attention: _spatial,
     torch.ops.syncflow.temporal_attention: _temporal,
     torch.ops.syncflow.text_cross_attention: _cross,
     torch.ops.syncflow.rope_cross_attention: _cross,
+    torch.ops.syncflow.gated_linear: _linear,
+    torch.ops.syncflow.linear_gelu: _linear,
 }
 
 
@@ -64,7 +70,7 @@ class _Calls(TorchDispatchMode):
 
 def flops(work: Callable[[], object]) -> int:
     """Floating-point operations of a call."""
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ATTENTIONS) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=OPERATIONS) as counter:
         work()
     return counter.get_total_flops()
 

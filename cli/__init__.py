@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from . import data, evaluate, generate, inspect, train
+from . import bench, data, evaluate, generate, inspect, train
 
 app = typer.Typer(
     name="syncflow",
@@ -21,6 +21,7 @@ app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.add_typer(data.app, name="data")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -12,13 +12,18 @@ def head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight.to(x.dtype)
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary embedding of interleaved pairs: (x_2i, x_2i+1) turned by ``angles[..., i]``.
+def rotation(angles: Tensor) -> Tensor:
+    """Cosines and sines of angles in radians. (N, d / 2) -> (N, d / 2, 2)."""
+    return torch.stack((angles.cos(), angles.sin()), -1)
 
-    x (..., N, n, d) with N positions, angles (N, d/2) in radians.
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary embedding of interleaved pairs: (x_2i, x_2i+1) turned by the angle whose cosine and sine are given.
+
+    x (..., N, n, d) with N positions, turns (N, d / 2, 2) from :func:`rotation`.
     """
     wide = x if x.dtype == torch.float64 else x.float()
-    cos, sin = angles.to(wide.dtype).cos()[:, None], angles.to(wide.dtype).sin()[:, None]
+    cos, sin = turns.to(wide.dtype)[:, None].unbind(-1)
     even, odd = wide[..., 0::2], wide[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .registry import operation
+from .blocks import load_head, store_head
+from .launch import Launch, operation, tl, triton
+from .rows import add_branch, inner_contiguous, load_modulation, place, takes, token_launch
 
 
 def reference(x: Tensor, branch: Tensor, table: Tensor, rows: Tensor, part: int) -> Tensor:
@@ -19,4 +21,45 @@ def reference(x: Tensor, branch: Tensor, table: Tensor, rows: Tensor, part: int)
     return x + gate[:, :, None] * branch
 
 
-gated_residual = operation(reference)
+@triton.jit
+def add_tokens(
+    x,
+    branch,
+    table,
+    rows,
+    out,
+    frames,
+    tokens,
+    s_row,
+    s_frame,
+    s_token,
+    s_rows_row,
+    s_rows_frame,
+    PART: tl.constexpr,
+    S_PART: tl.constexpr,
+    DENSE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    MAIN: tl.constexpr,
+    TAIL: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    """TOKENS tokens of one row and frame."""
+    o_x, o_out, m_token = place(frames, tokens, s_row, s_frame, s_token, WIDTH, DENSE, TOKENS)
+    y, y_tail = load_head(x + o_x, m_token, WIDTH, MAIN, TAIL)
+    b, b_tail = load_head(branch + o_out, m_token, WIDTH, MAIN, TAIL)
+    gate, gate_tail = load_modulation(table, rows, s_rows_row, s_rows_frame, S_PART, PART + 2, WIDTH, MAIN, TAIL)
+    y, y_tail = add_branch(y, y_tail, b, b_tail, gate, gate_tail, TAIL)
+    store_head(out + o_out, m_token, y, y_tail, WIDTH, MAIN, TAIL)
+
+
+def prepare(x: Tensor, branch: Tensor, table: Tensor, rows: Tensor, part: int) -> tuple[Tensor, list[Launch]] | None:
+    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.rows.token_launch`."""
+    if not takes(x, table, rows) or branch.dtype != x.dtype:
+        return None
+    out = x.new_empty(x.shape)
+    tensors = {"branch": branch.contiguous(), "table": table.contiguous(), "out": out}
+    x, rows = inner_contiguous(x), inner_contiguous(rows)
+    return out, [token_launch("gated_residual", add_tokens, x, rows, tensors, {"PART": part})]
+
+
+gated_residual = operation(reference, prepare)

@@ -13,7 +13,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from .registry import operation
+from .blocks import load_head, store_head
+from .launch import Launch, operation, tl, triton
+from .rows import inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
 
 
 def reference(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> Tensor:
@@ -23,4 +25,47 @@ def reference(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> 
     return layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
 
 
-modulated_layer_norm = operation(reference)
+@triton.jit
+def norm_tokens(
+    x,
+    table,
+    rows,
+    out,
+    frames,
+    tokens,
+    s_row,
+    s_frame,
+    s_token,
+    s_rows_row,
+    s_rows_frame,
+    PART: tl.constexpr,
+    EPS: tl.constexpr,
+    S_PART: tl.constexpr,
+    DENSE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    MAIN: tl.constexpr,
+    TAIL: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    """TOKENS tokens of one row and frame, held in registers from load to store."""
+    o_x, o_out, m_token = place(frames, tokens, s_row, s_frame, s_token, WIDTH, DENSE, TOKENS)
+    y, y_tail = load_head(x + o_x, m_token, WIDTH, MAIN, TAIL)
+    shift, shift_tail = load_modulation(table, rows, s_rows_row, s_rows_frame, S_PART, PART, WIDTH, MAIN, TAIL)
+    scale, scale_tail = load_modulation(table, rows, s_rows_row, s_rows_frame, S_PART, PART + 1, WIDTH, MAIN, TAIL)
+    y, y_tail = normalize(y, y_tail, EPS, WIDTH, MAIN, TAIL)
+    y, y_tail = modulate(y, y_tail, shift, shift_tail, scale, scale_tail, TAIL)
+    store_head(out + o_out, m_token, y, y_tail, WIDTH, MAIN, TAIL)
+
+
+def prepare(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> tuple[Tensor, list[Launch]] | None:
+    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.rows.token_launch`."""
+    if not takes(x, table, rows):
+        return None
+    out = x.new_empty(x.shape)
+    tensors = {"table": table.contiguous(), "out": out}
+    constants = {"PART": part, "EPS": eps}
+    x, rows = inner_contiguous(x), inner_contiguous(rows)
+    return out, [token_launch("modulated_layer_norm", norm_tokens, x, rows, tensors, constants)]
+
+
+modulated_layer_norm = operation(reference, prepare)

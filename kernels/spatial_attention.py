@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .flash import flash_launch
 from .formulas import attend, head_norm
-from .registry import operation
+from .launch import Launch, head_tiles, operation, supported
 
 
 def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:
@@ -21,4 +22,14 @@ def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> Te
     return attend(head_norm(q, q_weight, eps), head_norm(k, k_weight, eps), v).flatten(-2)
 
 
-spatial_attention = operation(reference)
+def prepare(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> tuple[Tensor, list[Launch]] | None:
+    """One launch over all heads and frames (``flash.py``)."""
+    rows, frames, tokens, _, heads, width = qkv.shape
+    if head_tiles(int(width)) is None or not supported(qkv) or qkv.stride(-1) != 1:
+        return None
+    out = qkv.new_empty(rows, frames, tokens, heads * width)
+    q_weight, k_weight = q_weight.contiguous(), k_weight.contiguous()
+    return out, [flash_launch("spatial_attention", qkv, out, q_weight, k_weight, None, eps, axis=2)]
+
+
+spatial_attention = operation(reference, prepare)

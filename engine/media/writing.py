@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -100,7 +101,7 @@ def _write_mp4(clip: Clip, path: Path) -> None:
         container.metadata["comment"] = json.dumps(dict(clip.provenance), default=str)
         video = container.add_stream("libx264", rate=Fraction(clip.fps).limit_denominator(1001))
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
-        video.options = {"crf": H264_QUALITY, "preset": "medium"}
+        video.options = {"crf": H264_QUALITY, "preset": "medium", **_reproducible()}
         video.codec_context.thread_count = 1
         video.codec_context.colorspace = video.codec_context.color_primaries = video.codec_context.color_trc = (
             COLOR_ITU601
@@ -117,6 +118,16 @@ def _write_mp4(clip: Clip, path: Path) -> None:
         if audio is not None:
             container.mux(audio.encode(_audio_frame(clip, "fltp")))
             container.mux(audio.encode())
+
+
+@functools.cache
+def _reproducible() -> dict[str, str]:
+    """x264's AVX-512 code reads memory that it has not written: the same frames would give other files each time."""
+    try:
+        features = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    return {"x264-params": "asm=AVX2"} if "avx512f" in features else {}
 
 
 def _write_wav(clip: Clip, path: Path) -> None:

@@ -7,18 +7,30 @@ are times: a token at tau seconds is rotated by tau * audio_rate * frequency, on
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from ...kernels import rope_cross_attention, temporal_attention
+from ...kernels import rope_cross_attention, rotation, temporal_attention
 from ..config import DDiTConfig
 from .layers import EPS, CrossAttention, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
+NO_WINDOW = -1.0
 
-def self_attend(attention: SelfAttention, x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary self-attention over one axis of tokens: (R, N, D) -> (R, N, D)."""
+
+class Clocks(NamedTuple):
+    """Positions of a layer's audio tokens (A,) and of its context (M,), in audio tokens, and rotary frequencies."""
+
+    queries: Tensor
+    context: Tensor
+    frequencies: Tensor
+
+
+def self_attend(attention: SelfAttention, x: Tensor, turns: Tensor) -> Tensor:
+    """Rotary self-attention over one axis of tokens at ``turns`` (N, d / 2, 2): (R, N, D) -> (R, N, D)."""
     packed = attention.pack(x[:, :, None])
-    mixed = temporal_attention(packed, attention.q_norm.weight, attention.k_norm.weight, angles, EPS)
+    mixed = temporal_attention(packed, attention.q_norm.weight, attention.k_norm.weight, turns, EPS)
     return attention.proj(mixed[:, :, 0])
 
 
@@ -31,8 +43,8 @@ class ModalityAdaptor(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.linear = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        return self.linear(self.norm(self_attend(self.attn, x, angles)))
+    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
+        return self.linear(self.norm(self_attend(self.attn, x, turns)))
 
 
 class AudioLayer(nn.Module):
@@ -46,10 +58,10 @@ class AudioLayer(nn.Module):
         self.mlp = Mlp(width, int(width * config.mlp_ratio))
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, x: Tensor, context: Tensor, angles: Tensor, context_angles: Tensor) -> Tensor:
-        x = x + self.norm1(self_attend(self.attn, x, angles))
+    def forward(self, x: Tensor, turns: Tensor, context: Tensor, clocks: Clocks) -> Tensor:
+        x = x + self.norm1(self_attend(self.attn, x, turns))
         keys, values = self.cross_attn.keys_values(context)
-        read = rope_cross_attention(self.cross_attn.queries(x), keys, values, angles, context_angles)
+        read = rope_cross_attention(self.cross_attn.queries(x), keys, values, *clocks, NO_WINDOW)
         x = x + self.norm2(self.cross_attn.proj(read))
         return x + self.norm3(self.mlp(x))
 
@@ -81,8 +93,8 @@ class AudioTower(nn.Module):
             return [feature.flatten(1, 2) for feature in features]
         pooled = [f.mean(2) if self.config.adaptor_tokens == "frame" else f.flatten(1, 2) for f in features]
         frames = features[0].shape[1]
-        angles = self._video_angles(frames, pooled[0].shape[1] // frames)
-        return [adaptor(x, angles) for adaptor, x in zip(self.adaptors, pooled, strict=True)]
+        turns = rotation(self._video_positions(frames, pooled[0].shape[1] // frames)[:, None] * self.freqs.float())
+        return [adaptor(x, turns) for adaptor, x in zip(self.adaptors, pooled, strict=True)]
 
     def forward(self, z: Tensor, t: Tensor, context: list[Tensor], frames: int, text: Tensor | None = None) -> Tensor:
         """Velocity (R, A, C_a).
@@ -92,19 +104,18 @@ class AudioTower(nn.Module):
         """
         time = self.t_embedder(1000 * (1 - t))[:, None]
         tail = [time] if text is None else [time, text]
-        angles = self._angles(torch.arange(z.shape[1], device=z.device) / self.config.audio_rate)
-        video = self._video_angles(frames, context[0].shape[1] // frames)
-        still = angles.new_zeros(sum(part.shape[1] for part in tail), angles.shape[1])
-        context_angles = torch.cat((video, still))
+        frequencies = self.freqs.float()
+        positions = torch.arange(z.shape[1], device=z.device, dtype=torch.float32)
+        video = self._video_positions(frames, context[0].shape[1] // frames)
+        still = video.new_zeros(sum(part.shape[1] for part in tail))
+        clocks = Clocks(positions, torch.cat((video, still)), frequencies)
+        turns = rotation(positions[:, None] * frequencies)
         x = self.x_embedder(z)
         for layer, tokens in zip(self.layers, context, strict=True):
-            x = layer(x, torch.cat((tokens, *tail), 1), angles, context_angles)
+            x = layer(x, turns, torch.cat((tokens, *tail), 1), clocks)
         return self.final_linear(self.final_norm(x))
 
-    def _angles(self, seconds: Tensor) -> Tensor:
-        return (seconds * self.config.audio_rate)[:, None] * self.freqs.float()
-
-    def _video_angles(self, frames: int, tokens: int) -> Tensor:
-        """Angles of the middles of latent frames, ``tokens`` a frame. -> (frames * tokens, d / 2)."""
+    def _video_positions(self, frames: int, tokens: int) -> Tensor:
+        """Middles of latent frames, each ``tokens`` times, on the clock of the audio. -> (frames * tokens,)."""
         middle = (torch.arange(frames, device=self.freqs.device) + 0.5) / self.config.latent_fps
-        return self._angles(middle.repeat_interleave(tokens))
+        return (middle * self.config.audio_rate).repeat_interleave(tokens)

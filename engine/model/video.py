@@ -2,18 +2,23 @@
 
 z_v -> 2x2 patches -> (R, T, S, D) -> ``depth`` times a spatial and a temporal block -> velocity. Each block:
 ``x += gate * attention(modulate(LN(x)))``; ``x += text_cross_attention(x)``; ``x += gate * mlp(modulate(LN(x)))``.
+A residual and the norm that follows it, in the same block or at the start of the next, are one operation.
 """
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...kernels import (
+    gated_linear,
     gated_residual,
+    gated_residual_norm,
     modulated_layer_norm,
+    rotation,
     spatial_attention,
     temporal_attention,
     text_cross_attention,
@@ -26,7 +31,7 @@ ATTENTION, MLP = 0, 3  # where the (shift, scale, gate) of each half of a block 
 
 
 class STDiTBlock(nn.Module):
-    """A spatial block, or a temporal one when it is given the angles of the latent frames."""
+    """A spatial block, or a temporal one when it is given the rotation of the latent frames."""
 
     def __init__(self, config: DDiTConfig) -> None:
         super().__init__()
@@ -36,26 +41,36 @@ class STDiTBlock(nn.Module):
         self.cross_attn = CrossAttention(width, config.heads)
         self.mlp = Mlp(width, int(width * config.mlp_ratio))
 
-    def attend(self, x: Tensor, rows: Tensor, angles: Tensor | None) -> Tensor:
-        """The gated self-attention: (R, T, S, D) -> (R, T, S, D)."""
-        packed = self.attn.pack(modulated_layer_norm(x, self.scale_shift_table, rows, ATTENTION, EPS))
+    def norm(self, x: Tensor, rows: Tensor) -> Tensor:
+        """What the self-attention reads of x (R, T, S, D); the first block's, since the others' comes with ``feed``."""
+        return modulated_layer_norm(x, self.scale_shift_table, rows, ATTENTION, EPS)
+
+    def attend(self, x: Tensor, normed: Tensor, rows: Tensor, turns: Tensor | None) -> Tensor:
+        """x after the gated self-attention of ``normed``: (R, T, S, D) -> (R, T, S, D)."""
+        packed = self.attn.pack(normed)
         q_weight, k_weight = self.attn.q_norm.weight, self.attn.k_norm.weight
-        if angles is None:
+        if turns is None:
             mixed = spatial_attention(packed, q_weight, k_weight, EPS)
         else:
-            mixed = temporal_attention(packed, q_weight, k_weight, angles, EPS)
-        return gated_residual(x, self.attn.proj(mixed), self.scale_shift_table, rows, ATTENTION)
+            mixed = temporal_attention(packed, q_weight, k_weight, turns, EPS)
+        proj = self.attn.proj
+        return gated_linear(mixed, proj.weight, proj.bias, x, self.scale_shift_table, rows, ATTENTION)
 
-    def read_text(self, x: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, text_of_row: Tensor) -> Tensor:
-        """The text cross-attention, without norm or gate."""
+    def read_text(
+        self, x: Tensor, rows: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, text_of_row: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x after the text cross-attention, which has neither norm nor gate, and what the MLP reads of it."""
         queries = self.cross_attn.queries(x.flatten(1, 2))
         read = text_cross_attention(queries, keys, values, lengths, text_of_row)
-        return x + self.cross_attn.proj(read).view_as(x)
+        branch = self.cross_attn.proj(read).view_as(x)
+        return gated_residual_norm(x, branch, None, rows, MLP, self.scale_shift_table, MLP, EPS)
 
-    def feed(self, x: Tensor, rows: Tensor) -> Tensor:
-        """The gated MLP."""
-        hidden = self.mlp(modulated_layer_norm(x, self.scale_shift_table, rows, MLP, EPS))
-        return gated_residual(x, hidden, self.scale_shift_table, rows, MLP)
+    def feed(self, x: Tensor, normed: Tensor, rows: Tensor, following: STDiTBlock | None) -> tuple[Tensor, Tensor]:
+        """x after the gated MLP of ``normed``, and what the following block's attention reads of it (or nothing)."""
+        table, branch = self.scale_shift_table, self.mlp(normed)
+        if following is None:
+            return gated_residual(x, branch, table, rows, MLP), normed
+        return gated_residual_norm(x, branch, table, rows, MLP, following.scale_shift_table, ATTENTION, EPS)
 
 
 class CaptionEmbedding(nn.Module):
@@ -105,9 +120,9 @@ class Rope(nn.Module):
         super().__init__()
         self.register_buffer("freqs", rope_frequencies(head_width, theta))
 
-    def angles(self, frames: int) -> Tensor:
-        """Radians of latent frames 0 .. T-1. -> (T, d / 2)."""
-        return torch.arange(frames, device=self.freqs.device)[:, None] * self.freqs.float()
+    def rotation(self, frames: int) -> Tensor:
+        """Cosines and sines of latent frames 0 .. T-1. -> (T, d / 2, 2)."""
+        return rotation(torch.arange(frames, device=self.freqs.device)[:, None] * self.freqs.float())
 
 
 class VideoTower(nn.Module):
@@ -171,16 +186,17 @@ class VideoTower(nn.Module):
         patch = self.config.patch
         frames, height, width = z.shape[2], z.shape[3] // patch, z.shape[4] // patch
         x = self.x_embedder(z) + self._positions(height, width, z)
-        angles = self.rope.angles(frames)
+        turns = self.rope.rotation(frames)
         features = []
-        for layer, blocks in enumerate(self.layers):
-            for half, block in enumerate(blocks):
-                i = 2 * layer + half
-                x = block.attend(x, rows, angles if half else None)
-                if half:
-                    features.append(x)
-                x = block.read_text(x, text.keys[i], text.values[i], text.lengths, text_of_row)
-                x = block.feed(x, rows)
+        blocks = [block for layer in self.layers for block in layer]
+        normed = blocks[0].norm(x, rows)
+        for i, (block, following) in enumerate(zip_longest(blocks, blocks[1:])):
+            temporal = i % 2 == 1
+            x = block.attend(x, normed, rows, turns if temporal else None)
+            if temporal:
+                features.append(x)
+            x, normed = block.read_text(x, rows, text.keys[i], text.values[i], text.lengths, text_of_row)
+            x, normed = block.feed(x, normed, rows, following)
         patches = self.final_layer(x, embedded).unflatten(2, (height, width)).unflatten(-1, (patch, patch, -1))
         velocity = patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(3, 4).flatten(4, 5)
         return velocity[:, : self.config.video_channels], features

@@ -77,34 +77,43 @@ def sample(model: DDiT, jobs: Sequence[Job], on_step: StepCallback | None = None
     known, mask = _known(jobs, noise_v)
     times_v, times_a = _times(jobs, "video"), _times(jobs, "audio")  # (K + 1, B)
     t_v, t_a = (torch.from_numpy(times).float().to(device) for times in (times_v, times_a))
-    z_v, z_a = noise_v, noise_a
+    z = {"video": noise_v, "audio": noise_a}
     if mask is not None:
-        z_v = torch.where(mask, torch.lerp(noise_v, known, t_v[0][:, None, None, None, None]), z_v)
+        z["video"] = torch.where(mask, torch.lerp(noise_v, known, t_v[0][:, None, None, None, None]), noise_v)
+    reads = {name: latent.to(dtype) for name, latent in z.items()}  # the latents in the model's own type
+    copies = dtype if dtype != noise_v.dtype else None
 
     steps, frames = len(times_v) - 1, noise_v.shape[2]
     modulation, embedded = model.video.modulation(t_v[:steps, rows.request].reshape(-1, 1), fps.repeat(steps))
     modulation, embedded = (x.unflatten(0, (steps, -1)) for x in (modulation, embedded))
-    moves_v, moves_a = (np.any(np.diff(times, axis=0) > 0, axis=1) for times in (times_v, times_a))
+    moves = {m: np.any(np.diff(times, axis=0) > 0, axis=1) for m, times in (("video", times_v), ("audio", times_a))}
     context: list[Tensor] | None = None
     for k in range(steps):
-        v_v: Tensor | None = None
-        if moves_v[k] or context is None:
-            v_v, features = model.video(z_v[rows.request].to(dtype), modulation[k], embedded[k], text, text_of_row)
-            context = model.audio.adapt(features) if moves_a[k] else None
-        if moves_a[k]:
+        entries: dict[str, tuple[Tensor | None, ...]] = {}  # what moves: its arguments of the Euler step
+        if moves["video"][k] or context is None:
+            x = reads["video"][rows.request]
+            v, features = model.video(x, modulation[k], embedded[k], text, text_of_row)
+            context = model.audio.adapt(features) if moves["audio"][k] else None
+            if moves["video"][k]:
+                held = (None, None, None, None) if mask is None else (known, noise_v, mask, t_v[k + 1])
+                dt = t_v[k + 1] - t_v[k]
+                entries["video"] = (z["video"], v, rows.of_request, rows.video_weights, dt, *held)
+        if moves["audio"][k]:
             assert context is not None
-            v_a = model.audio_velocity(
-                z_a[rows.request].to(dtype), t_a[k, rows.request], context, frames, text, text_of_row
-            )
-            z_a = guided_euler_step(z_a, v_a, rows.of_request, rows.audio_weights, t_a[k + 1] - t_a[k])
-        if moves_v[k] and v_v is not None:
-            known_parts = (known, noise_v, mask, t_v[k + 1]) if mask is not None else (None, None, None, None)
-            dt = t_v[k + 1] - t_v[k]
-            z_v = guided_euler_step(z_v, v_v, rows.of_request, rows.video_weights, dt, *known_parts)
+            x = reads["audio"][rows.request]
+            v = model.audio_velocity(x, t_a[k, rows.request], context, frames, text, text_of_row)
+            dt = t_a[k + 1] - t_a[k]
+            entries["audio"] = (z["audio"], v, rows.of_request, rows.audio_weights, dt, None, None, None, None)
+        if entries:
+            arguments = map(list, zip(*entries.values(), strict=True))
+            latents = guided_euler_step(*arguments, copies)
+            z |= zip(entries, latents[: len(entries)], strict=True)
+            reads |= zip(entries, latents[-len(entries) :], strict=True)
+        if "video" in entries:
             context = None
         if on_step is not None:
-            on_step(k + 1, steps, Latents(z_v, z_a))
-    return Latents(z_v, z_a)
+            on_step(k + 1, steps, Latents(**z))
+    return Latents(**z)
 
 
 def _times(jobs: Sequence[Job], modality: str) -> np.ndarray:

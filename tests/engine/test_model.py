@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syncflow import preset
 from syncflow.engine.config import DDiTConfig
-from syncflow.engine.model import DDiT
+from syncflow.engine.model import DDiT, audio
 from syncflow.engine.model.layers import ScalarEmbedding
 from syncflow.engine.model.video import VideoTower
 from syncflow.engine.types import Conditioning
@@ -350,14 +350,19 @@ def test_time_runs_backwards_in_the_embedding(model):
     torch.testing.assert_close(seen[0].flatten(), torch.tensor([1000.0, 750.0, 0.0]))
 
 
-def test_audio_positions_are_seconds_on_both_sides(model):
-    """Audio token k sounds at k / 50 s, a latent frame stands in the middle of its quarter second."""
-    tower = model.audio
-    audio = tower._angles(torch.arange(4) / 50.0)
-    video = tower._video_angles(2, 3)
-    torch.testing.assert_close(audio[:, 0], torch.tensor([0.0, 1.0, 2.0, 3.0]))
-    torch.testing.assert_close(video[:, 0], torch.tensor([6.25] * 3 + [18.75] * 3))
-    torch.testing.assert_close(audio[1], 1e4 ** (-torch.arange(0, 8, 2) / 8))
+def test_audio_positions_are_seconds_on_both_sides(model, monkeypatch):
+    """Audio token k sounds at k / 50 s, a latent frame stands in the middle of its quarter second, time at 0."""
+    clocks = []
+    attend = audio.rope_cross_attention
+    monkeypatch.setattr(audio, "rope_cross_attention", lambda *args: clocks.append(args[3:]) or attend(*args))
+    run(model, **inputs())
+    assert len(clocks) == SMALL.depth
+    tokens = (SIDE // SMALL.patch) ** 2
+    for sounds, context, frequencies, window in clocks:
+        torch.testing.assert_close(sounds, torch.arange(float(AUDIO)))
+        torch.testing.assert_close(context, torch.tensor([6.25] * tokens + [18.75] * tokens + [0.0]))
+        torch.testing.assert_close(frequencies, 1e4 ** (-torch.arange(0, 8, 2) / 8))
+        assert window < 0
 
 
 def test_text_is_projected_once_for_all_blocks(model):

@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from syncflow.kernels.formulas import rotation
+from syncflow.kernels.launch import implementation
 
 Arguments = tuple[object, ...]
 
@@ -21,23 +25,34 @@ def poisoned_allocations() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def check() -> Callable[..., None]:
-    """``check(operation, formulation, *arguments)``: the tolerance rule.
+    """``check(operation, formulation, *arguments)``: the tolerance rule, for the reference and for the Triton kernel.
 
     ``formulation`` is run in float64 for the truth and in the arguments' own dtype for what plain PyTorch makes of it;
-    the operation's error may be twice the latter's and one rounding of the largest element.
+    the operation's error may be twice the latter's and two roundings of the largest element. Without a GPU the kernel
+    runs in Triton's interpreter. Arguments and outputs may be lists or tuples of tensors.
     """
 
-    def run(operation: Callable[..., Tensor], formulation: Callable[..., Tensor], *arguments: object) -> None:
-        wide = [a.double() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
-        exact, plain = formulation(*wide), formulation(*arguments)
-        with torch.no_grad():
-            actual = operation(*arguments)
-        assert actual.shape == exact.shape
-        assert actual.dtype == plain.dtype
-        assert actual.is_contiguous()
-        floor = torch.finfo(actual.dtype).eps * exact.abs().max().item()
-        allowed = 2 * (plain.double() - exact).abs().max().item() + floor
-        assert (actual.double() - exact).abs().max().item() <= allowed
+    def widen(leaf: object) -> object:
+        return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    def run(operation: Callable[..., object], formulation: Callable[..., object], *arguments: object) -> None:
+        exact = tree_leaves(formulation(*tree_map(widen, arguments)))
+        plain = tree_leaves(formulation(*arguments))
+        assert operation.prepare(*arguments) is not None, "no kernel takes these arguments"  # type: ignore[attr-defined]
+        for name in ("reference", "triton"):
+            with torch.no_grad(), implementation(name):
+                actual = tree_leaves(operation(*arguments))
+            assert len(actual) == len(exact)
+            for a, p, e in zip(actual, plain, exact, strict=True):
+                assert a.shape == e.shape
+                assert a.dtype == p.dtype
+                assert a.is_contiguous()
+                if not a.numel():
+                    continue
+                floor = 2 * torch.finfo(a.dtype).eps * e.abs().max().item()
+                allowed = 2 * (p.double() - e).abs().max().item() + floor
+                error = (a.double() - e).abs().max().item()
+                assert error <= allowed, f"{name}: {error:.3g} is more than {allowed:.3g}"
 
     return run
 
@@ -57,7 +72,7 @@ def examples() -> dict[str, Callable[[torch.dtype], Arguments]]:
 
     def temporal(dtype: torch.dtype) -> Arguments:
         packed = numbers(dtype, rows, frames, tokens, 3, heads, width)
-        return (packed, *weights(dtype), numbers(dtype, frames, width // 2), 1e-6)
+        return (packed, *weights(dtype), rotation(numbers(dtype, frames, width // 2)).detach(), 1e-6)
 
     def text(dtype: torch.dtype) -> Arguments:
         keys, values = numbers(dtype, 2, 4, heads, width), numbers(dtype, 2, 4, heads, width)
@@ -67,7 +82,8 @@ def examples() -> dict[str, Callable[[torch.dtype], Arguments]]:
     def rope(dtype: torch.dtype) -> Arguments:
         queries, keys = numbers(dtype, rows, tokens, heads, width), numbers(dtype, rows, 4, heads, width)
         values = numbers(dtype, rows, 4, heads, width)
-        return (queries, keys, values, numbers(dtype, tokens, width // 2), numbers(dtype, 4, width // 2))
+        positions = torch.arange(tokens).to(torch.float32), 1.25 * torch.arange(4).to(torch.float32)
+        return (queries, keys, values, *positions, numbers(torch.float32, width // 2).detach(), 2.0)
 
     def weights(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return numbers(dtype, width), numbers(dtype, width)
@@ -80,18 +96,41 @@ def examples() -> dict[str, Callable[[torch.dtype], Arguments]]:
         x, branch = numbers(dtype, rows, frames, tokens, full), numbers(dtype, rows, frames, tokens, full)
         return (x, branch, numbers(dtype, 6, full), numbers(dtype, rows, 1, 6, full), 0)
 
+    def gate_and_norm(dtype: torch.dtype) -> Arguments:
+        return (*gate(dtype), numbers(dtype, 6, full), 3, 1e-6)
+
     def euler(dtype: torch.dtype) -> Arguments:
         z, v = numbers(dtype, 2, 3, 4), numbers(dtype, 3, 3, 4)
-        known, noise = numbers(dtype, 2, 3, 4), numbers(dtype, 2, 3, 4)
+        known, noise = numbers(dtype, 2, 3, 4).detach(), numbers(dtype, 2, 3, 4).detach()
         branches, mask = torch.tensor([[0, 1], [2, 2]]), torch.tensor([True, False])[:, None, None]
         weights = torch.tensor([[6.0, -5.0], [1.0, 0.0]], dtype=dtype)
         dt, t = torch.tensor([0.25, 0.5], dtype=dtype), torch.tensor([0.5, 1.0], dtype=dtype)
-        return (z, v, branches, weights, dt, known, noise, mask, t)
+        one = (z, v, branches, weights, dt, known, noise, mask, t)
+        other = (numbers(dtype, 2, 7), numbers(dtype, 3, 7), branches, weights, dt, None, None, None, None)
+        return *map(list, zip(one, other, strict=True)), None
+
+    def linear(dtype: torch.dtype) -> Arguments:
+        return numbers(dtype, rows, frames, tokens, full), numbers(dtype, 8, full), numbers(dtype, 8)
+
+    def linear_and_gate(dtype: torch.dtype) -> Arguments:
+        residual, table = numbers(dtype, rows, frames, tokens, 8), numbers(dtype, 6, 8)
+        return (*linear(dtype), residual, table, numbers(dtype, rows, frames, 6, 8), 3)
+
+    def codes(dtype: torch.dtype) -> Arguments:
+        x, weight, bias = linear(dtype)
+        eight = torch.float8_e4m3fn
+        scales = torch.rand(rows, frames, tokens), torch.rand(8)
+        return x.detach().to(eight), scales[0], weight.detach().to(eight), scales[1], bias, True
 
     return {
+        "fp8_linear": codes,
+        "gated_linear": linear_and_gate,
         "gated_residual": gate,
+        "gated_residual_norm": gate_and_norm,
         "guided_euler_step": euler,
+        "linear_gelu": linear,
         "modulated_layer_norm": norm,
+        "modulated_layer_norm_fp8": norm,
         "rope_cross_attention": rope,
         "spatial_attention": spatial,
         "temporal_attention": temporal,

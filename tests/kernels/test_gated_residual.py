@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncflow.kernels import gated_residual
+from syncflow.kernels.launch import tiles
 
 
 def formulation(x, branch, table, rows, part):
@@ -15,30 +16,47 @@ def formulation(x, branch, table, rows, part):
     return torch.addcmul(x, gate.unsqueeze(2).expand_as(x), branch)
 
 
-def inputs(rows, frames, tokens, width, dtype, seed, *, part=0, per_frame=False, strided=False):
+def inputs(rows, frames, tokens, width, dtype, seed, *, part=0, per_frame=False, strided=False, wide=False):
+    """``strided``: x and branch in the order (R, S, T, D); ``wide``: tables in float32."""
     generator = torch.Generator().manual_seed(seed)
     x, branch = (torch.randn(rows, tokens, frames, width, generator=generator).transpose(1, 2) for _ in range(2))
     table = torch.randn(6, width, generator=generator)
     modulation = torch.randn(rows, frames if per_frame else 1, 6, width, generator=generator)
     x, branch = (x, branch) if strided else (x.contiguous(), branch.contiguous())
-    return (x.to(dtype), branch.to(dtype), table.to(dtype), modulation.to(dtype), part)
+    tables = torch.float32 if wide else dtype
+    return (x.to(dtype), branch.to(dtype), table.to(tables), modulation.to(tables), part)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @given(
-    rows=st.integers(1, 3),
-    frames=st.sampled_from([1, 2, 5]),
-    tokens=st.sampled_from([1, 3, 7]),
-    width=st.sampled_from([1, 48, 73, 1152]),
+    rows=st.integers(0, 2),
+    frames=st.sampled_from([1, 2, 3]),
+    tokens=st.sampled_from([1, 3, 5]),
+    width=st.sampled_from([1, 48, 73, 128, 1152]),
     part=st.sampled_from([0, 3]),
     per_frame=st.booleans(),
     strided=st.booleans(),
+    wide=st.booleans(),
+    each=st.sampled_from([1, 2, 4]),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=40)
-def test_equals_the_formula(check, dtype, rows, frames, tokens, width, part, per_frame, strided, seed):
-    arguments = inputs(rows, frames, tokens, width, dtype, seed, part=part, per_frame=per_frame, strided=strided)
-    check(gated_residual, formulation, *arguments)
+@settings(max_examples=25)
+def test_equals_the_formula(check, dtype, rows, frames, tokens, width, part, per_frame, strided, wide, each, seed):
+    options = {"part": part, "per_frame": per_frame, "strided": strided, "wide": wide}
+    with tiles.override("gated_residual", {"TOKENS": each}):
+        check(gated_residual, formulation, *inputs(rows, frames, tokens, width, dtype, seed, **options))
+
+
+@pytest.mark.parametrize("width", [1537, 2048, 4095, 4096])
+def test_wide_tokens(check, width):
+    check(gated_residual, formulation, *inputs(1, 1, 3, width, torch.bfloat16, 0))
+
+
+def test_where_no_kernel_takes_the_arguments():
+    x, branch, *rest = inputs(1, 1, 1, 8, torch.float32, 0)
+    assert gated_residual.prepare(x, branch.bfloat16(), *rest) is None
+    assert gated_residual.prepare(x.double(), branch.double(), *rest) is None
+    assert gated_residual.prepare(*inputs(1, 1, 1, 4097, torch.float32, 0)) is None
 
 
 def test_a_closed_gate_passes_nothing():

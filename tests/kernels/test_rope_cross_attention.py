@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from syncflow.kernels import rope_cross_attention
+from syncflow.kernels import implementation, rope_cross_attention
+from syncflow.kernels.blocks import cosine_sine
+from syncflow.kernels.launch import Launch, tl, triton
+
+NO_WINDOW = -1.0
 
 
 def rotated(x, angles):
@@ -18,44 +24,121 @@ def rotated(x, angles):
     return torch.view_as_real(torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * turn).flatten(-2).to(x.dtype)
 
 
-def formulation(q, k, v, q_angles, k_angles):
+def formulation(q, k, v, q_positions, k_positions, frequencies, window):
     q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
-    return scaled_dot_product_attention(rotated(q, q_angles), rotated(k, k_angles), v).transpose(1, 2).flatten(2)
+    q, k = (rotated(x, torch.outer(p, frequencies)) for x, p in ((q, q_positions), (k, k_positions)))
+    if window < 0:
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    attended = torch.zeros_like(q)
+    for i, position in enumerate(q_positions):
+        seen = ((k_positions - position).abs() <= window).nonzero()[:, 0]
+        if len(seen):
+            attended[:, :, i] = scaled_dot_product_attention(q[:, :, i : i + 1], k[:, :, seen], v[:, :, seen])[:, :, 0]
+    return attended.transpose(1, 2).flatten(2)
 
 
-def inputs(rows, queries, keys, heads, width, dtype, seed, strided=False):
+def inputs(rows, queries, keys, heads, width, dtype, seed, *, strided=False, window=NO_WINDOW, k_step=1.0):
     generator = torch.Generator().manual_seed(seed)
     q = torch.randn(rows, queries, heads, width, generator=generator)
     packed = torch.randn(rows, keys, 2, heads, width, generator=generator)
     k, v = packed.unbind(2) if strided else (x.contiguous() for x in packed.unbind(2))
-    angles = (10 * torch.randn(count, width // 2, generator=generator) for count in (queries, keys))
-    return (q.to(dtype), k.to(dtype), v.to(dtype), *angles)
+    positions = torch.arange(queries).float(), k_step * torch.arange(keys).float()
+    frequencies = 10.0 ** (-4 * torch.rand(width // 2, generator=generator))
+    return (q.to(dtype), k.to(dtype), v.to(dtype), *positions, frequencies, window)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(
-    rows=st.integers(1, 3),
-    queries=st.sampled_from([1, 2, 13, 25]),
-    keys=st.sampled_from([1, 2, 9, 17]),
-    heads=st.integers(1, 3),
-    width=st.sampled_from([32, 48, 64, 72]),
+    rows=st.integers(1, 2),
+    queries=st.sampled_from([0, 1, 2, 13, 67]),
+    keys=st.sampled_from([1, 2, 9, 71]),
+    heads=st.integers(1, 2),
+    width=st.sampled_from([32, 48, 64, 72, 128]),
     strided=st.booleans(),
+    window=st.sampled_from([NO_WINDOW, 0.3, 2.5]),
+    k_step=st.sampled_from([0.25, 1.0, 12.5]),
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=40)
-def test_equals_complex_rotation_and_sdpa(check, dtype, rows, queries, keys, heads, width, strided, seed):
-    check(rope_cross_attention, formulation, *inputs(rows, queries, keys, heads, width, dtype, seed, strided))
+def test_equals_complex_rotation_and_sdpa(
+    check, dtype, rows, queries, keys, heads, width, strided, window, k_step, seed
+):
+    arguments = inputs(rows, queries, keys, heads, width, dtype, seed, strided=strided, window=window, k_step=k_step)
+    check(rope_cross_attention, formulation, *arguments)
+
+
+@pytest.mark.parametrize("name", ["reference", "triton"])
+def test_no_keys_read_nothing(name):
+    q, k, v, *rest = inputs(2, 3, 0, 2, 32, torch.float32, 0)
+    with torch.no_grad(), implementation(name):
+        assert torch.equal(rope_cross_attention(q, k, v, *rest), torch.zeros(2, 3, 64))
+
+
+@pytest.mark.parametrize("name", ["reference", "triton"])
+def test_tokens_outside_the_window_do_not_count(name):
+    """Video frames of 20 tokens read 100 audio tokens within one frame, as Syncphony's bridge does."""
+    frames, tokens, keys = 8, 20, 100
+    q, k, v, _, _, frequencies, _ = inputs(1, frames * tokens, keys, 2, 32, torch.float32, 0)
+    clocks = torch.arange(frames).repeat_interleave(tokens).float(), torch.arange(keys) * (frames / keys)
+    with torch.no_grad(), implementation(name):
+        before = rope_cross_attention(q, k, v, *clocks, frequencies, 1.0)
+        late = clocks[1] > 3
+        k[:, late], v[:, late] = 1e4, -1e4
+        after = rope_cross_attention(q, k, v, *clocks, frequencies, 1.0)
+    early = clocks[0] + 1 <= 3
+    assert torch.equal(before[:, early], after[:, early])
+    assert not torch.equal(before[:, ~early], after[:, ~early])
+
+
+def test_tiles_outside_the_window_are_not_read():
+    q, k, v, at_q, at_k, *rest = inputs(1, 7, 600, 1, 32, torch.float32, 0, window=1.0)
+    k[:, 192:], v[:, 192:] = float("nan"), float("nan")
+    k[:, :64], v[:, :64] = float("nan"), float("nan")
+    with torch.no_grad(), implementation("triton"):
+        assert rope_cross_attention(q, k, v, at_q + 130, at_k, *rest).isfinite().all()
+
+
+def test_positions_need_no_order():
+    """Tokens without a time of their own, at position 0, follow the others in the audio tower's context."""
+    arguments = inputs(1, 5, 90, 1, 32, torch.float32, 0, window=2.5)
+    order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
+    q, k, v, q_positions, k_positions, *rest = arguments
+    with torch.no_grad(), implementation("triton"):
+        sorted_ = rope_cross_attention(*arguments)
+        shuffled = rope_cross_attention(q, k[:, order], v[:, order], q_positions, k_positions[order], *rest)
+    torch.testing.assert_close(shuffled, sorted_)
 
 
 def test_one_key_is_all_that_is_read():
-    q, k, v, *angles = inputs(2, 3, 1, 2, 8, torch.float32, 0)
-    torch.testing.assert_close(rope_cross_attention(q, k, v, *angles), v.flatten(2).expand(-1, 3, -1))
+    q, k, v, *clocks = inputs(2, 3, 1, 2, 8, torch.float32, 0)
+    torch.testing.assert_close(rope_cross_attention(q, k, v, *clocks), v.flatten(2).expand(-1, 3, -1))
 
 
 def test_only_differences_between_the_clocks_count():
-    q, k, v, q_angles, k_angles = inputs(1, 4, 5, 2, 8, torch.float64, 0)
-    here = rope_cross_attention(q, k, v, q_angles.double(), k_angles.double())
-    both_later = rope_cross_attention(q, k, v, q_angles.double() + 3, k_angles.double() + 3)
-    one_later = rope_cross_attention(q, k, v, q_angles.double() + 3, k_angles.double())
+    q, k, v, at_q, at_k, frequencies, window = inputs(1, 4, 5, 2, 8, torch.float64, 0)
+    here = rope_cross_attention(q, k, v, at_q.double(), at_k.double(), frequencies.double(), window)
+    both_later = rope_cross_attention(q, k, v, at_q.double() + 3, at_k.double() + 3, frequencies.double(), window)
+    one_later = rope_cross_attention(q, k, v, at_q.double() + 3, at_k.double(), frequencies.double(), window)
     torch.testing.assert_close(here, both_later)
     assert not torch.allclose(here, one_later, atol=1e-3)
+
+
+@triton.jit
+def both(x, cosine, sine, SIZE: tl.constexpr):
+    o = tl.arange(0, SIZE)
+    cos, sin = cosine_sine(tl.load(x + o))
+    tl.store(cosine + o, cos)
+    tl.store(sine + o, sin)
+
+
+def test_cosine_and_sine():
+    """To 1e-7 over the positions of minutes of audio, and exact at 0."""
+    x = torch.cat((torch.linspace(-8192, 8192, 4096 - 512), torch.linspace(-2 * math.pi, 2 * math.pi, 512)))
+    x[0] = 0
+    cosine, sine = torch.empty_like(x), torch.empty_like(x)
+    arguments = {"x": x, "cosine": cosine, "sine": sine}
+    Launch(both, (1,), arguments, {"SIZE": x.numel()}, {"num_warps": 4, "num_stages": 1}).run()
+    assert (cosine.double() - x.double().cos()).abs().max() < 1.2e-7
+    assert (sine.double() - x.double().sin()).abs().max() < 1.2e-7
+    assert cosine[0] == 1
+    assert sine[0] == 0

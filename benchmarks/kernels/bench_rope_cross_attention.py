@@ -1,0 +1,30 @@
+"""Cross-attention between two clocks: the audio reads the video. The rivals rotate both sides with plain PyTorch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from syncflow.benchmarks.kernels.rivals import attention_rivals
+from syncflow.kernels.formulas import rotate, rotation
+
+
+def split(
+    q: Tensor, k: Tensor, v: Tensor, q_positions: Tensor, k_positions: Tensor, frequencies: Tensor, _window: float
+) -> tuple[Tensor, ...]:
+    """Both sides rotated to their positions."""
+    q, k = (
+        rotate(x, rotation(positions[:, None] * frequencies)) for x, positions in ((q, q_positions), (k, k_positions))
+    )
+    return tuple(x.transpose(1, 2) for x in (q, k, v))
+
+
+def join(mixed: Tensor, *_: object) -> Tensor:
+    """Back to token order."""
+    return mixed.transpose(1, 2).flatten(2)
+
+
+RIVALS = attention_rivals(split, join)
+
+
+def test_rope_cross_attention(race, case, contender) -> None:
+    race(case, contender)

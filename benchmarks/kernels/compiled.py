@@ -1,0 +1,169 @@
+"""What every kernel takes of a GPU that need not be present, at the shapes of the presets.
+
+Cases that the compiler cannot tell apart are compiled once. The work is spread over processes of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from ...kernels.launch import Launch, tiles
+from ...kernels.launch.aot import SHARED_LIMIT, architecture, resources, specialise
+from .cases import OPERATIONS, PRESETS, Case, cases, known
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+HEAD = ("kernel", "shape", "dtype", "registers", "spills", "shared", "tensor core", "widest load")
+Overrides = Mapping[str, Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One launch of a case, and the cases that share its machine code."""
+
+    arch: str
+    case: Case
+    dtype: str
+    position: int
+    overrides: Overrides = field(default_factory=dict)
+    same: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one kernel takes at one shape; ``error`` where it did not compile. Sizes in bytes, spills of a thread."""
+
+    operation: str
+    place: str
+    kernel: str
+    shape: str
+    dtype: str
+    tiles: dict[str, int]
+    registers: int = 0
+    spills: int = 0
+    shared_bytes: int = 0
+    tensor_core: str | None = None
+    load_bytes: int = 0
+    loads: dict[int, int] = field(default_factory=dict)
+    cases: tuple[str, ...] = ()
+    error: str | None = None
+
+    def fault(self, arch: str) -> str | None:
+        """Why the kernel must not be shipped, or None."""
+        where = f"{self.operation} ({self.kernel}), {self.place}, at {self.shape} in {self.dtype}"
+        if self.error is not None:
+            return f"{where} does not compile: {self.error}"
+        if self.spills:
+            return f"{where} spills {self.spills} bytes a thread"
+        if self.shared_bytes > SHARED_LIMIT[arch]:
+            return f"{where} takes {self.shared_bytes} bytes of shared memory; {arch} has {SHARED_LIMIT[arch]}"
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dump``."""
+        return asdict(self)
+
+
+def plan(
+    arch: str,
+    dtypes: Sequence[str] = tuple(DTYPES),
+    presets: Sequence[str] = PRESETS,
+    operations: Sequence[str] = OPERATIONS,
+    overrides: Overrides | None = None,
+    **sizes: Sequence[int],
+) -> list[Task]:
+    """The tasks of presets and operations. Raises ``ValueError`` for names that do not exist."""
+    return tasks_of(arch, cases(operations, presets, **sizes), dtypes, overrides)
+
+
+def tasks_of(
+    arch: str, chosen: Sequence[Case], dtypes: Sequence[str] = tuple(DTYPES), overrides: Overrides | None = None
+) -> list[Task]:
+    """One task for every kernel that the compiler would make of the cases."""
+    architecture(arch)
+    tasks: dict[str, Task] = {}
+    same: dict[str, list[str]] = {}
+    known(tuple(overrides or ()), OPERATIONS)
+    with _choosing(arch, overrides or {}):
+        for case in chosen:
+            for dtype in known(dtypes, DTYPES):
+                for position, launch in enumerate(case.launches(DTYPES[dtype])):
+                    if 0 in launch.grid:
+                        continue
+                    key = repr((case.operation, launch.kernel.__name__, specialise(launch)))
+                    tasks.setdefault(key, Task(arch, case, dtype, position, overrides or {}))
+                    same.setdefault(key, []).append(str(case))
+    return [Task(t.arch, t.case, t.dtype, t.position, t.overrides, tuple(same[key])) for key, t in tasks.items()]
+
+
+def compile_one(task: Task) -> Row:
+    """Compile the kernel of a task and read its report."""
+    with _choosing(task.arch, task.overrides):
+        launch = task.case.launches(DTYPES[task.dtype])[task.position]
+    options = {name: int(value) for name, value in launch.tiles.items()}
+    about = (task.case.operation, task.case.place, _name(launch), task.case.shape, task.dtype, options)
+    try:
+        found = asdict(resources(launch, task.arch))
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        return Row(*about, cases=task.same, error=f"{type(error).__name__}: {lines[-1] if lines else ''}")
+    return Row(*about, **found, cases=task.same)
+
+
+def compile_all(tasks: Sequence[Task], jobs: int | None = None, done: Callable[[], object] = lambda: None) -> list[Row]:
+    """Compile in ``jobs`` processes (all cores); ``done()`` is called after each. Rows in the order of the tasks."""
+    workers = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
+    rows: dict[int, Row] = {}
+    if workers == 1:
+        for i, task in enumerate(tasks):
+            rows[i] = compile_one(task)
+            done()
+    else:
+        # a fork would inherit PyTorch's threads and locks in whatever state they are
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+            futures = {pool.submit(compile_one, task): i for i, task in enumerate(tasks)}
+            for future in as_completed(futures):
+                rows[futures[future]] = future.result()
+                done()
+    return [rows[i] for i in range(len(tasks))]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|---|---|---|--:|--:|--:|---|--:|"]
+    for row in rows:
+        cells: list[object] = [
+            f"{row.operation}, {row.place} ({row.kernel})",
+            row.shape,
+            row.dtype,
+            row.registers,
+            row.spills,
+            row.shared_bytes,
+        ]
+        cells += [row.tensor_core or "-", row.load_bytes] if row.error is None else ["failed", "-"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _choosing(arch: str, overrides: Overrides) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(tiles.target(arch))
+        for operation, chosen in overrides.items():
+            stack.enter_context(tiles.override(operation, chosen))
+        yield
+
+
+def _name(launch: Launch) -> str:
+    return str(launch.kernel.__name__)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)

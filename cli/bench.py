@@ -1,0 +1,116 @@
+"""``syncflow bench``: what the kernels take of a GPU, and how fast they are on one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from . import options
+
+app = typer.Typer(help="What the kernels take of a GPU, and how fast they are on one.", no_args_is_help=True)
+Names = list[str] | None
+
+
+@app.callback()
+def group() -> None:
+    """Keeps ``kernels`` a command of its own while it is the only one."""
+
+
+@app.command()
+def kernels(
+    aot: Annotated[
+        str | None, typer.Option(help="Compile for this architecture (sm_90, sm_100) instead of timing; needs no GPU.")
+    ] = None,
+    dtype: Annotated[Names, typer.Option(help="bfloat16, float16, float32; may be repeated. All, or bfloat16.")] = None,
+    preset: Annotated[Names, typer.Option(help="Whose shapes; may be repeated. Both presets by default.")] = None,
+    operation: Annotated[Names, typer.Option(help="Only this operation; may be repeated.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Clips at a time; may be repeated. 1, 4, 16.")] = None,
+    tiles: Annotated[
+        Names, typer.Option(help="OPERATION:NAME=VALUE,...: try other tiles than the operation's own; with --aot.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that compile; one per core by default.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Registers, spills and shared memory of every kernel without a GPU (--aot), or times beside rivals with one.
+
+    Ends with exit code 1 when a kernel spills registers or needs more shared memory than there is.
+    """
+    os.environ.pop("TRITON_INTERPRET", None)  # read when the kernels are first imported, here and in the workers
+    overrides = dict(map(_tiles, tiles or []))
+    if aot is not None:
+        _report(aot, dtype, preset, operation, batch, overrides, jobs, json)
+    else:
+        _time(dtype, preset, operation, batch, json)
+
+
+def _report(
+    arch: str,
+    dtypes: Names,
+    presets: Names,
+    operations: Names,
+    batches: list[int] | None,
+    overrides: dict[str, dict[str, int]],
+    jobs: int | None,
+    json: bool,
+) -> None:
+    from tqdm import tqdm
+
+    from ..benchmarks.kernels import cases, compiled
+
+    tasks = compiled.plan(
+        arch,
+        dtypes or tuple(compiled.DTYPES),
+        presets or cases.PRESETS,
+        operations or cases.OPERATIONS,
+        overrides,
+        batches=batches or cases.BATCHES,
+    )
+    with tqdm(total=len(tasks), desc=f"compiling for {arch}", file=sys.stderr, leave=False, disable=None) as bar:
+        rows = compiled.compile_all(tasks, jobs, bar.update)
+    if json:
+        options.show_json({"arch": arch, "rows": [row.to_dict() for row in rows]})
+    else:
+        print(compiled.table(rows))
+    faults = [fault for row in rows if (fault := row.fault(arch)) is not None]
+    if faults:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        print(f"syncflow: {faults[0]}{more}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _time(dtypes: Names, presets: Names, operations: Names, batches: list[int] | None, json: bool) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError(
+            "timing kernels needs a GPU, and there is none here; `--aot sm_90` reports on them without one"
+        )
+    from tqdm import tqdm
+
+    from ..benchmarks.kernels import cases, compiled, harness
+
+    chosen = cases.cases(operations or cases.OPERATIONS, presets or cases.PRESETS, batches or cases.BATCHES)
+    types = [compiled.DTYPES[name] for name in cases.known(dtypes or ["bfloat16"], compiled.DTYPES)]
+    roof = harness.measure_roof("cuda")
+    rows = [
+        harness.contest(case, name, rival, dtype, "cuda", roof).to_dict()
+        for case in tqdm(chosen, desc="timing", file=sys.stderr, leave=False, disable=None)
+        for dtype in types
+        for name, rival in harness.contenders(case.operation, "cuda").items()
+    ]
+    if json:
+        options.show_json({"device": torch.cuda.get_device_name(), "roof": asdict(roof), "rows": rows})
+    else:
+        print(harness.table(rows))
+
+
+def _tiles(text: str) -> tuple[str, dict[str, int]]:
+    operation, colon, values = text.partition(":")
+    pairs = [pair.partition("=") for pair in values.split(",")]
+    if not colon or not all(equals and value.isdecimal() for _, equals, value in pairs):
+        raise ValueError(f"tiles are {text!r}; write them as OPERATION:NAME=VALUE,NAME=VALUE")
+    return operation, {name: int(value) for name, _, value in pairs}

@@ -1,0 +1,19 @@
+"""How an operation reaches the device: registration with PyTorch, launches of its kernels, choice of tiles."""
+
+from . import tiles
+from .language import interpreted, tl, triton
+from .launching import Launch, attention_tiles, head_tiles, supported
+from .registry import implementation, operation
+
+__all__ = [
+    "Launch",
+    "attention_tiles",
+    "head_tiles",
+    "implementation",
+    "interpreted",
+    "operation",
+    "supported",
+    "tiles",
+    "tl",
+    "triton",
+]

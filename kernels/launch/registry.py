@@ -1,0 +1,147 @@
+"""How an operation enters PyTorch: one ``torch.library`` op, its plain reference, its Triton launches, and a door.
+
+``torch.ops.syncflow.<name>`` is what export and ahead-of-time compilation see: a single node with a fake (shape) rule
+and a derivative. On a GPU it launches the operation's kernels; ``torch.compile`` traces through to them, and on a CPU
+to the reference. While gradients are recorded the door runs the reference inline instead, because there the compiler
+can fuse it and autograd knows its derivative without a second forward pass.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, get_type_hints
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from .language import INSTALLED, interpreted
+from .launching import Launch
+
+NAMESPACE = "syncflow"
+Implementation = Literal["auto", "triton", "reference"]
+Output = Tensor | tuple[Tensor, ...] | list[Tensor]
+Prepare = Callable[..., tuple[Output, list[Launch]] | None]
+
+
+def _checked(name: str) -> Implementation:
+    for known in ("auto", "triton", "reference"):
+        if name == known:
+            return known
+    raise ValueError(f"kernel implementation {name!r} is none of auto, triton, reference (SYNCFLOW_KERNELS)")
+
+
+_of_process: Implementation = _checked(os.environ.get("SYNCFLOW_KERNELS", "auto"))
+_chosen: ContextVar[Implementation] = ContextVar("chosen", default=_of_process)
+
+
+@contextmanager
+def implementation(name: Implementation) -> Iterator[None]:
+    """Choose who computes the operations within a ``with`` block; ``SYNCFLOW_KERNELS`` chooses for a process.
+
+    ``auto``: Triton on a GPU, the reference elsewhere. ``reference``: the reference everywhere. ``triton``: Triton also
+    on a CPU, which needs its interpreter (``TRITON_INTERPRET=1`` before the first import).
+    """
+    if _checked(name) == "triton" and not INSTALLED:
+        raise ValueError("the Triton kernels need triton; install it with `pip install syncflow[gpu]`")
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _launches_kernels(device: torch.device) -> bool:
+    chosen = _chosen.get()
+    if chosen == "reference" or not INSTALLED:
+        return False
+    return device.type == "cuda" or (chosen == "triton" and device.type == "cpu" and interpreted())
+
+
+def operation(reference: Callable[..., Any], prepare: Prepare | None = None) -> Callable[..., Any]:
+    """Register ``reference`` (its annotations are the schema) as ``torch.ops.syncflow.<module name>``; return its door.
+
+    ``prepare(*arguments)`` allocates the output and says which launches fill it, or is None where no kernel takes the
+    arguments. The op is functional: it never aliases or mutates its inputs, and its outputs are contiguous.
+    """
+    name = reference.__module__.rpartition(".")[2]
+
+    @functools.wraps(reference)
+    def contiguous(*args: Any, **kwargs: Any) -> Any:
+        return tree_map(Tensor.contiguous, reference(*args, **kwargs))
+
+    @functools.wraps(reference)
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        if prepare is not None and _launches_kernels(_device(args)):
+            prepared = prepare(*args, **kwargs)
+            if prepared is not None:
+                output, launches = prepared
+                for launch in launches:
+                    launch.run()
+                return output
+        return contiguous(*args, **kwargs)
+
+    signature = _resolved(reference)
+    compute.__signature__ = signature  # type: ignore[attr-defined]
+    op: Any = torch.library.triton_op(f"{NAMESPACE}::{name}", compute, mutates_args=())
+    op.register_fake(contiguous)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        leaves, ctx.spec = tree_flatten(inputs)
+        tensors = [i for i, value in enumerate(leaves) if isinstance(value, Tensor)]
+        ctx.save_for_backward(*(leaves[i] for i in tensors))
+        ctx.positions = tensors
+        ctx.leaves = [None if isinstance(value, Tensor) else value for value in leaves]
+
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        leaves, wanted = list(ctx.leaves), []
+        for position, tensor in zip(ctx.positions, ctx.saved_tensors, strict=True):
+            leaves[position] = tensor.detach().requires_grad_(tensor.requires_grad and tensor.is_floating_point())
+            if leaves[position].requires_grad:
+                wanted.append(position)
+        arguments = tree_unflatten(leaves, ctx.spec)
+        with torch.enable_grad():
+            outputs, _ = tree_flatten(reference(*arguments))
+        given, _ = tree_flatten(list(grads))
+        pairs = [(o, g) for o, g in zip(outputs, given, strict=True) if g is not None and o.requires_grad]
+        sources = [leaves[i] for i in wanted]
+        found: tuple[Tensor | None, ...] = (None,) * len(wanted)
+        if pairs:
+            found = torch.autograd.grad([o for o, _ in pairs], sources, [g for _, g in pairs], allow_unused=True)
+        by_position = dict(zip(wanted, found, strict=True))
+        returned = tree_unflatten([by_position.get(i) for i in range(len(leaves))], ctx.spec)
+        return tuple(None if _partial(a) else value for a, value in zip(arguments, returned, strict=True))
+
+    op.register_autograd(backward, setup_context=setup_context)
+
+    @functools.wraps(reference)
+    def door(*args: Any, **kwargs: Any) -> Any:
+        if torch.is_grad_enabled():
+            return reference(*args, **kwargs)
+        return op(*args, **kwargs)
+
+    door.prepare = prepare  # type: ignore[attr-defined]
+    return door
+
+
+def _resolved(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature with types in place of the names that ``from __future__ import annotations`` leaves."""
+    types = get_type_hints(function)
+    signature = inspect.signature(function)
+    parameters = [p.replace(annotation=types[p.name]) for p in signature.parameters.values()]
+    return signature.replace(parameters=parameters, return_annotation=types["return"])
+
+
+def _partial(argument: Any) -> bool:
+    """A list in which tensors are missing: ``torch.library`` knows no derivative with respect to it."""
+    return isinstance(argument, list) and not all(isinstance(x, Tensor) for x in argument)
+
+
+def _device(args: tuple[Any, ...]) -> torch.device:
+    leaves, _ = tree_flatten(args)
+    return next(leaf.device for leaf in leaves if isinstance(leaf, Tensor))

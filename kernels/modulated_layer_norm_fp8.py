@@ -1,0 +1,108 @@
+"""The modulated layer norm, quantised token by token for an fp8 matrix product.
+
+    y = modulated_layer_norm(x, table, rows, part, eps)  in float32
+    scale = max(max |y| / 448, 1e-12),   code = round(y / scale)  to the nearest float8_e4m3fn, ties to even
+
+with the maximum over D; 448 is the largest number of float8_e4m3fn, so ``code * scale`` differs from y by at most 1/16
+of itself, or 2^-10 of a scale near zero; a token of zeros has codes of zero. Arguments as ``modulated_layer_norm``.
+-> codes (R, T, S, D) float8_e4m3fn, scales (R, T, S) float32; neither has a derivative.
+Source: per-token dynamic quantisation as in vLLM and torchao, inside the norm so that the codes are all it writes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .blocks import INTERPRETED, load_head, store_head
+from .launch import Launch, operation, tl, triton
+from .modulated_layer_norm import reference as modulated_layer_norm
+from .rows import inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
+
+LARGEST = tl.constexpr(448.0)
+SMALLEST = tl.constexpr(1e-12)  # a scale; its inverse is a normal float32
+
+
+def reference(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> tuple[Tensor, Tensor]:
+    """The float32 modulated layer norm as codes of float8_e4m3fn and one scale a token."""
+    x, table, rows = (tensor.detach().float() for tensor in (x, table, rows))
+    y = modulated_layer_norm(x, table, rows, part, eps)
+    scales = (y.abs().amax(-1) / 448).clamp(min=1e-12)
+    return (y * scales.reciprocal()[..., None]).to(torch.float8_e4m3fn), scales
+
+
+@triton.jit
+def to_e4m3(x):
+    """The nearest float8_e4m3fn, ties to even, of float32 numbers up to 448 in size."""
+    if INTERPRETED:  # the interpreter's cast rounds ties away from zero and loses carries; on the grid it is right
+        bits = x.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & 0xFFF00000
+        fine = (x + 24576.0) - 24576.0  # 1.5 * 2^14: float32 near it has steps of 2^-9, those of subnormal codes
+        x = tl.where(tl.abs(x) < 0.015625, fine, bits.to(tl.float32, bitcast=True))
+    return x.to(tl.float8e4nv)
+
+
+@triton.jit
+def norm_and_quantise_tokens(
+    x,
+    table,
+    rows,
+    codes,
+    scales,
+    frames,
+    tokens,
+    s_row,
+    s_frame,
+    s_token,
+    s_rows_row,
+    s_rows_frame,
+    PART: tl.constexpr,
+    EPS: tl.constexpr,
+    S_PART: tl.constexpr,
+    DENSE: tl.constexpr,
+    WIDTH: tl.constexpr,
+    MAIN: tl.constexpr,
+    TAIL: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
+    """TOKENS tokens of one row and frame, held in registers from load to store."""
+    o_x, o_out, m_token = place(frames, tokens, s_row, s_frame, s_token, WIDTH, DENSE, TOKENS)
+    y, y_tail = load_head(x + o_x, m_token, WIDTH, MAIN, TAIL)
+    shift, shift_tail = load_modulation(table, rows, s_rows_row, s_rows_frame, S_PART, PART, WIDTH, MAIN, TAIL)
+    gain, gain_tail = load_modulation(table, rows, s_rows_row, s_rows_frame, S_PART, PART + 1, WIDTH, MAIN, TAIL)
+    y, y_tail = normalize(y, y_tail, EPS, WIDTH, MAIN, TAIL)
+    y, y_tail = modulate(y, y_tail, shift, shift_tail, gain, gain_tail, TAIL)
+    top = tl.max(tl.abs(y), 1)
+    if TAIL > 0:
+        top = tl.maximum(top, tl.max(tl.abs(y_tail), 1))
+    scale = tl.maximum(tl.div_rn(top, LARGEST), SMALLEST)
+    inverse = tl.div_rn(1.0, scale)[:, None]
+    y = to_e4m3(y * inverse)
+    if TAIL > 0:
+        y_tail = to_e4m3(y_tail * inverse)
+    store_head(codes + o_out, m_token, y, y_tail, WIDTH, MAIN, TAIL)
+    tl.store(scales + o_out // WIDTH, scale, mask=m_token)
+
+
+def prepare(
+    x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float
+) -> tuple[tuple[Tensor, Tensor], list[Launch]] | None:
+    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.rows.token_launch`."""
+    if not takes(x, table, rows) or not _has_fp8(x.device):
+        return None
+    codes = x.new_empty(x.shape, dtype=torch.float8_e4m3fn)
+    scales = x.new_empty(x.shape[:-1], dtype=torch.float32)
+    tensors = {"table": table.contiguous(), "codes": codes, "scales": scales}
+    constants = {"PART": part, "EPS": eps}
+    x, rows = inner_contiguous(x), inner_contiguous(rows)
+    launch = token_launch("modulated_layer_norm_fp8", norm_and_quantise_tokens, x, rows, tensors, constants)
+    return (codes, scales), [launch]
+
+
+def _has_fp8(device: torch.device) -> bool:
+    """Whether the device converts to float8_e4m3fn: a GPU from compute capability 8.9 on, or one that is not here."""
+    present = device.type == "cuda" and torch.cuda.is_available()
+    return not present or torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+modulated_layer_norm_fp8 = operation(reference, prepare)

@@ -1,0 +1,372 @@
+"""The benchmarks of operations: their cases, what is counted of them, the race and its report, and the run on a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+import syncflow
+from syncflow import kernels
+from syncflow.benchmarks.gpu import report, tune
+from syncflow.benchmarks.gpu.stages import BUDGETS, DEFAULT, Records, Run
+from syncflow.benchmarks.kernels import cases, compiled, harness
+from syncflow.benchmarks.kernels.cases import BATCHES, FACTORIES, SCALES, Sizes, Work
+from syncflow.benchmarks.kernels.harness import Outcome, Rival, Roof, Timing, Truth
+from syncflow.kernels.launch.aot import load_widths
+
+ROOT = Path(syncflow.__file__).parent
+NAMES = [name for name in kernels.__all__ if hasattr(getattr(kernels, name), "prepare")]
+XL, TINY = (Sizes.of(name, 1, 1) for name in cases.PRESETS)
+
+
+def xl(operation: str, place: str) -> cases.Case:
+    return cases.Case(operation, place, XL)
+
+
+def test_every_operation_has_cases_and_a_benchmark():
+    assert sorted(FACTORIES) == sorted(NAMES)
+    for name in NAMES:
+        assert (ROOT / "benchmarks" / "kernels" / f"bench_{name}.py").is_file()
+
+
+def test_sizes_are_those_of_the_presets():
+    assert (XL.rows, XL.frames, XL.tokens, XL.audio, XL.text, XL.channels, XL.heads) == (2, 8, 256, 100, 300, 1152, 16)
+    assert (TINY.tokens, TINY.channels, TINY.context_tokens) == (16, 128, 8)
+    assert Sizes.of("syncflow-xl", 16, 2).tokens == 1024
+    assert xl("spatial_attention", "video").at(4).sizes == Sizes.of("syncflow-xl", 4, 1)
+
+
+@pytest.mark.parametrize("operation", NAMES)
+def test_cases_have_shapes_on_the_meta_device(operation):
+    found = cases.cases([operation])
+    assert len(found) == 2 * len(BATCHES) * len(SCALES) * len(FACTORIES[operation])
+    assert len({case.id for case in found}) == len(found)
+    for case in [*found, *cases.odd_cases([operation])]:
+        arguments = case.arguments("meta", torch.bfloat16)
+        assert all(
+            leaf.is_meta for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor) and leaf.numel() > 99
+        )
+        assert case.work(torch.bfloat16).bytes > 0
+
+
+@pytest.mark.parametrize("operation", NAMES)
+def test_the_same_seed_gives_the_same_arguments(operation):
+    for case in cases.micro_cases([operation]):
+        first, second, other = (tree_leaves(case.arguments("cpu", torch.float32, seed)) for seed in (1, 1, 2))
+        pairs = [(a, b, c) for a, b, c in zip(first, second, other, strict=True) if isinstance(a, torch.Tensor)]
+        assert all(torch.equal(a.float(), b.float()) for a, b, _ in pairs)
+        assert not all(torch.equal(a.float(), c.float()) for a, _, c in pairs)
+
+
+def test_work_by_hand():
+    rows, tokens, width = 2, 8 * 256, 1152
+    activation = 2 * rows * tokens * width
+    assert xl("spatial_attention", "video").work(torch.bfloat16) == Work(
+        4 * activation + 2 * 2 * 72, 4 * rows * 8 * 256**2 * width
+    )
+    modulation = 2 * (6 * width + rows * 6 * width)
+    assert xl("modulated_layer_norm", "block").work(torch.bfloat16) == Work(2 * activation + modulation, 0)
+    final = 2 * (2 * width + rows * width)  # one embedding a row, read as shift and as scale
+    assert xl("modulated_layer_norm", "final").work(torch.bfloat16) == Work(2 * activation + final, 0)
+    assert xl("temporal_attention", "adaptor").work(torch.bfloat16).flops == 4 * rows * tokens**2 * width
+    text = xl("text_cross_attention", "text").work(torch.float32)
+    assert text.flops == 4 * rows * tokens * 300 * width
+    assert text.bytes == 4 * (2 * rows * tokens + 2 * rows * 300) * width + 2 * 8 * rows
+    video, audio = 4 * 8 * 32 * 32, 100 * 128
+    step = xl("guided_euler_step", "free").work(torch.bfloat16).bytes
+    assert step - (4 + 2 * 2 + 4 + 2) * (video + audio) == 2 * (2 * 8 + 2 * 4 + 4)
+
+
+@pytest.mark.parametrize("operation", NAMES)
+def test_contenders_compute_the_operation(operation):
+    """Every rival that runs on a CPU gives the operation's result; one that does not run says why."""
+    missing = ("No viable backend", "No module named", "is raced without a mask", "not implemented for", "scaled_mm")
+    for case in cases.micro_cases([operation])[:1]:
+        for name, rival in harness.contenders(operation, "cpu").items():
+            if rival.compiled:
+                continue
+            outcome = harness.contest(case, name, rival, torch.float32, "cpu", Roof(1e12, {"float32": 1e13}))
+            if outcome.timing is None:
+                assert name != "eager" and not name.startswith("kernel"), outcome.reason
+                assert any(words in str(outcome.reason) for words in missing), outcome.reason
+            else:
+                assert outcome.error is not None and outcome.error < harness.ALLOWED[torch.float32]
+
+
+def test_a_wrong_result_is_not_timed():
+    case = cases.micro_cases(["gated_residual"])[0]
+    formula = cases.reference("gated_residual")
+    off = harness.contest(case, "off", Rival(lambda *a: formula(*a) * 1.1), torch.float32, "cpu")
+    assert off.timing is None and "wrong" in str(off.reason)
+    # small enough for a rival, too much for the kernel itself
+    near = Rival(lambda *a: formula(*a) * 1.0001)
+    assert harness.contest(case, "near", near, torch.float32, "cpu").timing is not None
+    assert "tolerance" in str(harness.contest(case, "kernel", near, torch.float32, "cpu").reason)
+    unwritten = Rival(lambda *a: torch.empty_like(a[0]))
+    assert "wrong" in str(harness.contest(case, "unwritten", unwritten, torch.float32, "cpu").reason)
+
+
+def test_margin_follows_the_rule():
+    exact = torch.tensor([1.0, -4.0], dtype=torch.float64)
+    plain = torch.tensor([1.0, -4.0 + 3e-3])
+    known = Truth((), [exact], [plain])
+    allowed = 2 * (plain.double() - exact).abs().max().item() + torch.finfo(torch.float32).eps * 4
+    assert known.margin(torch.tensor([1.0 + 3e-3, -4.0])) == pytest.approx(3e-3 / allowed, rel=1e-3)
+    assert known.margin(torch.tensor([float("nan"), -4.0])) == float("inf")
+    with pytest.raises(ValueError, match="shape"):
+        known.margin(torch.zeros(3))
+
+
+def test_roof_and_row():
+    roof = Roof(2e12, {"bfloat16": 1e15, "float32": 5e14})
+    assert roof.floor(Work(10**9, 10**9), torch.bfloat16) == pytest.approx(5e-4)
+    assert roof.floor(Work(10**6, 10**12), torch.float32) == pytest.approx(2e-3)
+    timing = Timing((3e-4, 1e-4, 2e-4, 5e-4, 4e-4), "graph", cold=True)
+    assert [timing.percentile(p) for p in (0.2, 0.5, 0.8)] == [2e-4, 3e-4, 5e-4]
+    row = Outcome("op", "case", "R=1", "bfloat16", "kernel", Work(6 * 10**8, 3 * 10**9), timing, 0.0, 1.5e-4).to_dict()
+    assert (row["p50_us"], row["gb_s"], row["tflop_s"], row["roof_percent"]) == (300.0, 2000.0, 10.0, 50.0)
+    assert "| 200.0 | 300.0 | 500.0 |" in harness.table([row])
+    without = Outcome("op", "case", "R=1", "bfloat16", "other", Work(1, 1), reason="no | such backend").to_dict()
+    assert "no / such backend" in harness.table([without])
+
+
+class Event:
+    """Stands for a CUDA event: a clock that moves 1 ms at every record."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        Event.now += 1.0
+        self.at = Event.now
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at - self.at
+
+
+class Graph:
+    """Stands for a CUDA graph."""
+
+    replays = 0
+
+    def replay(self) -> None:
+        Graph.replays += 1
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+def test_times_on_a_gpu_are_of_one_call(monkeypatch, capturable):
+    calls = []
+
+    @contextlib.contextmanager
+    def capture(_graph):
+        if not capturable:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        yield
+
+    properties = type("Properties", (), {"L2_cache_size": 3000})()
+    for name, value in (("Event", Event), ("CUDAGraph", Graph), ("graph", capture), ("synchronize", lambda: None)):
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    sets = [(torch.full((500,), float(i)),) for i in range(4)]
+    timing = harness.time_calls(lambda x: calls.append(int(x[0])), sets, "cuda")
+    assert timing.method == ("graph" if capturable else "events")
+    assert timing.cold  # 8000 bytes are more than twice the cache of 3000
+    assert len(timing.samples) == harness.ROUNDS
+    assert timing.samples[0] == pytest.approx(1e-3 / 4)
+    assert set(calls) == {0, 1, 2, 3}
+    assert (len(calls) < 30) == capturable
+
+
+def test_argument_sets_exceed_the_cache(monkeypatch):
+    properties = type("Properties", (), {"L2_cache_size": 60 * 10**6})()
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    seeds = []
+    monkeypatch.setattr(cases.Case, "arguments", lambda self, device, dtype, seed=0: seeds.append(seed) or ())
+    harness.argument_sets(xl("spatial_attention", "video"), torch.bfloat16, "cuda", Work(38 * 10**6, 0))
+    assert seeds == [0, 1, 2, 3, 4]
+
+
+def test_loads_are_read_from_machine_code():
+    ptx = """
+    ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];
+    @%p1 ld.global.L1::evict_last.v2.b32 { %r1, %r2 }, [ %rd2 + 0 ];
+    ld.global.b16 %rs1, [ %rd3 + 0 ];
+    ld.shared.v4.b32 {%r1, %r2, %r3, %r4}, [%r5];
+    cp.async.cg.shared.global [ %r1 + 0 ], [ %rd4 + 0 ], 0x10, %r9;
+    cp.async.ca.shared.global [ %r1 + 0 ], [ %rd4 + 0 ], 0x4, %r9;
+    """
+    assert load_widths(ptx) == {2: 1, 4: 1, 8: 1, 16: 2}
+
+
+def test_plan_compiles_once_what_the_compiler_cannot_tell_apart():
+    every = compiled.plan("sm_90", ["bfloat16"], operations=["spatial_attention"])
+    shapes = [shape for task in every for shape in task.same]
+    assert len(shapes) == len(set(shapes)) == 2 * len(BATCHES) * len(SCALES)
+    assert len(every) <= 2 * len(SCALES)  # a batch is a length, never a constant
+    for arguments, words in (
+        (("sm_91",), "sm_91"),
+        (("sm_90", ["int8"]), "int8"),
+        (("sm_90", ["bfloat16"], ["huge"]), "huge"),
+        (("sm_90", ["bfloat16"], cases.PRESETS, ["softmax"]), "softmax"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            compiled.plan(*arguments)
+
+
+def test_faults_of_a_row():
+    row = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, registers=80, shared_bytes=227 * 1024)
+    assert row.fault("sm_90") is None
+    assert "232448 bytes" in str(row.fault("sm_89"))
+    spilling = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, spills=8)
+    assert "spills 8" in str(spilling.fault("sm_90"))
+    broken = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, error="CompilationError: no")
+    assert "does not compile" in str(broken.fault("sm_90"))
+    assert "failed" in compiled.table([broken])
+
+
+def test_neighbours_of_tiles():
+    found = list(tune.neighbours({"BLOCK": 64, "num_stages": 2, "num_warps": 1}))
+    assert {"BLOCK": 32, "num_stages": 2, "num_warps": 1} in found
+    assert {"BLOCK": 64, "num_stages": 3, "num_warps": 1} in found
+    assert not any(tiles["num_warps"] < 1 for tiles in found)
+
+
+def test_tuned_rules_fit_the_reader_of_tiles(tmp_path):
+    result = {"operation": "op", "when": {"dtype": "bfloat16", "length": 8}, "tiles": {"BLOCK": 32}}
+    found = {"a": {**result, "before_us": 10.0, "after_us": 9.0}, "b": {**result, "before_us": 10.0, "after_us": 9.9}}
+    said = tune.write(Run("cpu", True, tmp_path, {"tune": found}))
+    assert said["rules"] == 1
+    rules = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))
+    assert rules == {"op": [{"when": {"dtype": "bfloat16", "length": 8}, "tiles": {"BLOCK": 32}}]}
+
+
+def test_records_survive_a_death_in_the_middle_of_a_line(tmp_path):
+    records = Records(tmp_path / "records.jsonl")
+    assert records.read() == [] and records.unfinished() is None
+    records.add(event="start", stage="step", key="a")
+    records.add(event="end", stage="step", key="a", seconds=1.0, result={"p50_ms": 1.0})
+    records.add(event="start", stage="step", key="b")
+    with records.path.open("a", encoding="utf-8") as file:
+        file.write('{"event": "en')
+    item = records.unfinished()
+    assert item is not None and item["key"] == "b"
+    assert records.results() == {"step": {"a": records.read()[1]}}
+
+
+def test_faults_and_summary_of_a_run():
+    good = {"ok": True, "margin": 0.5, "repeatable": True}
+    results = {
+        "correctness": {
+            "a": {"result": good},
+            "b": {"result": {"ok": False, "margin": 3.0, "repeatable": False}},
+            "c": {"error": "RuntimeError: illegal address"},
+        },
+        "kernels": {
+            name: {
+                "result": {
+                    "operation": "op",
+                    "case": "xl",
+                    "shape": "R=2",
+                    "contender": name,
+                    "p50_us": time,
+                    "method": "graph",
+                    "cold": True,
+                }
+            }
+            for name, time in (("kernel", 10.0), ("eager", 50.0), ("sdpa", 25.0))
+        },
+        "step": {"left out": {"result": {"items": 3, "reason": "the 120 s of the stage were over"}}},
+    }
+    faults = report.faults(results)
+    assert len(faults) == 2 and "other bits" in faults[0] and "illegal address" in faults[1]
+    assert "| op xl | 10.0 | - | sdpa | 25.0 | 2.50 |" in report.summary(results)
+    text = report.markdown(results, "Some GPU, today")
+    assert "2 faults" in text and "1 checks passed" in text and "step: 3 items" in text
+
+
+def test_default_stages_fit_into_ten_minutes():
+    assert sum(BUDGETS[name] for name in DEFAULT) < 555 < 600
+
+
+BLOCKED = ("av", "diffusers", "librosa", "matplotlib", "scipy", "tqdm", "transformers", "typer")
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """The environment of a machine that has only torch, triton and numpy: other libraries cannot be imported."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for name in BLOCKED:
+        (folder / f"{name}.py").write_text(f"raise ImportError('{name} is not there')\n", encoding="utf-8")
+    others = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(folder), *([others] if others else [])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHON": sys.executable}
+
+
+def test_smoke_run(bare, tmp_path):
+    """Every stage, on the CPU, on a machine with nothing but torch, triton and numpy."""
+    output = tmp_path / "results"
+    command = [
+        str(ROOT / "benchmarks" / "gpu" / "run"),
+        "--smoke",
+        "--output",
+        str(output),
+        "--stages",
+        ",".join(BUDGETS),
+    ]
+    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (written,) = output.glob("*-smoke.json")
+    run = json.loads(written.read_text(encoding="utf-8"))
+    assert run["smoke"] and set(run["results"]) == set(BUDGETS)
+    ends = [record for items in run["results"].values() for record in items.values()]
+    assert not any("error" in record for record in ends)
+    assert {key.split()[0] for key in run["results"]["correctness"]} == set(NAMES)
+    assert {key.split()[0] for key in run["results"]["kernels"]} == set(NAMES)
+    text = written.with_suffix(".md").read_text(encoding="utf-8")
+    assert text.startswith("# Smoke run") and "No faults." in text
+    assert "rival / kernel" in done.stdout
+
+
+def test_a_worker_that_dies_costs_one_item(bare, tmp_path):
+    """The item is recorded, a new worker does the rest, and the run fails."""
+    (tmp_path / "bare" / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'syncflow.benchmarks.gpu.child' in ' '.join(sys.orig_argv):\n"
+        "    import syncflow.benchmarks.gpu.machine as machine\n"
+        "    machine.describe = lambda run: os._exit(9)\n",
+        encoding="utf-8",
+    )
+    command = [
+        str(ROOT / "benchmarks" / "gpu" / "run"),
+        "--smoke",
+        "--output",
+        str(tmp_path / "out"),
+        "--stages",
+        "setup,roof",
+    ]
+    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (written,) = (tmp_path / "out").glob("*-smoke.json")
+    results = json.loads(written.read_text(encoding="utf-8"))["results"]
+    assert "exit code 9" in results["setup"]["machine"]["error"]
+    assert results["roof"]["roof"]["result"]["copy"] > 0
+
+
+@pytest.mark.parametrize("arguments", [["--stages", "setup,sleep", "--smoke"], ["--smoke"]])
+def test_a_mistake_in_the_command_is_refused(bare, tmp_path, arguments):
+    command = [str(ROOT / "benchmarks" / "gpu" / "run"), *arguments]
+    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "bare"]

@@ -1,0 +1,158 @@
+"""``syncflow bench kernels``: every kernel compiled for a GPU that is not there, and held to what it may take of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from syncflow import kernels
+from syncflow.kernels.launch.aot import SHARED_LIMIT
+from syncflow.kernels.launch.language import INSTALLED
+
+NAMES = {name for name in kernels.__all__ if hasattr(getattr(kernels, name), "prepare")}
+PRODUCTS = {name for name in NAMES if "attention" in name or "linear" in name}
+
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="compiling kernels needs triton")
+
+
+def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with an interpreter in its environment that it must not use."""
+    command = [sys.executable, "-m", "syncflow", "bench", "kernels", *arguments]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def mistake(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that the command says."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("syncflow: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def hopper():
+    """All kernels at all shapes and in all types, for Hopper."""
+    report = json.loads(run("--aot", "sm_90", "--json").stdout)
+    assert report["arch"] == "sm_90"
+    return report["rows"]
+
+
+def test_every_operation_compiles_in_every_type(hopper):
+    assert {(row["operation"], row["dtype"]) for row in hopper} == {
+        (name, dtype) for name in NAMES for dtype in ("bfloat16", "float16", "float32")
+    }
+    assert not [row["error"] for row in hopper if row["error"]]
+    for name in NAMES:
+        covered = {case for row in hopper if row["operation"] == name for case in row["cases"]}
+        assert {case.split()[1] for case in covered} == {"xl", "tiny"}
+
+
+def test_nothing_spills_on_hopper(hopper):
+    assert not [row for row in hopper if row["spills"]]
+    assert not [row for row in hopper if not 0 < row["registers"] <= 255]
+    assert not [row for row in hopper if row["shared_bytes"] > SHARED_LIMIT["sm_90"]]
+
+
+def test_products_are_on_the_tensor_cores(hopper):
+    assert {row["operation"] for row in hopper if row["tensor_core"] == "wgmma"} == PRODUCTS
+    assert not [row for row in hopper if row["operation"] in PRODUCTS and row["tensor_core"] != "wgmma"]
+
+
+def test_loads_are_wide(hopper):
+    rows = [row for row in hopper if row["dtype"] == "bfloat16" and any(" xl " in case for case in row["cases"])]
+    assert {row["operation"] for row in rows} == NAMES
+    assert not [row for row in rows if row["load_bytes"] != 16]
+
+
+def test_blackwell_compiles():
+    done = run("--aot", "sm_100", "--dtype", "bfloat16", "--preset", "syncflow-xl", "--batch", "1", "--json")
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["operation"] for row in rows} == NAMES
+    assert "tcgen05" in {row["tensor_core"] for row in rows}
+
+
+def test_table():
+    done = run("--aot", "sm_90", "--operation", "gated_residual", "--preset", "syncflow-tiny", "--dtype", "float32")
+    head, _, *rows = done.stdout.splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")][:3] == ["kernel", "shape", "dtype"]
+    assert rows and all("gated_residual" in row and "float32" in row for row in rows)
+    assert "%|" not in done.stderr  # no progress bar where nobody looks
+
+
+def test_a_kernel_that_spills_is_refused():
+    only = ("--operation", "spatial_attention", "--preset", "syncflow-xl", "--dtype", "bfloat16")
+    done = run("--aot", "sm_90", *only, "--tiles", "spatial_attention:BLOCK_K=32,num_warps=1", code=1)
+    assert "spatial_attention" in done.stdout
+    assert "spills" in mistake(done)
+
+
+def test_a_kernel_that_needs_too_much_shared_memory_is_refused():
+    only = ("--operation", "spatial_attention", "--preset", "syncflow-xl", "--dtype", "float16")
+    done = run("--aot", "sm_90", *only, "--tiles", "spatial_attention:num_stages=12", code=1)
+    assert "shared memory" in mistake(done)
+
+
+def test_a_kernel_that_does_not_compile_is_named():
+    only = ("--operation", "spatial_attention", "--preset", "syncflow-xl", "--dtype", "float16")
+    done = run("--aot", "sm_90", *only, "--tiles", "spatial_attention:BLOCK_K=24", code=1)
+    assert "does not compile" in mistake(done)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_timing_needs_a_gpu():
+    line = mistake(run(code=2))
+    assert "GPU" in line and "--aot" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--aot", "sm_91"), "sm_91"),
+        (("--aot", "sm_90", "--dtype", "int4"), "int4"),
+        (("--aot", "sm_90", "--preset", "huge"), "huge"),
+        (("--aot", "sm_90", "--operation", "softmax"), "softmax"),
+        (("--aot", "sm_90", "--tiles", "spatial_attention"), "NAME=VALUE"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, word):
+    assert word in mistake(run(*arguments, code=2))
+
+
+LAUNCHED = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+class Hopper:
+    utils = type("Utils", (), {"get_device_properties": lambda self, _: {"max_shared_mem": 232448}})()
+    get_current_target = lambda self: GPUTarget("cuda", 90, 32)
+    get_current_device = lambda self: 0
+    get_current_stream = lambda self, _: 0
+
+driver.set_active(Hopper())
+from syncflow.benchmarks.kernels.cases import cases
+from syncflow.kernels.launch.aot import compile_launch
+
+for case in cases(presets=("syncflow-tiny",), batches=(1, 4), scales=(1,)):
+    for launch in case.launches(torch.bfloat16):
+        real = {k: torch.empty_like(v, device="cpu") if hasattr(v, "dtype") else v for k, v in launch.arguments.items()}
+        launched = launch.kernel.warmup(**real, **launch.constants, **launch.tiles, grid=launch.grid)
+        assert launched.hash == compile_launch(launch, "sm_90").hash, str(case)
+        print(case.operation)
+"""
+
+
+def test_what_is_compiled_ahead_is_what_a_launch_looks_for():
+    """The same types, constants and alignments, so the same machine code, found in the cache at the first call."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", LAUNCHED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == NAMES
