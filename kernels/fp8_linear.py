@@ -27,19 +27,24 @@ def reference(
     return (functional.gelu(y, approximate="tanh") if gelu else y).to(bias.dtype)
 
 
+def has_products(device: torch.device) -> bool:
+    """Whether the GPU multiplies 8-bit codes: capability 8.9. One that is absent (traced for) counts as able."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def prepare(
     codes: Tensor, scales: Tensor, weight_codes: Tensor, weight_scales: Tensor, bias: Tensor, gelu: bool
 ) -> tuple[Tensor, list[Launch]] | None:
     """On a GPU cuBLASLt's or CUTLASS's row-wise product where it takes the shapes, else the Triton kernel.
 
     The library's needs widths that are multiples of 16 and gives bfloat16; its GELU is a pass of its own. Both
-    leave the running sum to the matrix units (fast accumulation). GPUs before capability 8.9 have no 8-bit products.
+    leave the running sum to the matrix units (fast accumulation).
     """
     if {codes.dtype, weight_codes.dtype} != {torch.float8_e4m3fn} or not supported(bias) or not codes.shape[-1]:
         return None
     if {scales.dtype, weight_scales.dtype} != {torch.float32}:
         return None
-    if codes.is_cuda and torch.cuda.get_device_capability(codes.device) < (8, 9):
+    if codes.is_cuda and not has_products(codes.device):
         return None
     x, weight, bias = flat(codes), flat(weight_codes), bias.contiguous()
     token_scales, weight_scales = scales.reshape(-1).contiguous(), weight_scales.contiguous()

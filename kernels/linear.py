@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from .blocks import dot_add
-from .launch import Launch, tiles, tl, triton
+from .launch import Launch, libraries, tiles, tl, triton
 
 GELU_RATE = tl.constexpr(-2 * math.sqrt(2 / math.pi) * math.log2(math.e))  # tanh as a power of 2
 
@@ -184,7 +184,7 @@ def choose_tiles(name: str, x: Tensor, weight: Tensor, *, library: bool) -> tupl
     bytes_each = x.element_size()
     large = bytes_each < 4 and -(-m // 128) * -(-n // 128) >= 132
     heuristic = {
-        "TRITON": 0 if library else 1,
+        "TRITON": 0 if library and libraries() else 1,
         "BLOCK_M": 128 if large else 64,
         "BLOCK_N": 128 if large else 64,
         "BLOCK_K": {1: 128, 2: 64, 4: 32}[bytes_each],

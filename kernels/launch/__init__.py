@@ -3,7 +3,7 @@
 from . import tiles
 from .language import interpreted, tl, triton
 from .launching import Launch, attention_tiles, head_tiles, supported
-from .registry import implementation, operation
+from .registry import implementation, libraries, operation
 
 __all__ = [
     "Launch",
@@ -11,6 +11,7 @@ __all__ = [
     "head_tiles",
     "implementation",
     "interpreted",
+    "libraries",
     "operation",
     "supported",
     "tiles",

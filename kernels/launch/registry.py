@@ -44,8 +44,9 @@ _chosen: ContextVar[Implementation] = ContextVar("chosen", default=_of_process)
 def implementation(name: Implementation) -> Iterator[None]:
     """Choose who computes the operations within a ``with`` block; ``SYNCFLOW_KERNELS`` chooses for a process.
 
-    ``auto``: Triton on a GPU, the reference elsewhere. ``reference``: the reference everywhere. ``triton``: Triton also
-    on a CPU, which needs its interpreter (``TRITON_INTERPRET=1`` before the first import).
+    ``auto``: Triton on a GPU, or a library where an operation has one; the reference elsewhere. ``reference``: the
+    reference everywhere. ``triton``: Triton in place of libraries too, and also on a CPU, which needs its interpreter
+    (``TRITON_INTERPRET=1`` before the first import).
     """
     if _checked(name) == "triton" and not INSTALLED:
         raise ValueError("the Triton kernels need triton; install it with `pip install syncflow[gpu]`")
@@ -54,6 +55,11 @@ def implementation(name: Implementation) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(token)
+
+
+def libraries() -> bool:
+    """Whether a library may compute what there is a Triton kernel for."""
+    return _chosen.get() != "triton"
 
 
 def _launches_kernels(device: torch.device) -> bool:
@@ -67,7 +73,8 @@ def operation(reference: Callable[..., Any], prepare: Prepare | None = None) -> 
     """Register ``reference`` (its annotations are the schema) as ``torch.ops.syncflow.<module name>``; return its door.
 
     ``prepare(*arguments)`` allocates the output and says which launches fill it, or is None where no kernel takes the
-    arguments. The op is functional: it never aliases or mutates its inputs, and its outputs are contiguous.
+    arguments; an output that a library has made needs no launches. The op is functional: it never aliases or mutates
+    its inputs, and its outputs are contiguous.
     """
     name = reference.__module__.rpartition(".")[2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -96,18 +97,19 @@ def test_what_no_kernel_takes():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "k", "capability", "who"),
+    ("name", "dtype", "k", "able", "who"),
     [
-        (torch.bfloat16, 16, (9, 0), "library"),
-        (torch.float16, 16, (9, 0), "kernel"),
-        (torch.bfloat16, 24, (9, 0), "kernel"),
-        (torch.bfloat16, 16, (8, 0), "reference"),
+        ("auto", torch.bfloat16, 16, True, "library"),
+        ("auto", torch.float16, 16, True, "kernel"),
+        ("auto", torch.bfloat16, 24, True, "kernel"),
+        ("triton", torch.bfloat16, 16, True, "kernel"),
+        ("auto", torch.bfloat16, 16, False, "reference"),
     ],
     ids=str,
 )
-def test_who_computes_on_a_gpu(monkeypatch, dtype, k, capability, who):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    with FakeTensorMode():
+def test_who_computes_on_a_gpu(monkeypatch, name, dtype, k, able, who):
+    monkeypatch.setattr(sys.modules[fp8_linear.__module__], "has_products", lambda device: able)
+    with FakeTensorMode(), implementation(name):
         codes, weight = (torch.empty(*shape, k, device="cuda", dtype=CODE) for shape in ((2, 3), (32,)))
         scales, weight_scales = torch.empty(2, 3, device="cuda"), torch.empty(32, device="cuda")
         bias = torch.empty(32, device="cuda", dtype=dtype)

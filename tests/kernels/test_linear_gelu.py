@@ -83,11 +83,13 @@ def test_what_no_kernel_takes():
 
 
 def test_who_computes_on_a_gpu():
-    """The library, unless the tile rules ask for the kernel."""
+    """The library, unless the tile rules or the user ask for the kernel."""
     with FakeTensorMode():
         x, weight, bias = (torch.empty(*shape, device="cuda") for shape in ((2, 3, 16), (32, 16), (32,)))
         y, launches = linear_gelu.prepare(x, weight, bias)
         assert (y.shape, y.dtype, launches) == ((2, 3, 32), torch.float32, [])
         with tiles.override("linear_gelu", {"TRITON": 1}):
             _, (launch,) = linear_gelu.prepare(x, weight, bias)
+        with implementation("triton"):
+            assert len(linear_gelu.prepare(x, weight, bias)[1]) == 1
     assert "TRITON" not in launch.tiles
