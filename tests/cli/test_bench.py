@@ -30,8 +30,8 @@ def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 def mistake(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that the command says."""
-    lines = [line for line in done.stderr.splitlines() if line.startswith("syncflow: ")]
+    """The one line that the command says, beside what libraries warn of."""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("syncflow: ") and "warning:" not in line]
     assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
     return lines[0]
 
