@@ -36,7 +36,7 @@ class Step:
         model, config = engine.components.ddit, engine.config.ddit
         job = engine.prepare(Request(PROMPT, seed=7, guidance=6.0))
         video, audio = video_noise(job, config.video_channels)[None], audio_noise(job, config.audio_channels)[None]
-        return cls(model, video, audio, float(job.sequence.fps), conditions(model, [job], video))
+        return cls(model, video, audio, float(job.sequence.fps), conditions(model, [job]))
 
     @torch.inference_mode()
     def velocities(self, branches: list[int]) -> Velocities:

@@ -21,7 +21,7 @@ from syncflow.engine.config import ModelConfig, preset
 from syncflow.engine.model import DDiT
 from syncflow.engine.model.layers import CrossAttention
 from syncflow.engine.sampling.guidance import cfg
-from syncflow.engine.sampling.job import Job
+from syncflow.engine.sampling.job import Job, Known, Text
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.sampling.schedule import schedule
 
@@ -157,7 +157,7 @@ def job(config: ModelConfig, steps: int, *, lead: float, known: bool = False) ->
     video = torch.zeros(d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
     if known:
         times = times.known_video()
-    return Job(s, 0, times, cfg(6.0), states, d.text_tokens, video if known else None)
+    return Job(s, 0, times, cfg(6.0), Text(states, d.text_tokens), video=Known(video) if known else None)
 
 
 class _Parts:

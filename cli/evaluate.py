@@ -20,6 +20,8 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts, clips and noise.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Euler steps; the model's default.")] = None,
     cfg: Annotated[float | None, typer.Option(help="Guidance; the model's default.")] = None,
+    sync_guidance: Annotated[float | None, typer.Option(help="Sync guidance; the model's default.")] = None,
+    sync_cfg_audio: Annotated[float | None, typer.Option(help="SyncCFG of the audio; the model's default.")] = None,
     video_lead: Annotated[float | None, typer.Option(help="Lead of the video; the model's default.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips drawn at a time.")] = 16,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to keep the clips in.")] = None,
@@ -39,7 +41,13 @@ def evaluate(
 
     from ..engine.engine import Engine
 
-    settings = {"steps": steps, "guidance": cfg, "video_lead": video_lead}
+    settings = {
+        "steps": steps,
+        "guidance": cfg,
+        "sync_guidance": sync_guidance,
+        "sync_cfg_audio": sync_cfg_audio,
+        "video_lead": video_lead,
+    }
     scores = run_evaluation(
         Engine.from_pretrained(model),
         lines,

@@ -21,9 +21,30 @@ def generate(
     cfg: Annotated[
         float | None, typer.Option(help="Weight of classifier-free guidance, 1 = off; the model's default.")
     ] = None,
+    negative: Annotated[str | None, typer.Option(help="What guidance moves away from, instead of no text.")] = None,
+    sync_guidance: Annotated[
+        float | None,
+        typer.Option(help="Away from sound that sees no picture, 0 = off; the model's default."),
+    ] = None,
+    sync_cfg_audio: Annotated[
+        float | None, typer.Option(help="Away from the sound of a still picture, 1 = off; the model's default.")
+    ] = None,
+    cfg_interval: Annotated[
+        tuple[float, float] | None, typer.Option(help="Flow times (0 = noise, 1 = data) between which guidance holds.")
+    ] = None,
+    cfg_rescale: Annotated[
+        float | None, typer.Option(help="Draw the contrast of guided steps back, 0 = off to 1 = wholly.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(help="Duration; the model's default, or that of --video.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the model's default.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video whose sound is to be drawn (video-to-audio).")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture that the clip begins with.")] = None,
+    extend: Annotated[
+        Path | None, typer.Option(help="A clip to continue; --seconds is the whole, 1 s more than it by default.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Draw a variation of --video: 0 would keep it, 1 draws it anew.")
+    ] = None,
     video_lead: Annotated[
         float | None, typer.Option(help="How far the video runs ahead of the sound: 0 shared time, 1 video first.")
     ] = None,
@@ -46,7 +67,15 @@ def generate(
         width=width,
         height=height,
         video=video,
+        image=image,
+        extend=extend,
+        strength=strength,
         video_lead=video_lead,
+        negative_prompt=negative,
+        sync_guidance=sync_guidance,
+        sync_cfg_audio=sync_cfg_audio,
+        guidance_interval=cfg_interval,
+        guidance_rescale=cfg_rescale,
     )
 
     from ..engine.engine import Engine

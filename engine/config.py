@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
 AdaptorTokens = Literal["all", "frame", "none"]
+Bridge = Literal["adaptor", "audio_rope", "global_local"]
 
 MAX_SECONDS = 60.0
 MAX_SIDE = 2048
@@ -156,6 +157,10 @@ class DDiTConfig(Config):
     ``adaptor_tokens``: what the modality adaptor attends over: ``all`` T*S video tokens, ``frame`` means, or ``none``
     (the ablation: video features are read as they are). ``sigma_head`` doubles the output channels of the video tower
     as Open-Sora's checkpoints do; the second half is not used.
+
+    ``bridge``: what crosses between the towers (``docs/method.md`` section 3): ``adaptor``, the audio reads the video
+    (SyncFlow); ``audio_rope``, the video reads the audio, from layer ``first_block`` on (Syncphony); ``global_local``,
+    each reads the other (Harmony). The last two see ``window`` latent frames to either side.
     """
 
     width: int = 1152
@@ -175,6 +180,9 @@ class DDiTConfig(Config):
     rope_theta: float = 1e4
     adaptor_tokens: AdaptorTokens = "all"
     audio_text: bool = False
+    bridge: Bridge = "adaptor"
+    first_block: int = 0
+    window: float = 1.0
 
     def __post_init__(self) -> None:
         for name, heads in (("heads", self.heads), ("audio_heads", self.audio_heads)):
@@ -182,10 +190,15 @@ class DDiTConfig(Config):
                 raise ValueError(f"width {self.width} must split into {name} ({heads}) parts of even width")
         if self.width % 4:
             raise ValueError(f"width is {self.width}; it must be a multiple of 4, for sines and cosines of two axes")
-        if self.adaptor_tokens not in get_args(AdaptorTokens):
-            raise ValueError(
-                f"adaptor_tokens is {self.adaptor_tokens!r}; it must be one of {', '.join(get_args(AdaptorTokens))}"
-            )
+        for name, allowed in (("adaptor_tokens", get_args(AdaptorTokens)), ("bridge", get_args(Bridge))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        if self.first_block and self.bridge != "audio_rope":
+            raise ValueError(f"first_block is {self.first_block}; it must be 0 with the bridge {self.bridge}")
+        if self.first_block and not 0 < self.first_block < self.depth:
+            raise ValueError(f"first_block is {self.first_block}; it must be from 0 to {self.depth - 1}")
+        if not math.isfinite(self.window) or self.window <= 0:
+            raise ValueError(f"window is {self.window}; it must be a number of latent frames above 0")
 
     @property
     def head_width(self) -> int:
@@ -197,19 +210,32 @@ class DDiTConfig(Config):
         """d of the audio tower."""
         return self.width // self.audio_heads
 
+    @property
+    def audio_reads_video(self) -> bool:
+        """Whether the audio tower's velocity depends on the video."""
+        return self.bridge != "audio_rope"
+
+    @property
+    def video_reads_audio(self) -> bool:
+        """Whether the video tower's velocity depends on the audio."""
+        return self.bridge != "adaptor"
+
 
 @dataclass(frozen=True)
 class SamplingConfig(Config):
     """How a model is sampled unless a request says otherwise.
 
     ``shift`` bends the time grid towards noise (1 = off); ``video_lead`` in [0, 1] lets the video's time run ahead of
-    the audio's (0 = shared time, 1 = the video is finished first).
+    the audio's (0 = shared time, 1 = the video is finished first). ``sync_guidance`` 0 and ``sync_cfg_audio`` 1 are
+    off.
     """
 
     steps: int = 50
     guidance: float = 6.0
     shift: float = 1.0
     video_lead: float = 0.0
+    sync_guidance: float = 0.0
+    sync_cfg_audio: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -234,7 +260,10 @@ class ModelConfig(Config):
 
 
 def preset(name: str) -> ModelConfig:
-    """A named configuration: ``syncflow-xl`` or ``syncflow-tiny``. Raises ``ValueError`` for another name."""
+    """A named configuration: ``syncflow``, ``syncphony`` or ``harmony``, each ``-xl`` or ``-tiny``.
+
+    Raises ``ValueError`` for another name.
+    """
     from .presets import PRESETS
 
     if name not in PRESETS:

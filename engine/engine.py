@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,15 +11,18 @@ import numpy as np
 import torch
 
 from .components import Components
-from .config import MAX_SECONDS, SequenceConfig
-from .media import conform, load_clip, probe
-from .sampling.guidance import cfg
-from .sampling.job import Job
+from .config import SequenceConfig
+from .sampling.guidance import GuidancePlan, combine, sync_cfg_audio, sync_guidance, text_guidance
+from .sampling.job import Job, Known, Text
 from .sampling.loop import StepCallback, sample
 from .sampling.schedule import schedule
+from .tasks import Given, known_latents, restore, take, task_of
 from .types import Clip, Latents, Request
 
 BUNDLED = "pretrained/syncflow-tiny"
+# Settings of a request: those with a default of the model's, and those that are off unless they are given.
+DEFAULTED = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio")
+OPTIONAL = ("negative_prompt", "guidance_interval", "guidance_rescale", "strength")
 T = TypeVar("T")
 
 
@@ -87,43 +89,21 @@ class Engine:
             item if isinstance(item, Request) else Request(item, seed=seed + i, **settings)
             for i, item in enumerate(several)
         ]
-        requests = [item if item.video is None else self.conform(item) for item in requests]
-        jobs = [self.prepare(item) for item in requests]
+        taken = [take(item, self.config.sequence) for item in requests]
+        jobs = [self.prepare(item, given) for item, given in taken]
         shapes = {(job.sequence.seconds, job.sequence.width, job.sequence.height) for job in jobs}
         if len(shapes) > 1:
             raise ValueError(f"requests of one batch must share seconds and size; these have {sorted(shapes)}")
         with _bar(progress, on_step) as step:
             latents = sample(self.components.ddit, jobs, step)
-        clips = self.decode(latents, requests, jobs)
+        clips = self.decode(latents, taken, jobs)
         return clips[0] if single else clips
 
-    def conform(self, request: Request) -> Request:
-        """The request with its known video at the model's rate and the clip's size and duration.
-
-        Where the request names no duration it is the video's own, at most a minute.
-        """
-        base, video = self.config.sequence, request.video
-        if video is None:
-            return request
-        long = video.seconds if isinstance(video, Clip) else probe(video).seconds
-        seconds = _default(request.seconds, min(max(long, 1 / base.fps), MAX_SECONDS))
-        sequence = base.replace(
-            seconds=seconds, width=_default(request.width, base.width), height=_default(request.height, base.height)
-        )
-        shape: dict[str, Any] = {
-            "fps": sequence.fps,
-            "size": (sequence.width, sequence.height),
-            "sample_rate": sequence.sample_rate,
-            "seconds": sequence.seconds,
-        }
-        known = conform(video, **shape) if isinstance(video, Clip) else load_clip(video, **shape)
-        return dataclasses.replace(request, video=known, seconds=seconds)
-
     @torch.inference_mode()
-    def prepare(self, request: Request) -> Job:
+    def prepare(self, request: Request, given: Given | None = None) -> Job:
         """Everything that is computed once for a request: lengths, times, guidance, text states, known latents.
 
-        A known video must have the clip's shape; see :meth:`conform`.
+        ``given`` holds the request's media, from :func:`~syncflow.engine.tasks.take`.
         """
         sequence, sampling, parts = self.sequence(request), self.config.sampling, self.components
         times = schedule(
@@ -131,19 +111,34 @@ class Engine:
             shift=_default(request.shift, sampling.shift),
             lead=_default(request.video_lead, sampling.video_lead),
         )
-        known = None
-        if isinstance(request.video, Clip):
-            frames = torch.from_numpy(request.video.frames)
-            known = parts.video.encode(frames[None].to(self.device))[0]
-            times = times.known_video()
+        video: Known | None = None
+        audio: Known | None = None
+        if given is not None:
+            video, audio = known_latents(given, sequence, parts, request.strength, self.device)
+            times = times.known_video() if given.task == "video-to-audio" else times.after(video.start)
+        null = parts.ddit.video.y_embedder.y_embedding
+        text = self._text(request.prompt) if request.prompt.strip() else Text(null, len(null))
+        negative = None if request.negative_prompt is None else self._text(request.negative_prompt)
+        return Job(sequence, request.seed, times, self.plan(request), text, negative, video, audio)
+
+    def plan(self, request: Request) -> GuidancePlan:
+        """The branches and weights of a request. Without a prompt there is no text to move away from."""
+        sampling = self.config.sampling
+        directions = [
+            sync_guidance(_default(request.sync_guidance, sampling.sync_guidance)),
+            sync_cfg_audio(_default(request.sync_cfg_audio, sampling.sync_cfg_audio)),
+        ]
         if request.prompt.strip():
-            encoded, mask = parts.text.encode([request.prompt])
-            states, length = encoded[0], int(mask.sum())
-            plan = cfg(_default(request.guidance, sampling.guidance))
-        else:  # no words to weigh against their absence
-            states = parts.ddit.video.y_embedder.y_embedding
-            length, plan = len(states), cfg(0)
-        return Job(sequence, request.seed, times, plan, states, length, known)
+            directions.insert(0, text_guidance(_default(request.guidance, sampling.guidance)))
+        return combine(
+            directions,
+            interval=_default(request.guidance_interval, (0.0, 1.0)),
+            rescale=_default(request.guidance_rescale, 0.0),
+        )
+
+    def _text(self, prompt: str) -> Text:
+        states, mask = self.components.text.encode([prompt])
+        return Text(states[0], int(mask.sum()))
 
     def sequence(self, request: Request) -> SequenceConfig:
         """The lengths of a request's clip."""
@@ -155,29 +150,30 @@ class Engine:
         )
 
     @torch.inference_mode()
-    def decode(self, latents: Latents, requests: Sequence[Request], jobs: Sequence[Job]) -> list[Clip]:
-        """Latents to clips, with the provenance of each. A known video keeps its own pixels."""
+    def decode(
+        self, latents: Latents, taken: Sequence[tuple[Request, Given | None]], jobs: Sequence[Job]
+    ) -> list[Clip]:
+        """Latents to clips, with the provenance of each. What is known of a clip stays as it was given."""
         clips = []
-        for i, (request, job) in enumerate(zip(requests, jobs, strict=True)):
+        for i, ((request, given), job) in enumerate(zip(taken, jobs, strict=True)):
             sequence = job.sequence
-            if isinstance(request.video, Clip):
-                frames = request.video.frames
-            else:
-                pixels = self.components.video.decode(latents.video[i : i + 1], sequence.frames)
-                frames = pixels[0].cpu().numpy()
             sound = self.components.audio.decode(latents.audio[i : i + 1], sequence.samples)[0].float().cpu().numpy()
+            waveform = np.clip(sound, -1.0, 1.0)
+            if given is not None and given.task == "video-to-audio":
+                frames = given.clip.frames
+            else:
+                frames = self.components.video.decode(latents.video[i : i + 1], sequence.frames)[0].cpu().numpy()
+            if given is not None:
+                frames, waveform = restore(given, sequence, frames, waveform)
             provenance = {
                 "prompt": request.prompt,
                 "seed": request.seed,
-                "steps": _default(request.steps, self.config.sampling.steps),
-                "guidance": _default(request.guidance, self.config.sampling.guidance),
-                "shift": _default(request.shift, self.config.sampling.shift),
-                "video_lead": _default(request.video_lead, self.config.sampling.video_lead),
-                "task": "text-to-audio-video" if request.video is None else "video-to-audio",
+                **{name: _default(getattr(request, name), getattr(self.config.sampling, name)) for name in DEFAULTED},
+                **{name: given for name in OPTIONAL if (given := getattr(request, name)) is not None},
+                "task": task_of(request),
                 "model": self.config.name,
                 "model_hash": self.components.digest,
             }
-            waveform = np.clip(sound, -1.0, 1.0)
             clips.append(Clip(frames, waveform, sequence.fps, sequence.sample_rate, provenance))
         return clips
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from .config import CodecConfig, DDiTConfig, ModelConfig, SamplingConfig, SequenceConfig
 
 SYNCFLOW_XL = ModelConfig(
@@ -38,4 +40,33 @@ SYNCFLOW_TINY = ModelConfig(
     ),
 )
 
-PRESETS = {config.name: config for config in (SYNCFLOW_XL, SYNCFLOW_TINY)}
+# The other bridges keep codecs, text, sequence and width, so that models differ in what crosses between the towers.
+SYNCPHONY_XL = dataclasses.replace(
+    SYNCFLOW_XL,
+    name="syncphony-xl",
+    ddit=SYNCFLOW_XL.ddit.replace(depth=24, bridge="audio_rope", first_block=8),
+    sampling=SYNCFLOW_XL.sampling.replace(sync_guidance=2.0),
+)
+SYNCPHONY_TINY = dataclasses.replace(
+    SYNCFLOW_TINY,
+    name="syncphony-tiny",
+    ddit=SYNCFLOW_TINY.ddit.replace(bridge="audio_rope", first_block=2),
+    sampling=SYNCFLOW_TINY.sampling.replace(video_lead=0.0, sync_guidance=2.0),
+)
+HARMONY_XL = dataclasses.replace(
+    SYNCFLOW_XL,
+    name="harmony-xl",
+    ddit=SYNCFLOW_XL.ddit.replace(bridge="global_local"),
+    sampling=SYNCFLOW_XL.sampling.replace(steps=40, shift=5.0, sync_cfg_audio=2.0),
+)
+HARMONY_TINY = dataclasses.replace(
+    SYNCFLOW_TINY,
+    name="harmony-tiny",
+    ddit=SYNCFLOW_TINY.ddit.replace(bridge="global_local"),
+    sampling=SYNCFLOW_TINY.sampling.replace(steps=40, shift=5.0, video_lead=0.0, sync_cfg_audio=2.0),
+)
+
+PRESETS = {
+    config.name: config
+    for config in (SYNCFLOW_XL, SYNCFLOW_TINY, SYNCPHONY_XL, SYNCPHONY_TINY, HARMONY_XL, HARMONY_TINY)
+}

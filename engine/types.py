@@ -50,9 +50,13 @@ class Clip:
 class Request:
     """One clip to make. ``None`` takes the model's default.
 
-    ``width`` and ``height`` in pixels, ``guidance`` is the weight of classifier-free guidance (1 = off), ``video`` is a
-    known video (a clip or a file) whose sound is to be drawn (video-to-audio). Raises ``ValueError`` with what is
-    allowed.
+    ``width`` and ``height`` in pixels. ``guidance`` is the weight of classifier-free guidance (1 = off), away from
+    ``negative_prompt`` or from no text; ``sync_guidance`` (0 = off) moves away from a sound that does not see the
+    picture, ``sync_cfg_audio`` (1 = off) away from the sound of a still picture. Guidance holds within
+    ``guidance_interval`` (flow times, 0 = noise), and ``guidance_rescale`` (0 = off, at most 1) draws its contrast
+    back. Media are clips or files, one of them at most: ``video`` is a known video whose sound is to be drawn
+    (video-to-audio), or with a ``strength`` above 0 and at most 1 a clip of which a variation is to be drawn; ``image``
+    a picture that the clip begins with; ``extend`` a clip to continue. Raises ``ValueError`` with what is allowed.
     """
 
     prompt: str
@@ -65,16 +69,43 @@ class Request:
     shift: float | None = None
     video_lead: float | None = None
     video: Clip | Path | None = None
+    image: Clip | Path | None = None
+    extend: Clip | Path | None = None
+    strength: float | None = None
+    negative_prompt: str | None = None
+    sync_guidance: float | None = None
+    sync_cfg_audio: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prompt, str) or (not self.prompt.strip() and self.video is None):
+        media = [name for name in ("video", "image", "extend") if getattr(self, name) is not None]
+        if len(media) > 1:
+            raise ValueError(f"{' and '.join(media)} are given; a clip is made from one of them")
+        if self.strength is not None and self.video is None:
+            raise ValueError("strength says how far to move away from a video; there is none")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}; it must be above 0 and at most 1")
+        if not isinstance(self.prompt, str) or (not self.prompt.strip() and not media):
             raise ValueError("the prompt is empty; say in a sentence what the clip shows")
         if not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}; it must be a whole number from 0 to {MAX_SEED}")
         if self.steps is not None and not (isinstance(self.steps, int) and 1 <= self.steps <= MAX_STEPS):
             raise ValueError(f"steps is {self.steps}; it must be a whole number from 1 to {MAX_STEPS}")
-        if self.guidance is not None and not (math.isfinite(self.guidance) and abs(self.guidance) <= 100):
-            raise ValueError(f"guidance is {self.guidance}; it must be a finite number from -100 to 100")
+        for name in ("guidance", "sync_guidance", "sync_cfg_audio"):
+            weight = getattr(self, name)
+            if weight is not None and not (math.isfinite(weight) and abs(weight) <= 100):
+                raise ValueError(f"{name} is {weight}; it must be a finite number from -100 to 100")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"guidance_interval is {low} to {high}; it must be two rising times from 0 to 1")
+        if self.guidance_rescale is not None and not 0 <= self.guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale is {self.guidance_rescale}; it must be from 0 to 1")
+        if self.negative_prompt is not None and not self.negative_prompt.strip():
+            raise ValueError("the negative prompt is empty; leave it out to move away from no text")
+        if self.negative_prompt is not None and not self.prompt.strip():
+            raise ValueError("a negative prompt needs a prompt; there is none")
         if self.shift is not None and not (math.isfinite(self.shift) and 0 < self.shift <= 100):
             raise ValueError(f"shift is {self.shift}; it must be above 0 and at most 100")
         if self.video_lead is not None and not 0 <= self.video_lead <= 1:

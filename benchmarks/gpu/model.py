@@ -123,8 +123,8 @@ def time_clip(run: Run, batch: int, way: str) -> dict[str, Any]:
     """Seconds from noise to the latents of ``batch`` clips."""
     config, model = _config(run), _model(run.device, run.smoke)
     one = sampling_job(config, 1 if run.smoke else STEPS, lead=0.0)
-    states = torch.randn(one.states.shape)
-    jobs = [replace(one, states=states, seed=seed) for seed in range(batch)]
+    text = replace(one.text, states=torch.randn(one.text.states.shape))
+    jobs = [replace(one, text=text, seed=seed) for seed in range(batch)]
     with _computing(run, way):
         sample(model, [replace(j, schedule=sampling_job(config, 1, lead=0.0).schedule) for j in jobs])
         seconds = _times(lambda: sample(model, jobs), 1 if run.smoke or batch > 4 else 3, run.device)

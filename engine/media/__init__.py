@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .conform import conform
-from .reading import MediaInfo, load_audio, load_clip, probe
+from .reading import MediaInfo, load_audio, load_clip, load_picture, probe
 from .writing import save_clip
 
-__all__ = ["MediaInfo", "conform", "load_audio", "load_clip", "probe", "save_clip"]
+__all__ = ["MediaInfo", "conform", "load_audio", "load_clip", "load_picture", "probe", "save_clip"]

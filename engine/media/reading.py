@@ -100,6 +100,19 @@ def load_audio(path: str | Path, sample_rate: int = 48_000) -> np.ndarray:
     return waveform
 
 
+def load_picture(path: str | Path) -> Clip:
+    """A picture, or the first frame of a video, as a clip of one frame without sound.
+
+    Raises ``ValueError`` for what holds no picture.
+    """
+    path = Path(path)
+    with _reading(path) as container:
+        frame = next(container.decode(video=0), None) if container.streams.video else None
+        if frame is None:
+            raise ValueError(f"{path} holds no picture")
+        return Clip(_picture(frame, None)[None], np.zeros(0, np.float32), 1.0, 48_000)
+
+
 def probe(path: str | Path) -> MediaInfo:
     """What a file says it holds, without decoding it. Raises ``ValueError`` for what is no media file."""
     path = Path(path)

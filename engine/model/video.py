@@ -2,12 +2,14 @@
 
 z_v -> 2x2 patches -> (R, T, S, D) -> ``depth`` times a spatial and a temporal block -> velocity. Each block:
 ``x += gate * attention(modulate(LN(x)))``; ``x += text_cross_attention(x)``; ``x += gate * mlp(modulate(LN(x)))``.
-A residual and the norm that follows it, in the same block or at the start of the next, are one operation.
+A residual and the norm that follows it, in the same block or at the start of the next, are one operation. What a bridge
+adds at the entry of a layer is such a residual, without a gate.
 """
 
 from __future__ import annotations
 
-from itertools import zip_longest
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -25,6 +27,7 @@ from ...kernels import (
 )
 from ..config import DDiTConfig
 from ..types import Conditioning
+from .bridges import Reader
 from .layers import EPS, CrossAttention, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
 ATTENTION, MLP = 0, 3  # where the (shift, scale, gate) of each half of a block stands in its table
@@ -44,6 +47,10 @@ class STDiTBlock(nn.Module):
     def norm(self, x: Tensor, rows: Tensor) -> Tensor:
         """What the self-attention reads of x (R, T, S, D); the first block's, since the others' comes with ``feed``."""
         return modulated_layer_norm(x, self.scale_shift_table, rows, ATTENTION, EPS)
+
+    def enter(self, x: Tensor, branch: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """x after what a bridge adds to it, and what the self-attention reads of it."""
+        return gated_residual_norm(x, branch, None, rows, MLP, self.scale_shift_table, ATTENTION, EPS)
 
     def attend(self, x: Tensor, normed: Tensor, rows: Tensor, turns: Tensor | None) -> Tensor:
         """x after the gated self-attention of ``normed``: (R, T, S, D) -> (R, T, S, D)."""
@@ -65,11 +72,13 @@ class STDiTBlock(nn.Module):
         branch = self.cross_attn.proj(read).view_as(x)
         return gated_residual_norm(x, branch, None, rows, MLP, self.scale_shift_table, MLP, EPS)
 
-    def feed(self, x: Tensor, normed: Tensor, rows: Tensor, following: STDiTBlock | None) -> tuple[Tensor, Tensor]:
+    def feed(
+        self, x: Tensor, normed: Tensor, rows: Tensor, following: STDiTBlock | None
+    ) -> tuple[Tensor, Tensor | None]:
         """x after the gated MLP of ``normed``, and what the following block's attention reads of it (or nothing)."""
         table, branch = self.scale_shift_table, self.mlp(normed)
         if following is None:
-            return gated_residual(x, branch, table, rows, MLP), normed
+            return gated_residual(x, branch, table, rows, MLP), None
         return gated_residual_norm(x, branch, table, rows, MLP, following.scale_shift_table, ATTENTION, EPS)
 
 
@@ -125,8 +134,36 @@ class Rope(nn.Module):
         return rotation(torch.arange(frames, device=self.freqs.device)[:, None] * self.freqs.float())
 
 
+@dataclass(frozen=True)
+class VideoState:
+    """R rows between two layers: tokens x (R, T, S, D) and what no layer changes.
+
+    ``normed`` is the norm that the next layer begins with, where it came with the last residual. rows and embedded as
+    from :meth:`VideoTower.modulation`; turns (T, d / 2, 2); ``size`` tokens of a frame, down and across.
+    """
+
+    x: Tensor
+    normed: Tensor | None
+    rows: Tensor
+    embedded: Tensor
+    text: Conditioning
+    text_of_row: Tensor
+    turns: Tensor
+    size: tuple[int, int]
+
+    def take(self, index: Tensor) -> VideoState:
+        """Rows ``index`` (R',), which may repeat: branches that agree up to here share what came before."""
+        names = ("x", "rows", "embedded", "text_of_row")
+        normed = None if self.normed is None else self.normed[index]
+        return replace(self, normed=normed, **{name: getattr(self, name)[index] for name in names})
+
+
 class VideoTower(nn.Module):
-    """The velocity of the video latents given time, frame rate and text; reads no audio."""
+    """The velocity of the video latents given time, frame rate and text.
+
+    Reads audio only through what a bridge adds at the entry of a layer. :meth:`forward` is :meth:`enter`, :meth:`layer`
+    for every layer, :meth:`finish`.
+    """
 
     def __init__(self, config: DDiTConfig) -> None:
         super().__init__()
@@ -180,26 +217,69 @@ class VideoTower(nn.Module):
         return self.t_block(embedded).unflatten(-1, (6, -1)), embedded
 
     def forward(
-        self, z: Tensor, rows: Tensor, embedded: Tensor, text: Conditioning, text_of_row: Tensor
+        self,
+        z: Tensor,
+        rows: Tensor,
+        embedded: Tensor,
+        text: Conditioning,
+        text_of_row: Tensor,
+        readers: Mapping[int, Reader] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Velocity (R, C_v, T, H, W) and, per layer, the tokens after temporal attention (R, T, S, D)."""
-        patch = self.config.patch
-        frames, height, width = z.shape[2], z.shape[3] // patch, z.shape[4] // patch
-        x = self.x_embedder(z) + self._positions(height, width, z)
-        turns = self.rope.rotation(frames)
+        """Velocity (R, C_v, T, H, W) and, per layer, the tokens after temporal attention (R, T, S, D).
+
+        ``readers``: by layer, what a bridge makes of the tokens at its entry and adds to them.
+        """
+        readers = readers or {}
+        state = self.enter(z, rows, embedded, text, text_of_row)
         features = []
-        blocks = [block for layer in self.layers for block in layer]
-        normed = blocks[0].norm(x, rows)
-        for i, (block, following) in enumerate(zip_longest(blocks, blocks[1:])):
-            temporal = i % 2 == 1
-            x = block.attend(x, normed, rows, turns if temporal else None)
-            if temporal:
-                features.append(x)
-            x, normed = block.read_text(x, rows, text.keys[i], text.values[i], text.lengths, text_of_row)
-            x, normed = block.feed(x, normed, rows, following)
-        patches = self.final_layer(x, embedded).unflatten(2, (height, width)).unflatten(-1, (patch, patch, -1))
+        for i in range(self.config.depth):
+            branch = readers[i](state.x) if i in readers else None
+            state, feature = self.layer(i, state, branch, ahead=i + 1 not in readers)
+            features.append(feature)
+        return self.finish(state), features
+
+    def enter(self, z: Tensor, rows: Tensor, embedded: Tensor, text: Conditioning, text_of_row: Tensor) -> VideoState:
+        """z (R, C_v, T, H, W) before the first layer; rows and embedded from :meth:`modulation`."""
+        size = z.shape[3] // self.config.patch, z.shape[4] // self.config.patch
+        x = self.x_embedder(z) + self._positions(*size, z)
+        return VideoState(x, None, rows, embedded, text, text_of_row, self.rope.rotation(z.shape[2]), size)
+
+    def layer(
+        self, index: int, state: VideoState, branch: Tensor | None = None, *, ahead: bool = True
+    ) -> tuple[VideoState, Tensor]:
+        """The state after layer ``index``, and its tokens after temporal attention (R, T, S, D).
+
+        ``branch`` (R, T, S, D) is added at the entry. ``ahead`` takes the norm that the next layer begins with along;
+        wasted where that layer has a branch, with the same result.
+        """
+        spatial, temporal = self._blocks(index)
+        following = self._blocks(index + 1)[0] if ahead and index + 1 < self.config.depth else None
+        x, normed, rows = state.x, state.normed, state.rows
+        if branch is not None:
+            x, normed = spatial.enter(x, branch, rows)
+        elif normed is None:
+            normed = spatial.norm(x, rows)
+        x = spatial.attend(x, normed, rows, None)
+        x, normed = spatial.feed(*self._read_text(2 * index, spatial, x, state), rows, temporal)
+        assert normed is not None
+        x = feature = temporal.attend(x, normed, rows, state.turns)
+        x, normed = temporal.feed(*self._read_text(2 * index + 1, temporal, x, state), rows, following)
+        return replace(state, x=x, normed=normed), feature
+
+    def finish(self, state: VideoState) -> Tensor:
+        """Velocity (R, C_v, T, H, W) after the last layer."""
+        patch = self.config.patch
+        patches = self.final_layer(state.x, state.embedded).unflatten(2, state.size).unflatten(-1, (patch, patch, -1))
         velocity = patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(3, 4).flatten(4, 5)
-        return velocity[:, : self.config.video_channels], features
+        return velocity[:, : self.config.video_channels]
+
+    def _blocks(self, index: int) -> tuple[STDiTBlock, STDiTBlock]:
+        return cast("tuple[STDiTBlock, STDiTBlock]", (self.spatial_blocks[index], self.temporal_blocks[index]))
+
+    @staticmethod
+    def _read_text(place: int, block: STDiTBlock, x: Tensor, state: VideoState) -> tuple[Tensor, Tensor]:
+        text = state.text
+        return block.read_text(x, state.rows, text.keys[place], text.values[place], text.lengths, state.text_of_row)
 
     def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
         """2-D sin-cos embedding (S, D), scaled so that a new resolution keeps the positions of the base resolution.

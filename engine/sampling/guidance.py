@@ -1,29 +1,51 @@
 """Guidance as data: branches and weights (``docs/method.md`` section 3).
 
 Every guidance is a linear combination of velocities, v = sum_i w_i v_i with sum_i w_i = 1 per modality. A branch says
-which conditions are on.
+which conditions are on. A direction moves away from a branch, v_full + s (v_full - v_branch), and directions add up:
+
+| guidance | away from | strength |
+|---|---|---|
+| classifier-free guidance w (SyncFlow) | no text | w - 1 on both |
+| sync guidance g (Syncphony's Audio Sync Guidance) | bridge skipped | g on both |
+| SyncCFG s_v (Harmony) | muted audio | s_v - 1 on the video |
+| SyncCFG s_a (Harmony) | static video | s_a - 1 on the audio |
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One conditional forward: with the prompt's text, or with the null text."""
+    """Conditions of one forward: the prompt's text (or the negative prompt, or the null text); the layers between the
+    towers; silence, clean, in place of the audio; a still picture, clean, in place of the video."""
 
     text: bool = True
+    bridge: bool = True
+    muted: bool = False
+    static: bool = False
+
+
+FULL = Branch()
 
 
 @dataclass(frozen=True)
 class GuidancePlan:
-    """Branches and, per modality, the weight of each. Raises ``ValueError`` unless weights of a modality sum to 1."""
+    """Branches and, per modality, the weight of each.
+
+    Outside ``interval`` (flow times of each modality, 0 = noise) a plan that has the full branch is that branch alone.
+    ``rescale`` in [0, 1] draws the deviation of the guided velocity back to that of the full branch. Raises
+    ``ValueError`` unless the weights of a modality sum to 1.
+    """
 
     branches: tuple[Branch, ...]
     video: tuple[float, ...]
     audio: tuple[float, ...]
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
 
     def __post_init__(self) -> None:
         for name, weights in (("video", self.video), ("audio", self.audio)):
@@ -31,13 +53,62 @@ class GuidancePlan:
                 raise ValueError(f"{len(self.branches)} branches need as many {name} weights; there are {len(weights)}")
             if not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
                 raise ValueError(f"{name} weights {weights} sum to {sum(weights):g}; they must sum to 1")
+        if not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise ValueError(f"the guidance interval is {self.interval}; it must be two rising times from 0 to 1")
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"the guidance rescale is {self.rescale}; it must be from 0 to 1")
+
+    def at(self, modality: str, time: float) -> dict[Branch, float]:
+        """Weights of the branches of ``modality`` ("video" or "audio") at a flow time; those of 0 are left out."""
+        if FULL in self.branches and not self.interval[0] <= time < self.interval[1]:
+            return {FULL: 1.0}
+        weights = zip(self.branches, getattr(self, modality), strict=True)
+        return {branch: weight for branch, weight in weights if weight != 0}
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Away from a branch, with a strength per modality."""
+
+    branch: Branch
+    video: float
+    audio: float
+
+
+def combine(
+    directions: Iterable[Direction], *, interval: tuple[float, float] = (0.0, 1.0), rescale: float = 0.0
+) -> GuidancePlan:
+    """The plan of the full branch and any directions."""
+    weights = {FULL: [1.0, 1.0]}
+    for direction in directions:
+        for i, strength in enumerate((direction.video, direction.audio)):
+            weights[FULL][i] += strength
+            weights.setdefault(direction.branch, [0.0, 0.0])[i] -= strength
+    kept = {branch: pair for branch, pair in weights.items() if any(pair)}
+    video, audio = zip(*kept.values(), strict=True)
+    return GuidancePlan(tuple(kept), video, audio, interval, rescale)
+
+
+def text_guidance(weight: float) -> Direction:
+    """Classifier-free guidance; 1 is off."""
+    return Direction(replace(FULL, text=False), weight - 1, weight - 1)
+
+
+def sync_guidance(strength: float) -> Direction:
+    """Away from the towers that do not see each other; 0 is off."""
+    return Direction(replace(FULL, bridge=False), strength, strength)
+
+
+def sync_cfg_video(weight: float) -> Direction:
+    """SyncCFG of the video: away from the video of silence; 1 is off."""
+    return Direction(replace(FULL, muted=True), weight - 1, 0.0)
+
+
+def sync_cfg_audio(weight: float) -> Direction:
+    """SyncCFG of the audio: away from the sound of a still picture; 1 is off."""
+    return Direction(replace(FULL, static=True), 0.0, weight - 1)
 
 
 def cfg(weight: float) -> GuidancePlan:
-    """Classifier-free guidance: ``weight`` on the text, 1 - ``weight`` on the null text (SyncFlow, w = 6); 1 is off."""
-    if weight == 1:
-        return GuidancePlan((Branch(),), (1.0,), (1.0,))
-    if weight == 0:
-        return GuidancePlan((Branch(text=False),), (1.0,), (1.0,))
-    weights = (weight, 1 - weight)
-    return GuidancePlan((Branch(), Branch(text=False)), weights, weights)
+    """Classifier-free guidance alone: ``weight`` on the text, 1 - ``weight`` on its absence (SyncFlow, w = 6)."""
+    return combine([text_guidance(weight)])

@@ -14,20 +14,40 @@ from .schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Job:
-    """One clip to sample.
+class Text:
+    """Text encoder states (L, W) and how many of the tokens count."""
 
-    ``states`` (L, W) and ``length`` of the prompt's text; ``known_video`` (C_v, T, H, W) clean latents of a given
-    video.
+    states: Tensor
+    length: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """Latents of one modality that are given, clean.
+
+    ``latents`` (C_v, T, H, W) or (A, C_a); ``mask`` (T,) or (A,) bool, where they hold throughout (None: everywhere).
+    They stand at the modality's own flow time, noised with the request's noise, or at ``clean`` time 1. With ``start``
+    above 0 they hold nowhere: sampling begins with them at that flow time (a variation).
     """
+
+    latents: Tensor
+    mask: Tensor | None = None
+    clean: bool = False
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to sample. ``negative`` stands for the absence of the prompt; None is the model's null text."""
 
     sequence: SequenceConfig
     seed: int
     schedule: Schedule
     plan: GuidancePlan
-    states: Tensor
-    length: int
-    known_video: Tensor | None = None
+    text: Text
+    negative: Text | None = None
+    video: Known | None = None
+    audio: Known | None = None
 
 
 def video_noise(job: Job, channels: int) -> Tensor:

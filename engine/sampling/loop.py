@@ -2,60 +2,26 @@
 
 What does not depend on the step is computed before it: text keys and values once a prompt, modulation rows once a
 schedule. A modality that stands still at a step (``Schedule``) costs nothing there; video that stands still keeps its
-features.
+features. Which rows the towers compute is decided in ``rows.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...kernels import guided_euler_step
 from ..model import DDiT
 from ..types import Conditioning, Latents
-from .job import Job, audio_noise, video_noise
+from .job import Job, Text, audio_noise, video_noise
+from .rows import Layout, VideoRow, lay_out
+from .tracks import Modality, Track
 
 StepCallback = Callable[[int, int, Latents], None]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """How the branches of B requests lie in R rows."""
-
-    request: Tensor  # (R,) request of each row
-    of_request: Tensor  # (B, G) rows of each request; row of the first branch again where it has fewer
-    video_weights: Tensor  # (B, G)
-    audio_weights: Tensor  # (B, G)
-
-
-def lay_out(jobs: Sequence[Job], device: torch.device) -> Rows:
-    """Rows in order of requests and their branches."""
-    most = max(len(job.plan.branches) for job in jobs)
-    request, of_request, weights = [], [], {"video": [], "audio": []}  # type: ignore[var-annotated]
-    for b, job in enumerate(jobs):
-        first, count = len(request), len(job.plan.branches)
-        request += [b] * count
-        of_request.append([first + min(g, count - 1) if g < count else first for g in range(most)])
-        for name, row in weights.items():
-            row.append([*getattr(job.plan, name), *[0.0] * (most - count)])
-    return Rows(
-        torch.tensor(request, device=device),
-        torch.tensor(of_request, device=device),
-        torch.tensor(weights["video"], device=device),
-        torch.tensor(weights["audio"], device=device),
-    )
-
-
-def conditions(model: DDiT, jobs: Sequence[Job], like: Tensor) -> Conditioning:
-    """Text keys and values, one prompt a row; the null text is cut to the length of the row's own prompt."""
-    null = model.video.y_embedder.y_embedding
-    states = [job.states.to(like) if branch.text else null for job in jobs for branch in job.plan.branches]
-    lengths = torch.tensor([job.length for job in jobs for _ in job.plan.branches], device=like.device)
-    return model.video.condition(torch.stack(states), lengths)
+Velocity = dict[str, Tensor]
 
 
 @torch.inference_mode()
@@ -65,70 +31,221 @@ def sample(model: DDiT, jobs: Sequence[Job], on_step: StepCallback | None = None
     Requests may differ in steps, guidance, shift, lead and task. ``on_step(step, steps, latents)`` is called after
     each.
     """
-    config, parameter = model.config, next(model.parameters())
-    device, dtype = parameter.device, parameter.dtype
-    rows = lay_out(jobs, device)
-    text = conditions(model, jobs, parameter)
-    text_of_row = torch.arange(len(rows.request), device=device)
-    fps = torch.tensor([float(job.sequence.fps) for job in jobs], device=device)[rows.request]
-
-    noise_v = torch.stack([video_noise(job, config.video_channels) for job in jobs]).to(device)
-    noise_a = torch.stack([audio_noise(job, config.audio_channels) for job in jobs]).to(device)
-    known, mask = _known(jobs, noise_v)
-    times_v, times_a = _times(jobs, "video"), _times(jobs, "audio")  # (K + 1, B)
-    t_v, t_a = (torch.from_numpy(times).float().to(device) for times in (times_v, times_a))
-    z = {"video": noise_v, "audio": noise_a}
-    if mask is not None:
-        z["video"] = torch.where(mask, torch.lerp(noise_v, known, t_v[0][:, None, None, None, None]), noise_v)
-    reads = {name: latent.to(dtype) for name, latent in z.items()}  # the latents in the model's own type
-    copies = dtype if dtype != noise_v.dtype else None
-
-    steps, frames = len(times_v) - 1, noise_v.shape[2]
-    modulation, embedded = model.video.modulation(t_v[:steps, rows.request].reshape(-1, 1), fps.repeat(steps))
-    modulation, embedded = (x.unflatten(0, (steps, -1)) for x in (modulation, embedded))
-    moves = {m: np.any(np.diff(times, axis=0) > 0, axis=1) for m, times in (("video", times_v), ("audio", times_a))}
-    context: list[Tensor] | None = None
-    for k in range(steps):
-        entries: dict[str, tuple[Tensor | None, ...]] = {}  # what moves: its arguments of the Euler step
-        if moves["video"][k] or context is None:
-            x = reads["video"][rows.request]
-            v, features = model.video(x, modulation[k], embedded[k], text, text_of_row)
-            context = model.audio.adapt(features) if moves["audio"][k] else None
-            if moves["video"][k]:
-                held = (None, None, None, None) if mask is None else (known, noise_v, mask, t_v[k + 1])
-                dt = t_v[k + 1] - t_v[k]
-                entries["video"] = (z["video"], v, rows.of_request, rows.video_weights, dt, *held)
-        if moves["audio"][k]:
-            assert context is not None
-            x = reads["audio"][rows.request]
-            v = model.audio_velocity(x, t_a[k, rows.request], context, frames, text, text_of_row)
-            dt = t_a[k + 1] - t_a[k]
-            entries["audio"] = (z["audio"], v, rows.of_request, rows.audio_weights, dt, None, None, None, None)
-        if entries:
-            arguments = map(list, zip(*entries.values(), strict=True))
-            latents = guided_euler_step(*arguments, copies)
-            z |= zip(entries, latents[: len(entries)], strict=True)
-            reads |= zip(entries, latents[-len(entries) :], strict=True)
-        if "video" in entries:
-            context = None
+    batch = Batch(model, jobs)
+    for k in range(batch.steps):
+        batch.step(k)
         if on_step is not None:
-            on_step(k + 1, steps, Latents(**z))
-    return Latents(**z)
+            on_step(k + 1, batch.steps, batch.latents)
+    return batch.latents
 
 
-def _times(jobs: Sequence[Job], modality: str) -> np.ndarray:
-    """(K + 1, B); a request with fewer steps stands still at its end."""
-    times = [getattr(job.schedule, modality) for job in jobs]
-    longest = max(map(len, times))
-    return np.stack([np.pad(t, (0, longest - len(t)), mode="edge") for t in times], axis=1)
+def texts(jobs: Sequence[Job]) -> dict[tuple[int, bool], int]:
+    """Request and whether its prompt or what stands for its absence, for every text that a branch reads; its place."""
+    branches = [(b, branch.text) for b, job in enumerate(jobs) for branch in job.plan.branches]
+    return {key: i for i, key in enumerate(dict.fromkeys(branches))}
 
 
-def _known(jobs: Sequence[Job], noise: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Known video latents (B, C_v, T, H, W) and where they hold (B, 1, 1, 1, 1)."""
-    given = [job.known_video is not None for job in jobs]
-    if not any(given):
-        return noise, None
-    known = torch.stack(
-        [n if job.known_video is None else job.known_video.to(n) for job, n in zip(jobs, noise, strict=True)]
-    )
-    return known, torch.tensor(given, device=noise.device)[:, None, None, None, None]
+def conditions(model: DDiT, jobs: Sequence[Job]) -> Conditioning:
+    """Keys and values of :func:`texts`; the null text is cut to the length of the request's own prompt."""
+    null = model.video.y_embedder.y_embedding
+    found = []
+    for b, prompted in texts(jobs):
+        job = jobs[b]
+        found.append(job.text if prompted else job.negative or Text(null, job.text.length))
+    lengths = torch.tensor([text.length for text in found], device=null.device)
+    return model.video.condition(torch.stack([text.states.to(null) for text in found]), lengths)
+
+
+class Batch:
+    """B requests on their way from noise to data."""
+
+    def __init__(self, model: DDiT, jobs: Sequence[Job]) -> None:
+        self.model, self.jobs = model, jobs
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        config = model.config
+        noise_v = torch.stack([video_noise(job, config.video_channels) for job in jobs]).to(self.device)
+        noise_a = torch.stack([audio_noise(job, config.audio_channels) for job in jobs]).to(self.device)
+        self.video = Track(jobs, "video", noise_v, self.dtype)
+        self.audio = Track(jobs, "audio", noise_a, self.dtype)
+        self.steps, self.frames = len(self.video.moves), noise_v.shape[2]
+        self.text_rows, self.text = texts(jobs), conditions(model, jobs)
+        self.context: list[Tensor] = []
+        self.context_rows: tuple[VideoRow, ...] = ()
+        self.estimate = torch.zeros_like(noise_v)  # of the clean video; the mean of normalised latents before step 0
+        self._layouts: dict[tuple[object, ...], tuple[Layout, dict[str, Tensor]]] = {}
+
+    @property
+    def latents(self) -> Latents:
+        """Where both modalities are now."""
+        return Latents(self.video.latents, self.audio.latents)
+
+    def step(self, k: int) -> None:
+        """Both towers where their modality moves, then one Euler step of all that moves."""
+        layout, index = self._layout(k)
+        entries: dict[Modality, tuple[Tensor | None, ...]] = {}
+        moves = {"video": self.video.moves[k], "audio": self.audio.moves[k]}
+        if layout.video:
+            velocity, features = self._video_pass(k, layout, index)
+            if layout.sources:
+                self._keep(layout, features)
+            if moves["video"]:
+                entries["video"] = self._entry(self.video, k, velocity, index)
+        if moves["audio"]:
+            entries["audio"] = self._entry(self.audio, k, self._audio_pass(k, layout, index), index)
+        if not entries:
+            return
+        copies = self.dtype if self.dtype != self.video.noise.dtype else None
+        stepped = guided_euler_step(*map(list, zip(*entries.values(), strict=True)), copies)
+        reads = stepped[-len(entries) :]
+        if "video" in entries and any(branch.static for job in self.jobs for branch in job.plan.branches):
+            self._look_ahead(k, stepped[0])
+        for modality, latents, read in zip(entries, stepped, reads, strict=False):
+            track = self.video if modality == "video" else self.audio
+            track.latents, track.reads = latents, read
+        if "video" in entries:
+            self.context_rows = ()
+
+    # What a step reads
+
+    def _layout(self, k: int) -> tuple[Layout, dict[str, Tensor]]:
+        """Rows of step k and their indices on the device; the same object as long as nothing changes."""
+        weights = {
+            track.modality: [job.plan.at(track.modality, t) for job, t in zip(self.jobs, track.grid[k], strict=True)]
+            if track.moves[k]
+            else None
+            for track in (self.video, self.audio)
+        }
+        key = tuple(None if of is None else tuple(tuple(one.items()) for one in of) for of in weights.values())
+        audio_text = self.model.config.audio_text
+        if (key, self.context_rows) not in self._layouts:
+            layout = lay_out(weights["video"], weights["audio"], audio_text=audio_text)
+            if not self.video.moves[k] and set(layout.sources) <= set(self.context_rows):
+                layout = lay_out(None, weights["audio"], audio_text=audio_text, features_kept=True)
+            self._layouts[key, self.context_rows] = layout, self._indices(layout)
+        return self._layouts[key, self.context_rows]
+
+    def _indices(self, layout: Layout) -> dict[str, Tensor]:
+        def tensor(values: Sequence[object]) -> Tensor:
+            return torch.tensor(values, device=self.device)
+
+        found = {
+            "video_request": tensor([row.request for row in layout.video]),
+            "video_text": tensor([self.text_rows[row.request, row.text] for row in layout.video]),
+            "static": tensor([row.static for row in layout.video]),
+            "audio_request": tensor([row.request for row in layout.audio]),
+            "audio_text": tensor([self.text_rows.get((row.request, row.text), 0) for row in layout.audio]),
+        }
+        for name, weights in (("video", layout.video_weights), ("audio", layout.audio_weights)):
+            most = max(map(len, weights), default=0)
+            padded = [(*pairs, *[(pairs[0][0], 0.0)] * (most - len(pairs))) for pairs in weights]
+            found[f"{name}_rows"] = tensor([[row for row, _ in pairs] for pairs in padded])
+            found[f"{name}_weights"] = tensor([[weight for _, weight in pairs] for pairs in padded])
+        return found
+
+    @cached_property
+    def _fps(self) -> Tensor:
+        return torch.tensor([float(job.sequence.fps) for job in self.jobs], device=self.device)
+
+    @cached_property
+    def _modulation(self) -> tuple[Tensor, Tensor]:
+        """Rows (K, B, 6, D) and embedding (K, B, D) of all steps."""
+        times = self.video.times[: self.steps].reshape(-1, 1)
+        rows, embedded = self.model.video.modulation(times, self._fps.repeat(self.steps))
+        return rows[:, 0].unflatten(0, (self.steps, -1)), embedded[:, 0].unflatten(0, (self.steps, -1))
+
+    @cached_property
+    def _modulation_of_clean(self) -> tuple[Tensor, Tensor]:
+        """The same at time 1: (B, 6, D) and (B, D)."""
+        rows, embedded = self.model.video.modulation(torch.ones_like(self._fps)[:, None], self._fps)
+        return rows[:, 0], embedded[:, 0]
+
+    def _modulation_at(self, k: int, layout: Layout, index: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Modulation of the rows at step k: (R, 1 or T, 6, D) and (R, 1 or T, D); clean frames stand at time 1."""
+        request = index["video_request"]
+        rows, embedded = (part[k, request][:, None] for part in self._modulation)
+        clean = index["static"][:, None] if any(row.static for row in layout.video) else None
+        held = self.video
+        if (
+            held.holds is not None
+            and held.clean is not None
+            and any(job.video and job.video.clean for job in self.jobs)
+        ):
+            frames = (held.holds[:, 0, :, 0, 0] & held.clean[:, None])[request]
+            clean = frames if clean is None else frames | clean
+        if clean is None:
+            return rows, embedded
+        at_1, embedded_at_1 = (part[request][:, None] for part in self._modulation_of_clean)
+        return torch.where(clean[..., None, None], at_1, rows), torch.where(clean[..., None], embedded_at_1, embedded)
+
+    # Passes
+
+    def _video_pass(self, k: int, layout: Layout, index: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        request = index["video_request"]
+        z = self.video.reads[request]
+        if any(row.static for row in layout.video):
+            still = self._still(k)[request].to(z)
+            z = torch.where(index["static"][:, None, None, None, None], still, z)
+        return self.model.video(z, *self._modulation_at(k, layout, index), self.text, index["video_text"])
+
+    def _keep(self, layout: Layout, features: list[Tensor]) -> None:
+        """Adapt the features that the audio reads."""
+        sources = layout.sources
+        if sources != layout.video:
+            places = torch.tensor([layout.video.index(row) for row in sources], device=self.device)
+            features = [feature[places] for feature in features]
+        self.context, self.context_rows = self.model.audio.adapt(features), sources
+
+    def _audio_pass(self, k: int, layout: Layout, index: dict[str, Tensor]) -> Tensor:
+        """Rows that read the video, then rows that do not."""
+        bridged = sum(row.source is not None for row in layout.audio)
+        request, words = index["audio_request"], index["audio_text"]
+        z, t = self.audio.reads[request], self.audio.times[k, request]
+        velocities = []
+        if bridged:
+            wanted = tuple(row.source for row in layout.audio[:bridged])
+            context = self.context
+            if wanted != self.context_rows:
+                places = torch.tensor([self.context_rows.index(row) for row in wanted if row], device=self.device)
+                context = [tokens[places] for tokens in context]
+            rows = slice(None, bridged)
+            velocities.append(self.model.audio_velocity(z[rows], t[rows], context, self.frames, self.text, words[rows]))
+        if bridged < len(layout.audio):
+            rows = slice(bridged, None)
+            velocities.append(self.model.audio_velocity(z[rows], t[rows], None, self.frames, self.text, words[rows]))
+        return velocities[0] if len(velocities) == 1 else torch.cat(velocities)
+
+    # Static video
+
+    def _still(self, k: int) -> Tensor:
+        """The first frame of what is known, drawn or expected of the video, repeated: (B, C_v, T, H, W)."""
+        drawn = self.video.times[k][:, None, None, None, None] >= 1
+        picture = torch.where(drawn, self.video.latents, self.estimate)
+        if self.video.holds is not None and self.video.known is not None:
+            picture = torch.where(self.video.holds, self.video.known, picture)
+        return picture[:, :, :1].expand_as(picture)
+
+    def _look_ahead(self, k: int, stepped: Tensor) -> None:
+        """The clean video as step k expects it: z + (1 - t) v, where v is what moved z."""
+        t, dt = self.video.times[k], self.video.times[k + 1] - self.video.times[k]
+        reach = ((1 - t) / dt.clamp_min(1e-6))[:, None, None, None, None]
+        ahead = self.video.latents + reach * (stepped - self.video.latents)
+        self.estimate = torch.where(dt[:, None, None, None, None] > 0, ahead, self.estimate)
+
+    # Steps
+
+    def _entry(self, track: Track, k: int, velocity: Tensor, index: dict[str, Tensor]) -> tuple[Tensor | None, ...]:
+        """Arguments of the Euler step of one modality."""
+        rows, weights = index[f"{track.modality}_rows"], index[f"{track.modality}_weights"]
+        dt = track.times[k + 1] - track.times[k]
+        if any(job.plan.rescale for job in self.jobs):
+            dt = dt * self._rescaled(velocity, rows, weights)
+        return track.latents, velocity, rows, weights, dt, *track.held(k)
+
+    def _rescaled(self, velocity: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """By how much each guided velocity is drawn back to the deviation of its full branch. -> (B,)."""
+        branches = velocity[rows].flatten(2).float()
+        guided = (weights[..., None] * branches).sum(1)
+        ratio = branches[:, 0].std(-1) / guided.std(-1).clamp_min(1e-12)
+        share = torch.tensor([job.plan.rescale for job in self.jobs], device=self.device)
+        return share * ratio + (1 - share)

@@ -26,6 +26,12 @@ class Schedule:
         keep = np.append(np.diff(self.audio) > 0, True)
         return Schedule(self.video[keep], self.audio[keep])
 
+    def after(self, start: float) -> Schedule:
+        """What is left of the grid from a flow time on, which becomes the first."""
+        video, audio = np.maximum(self.video, start), np.maximum(self.audio, start)
+        keep = np.append((np.diff(video) > 0) | (np.diff(audio) > 0), True)
+        return Schedule(video[keep], audio[keep])
+
 
 def schedule(steps: int, *, shift: float = 1.0, lead: float = 0.0) -> Schedule:
     """``steps`` Euler steps for each modality, on a grid bent towards noise by ``shift`` (1 = even).

@@ -45,10 +45,10 @@ def test_lines_meet_the_loop(counts: Counts, field: str, lead: float, known: boo
 def test_a_sample_is_the_sum_of_its_parts(counts: Counts) -> None:
     c, n = counts, STEPS
     texts = BRANCHES * c.text
-    assert c.shared_time == texts + BRANCHES * n * (c.modulation + c.video + c.adaptors + c.audio)
-    assert c.video_first == texts + BRANCHES * (2 * n * c.modulation + (n + 1) * c.video + c.adaptors + n * c.audio)
+    assert c.shared_time == texts + n * c.modulation + BRANCHES * n * (c.video + c.adaptors + c.audio)
+    assert c.video_first == texts + 2 * n * c.modulation + BRANCHES * ((n + 1) * c.video + c.adaptors + n * c.audio)
     assert c.known_noised == c.shared_time
-    assert c.known_clean == texts + BRANCHES * (n * c.modulation + c.video + c.adaptors + n * c.audio)
+    assert c.known_clean == texts + n * c.modulation + BRANCHES * (c.video + c.adaptors + n * c.audio)
 
 
 def test_video_pass_by_hand(counts: Counts) -> None:

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from syncflow.engine.config import DDiTConfig, SequenceConfig
 from syncflow.engine.model import DDiT
-from syncflow.engine.sampling.guidance import Branch, GuidancePlan, cfg
-from syncflow.engine.sampling.job import Job
+from syncflow.engine.sampling.guidance import (
+    FULL,
+    Branch,
+    GuidancePlan,
+    cfg,
+    combine,
+    sync_cfg_audio,
+    sync_guidance,
+    text_guidance,
+)
+from syncflow.engine.sampling.job import Job, Known, Text
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.sampling.noise import Stream, normal
 from syncflow.engine.sampling.schedule import schedule
@@ -44,36 +53,84 @@ def model() -> DDiT:
     return model.requires_grad_(False)
 
 
-def job(seed=0, *, steps=3, shift=1.0, lead=0.0, guidance=6.0, length=4, known=False):
+def job(
+    seed=0, *, steps=3, shift=1.0, lead=0.0, guidance=6.0, length=4, known=False, negative=False, clean=False,
+    prefix=0, start=0.0,
+):  # fmt: skip
+    """A request; ``prefix`` frames (and their share of the audio) are known, or with ``known`` the whole video."""
     generator = torch.Generator().manual_seed(seed)
-    states = torch.randn(CONFIG.text_tokens, CONFIG.text_width, generator=generator)
-    video = torch.randn(VIDEO_SHAPE, generator=generator)
+    states, other = torch.randn(2, CONFIG.text_tokens, CONFIG.text_width, generator=generator)
+    video, audio = torch.randn(VIDEO_SHAPE, generator=generator), torch.randn(AUDIO_SHAPE, generator=generator)
     times = schedule(steps, shift=shift, lead=lead)
-    plan = guidance if isinstance(guidance, GuidancePlan) else cfg(guidance)
     if known:
-        return Job(SEQUENCE, seed, times.known_video(), plan, states, length, video)
-    return Job(SEQUENCE, seed, times, plan, states, length)
+        times = times.known_video()
+    plan = guidance if isinstance(guidance, GuidancePlan) else cfg(guidance)
+    one = Job(SEQUENCE, seed, times, plan, Text(states, length), Text(other, 3) if negative else None)
+    if known:
+        return dataclasses.replace(one, video=Known(video, clean=clean))
+    if start:
+        return dataclasses.replace(one, video=Known(video, start=start), audio=Known(audio, start=start))
+    if prefix:
+        frames, sounds = (torch.arange(n) < n * prefix // VIDEO_SHAPE[1] for n in (VIDEO_SHAPE[1], AUDIO_SHAPE[0]))
+        return dataclasses.replace(one, video=Known(video, frames, clean=clean), audio=Known(audio, sounds))
+    return one
+
+
+def held(known, z, noise, t, axis):
+    """Latents with what is known of them put in at time t."""
+    if known is None or known.start:
+        return z
+    t = 1.0 if known.clean else t
+    mask = torch.ones(z.shape[axis], dtype=torch.bool) if known.mask is None else known.mask
+    mask = mask.reshape([-1 if i == axis else 1 for i in range(z.ndim)])
+    return torch.where(mask, (1 - t) * noise + t * known.latents, z)
+
+
+def velocities(model, job, branch, z_v, z_a, t_v, t_a, still):
+    """One branch alone: both towers in full."""
+    texts = {True: job.text, False: job.negative or Text(model.video.y_embedder.y_embedding, job.text.length)}
+    text = model.video.condition(texts[branch.text].states[None], torch.tensor([texts[branch.text].length]))
+    fps, row = torch.tensor([float(SEQUENCE.fps)]), torch.tensor([0])
+    t = t_v.expand(1, z_v.shape[1])
+    if job.video is not None and job.video.clean and not job.video.start:
+        mask = torch.ones(z_v.shape[1], dtype=torch.bool) if job.video.mask is None else job.video.mask
+        t = torch.where(mask, 1.0, t)
+    if branch.static:
+        z_v, t = still, torch.ones(1, z_v.shape[1])
+    v_v, features = model.video_velocity(z_v[None], t, fps, text, row)
+    context = model.audio.adapt(features) if branch.bridge else None
+    return v_v[0], model.audio_velocity(z_a[None], t_a[None], context, z_v.shape[1], text, row)[0]
 
 
 def naive(model, job):
     """One request, one branch at a time, both towers at every step."""
-    z_v = noise = torch.from_numpy(normal(job.seed, Stream.VIDEO, VIDEO_SHAPE))
-    z_a = torch.from_numpy(normal(job.seed, Stream.AUDIO, AUDIO_SHAPE))
+    z_v = noise_v = torch.from_numpy(normal(job.seed, Stream.VIDEO, VIDEO_SHAPE))
+    z_a = noise_a = torch.from_numpy(normal(job.seed, Stream.AUDIO, AUDIO_SHAPE))
+    if job.video is not None and job.video.start:
+        z_v = torch.lerp(noise_v, job.video.latents, job.video.start)
+        z_a = torch.lerp(noise_a, job.audio.latents, job.audio.start)
     times = [torch.tensor(grid, dtype=torch.float32) for grid in (job.schedule.video, job.schedule.audio)]
-    fps = torch.tensor([float(SEQUENCE.fps)])
+    expected = torch.zeros_like(z_v)
     for k in range(len(job.schedule)):
         (t_v, next_v), (t_a, next_a) = (grid[k : k + 2] for grid in times)
-        if job.known_video is not None:
-            z_v = (1 - t_v) * noise + t_v * job.known_video
-        step_v, step_a = torch.zeros_like(z_v), torch.zeros_like(z_a)
-        for branch, w_v, w_a in zip(job.plan.branches, job.plan.video, job.plan.audio, strict=True):
-            states = job.states if branch.text else model.video.y_embedder.y_embedding
-            text = model.video.condition(states[None], torch.tensor([job.length]))
-            velocities = model(z_v[None], z_a[None], t_v[None], t_a[None], fps, text, torch.tensor([0]))
-            step_v += w_v * velocities.video[0]
-            step_a += w_a * velocities.audio[0]
-        z_v, z_a = z_v + (next_v - t_v) * step_v, z_a + (next_a - t_a) * step_a
-    return job.known_video if job.known_video is not None else z_v, z_a
+        z_v, z_a = held(job.video, z_v, noise_v, t_v, 1), held(job.audio, z_a, noise_a, t_a, 0)
+        picture = held(job.video and dataclasses.replace(job.video, clean=True), z_v if t_v >= 1 else expected, 0, 1, 1)
+        still = picture[:, :1].expand_as(picture)
+        weights = [job.plan.at(m, float(job.schedule.__dict__[m][k])) for m in ("video", "audio")]
+        found = {
+            branch: velocities(model, job, branch, z_v, z_a, t_v, t_a, still)
+            for branch in {FULL: None} | weights[0] | weights[1]
+        }
+        steps = []
+        for i, of in enumerate(weights):
+            guided = sum(weight * found[branch][i] for branch, weight in of.items())
+            first = found[next(iter(of))][i]
+            share = job.plan.rescale
+            steps.append(guided * (share * first.std() / guided.std() + 1 - share))
+        if next_v > t_v:
+            expected = z_v + (1 - t_v) * steps[0]
+        z_v, z_a = z_v + (next_v - t_v) * steps[0], z_a + (next_a - t_a) * steps[1]
+    return held(job.video, z_v, noise_v, times[0][-1], 1), held(job.audio, z_a, noise_a, times[1][-1], 0)
 
 
 def assert_naive(model, jobs):
@@ -91,20 +148,34 @@ def test_one_request_equals_the_plain_loop(model, lead, known, guidance):
     assert_naive(model, [job(3, lead=lead, known=known, guidance=guidance, shift=3.0)])
 
 
+PLANS = st.builds(
+    lambda text, sync, static, interval, rescale: combine(
+        [text_guidance(text), sync_guidance(sync), sync_cfg_audio(static)], interval=interval, rescale=rescale
+    ),
+    text=st.sampled_from([0.0, 1.0, 4.0]),
+    sync=st.sampled_from([0.0, 2.0]),
+    static=st.sampled_from([1.0, 2.0]),
+    interval=st.sampled_from([(0.0, 1.0), (0.3, 0.7)]),
+    rescale=st.sampled_from([0.0, 0.7]),
+)
 JOBS = st.builds(
     job,
     seed=st.integers(0, 2**31),
     steps=st.integers(1, 4),
     shift=st.sampled_from([1.0, 3.0]),
     lead=st.sampled_from([0.0, 0.5, 1.0]),
-    guidance=st.sampled_from([0.0, 1.0, 2.5, 6.0]),
+    guidance=PLANS,
     length=st.integers(1, CONFIG.text_tokens),
     known=st.booleans(),
+    negative=st.booleans(),
+    clean=st.booleans(),
+    prefix=st.integers(0, 1),
+    start=st.sampled_from([0.0, 0.4]),
 )
 
 
 @given(st.lists(JOBS, min_size=1, max_size=4))
-@settings(max_examples=30)
+@settings(max_examples=60)
 def test_any_batch_equals_the_plain_loop(model, jobs):
     """Requests of one batch may differ in everything but shape."""
     assert_naive(model, jobs)
@@ -140,13 +211,13 @@ def test_another_seed_gives_other_latents(model):
 def test_a_known_video_comes_back_exactly(model, lead):
     known = job(7, lead=lead, known=True)
     latents = sample(model, [known, job(8)])
-    assert torch.equal(latents.video[0], known.known_video)
-    assert not torch.allclose(latents.video[1], known.known_video)
+    assert torch.equal(latents.video[0], known.video.latents)
+    assert not torch.allclose(latents.video[1], known.video.latents)
 
 
 def test_the_known_video_decides_the_sound(model):
     first = job(7, lead=1.0, known=True)
-    second = dataclasses.replace(first, known_video=first.known_video + 1)
+    second = dataclasses.replace(first, video=Known(first.video.latents + 1))
     assert not torch.allclose(sample(model, [first]).audio, sample(model, [second]).audio)
 
 

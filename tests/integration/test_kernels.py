@@ -70,7 +70,7 @@ def test_velocities(engine, monkeypatch):
     z_a = torch.randn(2, s.audio_tokens, config.audio_channels, generator=generator)
     t, fps, rows = torch.tensor([0.3, 0.6]), torch.full((2,), float(s.fps)), torch.tensor([0, 1])
     with torch.inference_mode():
-        text = conditions(model, [job], z_v)
+        text = conditions(model, [job])
         plain = model(z_v, z_a, t, t, fps, text, rows)
         with kernels(monkeypatch) as launched:
             fused = model(z_v, z_a, t, t, fps, text, rows)

@@ -1,0 +1,171 @@
+"""What lets the video tower read the audio: Syncphony's audio cross-attention and Harmony's global-local module.
+
+Both read across clocks. With T latent frames and A audio tokens, video that reads stands on the clock of the latent
+frames, frame l at l and audio token k at k T / A (Audio RoPE); audio that reads stands on its own, token k at k and
+frame j at (j + 1/2) A / T. A token sees what is within the window, and a projection that starts at zero adds what it
+has read to it. SyncFlow's bridge, from which only the audio reads, is in :mod:`syncflow.engine.model.audio`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...kernels import rope_cross_attention
+from ..config import DDiTConfig
+from .layers import CrossAttention
+
+NO_WINDOW = -1.0
+
+Reader = Callable[[Tensor], Tensor]
+KeysValues = tuple[Tensor, Tensor]
+
+
+class Clocks(NamedTuple):
+    """Positions of queries (N,) and of what they read (M,), and rotary frequencies (d / 2,)."""
+
+    queries: Tensor
+    context: Tensor
+    frequencies: Tensor
+
+
+def crossing(width: int, heads: int) -> CrossAttention:
+    """A cross-attention whose output starts at zero, so that a fresh one changes nothing."""
+    attention = CrossAttention(width, heads)
+    nn.init.zeros_(attention.proj.weight)
+    nn.init.zeros_(attention.proj.bias)
+    return attention
+
+
+def only(bridged: Tensor | None, branch: Tensor) -> Tensor:
+    """The branch where ``bridged`` (R,) holds, 0 in the other rows."""
+    if bridged is None:
+        return branch
+    return branch.masked_fill(~bridged.view(-1, *[1] * (branch.ndim - 1)), 0)
+
+
+def video_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
+    """Positions in latent frames of T * S video tokens that read A audio tokens."""
+    count = partial(torch.arange, device=frequencies.device, dtype=torch.float32)
+    return Clocks(count(frames).repeat_interleave(tokens), count(audio) * frames / audio, frequencies)
+
+
+def audio_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
+    """Positions in audio tokens of A audio tokens that read T * S video tokens."""
+    count = partial(torch.arange, device=frequencies.device, dtype=torch.float32)
+    middles = (count(frames) + 0.5) * audio / frames
+    return Clocks(count(audio), middles.repeat_interleave(tokens), frequencies)
+
+
+class AudioRopeBridge(nn.Module):
+    """Syncphony: layers from ``first_block`` on add to the video tokens what they hear, before the spatial block.
+
+    ``x += proj(attention(q(x), k(a_l), v(a_l)))`` with a_l (R, A, D) the audio tokens after the self-attention of audio
+    layer l, the mirror image of SyncFlow's F_l. ``layers[i]`` belongs to layer ``first_block + i``.
+    """
+
+    def __init__(self, config: DDiTConfig) -> None:
+        super().__init__()
+        self.first, self.window = config.first_block, config.window
+        self.layers = nn.ModuleList(
+            crossing(config.width, config.heads) for _ in range(config.first_block, config.depth)
+        )
+
+    def adapt(self, sounds: list[Tensor]) -> list[KeysValues]:
+        """Audio tokens of every layer (R, A, D) as keys and values of the bridged layers: once per audio pass."""
+        heard = zip(self.layers, sounds[self.first :], strict=True)
+        return [cast("CrossAttention", layer).keys_values(sound) for layer, sound in heard]
+
+    def readers(self, heard: list[KeysValues], clocks: Clocks, bridged: Tensor | None = None) -> dict[int, Reader]:
+        """By layer, what turns video tokens (R, T, S, D) into what the bridge adds to them.
+
+        ``heard`` from :meth:`adapt`; ``clocks`` from :func:`video_clock`; ``bridged`` (R,) bool, rows that it leaves
+        out get 0.
+        """
+
+        def read(layer: CrossAttention, keys: Tensor, values: Tensor, x: Tensor) -> Tensor:
+            found = rope_cross_attention(layer.queries(x.flatten(1, 2)), keys, values, *clocks, self.window)
+            return only(bridged, layer.proj(found).view_as(x))
+
+        kept = enumerate(zip(self.layers, heard, strict=True), self.first)
+        return {place: partial(read, cast("CrossAttention", layer), *pair) for place, (layer, pair) in kept}
+
+
+class GlobalLocalClocks(NamedTuple):
+    """Of the video that reads audio, the audio that reads video, the reference that reads video."""
+
+    video: Clocks
+    audio: Clocks
+    style: Clocks
+
+
+class GlobalLocalLayer(nn.Module):
+    """The three cross-attentions of one layer: video reads audio, audio reads video, the reference reads the video."""
+
+    def __init__(self, config: DDiTConfig) -> None:
+        super().__init__()
+        self.to_video = crossing(config.width, config.heads)
+        self.to_audio = crossing(config.width, config.audio_heads)
+        self.style = crossing(config.width, config.audio_heads)
+
+
+class GlobalLocalBridge(nn.Module):
+    """Harmony: in every layer both towers read each other's tokens at the entry of that layer.
+
+    Local: ``x_v += proj(attention(q(x_v), x_a))`` on the clock of the latent frames and ``x_a += proj(attention(q(x_a),
+    x_v))`` on that of the audio, with the window scaled by A / T. Global: ``z_r += proj(attention(q(z_r), x_v))`` over
+    all video tokens, without positions. z_r are the reference tokens in front of the audio tokens; ``silence`` (1, D)
+    stands for no reference.
+    """
+
+    def __init__(self, config: DDiTConfig) -> None:
+        super().__init__()
+        self.window = config.window
+        self.silence = nn.Parameter(torch.randn(1, config.width) / config.width**0.5)
+        self.layers = nn.ModuleList(GlobalLocalLayer(config) for _ in range(config.depth))
+
+    def forward(
+        self,
+        layer: int,
+        x_v: Tensor,
+        x_a: Tensor,
+        style: Tensor,
+        clocks: GlobalLocalClocks,
+        bridged: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What layer ``layer`` adds at its entry to the video, to the audio and to the reference tokens.
+
+        x_v (R, T, S, D), x_a (R, A, D), style (R, A_r, D); ``clocks`` from :func:`global_local_clocks`; ``bridged``
+        (R,) bool, rows that it leaves out get 0. -> the same shapes.
+        """
+        part = cast("GlobalLocalLayer", self.layers[layer])
+        seen = x_v.flatten(1, 2)
+
+        def read(attention: CrossAttention, x: Tensor, of: Tensor, at: Clocks, window: float) -> Tensor:
+            found = rope_cross_attention(attention.queries(x), *attention.keys_values(of), *at, window)
+            return only(bridged, attention.proj(found))
+
+        to_video = read(part.to_video, seen, x_a, clocks.video, self.window).view_as(x_v)
+        to_audio = read(part.to_audio, x_a, seen, clocks.audio, self.window * x_a.shape[1] / x_v.shape[1])
+        return to_video, to_audio, read(part.style, style, seen, clocks.style, NO_WINDOW)
+
+
+def global_local_clocks(
+    frames: int, tokens: int, audio: int, style: int, video_frequencies: Tensor, audio_frequencies: Tensor
+) -> GlobalLocalClocks:
+    """For T * S video tokens, A audio tokens and A_r reference tokens; the reference reads without positions."""
+    to_audio = audio_clock(frames, tokens, audio, audio_frequencies)
+    still = to_audio.queries.new_zeros(style), to_audio.context.new_zeros(frames * tokens)
+    to_video = video_clock(frames, tokens, audio, video_frequencies)
+    return GlobalLocalClocks(to_video, to_audio, Clocks(*still, audio_frequencies))
+
+
+def make_bridge(config: DDiTConfig) -> AudioRopeBridge | GlobalLocalBridge | None:
+    """The module through which the video reads the audio, or None in a model whose video does not."""
+    if config.bridge == "audio_rope":
+        return AudioRopeBridge(config)
+    return GlobalLocalBridge(config) if config.bridge == "global_local" else None

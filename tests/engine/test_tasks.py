@@ -1,0 +1,151 @@
+"""Tasks: which media a request may give, how long the clip becomes, and what is known of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from syncflow.engine.engine import Engine
+from syncflow.engine.sampling.schedule import schedule
+from syncflow.engine.tasks import filled, restore, take, task_of
+from syncflow.engine.types import Clip, Request
+
+PROMPT = "a large red rubber ball bounces on a wooden floor"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.from_pretrained(device="cpu")
+
+
+def clip(seconds=1.0, side=64, fps=16):
+    """Frames that count up, and a tone."""
+    count = round(seconds * fps)
+    frames = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None] * 4, (count, side, side, 3))
+    tone = 0.3 * np.sin(np.arange(round(seconds * 48_000)) / 20, dtype=np.float32)
+    return Clip(np.ascontiguousarray(frames), tone, fps, 48_000)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "still.png"
+    av.VideoFrame.from_ndarray(np.full((48, 80, 3), 200, np.uint8), format="rgb24").to_image().save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("media", "task"),
+    [
+        ({}, "text-to-audio-video"),
+        ({"video": clip()}, "video-to-audio"),
+        ({"video": clip(), "strength": 0.5}, "variation"),
+        ({"image": clip()}, "image-to-audio-video"),
+        ({"extend": clip()}, "continuation"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_media_make_the_task(media, task):
+    assert task_of(Request(PROMPT, **media)) == task
+
+
+@pytest.mark.parametrize(
+    ("media", "seconds"),
+    [({"video": clip(1.5)}, 1.5), ({"extend": clip(1.5)}, 2.5), ({"image": clip(1.5)}, 2.0)],
+    ids=["video", "extend", "image"],
+)
+def test_media_make_the_duration(engine, media, seconds):
+    request, given = take(Request(PROMPT, **media), engine.config.sequence)
+    assert request.seconds == seconds
+    assert given.clip.frames.shape == (round(16 * seconds), 64, 64, 3)
+    assert len(given.clip.waveform) == round(48_000 * seconds)
+
+
+def test_a_picture_of_any_shape_is_cut_to_the_clip(engine, picture):
+    _, given = take(Request(PROMPT, image=picture, seconds=0.5), engine.config.sequence)
+    assert given.clip.frames.shape == (8, 64, 64, 3)
+    assert (given.clip.frames == 200).all()
+
+
+def test_what_is_known_of_a_continuation_is_what_fills_whole_latents(engine):
+    request, given = take(Request(PROMPT, extend=clip(0.7), seconds=1.5), engine.config.sequence)
+    sequence = engine.sequence(request)
+    assert filled(given, sequence) == (2, 34)  # 11 frames of 4 a latent, 33 000 samples of 960
+    job = engine.prepare(request, given)
+    assert job.video.mask.tolist() == [True] * 2 + [False] * 4
+    assert job.audio.mask.tolist() == [True] * 34 + [False] * 41
+
+
+def test_the_known_part_of_a_continuation_stays_as_it_was_given(engine):
+    given = take(Request(PROMPT, extend=clip(1.0), seconds=1.5), engine.config.sequence)[1]
+    sequence = engine.config.sequence.replace(seconds=1.5)
+    frames, waveform = np.full((24, 64, 64, 3), 9, np.uint8), np.ones(72_000, np.float32)
+    kept, sound = restore(given, sequence, frames, waveform)
+    assert np.array_equal(kept[:16], clip(1.0).frames)
+    assert (kept[16:] == 9).all()
+    assert np.array_equal(sound[: 48_000 - 480], clip(1.0).waveform[: 48_000 - 480])
+    assert (sound[48_000:] == 1).all()
+
+
+def test_a_variation_begins_between_noise_and_the_clip(engine):
+    request, given = take(Request(PROMPT, video=clip(1.0), strength=0.25, steps=8), engine.config.sequence)
+    job = engine.prepare(request, given)
+    assert job.video.start == job.audio.start == 0.75
+    assert job.schedule.video[0] == job.schedule.audio[0] == 0.75
+    assert job.video.mask is None
+
+
+@pytest.mark.parametrize("lead", [0.0, 0.5, 1.0])
+def test_a_grid_after_a_time(lead):
+    grid = schedule(10, shift=3.0, lead=lead)
+    late = grid.after(0.6)
+    assert late.video[0] == late.audio[0] == 0.6
+    assert late.video[-1] == late.audio[-1] == 1
+    assert set(late.video[1:]) <= set(grid.video) | {0.6}
+    assert len(late) < len(grid)
+    assert (np.diff(late.video) + np.diff(late.audio) > 0).all()
+    assert np.array_equal(grid.after(0.0).video, grid.video)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"extend": clip(2.0), "seconds": 1.0},
+            "the clip to continue has 2 s and the result 1 s; ask for more seconds",
+        ),
+        ({"extend": clip(0.125)}, "the clip to continue has 0.125 s; it must have at least 0.25 s"),
+        ({"image": Path("nowhere.png")}, "nowhere.png does not exist"),
+    ],
+    ids=["shorter", "too short", "no file"],
+)
+def test_media_that_are_refused(engine, settings, message):
+    with pytest.raises(ValueError, match=message):
+        engine.generate(Request(PROMPT, steps=1, **settings))
+
+
+def test_tasks_share_a_batch(engine):
+    """Each clip is what it would be alone."""
+    given = clip(0.5)
+    requests = [
+        Request(PROMPT, seed=1, steps=2, seconds=1.0),
+        Request("", seed=2, steps=3, video=given, seconds=1.0),
+        Request(PROMPT, seed=3, steps=2, extend=given, seconds=1.0, sync_guidance=2.0),
+        Request(PROMPT, seed=4, steps=4, image=given, seconds=1.0, negative_prompt="a small blue ball"),
+        Request(PROMPT, seed=5, steps=4, video=given, strength=0.5, seconds=1.0, guidance_rescale=0.7),
+    ]
+    together = engine.generate(requests)
+    for request, one in zip(requests, together, strict=True):
+        alone = engine.generate(request)
+        assert np.abs(alone.frames.astype(int) - one.frames).max() <= 2
+        assert np.abs(alone.waveform - one.waveform).max() < 1e-3
+        assert one.provenance["task"] == task_of(request)
+
+
+def test_the_first_frame_is_that_of_the_picture(engine):
+    with torch.inference_mode():
+        drawn = engine.generate(Request(PROMPT, image=clip(0.1), seconds=1.0, steps=4, seed=1))
+    assert np.abs(drawn.frames[0].astype(float) - clip(0.1).frames[0]).mean() < 20
