@@ -20,7 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from syncflow.engine.config import ModelConfig, preset
 from syncflow.engine.model import DDiT
 from syncflow.engine.model.layers import CrossAttention
-from syncflow.engine.sampling.guidance import cfg
+from syncflow.engine.sampling.guidance import (
+    GuidancePlan,
+    cfg,
+    combine,
+    sync_cfg_audio,
+    sync_guidance,
+    text_guidance,
+)
 from syncflow.engine.sampling.job import Job, Known, Text
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.sampling.schedule import schedule
@@ -88,7 +95,8 @@ class Counts:
 
     ``text`` is once a prompt and ``modulation`` once a flow time; ``video``, ``adaptors`` and ``audio`` are one pass of
     one row; ``context_keys`` is the part of ``audio`` that projects the video tokens. A sample is one clip with two
-    branches: both modalities at a shared time or the video first, a known video noised or clean.
+    branches: both modalities at a shared time or the video first, a known video noised or clean; at a shared time with
+    sync guidance, or with SyncCFG of the audio, as a third branch.
     """
 
     text: int
@@ -101,6 +109,8 @@ class Counts:
     video_first: int
     known_noised: int
     known_clean: int
+    sync_guided: int
+    static_guided: int
     calls_together: int
     calls_apart: int
 
@@ -114,19 +124,21 @@ def count(config: ModelConfig, steps: int = 50) -> Counts:
     return Counts(**{k: _line(v, getattr(deeper, k), config.ddit.depth) for k, v in asdict(shallow).items()})
 
 
-def sample_flops(config: ModelConfig, steps: int, *, lead: float = 0.0, known: bool = False) -> int:
+def sample_flops(
+    config: ModelConfig, steps: int, *, lead: float = 0.0, known: bool = False, plan: GuidancePlan | None = None
+) -> int:
     """Count the loop itself, layer by layer and step by step."""
     with torch.device("meta"):
         model = DDiT(config.ddit).eval().requires_grad_(False)
-    return flops(lambda: sample(model, [job(config, steps, lead=lead, known=known)]))
+    return flops(lambda: sample(model, [job(config, steps, lead=lead, known=known, plan=plan)]))
 
 
 def _count(config: ModelConfig, steps: int) -> Counts:
     with torch.device("meta"):
         parts = _Parts(DDiT(config.ddit).eval().requires_grad_(False), config)
 
-    def whole(*, lead: float, known: bool = False) -> int:
-        one, two = (sample_flops(config, n, lead=lead, known=known) for n in (1, 2))
+    def whole(*, lead: float, known: bool = False, plan: GuidancePlan | None = None) -> int:
+        one, two = (sample_flops(config, n, lead=lead, known=known, plan=plan) for n in (1, 2))
         return _line(one, two, steps)
 
     return Counts(
@@ -140,6 +152,8 @@ def _count(config: ModelConfig, steps: int) -> Counts:
         video_first=whole(lead=1.0),
         known_noised=whole(lead=0.0, known=True),
         known_clean=whole(lead=1.0, known=True),
+        sync_guided=whole(lead=0.0, plan=combine([text_guidance(6.0), sync_guidance(2.0)])),
+        static_guided=whole(lead=0.0, plan=combine([text_guidance(6.0), sync_cfg_audio(2.0)])),
         calls_together=calls(parts.step(2)),
         calls_apart=2 * calls(parts.step(1)),
     )
@@ -149,15 +163,15 @@ def _line(at_one: int, at_two: int, x: int) -> int:
     return at_one + (x - 1) * (at_two - at_one)
 
 
-def job(config: ModelConfig, steps: int, *, lead: float, known: bool = False) -> Job:
-    """One clip of the preset's own sequence with classifier-free guidance; ``known`` gives the video."""
+def job(config: ModelConfig, steps: int, *, lead: float, known: bool = False, plan: GuidancePlan | None = None) -> Job:
+    """One clip of the preset's own sequence, with classifier-free guidance alone by default; ``known``: its video."""
     s, d = config.sequence, config.ddit
     times = schedule(steps, shift=config.sampling.shift, lead=lead)
     states = torch.zeros(d.text_tokens, d.text_width, device="meta")
     video = torch.zeros(d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
     if known:
         times = times.known_video()
-    return Job(s, 0, times, cfg(6.0), Text(states, d.text_tokens), video=Known(video) if known else None)
+    return Job(s, 0, times, plan or cfg(6.0), Text(states, d.text_tokens), video=Known(video) if known else None)
 
 
 class _Parts:

@@ -60,6 +60,8 @@ class Batch:
     """B requests on their way from noise to data."""
 
     def __init__(self, model: DDiT, jobs: Sequence[Job]) -> None:
+        if model.config.bridge != "adaptor":
+            raise ValueError(f"models with the bridge adaptor can be sampled; this one has {model.config.bridge}")
         self.model, self.jobs = model, jobs
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncflow.benchmarks.flops import Counts, count, sample_flops
-from syncflow.engine.config import DDiTConfig, ModelConfig, SequenceConfig
+from syncflow.engine.config import DDiTConfig, ModelConfig, SequenceConfig, preset
 
 STEPS, LAYERS, BRANCHES = 3, 3, 2
 D, S, A, L = 16, 4, 50, 6
@@ -49,6 +49,24 @@ def test_a_sample_is_the_sum_of_its_parts(counts: Counts) -> None:
     assert c.video_first == texts + 2 * n * c.modulation + BRANCHES * ((n + 1) * c.video + c.adaptors + n * c.audio)
     assert c.known_noised == c.shared_time
     assert c.known_clean == texts + n * c.modulation + BRANCHES * (c.video + c.adaptors + n * c.audio)
+
+
+def test_a_sync_branch_costs_its_audio_tower_alone(counts: Counts) -> None:
+    """It reads no video: no adaptors, and no keys and values of video tokens or attention to them."""
+    attention_to_video = LAYERS * 4 * D * A * T
+    alone = counts.audio - counts.context_keys - attention_to_video
+    assert counts.sync_guided == counts.shared_time + STEPS * alone
+
+
+def test_a_static_branch_costs_one_more_row_of_all(counts: Counts) -> None:
+    more = STEPS * (counts.video + counts.adaptors + counts.audio) + counts.modulation
+    assert counts.static_guided == counts.shared_time + more
+
+
+def test_sync_guidance_costs_little_at_full_size() -> None:
+    """At most 3 % more than classifier-free guidance alone."""
+    full = count(preset("syncflow-xl"), steps=50)
+    assert full.sync_guided / full.shared_time < 1.03
 
 
 def test_video_pass_by_hand(counts: Counts) -> None:

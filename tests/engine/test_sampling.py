@@ -290,3 +290,9 @@ def test_a_model_in_half_precision_keeps_its_latents_in_single(model):
     latents, exact = sample(half.bfloat16(), [job(1, guidance=1.0)]), sample(model, [job(1, guidance=1.0)])
     assert latents.video.dtype == latents.audio.dtype == torch.float32
     torch.testing.assert_close(latents.video, exact.video, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("bridge", ["audio_rope", "global_local"])
+def test_bridges_that_the_loop_does_not_know(bridge):
+    with pytest.raises(ValueError, match=f"the bridge adaptor can be sampled; this one has {bridge}"):
+        sample(DDiT(CONFIG.replace(bridge=bridge)).requires_grad_(False), [job()])
