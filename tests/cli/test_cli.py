@@ -79,6 +79,28 @@ def test_video_to_audio_takes_any_video(run, tmp_path):
     assert load_clip(out).seconds == pytest.approx(1.0, abs=0.1)
 
 
+def test_a_clip_is_begun_continued_and_varied(run, tmp_path):
+    """Each from the one before, with every kind of guidance on."""
+    guided = ("--steps", 2, "--sync-guidance", 2, "--sync-cfg-audio", 2, "--negative", "a small blue ball", "--json")
+    first, longer, other, begun = (tmp_path / f"{name}.mp4" for name in ("first", "longer", "other", "begun"))
+    steps = (
+        ((PROMPT, "-o", first, "--seconds", 1), 1, "text-to-audio-video"),
+        ((PROMPT, "-o", longer, "--extend", first), 2, "continuation"),
+        ((PROMPT, "-o", other, "--video", longer, "--strength", 0.5), 2, "variation"),
+        (
+            (PROMPT, "-o", begun, "--image", other, "--cfg-interval", 0.1, 0.9, "--cfg-rescale", 0.5),
+            2,
+            "image-to-audio-video",
+        ),
+    )
+    for arguments, seconds, task in steps:
+        code, text, err = run("generate", *arguments, *guided)
+        assert code == 0, err
+        said = json.loads(text)
+        assert (said["seconds"], said["task"], said["sync_guidance"]) == (seconds, task, 2)
+    assert load_clip(longer).seconds == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -94,6 +116,12 @@ def test_video_to_audio_takes_any_video(run, tmp_path):
         ([PROMPT, "-o", "{tmp}/c.mp4", "--cfg", "inf"], ["guidance is inf"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--seed", "-1"], ["seed is -1"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--video-lead", "2"], ["video_lead is 2"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--sync-guidance", "nan"], ["sync_guidance is nan"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--cfg-interval", "0.9", "0.1"], ["0.9 to 0.1", "rising"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--cfg-rescale", "2"], ["guidance_rescale is 2"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--strength", "0.5"], ["strength", "video"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--image", "{tmp}/file", "--extend", "{tmp}/file"], ["image and extend"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--image", "{tmp}/file"], ["file"]),
         ([PROMPT, "-o", "{tmp}/c.gif"], [".mp4"]),
         ([PROMPT, "-o", "{tmp}"], [".mp4"]),
         ([PROMPT, "-o", "{tmp}/file/c.mp4"], ["cannot be"]),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from syncflow import ModelConfig, SequenceConfig, preset
 from syncflow.engine.config import MAX_SECONDS, MAX_SIDE, CodecConfig, DDiTConfig, SamplingConfig
+from syncflow.engine.presets import PRESETS
 
 SIDES = st.integers(1, MAX_SIDE // 16).map(lambda n: 16 * n)
 JSON_VALUES = st.recursive(
@@ -37,7 +38,9 @@ MODELS = st.builds(
     mlp_ratio=st.floats(1, 8),
     adaptor_tokens=st.sampled_from(["all", "frame", "none"]),
     audio_text=st.booleans(),
-)
+    bridge=st.sampled_from(["adaptor", "global_local"]),
+    window=st.floats(0.25, 4),
+) | st.builds(DDiTConfig, depth=st.integers(4, 30), bridge=st.just("audio_rope"), first_block=st.integers(0, 3))
 CONFIGS = st.builds(
     ModelConfig,
     name=st.text(),
@@ -77,6 +80,25 @@ def test_a_partial_dictionary_takes_the_defaults():
 def test_dictionaries_that_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig.from_dict(values)
+
+
+def test_a_package_written_before_there_were_bridges_has_adaptors():
+    old = {
+        name: value
+        for name, value in DDiTConfig(depth=3).to_dict().items()
+        if name not in ("bridge", "first_block", "window")
+    }
+    assert DDiTConfig.from_dict(old) == DDiTConfig(depth=3, bridge="adaptor")
+
+
+@pytest.mark.parametrize(
+    ("bridge", "audio_reads_video", "video_reads_audio"),
+    [("adaptor", True, False), ("audio_rope", False, True), ("global_local", True, True)],
+)
+def test_who_reads_whom(bridge, audio_reads_video, video_reads_audio):
+    config = DDiTConfig(bridge=bridge)
+    assert config.audio_reads_video is audio_reads_video
+    assert config.video_reads_audio is video_reads_audio
 
 
 def test_configs_are_frozen_and_replaced():
@@ -144,6 +166,12 @@ def test_sequences_that_are_refused(values, message):
         ({"heads": 0}, r"must split into heads \(0\)"),
         ({"width": 90, "heads": 9, "audio_heads": 9}, r"width is 90; it must be a multiple of 4"),
         ({"adaptor_tokens": "some"}, r"adaptor_tokens is 'some'; it must be one of all, frame, none"),
+        ({"bridge": "rope"}, r"bridge is 'rope'; it must be one of adaptor, audio_rope, global_local"),
+        ({"first_block": 2}, r"first_block is 2; it must be 0 with the bridge adaptor"),
+        ({"bridge": "audio_rope", "first_block": 28}, r"first_block is 28; it must be from 0 to 27"),
+        ({"bridge": "audio_rope", "first_block": -1}, r"first_block is -1; it must be from 0 to 27"),
+        ({"window": 0.0}, r"window is 0.0; it must be a number of latent frames above 0"),
+        ({"window": float("nan")}, r"window is nan; it must be a number of latent frames above 0"),
     ],
 )
 def test_models_that_are_refused(values, message):
@@ -167,7 +195,19 @@ def test_the_full_size_preset_is_that_of_the_papers():
     assert (sampling.steps, sampling.guidance, sampling.shift, sampling.video_lead) == (50, 6.0, 1.0, 0.0)
 
 
-@pytest.mark.parametrize("name", ["syncflow-xl", "syncflow-tiny"])
+def test_presets_of_the_other_bridges():
+    syncphony, harmony = preset("syncphony-xl"), preset("harmony-xl")
+    assert (syncphony.ddit.bridge, syncphony.ddit.depth, syncphony.ddit.first_block) == ("audio_rope", 24, 8)
+    assert (harmony.ddit.bridge, harmony.ddit.depth, harmony.ddit.first_block) == ("global_local", 28, 0)
+    assert syncphony.ddit.width == harmony.ddit.width == 1152
+    assert syncphony.sampling.sync_guidance == 2
+    assert (harmony.sampling.steps, harmony.sampling.shift, harmony.sampling.sync_cfg_audio) == (40, 5, 2)
+    for tiny in ("syncphony-tiny", "harmony-tiny"):
+        assert preset(tiny).ddit.width == preset("syncflow-tiny").ddit.width
+        assert preset(tiny).sampling.video_lead == 0
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
 def test_presets_agree_with_themselves(name):
     config = preset(name)
     assert config.sequence.latent_fps == config.ddit.latent_fps
