@@ -29,6 +29,9 @@ def generate(
     sync_cfg_audio: Annotated[
         float | None, typer.Option(help="Away from the sound of a still picture, 1 = off; the model's default.")
     ] = None,
+    sync_cfg_video: Annotated[
+        float | None, typer.Option(help="Away from the video of silence, 1 = off; the model's default.")
+    ] = None,
     cfg_interval: Annotated[
         tuple[float, float] | None, typer.Option(help="Flow times (0 = noise, 1 = data) between which guidance holds.")
     ] = None,
@@ -41,6 +44,9 @@ def generate(
     image: Annotated[Path | None, typer.Option(help="A picture that the clip begins with.")] = None,
     extend: Annotated[
         Path | None, typer.Option(help="A clip to continue; --seconds is the whole, 1 s more than it by default.")
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="A sound whose video is to be drawn, by a model whose video reads it.")
     ] = None,
     strength: Annotated[
         float | None, typer.Option(help="Draw a variation of --video: 0 would keep it, 1 draws it anew.")
@@ -69,11 +75,13 @@ def generate(
         video=video,
         image=image,
         extend=extend,
+        audio=audio,
         strength=strength,
         video_lead=video_lead,
         negative_prompt=negative,
         sync_guidance=sync_guidance,
         sync_cfg_audio=sync_cfg_audio,
+        sync_cfg_video=sync_cfg_video,
         guidance_interval=cfg_interval,
         guidance_rescale=cfg_rescale,
     )

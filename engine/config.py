@@ -226,8 +226,8 @@ class SamplingConfig(Config):
     """How a model is sampled unless a request says otherwise.
 
     ``shift`` bends the time grid towards noise (1 = off); ``video_lead`` in [0, 1] lets the video's time run ahead of
-    the audio's (0 = shared time, 1 = the video is finished first). ``sync_guidance`` 0 and ``sync_cfg_audio`` 1 are
-    off.
+    the audio's (0 = shared time, 1 = the video is finished first). ``sync_guidance`` 0, ``sync_cfg_audio`` 1 and
+    ``sync_cfg_video`` 1 are off.
     """
 
     steps: int = 50
@@ -236,6 +236,7 @@ class SamplingConfig(Config):
     video_lead: float = 0.0
     sync_guidance: float = 0.0
     sync_cfg_audio: float = 1.0
+    sync_cfg_video: float = 1.0
 
 
 @dataclass(frozen=True)

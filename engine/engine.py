@@ -12,7 +12,7 @@ import torch
 
 from .components import Components
 from .config import SequenceConfig
-from .sampling.guidance import GuidancePlan, combine, sync_cfg_audio, sync_guidance, text_guidance
+from .sampling.guidance import GuidancePlan, combine, sync_cfg_audio, sync_cfg_video, sync_guidance, text_guidance
 from .sampling.job import Job, Known, Text
 from .sampling.loop import StepCallback, sample
 from .sampling.schedule import schedule
@@ -21,7 +21,7 @@ from .types import Clip, Latents, Request
 
 BUNDLED = "pretrained/syncflow-tiny"
 # Settings of a request: those with a default of the model's, and those that are off unless they are given.
-DEFAULTED = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio")
+DEFAULTED = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")
 OPTIONAL = ("negative_prompt", "guidance_interval", "guidance_rescale", "strength")
 T = TypeVar("T")
 
@@ -115,18 +115,34 @@ class Engine:
         audio: Known | None = None
         if given is not None:
             video, audio = known_latents(given, sequence, parts, request.strength, self.device)
-            times = times.known_video() if given.task == "video-to-audio" else times.after(video.start)
+            if given.task == "video-to-audio":
+                times = times.known_video()
+            elif given.task == "audio-to-video":
+                times = times.known_audio()
+            elif video is not None:
+                times = times.after(video.start)
         null = parts.ddit.video.y_embedder.y_embedding
         text = self._text(request.prompt) if request.prompt.strip() else Text(null, len(null))
         negative = None if request.negative_prompt is None else self._text(request.negative_prompt)
-        return Job(sequence, request.seed, times, self.plan(request), text, negative, video, audio)
+        plan = self.plan(request)
+        silence = self._silence(sequence) if any(branch.muted for branch in plan.branches) else None
+        return Job(sequence, request.seed, times, plan, text, negative, video, audio, silence)
 
     def plan(self, request: Request) -> GuidancePlan:
         """The branches and weights of a request. Without a prompt there is no text to move away from."""
-        sampling = self.config.sampling
+        sampling, model = self.config.sampling, self.config.ddit
+        of_audio = _default(request.sync_cfg_audio, sampling.sync_cfg_audio)
+        of_video = _default(request.sync_cfg_video, sampling.sync_cfg_video)
+        if of_audio != 1 and not model.audio_reads_video:
+            raise ValueError(f"sync_cfg_audio needs a model whose audio reads the video; this one has {model.bridge}")
+        if of_video != 1 and not model.video_reads_audio:
+            raise ValueError(f"sync_cfg_video needs a model whose video reads the audio; this one has {model.bridge}")
+        if request.audio is not None and not model.video_reads_audio:
+            raise ValueError(f"audio-to-video needs a model whose video reads the audio; this one has {model.bridge}")
         directions = [
             sync_guidance(_default(request.sync_guidance, sampling.sync_guidance)),
-            sync_cfg_audio(_default(request.sync_cfg_audio, sampling.sync_cfg_audio)),
+            sync_cfg_audio(of_audio),
+            sync_cfg_video(of_video),
         ]
         if request.prompt.strip():
             directions.insert(0, text_guidance(_default(request.guidance, sampling.guidance)))
@@ -135,6 +151,9 @@ class Engine:
             interval=_default(request.guidance_interval, (0.0, 1.0)),
             rescale=_default(request.guidance_rescale, 0.0),
         )
+
+    def _silence(self, sequence: SequenceConfig) -> torch.Tensor:
+        return self.components.audio.encode(torch.zeros(1, sequence.samples, device=self.device))[0]
 
     def _text(self, prompt: str) -> Text:
         states, mask = self.components.text.encode([prompt])

@@ -57,13 +57,15 @@ HARMONY_XL = dataclasses.replace(
     SYNCFLOW_XL,
     name="harmony-xl",
     ddit=SYNCFLOW_XL.ddit.replace(bridge="global_local"),
-    sampling=SYNCFLOW_XL.sampling.replace(steps=40, shift=5.0, sync_cfg_audio=2.0),
+    sampling=SYNCFLOW_XL.sampling.replace(steps=40, shift=5.0, sync_cfg_audio=2.0, sync_cfg_video=3.0),
 )
 HARMONY_TINY = dataclasses.replace(
     SYNCFLOW_TINY,
     name="harmony-tiny",
     ddit=SYNCFLOW_TINY.ddit.replace(bridge="global_local"),
-    sampling=SYNCFLOW_TINY.sampling.replace(steps=40, shift=5.0, video_lead=0.0, sync_cfg_audio=2.0),
+    sampling=SYNCFLOW_TINY.sampling.replace(
+        steps=40, shift=5.0, video_lead=0.0, sync_cfg_audio=2.0, sync_cfg_video=3.0
+    ),
 )
 
 PRESETS = {

@@ -6,6 +6,7 @@
 | video-to-audio | a video | all frames |
 | image-to-audio-video | a picture | the first latent frame |
 | continuation | a clip, shorter than the one to make | the latent frames and the sound that it fills |
+| audio-to-video | a sound, in a model whose video reads it | all of the audio, clean |
 | variation | a clip, and a strength | all, at the flow time 1 - strength where sampling begins |
 """
 
@@ -18,14 +19,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .components import Components
 from .config import MAX_SECONDS, SequenceConfig
-from .media import conform, load_clip, load_picture, probe
+from .media import conform, load_audio, load_clip, load_picture, probe
 from .sampling.job import Known
 from .types import Clip, Request
 
-Task = Literal["text-to-audio-video", "video-to-audio", "image-to-audio-video", "continuation", "variation"]
+Task = Literal[
+    "text-to-audio-video", "video-to-audio", "image-to-audio-video", "continuation", "audio-to-video", "variation"
+]
 CROSSFADE = 0.01  # seconds between the sound of a clip and its continuation
 
 
@@ -44,6 +48,8 @@ def task_of(request: Request) -> Task:
         return "image-to-audio-video"
     if request.extend is not None:
         return "continuation"
+    if request.audio is not None:
+        return "audio-to-video"
     if request.video is not None:
         return "video-to-audio" if request.strength is None else "variation"
     return "text-to-audio-video"
@@ -58,9 +64,12 @@ def take(request: Request, base: SequenceConfig) -> tuple[Request, Given | None]
     task = task_of(request)
     if task == "text-to-audio-video":
         return request, None
-    media = next(given for given in (request.image, request.extend, request.video) if given is not None)
+    every = (request.image, request.extend, request.audio, request.video)
+    media = next(given for given in every if given is not None)
     if task == "image-to-audio-video" and not isinstance(media, Clip):
         media = load_picture(media)
+    if task == "audio-to-video" and not isinstance(media, Clip):
+        media = _sounding(load_audio(media, base.sample_rate), base)
     long = _seconds(media)
     natural = {"image-to-audio-video": base.seconds, "continuation": long + base.seconds / 2}.get(task, long)
     seconds = min(max(natural, 1 / base.fps), MAX_SECONDS) if request.seconds is None else request.seconds
@@ -82,15 +91,17 @@ def take(request: Request, base: SequenceConfig) -> tuple[Request, Given | None]
 
 def known_latents(
     given: Given, sequence: SequenceConfig, components: Components, strength: float | None, device: torch.device
-) -> tuple[Known, Known | None]:
+) -> tuple[Known | None, Known | None]:
     """Known latents of the video and of the audio. Raises ``ValueError`` where the media are shorter than a latent."""
+    if given.task == "audio-to-video":
+        return None, Known(_heard(given, components, device), clean=True)
     frames = torch.from_numpy(given.clip.frames)[None].to(device)
     video = components.video.encode(frames)[0]
     if given.task == "video-to-audio":
         return Known(video), None
     if given.task == "image-to-audio-video":
         return Known(video, torch.arange(sequence.latent_frames) < 1), None
-    audio = components.audio.encode(torch.from_numpy(given.clip.waveform)[None].to(device))[0]
+    audio = _heard(given, components, device)
     if given.task == "variation":
         start = 1 - _default(strength, 1.0)
         return Known(video, start=start), Known(audio, start=start)
@@ -114,6 +125,8 @@ def restore(given: Given, sequence: SequenceConfig, frames: np.ndarray, waveform
     """The drawn frames and samples with what is known put back as it was given, its sound faded into the drawn one."""
     if given.task == "video-to-audio":
         return given.clip.frames, waveform
+    if given.task == "audio-to-video":
+        return frames, given.clip.waveform
     if given.task != "continuation":
         return frames, waveform
     count, sounds = filled(given, sequence)
@@ -121,6 +134,16 @@ def restore(given: Given, sequence: SequenceConfig, frames: np.ndarray, waveform
     fade = np.clip((end - np.arange(len(waveform))) / (CROSSFADE * sequence.sample_rate), 0, 1).astype(np.float32)
     frames = np.concatenate((given.clip.frames[:pictures], frames[pictures:]))
     return frames, fade * given.clip.waveform + (1 - fade) * waveform
+
+
+def _heard(given: Given, components: Components, device: torch.device) -> Tensor:
+    return components.audio.encode(torch.from_numpy(given.clip.waveform)[None].to(device))[0]
+
+
+def _sounding(waveform: np.ndarray, base: SequenceConfig) -> Clip:
+    """A clip of darkness with this sound."""
+    count = max(1, round(len(waveform) / base.sample_rate * base.fps))
+    return Clip(np.zeros((count, base.height, base.width, 3), np.uint8), waveform, base.fps, base.sample_rate)
 
 
 def _seconds(media: Clip | Path) -> float:

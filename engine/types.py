@@ -52,11 +52,13 @@ class Request:
 
     ``width`` and ``height`` in pixels. ``guidance`` is the weight of classifier-free guidance (1 = off), away from
     ``negative_prompt`` or from no text; ``sync_guidance`` (0 = off) moves away from a sound that does not see the
-    picture, ``sync_cfg_audio`` (1 = off) away from the sound of a still picture. Guidance holds within
+    picture, ``sync_cfg_audio`` (1 = off) away from the sound of a still picture, ``sync_cfg_video`` (1 = off) away from
+    the video of silence, in a model whose video reads the audio. Guidance holds within
     ``guidance_interval`` (flow times, 0 = noise), and ``guidance_rescale`` (0 = off, at most 1) draws its contrast
     back. Media are clips or files, one of them at most: ``video`` is a known video whose sound is to be drawn
     (video-to-audio), or with a ``strength`` above 0 and at most 1 a clip of which a variation is to be drawn; ``image``
-    a picture that the clip begins with; ``extend`` a clip to continue. Raises ``ValueError`` with what is allowed.
+    a picture that the clip begins with; ``extend`` a clip to continue; ``audio`` a sound to draw the video of, in a
+    model whose video reads the audio. Raises ``ValueError`` with what is allowed.
     """
 
     prompt: str
@@ -71,15 +73,17 @@ class Request:
     video: Clip | Path | None = None
     image: Clip | Path | None = None
     extend: Clip | Path | None = None
+    audio: Clip | Path | None = None
     strength: float | None = None
     negative_prompt: str | None = None
     sync_guidance: float | None = None
     sync_cfg_audio: float | None = None
+    sync_cfg_video: float | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
 
     def __post_init__(self) -> None:
-        media = [name for name in ("video", "image", "extend") if getattr(self, name) is not None]
+        media = [name for name in ("video", "image", "extend", "audio") if getattr(self, name) is not None]
         if len(media) > 1:
             raise ValueError(f"{' and '.join(media)} are given; a clip is made from one of them")
         if self.strength is not None and self.video is None:
@@ -92,7 +96,7 @@ class Request:
             raise ValueError(f"seed is {self.seed}; it must be a whole number from 0 to {MAX_SEED}")
         if self.steps is not None and not (isinstance(self.steps, int) and 1 <= self.steps <= MAX_STEPS):
             raise ValueError(f"steps is {self.steps}; it must be a whole number from 1 to {MAX_STEPS}")
-        for name in ("guidance", "sync_guidance", "sync_cfg_audio"):
+        for name in ("guidance", "sync_guidance", "sync_cfg_audio", "sync_cfg_video"):
             weight = getattr(self, name)
             if weight is not None and not (math.isfinite(weight) and abs(weight) <= 100):
                 raise ValueError(f"{name} is {weight}; it must be a finite number from -100 to 100")

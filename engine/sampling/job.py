@@ -38,7 +38,10 @@ class Known:
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to sample. ``negative`` stands for the absence of the prompt; None is the model's null text."""
+    """One clip to sample. ``negative`` stands for the absence of the prompt; None is the model's null text.
+
+    ``silence`` (A, C_a) clean latents of no sound, where a branch is muted.
+    """
 
     sequence: SequenceConfig
     seed: int
@@ -48,6 +51,7 @@ class Job:
     negative: Text | None = None
     video: Known | None = None
     audio: Known | None = None
+    silence: Tensor | None = None
 
 
 def video_noise(job: Job, channels: int) -> Tensor:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ...kernels import guided_euler_step
 from ..model import DDiT
-from ..types import Conditioning, Latents
+from ..types import Conditioning, Latents, Velocities
+from .guidance import Branch
 from .job import Job, Text, audio_noise, video_noise
-from .rows import Layout, VideoRow, lay_out
+from .rows import JointLayout, Layout, VideoRow, lay_out, lay_out_jointly
 from .tracks import Modality, Track
 
 StepCallback = Callable[[int, int, Latents], None]
@@ -31,7 +32,7 @@ def sample(model: DDiT, jobs: Sequence[Job], on_step: StepCallback | None = None
     Requests may differ in steps, guidance, shift, lead and task. ``on_step(step, steps, latents)`` is called after
     each.
     """
-    batch = Batch(model, jobs)
+    batch = (JointBatch if model.config.video_reads_audio else Batch)(model, jobs)
     for k in range(batch.steps):
         batch.step(k)
         if on_step is not None:
@@ -60,8 +61,6 @@ class Batch:
     """B requests on their way from noise to data."""
 
     def __init__(self, model: DDiT, jobs: Sequence[Job]) -> None:
-        if model.config.bridge != "adaptor":
-            raise ValueError(f"models with the bridge adaptor can be sampled; this one has {model.config.bridge}")
         self.model, self.jobs = model, jobs
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -85,39 +84,24 @@ class Batch:
     def step(self, k: int) -> None:
         """Both towers where their modality moves, then one Euler step of all that moves."""
         layout, index = self._layout(k)
-        entries: dict[Modality, tuple[Tensor | None, ...]] = {}
-        moves = {"video": self.video.moves[k], "audio": self.audio.moves[k]}
+        velocities: dict[Modality, Tensor] = {}
         if layout.video:
             velocity, features = self._video_pass(k, layout, index)
             if layout.sources:
                 self._keep(layout, features)
-            if moves["video"]:
-                entries["video"] = self._entry(self.video, k, velocity, index)
-        if moves["audio"]:
-            entries["audio"] = self._entry(self.audio, k, self._audio_pass(k, layout, index), index)
-        if not entries:
-            return
-        copies = self.dtype if self.dtype != self.video.noise.dtype else None
-        stepped = guided_euler_step(*map(list, zip(*entries.values(), strict=True)), copies)
-        reads = stepped[-len(entries) :]
-        if "video" in entries and any(branch.static for job in self.jobs for branch in job.plan.branches):
-            self._look_ahead(k, stepped[0])
-        for modality, latents, read in zip(entries, stepped, reads, strict=False):
-            track = self.video if modality == "video" else self.audio
-            track.latents, track.reads = latents, read
-        if "video" in entries:
+            if self.video.moves[k]:
+                velocities["video"] = velocity
+        if self.audio.moves[k]:
+            velocities["audio"] = self._audio_pass(k, layout, index)
+        self._euler(k, velocities, index)
+        if "video" in velocities:
             self.context_rows = ()
 
     # What a step reads
 
     def _layout(self, k: int) -> tuple[Layout, dict[str, Tensor]]:
         """Rows of step k and their indices on the device; the same object as long as nothing changes."""
-        weights = {
-            track.modality: [job.plan.at(track.modality, t) for job, t in zip(self.jobs, track.grid[k], strict=True)]
-            if track.moves[k]
-            else None
-            for track in (self.video, self.audio)
-        }
+        weights = self._weights_at(k)
         key = tuple(None if of is None else tuple(tuple(one.items()) for one in of) for of in weights.values())
         audio_text = self.model.config.audio_text
         if (key, self.context_rows) not in self._layouts:
@@ -127,23 +111,37 @@ class Batch:
             self._layouts[key, self.context_rows] = layout, self._indices(layout)
         return self._layouts[key, self.context_rows]
 
-    def _indices(self, layout: Layout) -> dict[str, Tensor]:
-        def tensor(values: Sequence[object]) -> Tensor:
-            return torch.tensor(values, device=self.device)
-
-        found = {
-            "video_request": tensor([row.request for row in layout.video]),
-            "video_text": tensor([self.text_rows[row.request, row.text] for row in layout.video]),
-            "static": tensor([row.static for row in layout.video]),
-            "audio_request": tensor([row.request for row in layout.audio]),
-            "audio_text": tensor([self.text_rows.get((row.request, row.text), 0) for row in layout.audio]),
+    def _weights_at(self, k: int) -> dict[Modality, list[dict[Branch, float]] | None]:
+        """Weights of every request's branches at step k; None for a modality that does not move."""
+        return {
+            track.modality: [job.plan.at(track.modality, t) for job, t in zip(self.jobs, track.grid[k], strict=True)]
+            if track.moves[k]
+            else None
+            for track in (self.video, self.audio)
         }
-        for name, weights in (("video", layout.video_weights), ("audio", layout.audio_weights)):
-            most = max(map(len, weights), default=0)
-            padded = [(*pairs, *[(pairs[0][0], 0.0)] * (most - len(pairs))) for pairs in weights]
-            found[f"{name}_rows"] = tensor([[row for row, _ in pairs] for pairs in padded])
-            found[f"{name}_weights"] = tensor([[weight for _, weight in pairs] for pairs in padded])
-        return found
+
+    def _indices(self, layout: Layout) -> dict[str, Tensor]:
+        return {
+            "video_request": self._tensor([row.request for row in layout.video]),
+            "video_text": self._tensor([self.text_rows[row.request, row.text] for row in layout.video]),
+            "static": self._tensor([row.static for row in layout.video]),
+            "audio_request": self._tensor([row.request for row in layout.audio]),
+            "audio_text": self._tensor([self.text_rows.get((row.request, row.text), 0) for row in layout.audio]),
+            **self._weights("video", layout.video_weights),
+            **self._weights("audio", layout.audio_weights),
+        }
+
+    def _weights(self, name: Modality, weights: Sequence[Sequence[tuple[int, float]]]) -> dict[str, Tensor]:
+        """Rows and weights (B, G); a request with fewer branches repeats its first row with weight 0."""
+        most = max(map(len, weights), default=0)
+        padded = [(*pairs, *[(pairs[0][0], 0.0)] * (most - len(pairs))) for pairs in weights]
+        return {
+            f"{name}_rows": self._tensor([[row for row, _ in pairs] for pairs in padded]),
+            f"{name}_weights": self._tensor([[weight for _, weight in pairs] for pairs in padded]),
+        }
+
+    def _tensor(self, values: Sequence[object]) -> Tensor:
+        return torch.tensor(values, device=self.device)
 
     @cached_property
     def _fps(self) -> Tensor:
@@ -236,6 +234,19 @@ class Batch:
 
     # Steps
 
+    def _euler(self, k: int, velocities: dict[Modality, Tensor], index: dict[str, Tensor]) -> None:
+        """Step what has a velocity."""
+        if not velocities:
+            return
+        tracks = [self.video if modality == "video" else self.audio for modality in velocities]
+        entries = [self._entry(track, k, velocities[track.modality], index) for track in tracks]
+        copies = self.dtype if self.dtype != self.video.noise.dtype else None
+        stepped = guided_euler_step(*map(list, zip(*entries, strict=True)), copies)
+        if "video" in velocities and any(branch.static for job in self.jobs for branch in job.plan.branches):
+            self._look_ahead(k, stepped[0])
+        for track, latents, read in zip(tracks, stepped, stepped[-len(tracks) :], strict=False):
+            track.latents, track.reads = latents, read
+
     def _entry(self, track: Track, k: int, velocity: Tensor, index: dict[str, Tensor]) -> tuple[Tensor | None, ...]:
         """Arguments of the Euler step of one modality."""
         rows, weights = index[f"{track.modality}_rows"], index[f"{track.modality}_weights"]
@@ -251,3 +262,43 @@ class Batch:
         ratio = branches[:, 0].std(-1) / guided.std(-1).clamp_min(1e-12)
         share = torch.tensor([job.plan.rescale for job in self.jobs], device=self.device)
         return share * ratio + (1 - share)
+
+
+class JointBatch(Batch):
+    """Requests of a model whose video reads the audio: every branch is a row of one forward through both towers."""
+
+    def step(self, k: int) -> None:
+        """One forward, then one Euler step of what moves."""
+        weights = self._weights_at(k)
+        layout = lay_out_jointly(weights["video"], weights["audio"])
+        if not layout.rows:
+            return
+        index = self._weights("video", layout.video_weights) | self._weights("audio", layout.audio_weights)
+        found = self._forward(k, layout)
+        moving = (("video", self.video, found.video), ("audio", self.audio, found.audio))
+        self._euler(k, {m: v for m, track, v in moving if track.moves[k] and v is not None}, index)  # type: ignore[misc]
+
+    def _forward(self, k: int, layout: JointLayout) -> Velocities:
+        branches = [row.branch for row in layout.rows]
+        request = self._tensor([row.request for row in layout.rows])
+        words = self._tensor([self.text_rows[row.request, row.branch.text] for row in layout.rows])
+        z_v, z_a = self.video.reads[request], self.audio.reads[request]
+        t_v, t_a = self.video.times[k, request], self.audio.times[k, request]
+        if self.video.any_clean and self.video.holds is not None and self.video.clean is not None:
+            clean = (self.video.holds[:, 0, :, 0, 0] & self.video.clean[:, None])[request]
+            t_v = torch.where(clean, 1.0, t_v[:, None])
+        if any(branch.static for branch in branches):
+            static = self._tensor([branch.static for branch in branches])
+            z_v = torch.where(static[:, None, None, None, None], self._still(k)[request].to(z_v), z_v)
+            t_v = torch.where(static if t_v.ndim == 1 else static[:, None], 1.0, t_v)
+        if any(branch.muted for branch in branches):
+            muted = self._tensor([branch.muted for branch in branches])
+            z_a = torch.where(muted[:, None, None], self._silence[request].to(z_a), z_a)
+            t_a = torch.where(muted, 1.0, t_a)
+        bridged = None if all(b.bridge for b in branches) else self._tensor([b.bridge for b in branches])
+        return self.model(z_v, z_a, t_v, t_a, self._fps[request], self.text, words, bridged)
+
+    @cached_property
+    def _silence(self) -> Tensor:
+        zeros = torch.zeros_like(self.audio.noise)
+        return torch.stack([z if job.silence is None else job.silence.to(z) for job, z in zip(self.jobs, zeros)])  # noqa: B905

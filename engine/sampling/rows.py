@@ -35,6 +35,32 @@ class AudioRow:
 
 
 @dataclass(frozen=True)
+class JointRow:
+    """A branch of a request through both towers at once, in a model whose video reads the audio."""
+
+    request: int
+    branch: Branch
+
+
+@dataclass(frozen=True)
+class JointLayout:
+    """Rows of a forward through both towers, and per request the rows that its steps add up."""
+
+    rows: tuple[JointRow, ...]
+    video_weights: tuple[tuple[tuple[int, float], ...], ...]
+    audio_weights: tuple[tuple[tuple[int, float], ...], ...]
+
+
+def lay_out_jointly(video: Sequence[Weights] | None, audio: Sequence[Weights] | None) -> JointLayout:
+    """Every branch that has a weight on a modality that moves, once."""
+    sums = [
+        [_merged(weights, lambda branch, b=b: JointRow(b, branch)) for b, weights in _each(of)] for of in (video, audio)
+    ]
+    rows = tuple(dict.fromkeys(row for of in sums for one in of for row in one))
+    return JointLayout(rows, _indexed(sums[0], rows), _indexed(sums[1], rows))
+
+
+@dataclass(frozen=True)
 class Layout:
     """Rows of both towers, and per request the rows that its step adds up: (index, weight) pairs.
 

@@ -26,6 +26,11 @@ class Schedule:
         keep = np.append(np.diff(self.audio) > 0, True)
         return Schedule(self.video[keep], self.audio[keep])
 
+    def known_audio(self) -> Schedule:
+        """For a sound that is given whole: the steps that only the audio would take are left out."""
+        keep = np.append(np.diff(self.video) > 0, True)
+        return Schedule(self.video[keep], self.audio[keep])
+
     def after(self, start: float) -> Schedule:
         """What is left of the grid from a flow time on, which becomes the first."""
         video, audio = np.maximum(self.video, start), np.maximum(self.audio, start)

@@ -24,7 +24,9 @@ class Track:
     """
 
     def __init__(self, jobs: Sequence[Job], modality: Modality, noise: Tensor, dtype: torch.dtype) -> None:
+        known = [getattr(job, modality) for job in jobs]
         grids = [getattr(job.schedule, modality) for job in jobs]
+        grids = [np.ones_like(grid) if _is_whole(one) else grid for grid, one in zip(grids, known, strict=True)]
         longest = max(map(len, grids))
         padded = np.stack([np.pad(grid, (0, longest - len(grid)), mode="edge") for grid in grids], axis=1)
         self.modality, self.noise = modality, noise
@@ -35,7 +37,7 @@ class Track:
         self.holds: Tensor | None = None
         self.clean: Tensor | None = None
         self.any_clean = False
-        self.latents = self._begin([getattr(job, modality) for job in jobs])
+        self.latents = self._begin(known)
         self.reads = self.latents.to(dtype)
 
     def held(self, k: int) -> Held:
@@ -70,3 +72,8 @@ class Track:
     def _each(self, values: Tensor) -> Tensor:
         """(B,) values to stand against the latents."""
         return values.reshape(-1, *[1] * (self.noise.ndim - 1))
+
+
+def _is_whole(known: Known | None) -> bool:
+    """Whether all of the modality is given, clean: it stands at time 1 throughout."""
+    return known is not None and known.clean and known.mask is None and known.start == 0

@@ -12,8 +12,10 @@ import pytest
 
 import syncflow
 from syncflow.cli import main
+from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import load_clip, probe
+from syncflow.engine.model import DDiT
 
 PROMPT = "a large red rubber ball bounces on a wooden floor"
 
@@ -101,6 +103,22 @@ def test_a_clip_is_begun_continued_and_varied(run, tmp_path):
     assert load_clip(longer).seconds == 2
 
 
+@pytest.mark.parametrize("name", ["syncphony-tiny", "harmony-tiny"])
+def test_the_other_papers_run_from_a_package(run, tmp_path, name):
+    """Random weights: they draw noise, from a sound and with every guidance of theirs."""
+    bundled = Components.load(bundled_model())
+    config = syncflow.preset(name)
+    Components(config, DDiT(config.ddit), bundled.video, bundled.audio, bundled.text).save(tmp_path / "model")
+    tone = 0.3 * np.sin(np.arange(24_000) / 20, dtype=np.float32)
+    syncflow.Clip(np.zeros((8, 64, 64, 3), np.uint8), tone, 16.0, 48_000).save(tmp_path / "tone.wav")
+    out = tmp_path / "clip.mp4"
+    arguments = ("--model", tmp_path / "model", "--audio", tmp_path / "tone.wav", "--steps", 2, "--json")
+    code, text, err = run("generate", PROMPT, "-o", out, *arguments)
+    assert code == 0, err
+    said = json.loads(text)
+    assert (said["task"], said["model"], said["seconds"]) == ("audio-to-video", name, 0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -122,6 +140,7 @@ def test_a_clip_is_begun_continued_and_varied(run, tmp_path):
         ([PROMPT, "-o", "{tmp}/c.mp4", "--strength", "0.5"], ["strength", "video"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--image", "{tmp}/file", "--extend", "{tmp}/file"], ["image and extend"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--image", "{tmp}/file"], ["file"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--audio", "{tmp}/file"], ["file", "cannot be read"]),
         ([PROMPT, "-o", "{tmp}/c.gif"], [".mp4"]),
         ([PROMPT, "-o", "{tmp}"], [".mp4"]),
         ([PROMPT, "-o", "{tmp}/file/c.mp4"], ["cannot be"]),

@@ -18,6 +18,7 @@ from syncflow.engine.sampling.guidance import (
     cfg,
     combine,
     sync_cfg_audio,
+    sync_cfg_video,
     sync_guidance,
     text_guidance,
 )
@@ -91,12 +92,18 @@ def velocities(model, job, branch, z_v, z_a, t_v, t_a, still):
     texts = {True: job.text, False: job.negative or Text(model.video.y_embedder.y_embedding, job.text.length)}
     text = model.video.condition(texts[branch.text].states[None], torch.tensor([texts[branch.text].length]))
     fps, row = torch.tensor([float(SEQUENCE.fps)]), torch.tensor([0])
+    if model.config.video_reads_audio and branch.muted:
+        z_a, t_a = job.silence, torch.ones(())
     t = t_v.expand(1, z_v.shape[1])
     if job.video is not None and job.video.clean and not job.video.start:
         mask = torch.ones(z_v.shape[1], dtype=torch.bool) if job.video.mask is None else job.video.mask
         t = torch.where(mask, 1.0, t)
     if branch.static:
         z_v, t = still, torch.ones(1, z_v.shape[1])
+    if model.config.video_reads_audio:
+        bridged = torch.tensor([branch.bridge])
+        found = model(z_v[None], z_a[None], t, t_a[None], fps, text, row, bridged)
+        return found.video[0], found.audio[0]
     v_v, features = model.video_velocity(z_v[None], t, fps, text, row)
     context = model.audio.adapt(features) if branch.bridge else None
     return v_v[0], model.audio_velocity(z_a[None], t_a[None], context, z_v.shape[1], text, row)[0]
@@ -110,6 +117,8 @@ def naive(model, job):
         z_v = torch.lerp(noise_v, job.video.latents, job.video.start)
         z_a = torch.lerp(noise_a, job.audio.latents, job.audio.start)
     times = [torch.tensor(grid, dtype=torch.float32) for grid in (job.schedule.video, job.schedule.audio)]
+    if job.audio is not None and job.audio.clean:
+        times[1] = torch.ones_like(times[1])
     expected = torch.zeros_like(z_v)
     for k in range(len(job.schedule)):
         (t_v, next_v), (t_a, next_a) = (grid[k : k + 2] for grid in times)
@@ -292,7 +301,60 @@ def test_a_model_in_half_precision_keeps_its_latents_in_single(model):
     torch.testing.assert_close(latents.video, exact.video, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("bridge", ["audio_rope", "global_local"])
-def test_bridges_that_the_loop_does_not_know(bridge):
-    with pytest.raises(ValueError, match=f"the bridge adaptor can be sampled; this one has {bridge}"):
-        sample(DDiT(CONFIG.replace(bridge=bridge)).requires_grad_(False), [job()])
+def randomised(config):
+    """A model none of whose weights is zero; fresh bridges are silent."""
+    model = DDiT(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 5)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module", params=["audio_rope", "global_local"])
+def hearing(request) -> DDiT:
+    """A model whose video reads the audio."""
+    return randomised(CONFIG.replace(bridge=request.param, first_block=int(request.param == "audio_rope")))
+
+
+JOINT_JOBS = st.builds(
+    lambda sound, **settings: (
+        dataclasses.replace(job(**settings), audio=Known(torch.ones(AUDIO_SHAPE), clean=True))
+        if sound
+        else job(**settings)
+    ),
+    sound=st.booleans(),
+    seed=st.integers(0, 2**31),
+    steps=st.integers(1, 3),
+    lead=st.sampled_from([0.0, 1.0]),
+    guidance=st.builds(
+        lambda text, sync, video, audio: combine(
+            [text_guidance(text), sync_guidance(sync), sync_cfg_video(video), sync_cfg_audio(audio)]
+        ),
+        text=st.sampled_from([1.0, 4.0]),
+        sync=st.sampled_from([0.0, 2.0]),
+        video=st.sampled_from([1.0, 3.0]),
+        audio=st.sampled_from([1.0, 2.0]),
+    ),
+    prefix=st.integers(0, 1),
+    clean=st.booleans(),
+    negative=st.booleans(),
+)
+
+
+@given(st.lists(JOINT_JOBS, min_size=1, max_size=3))
+@settings(max_examples=25)
+def test_any_batch_of_a_hearing_model_equals_the_plain_loop(hearing, jobs):
+    """Syncphony and Harmony: sound that is given, muted and still branches, any sum of guidances."""
+    silence = torch.full(AUDIO_SHAPE, 0.5)
+    assert_naive(hearing, [dataclasses.replace(one, silence=silence) for one in jobs])
+
+
+def test_a_given_sound_decides_the_video(hearing):
+    plain = job(3)
+    low, high = (
+        dataclasses.replace(plain, audio=Known(torch.full(AUDIO_SHAPE, value), clean=True)) for value in (-1.0, 1.0)
+    )
+    first, second = sample(hearing, [low]), sample(hearing, [high])
+    assert torch.equal(first.audio[0], low.audio.latents)
+    assert not torch.allclose(first.video, second.video)

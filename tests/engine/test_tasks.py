@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import av
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from syncflow import preset
 from syncflow.engine.engine import Engine
+from syncflow.engine.model import DDiT
 from syncflow.engine.sampling.schedule import schedule
 from syncflow.engine.tasks import filled, restore, take, task_of
 from syncflow.engine.types import Clip, Request
@@ -149,3 +152,51 @@ def test_the_first_frame_is_that_of_the_picture(engine):
     with torch.inference_mode():
         drawn = engine.generate(Request(PROMPT, image=clip(0.1), seconds=1.0, steps=4, seed=1))
     assert np.abs(drawn.frames[0].astype(float) - clip(0.1).frames[0]).mean() < 20
+
+
+@pytest.fixture(scope="module", params=["syncphony-tiny", "harmony-tiny"])
+def hearing(request, engine) -> Engine:
+    """A model whose video reads the audio, with random weights and the codecs of the bundled one."""
+    config = preset(request.param)
+    torch.manual_seed(0)
+    ddit = DDiT(config.ddit).eval().requires_grad_(False)
+    return Engine(dataclasses.replace(engine.components, config=config, ddit=ddit), device="cpu")
+
+
+def test_a_sound_is_given(hearing):
+    """The clip keeps it and has its duration; all guidances of the model are on."""
+    drawn = hearing.generate(Request(PROMPT, audio=clip(0.5), steps=2, sync_guidance=1.5))
+    assert drawn.provenance["task"] == "audio-to-video"
+    assert drawn.frames.shape == (8, 64, 64, 3)
+    assert np.array_equal(drawn.waveform, clip(0.5).waveform)
+
+
+def test_sound_files_are_read(hearing, tmp_path):
+    clip(0.5).save(tmp_path / "tone.wav")
+    assert hearing.generate(Request("", audio=tmp_path / "tone.wav", steps=1)).seconds == 0.5
+
+
+def test_tasks_share_a_batch_of_a_hearing_model(hearing):
+    requests = [
+        Request(PROMPT, seed=1, steps=2, seconds=0.5),
+        Request(PROMPT, seed=2, steps=3, seconds=0.5, audio=clip(0.5)),
+        Request(PROMPT, seed=3, steps=2, seconds=0.5, image=clip(0.5), sync_guidance=2.0),
+    ]
+    together = hearing.generate(requests)
+    for request, one in zip(requests, together, strict=True):
+        assert np.abs(hearing.generate(request).frames.astype(int) - one.frames).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("syncflow-tiny", {"audio": clip(0.5)}, "audio-to-video needs a model whose video reads the audio; .* adaptor"),
+        ("syncflow-tiny", {"sync_cfg_video": 3.0}, "sync_cfg_video needs a model whose video reads the audio"),
+        ("syncphony-tiny", {"sync_cfg_audio": 2.0}, "sync_cfg_audio needs a model whose audio reads the video"),
+    ],
+    ids=["audio", "SyncCFG of the video", "SyncCFG of the audio"],
+)
+def test_what_a_one_way_model_cannot_do_is_refused(engine, name, settings, message):
+    components = dataclasses.replace(engine.components, config=preset(name))
+    with pytest.raises(ValueError, match=message):
+        Engine(components, device="cpu").plan(Request(PROMPT, **settings))
