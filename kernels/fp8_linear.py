@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .launch import Launch, operation, supported
+from .launch import Launch, has_fp8, operation, supported
 from .linear import choose_tiles, flat, matmul_launch
 
 
@@ -25,11 +25,6 @@ def reference(
     weight = weight_codes.to(weight_scales.dtype) * weight_scales[:, None]
     y = functional.linear(x, weight, bias.to(weight.dtype))
     return (functional.gelu(y, approximate="tanh") if gelu else y).to(bias.dtype)
-
-
-def has_products(device: torch.device) -> bool:
-    """Whether the GPU multiplies 8-bit codes: capability 8.9. One that is absent (traced for) counts as able."""
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def prepare(
@@ -44,7 +39,7 @@ def prepare(
         return None
     if {scales.dtype, weight_scales.dtype} != {torch.float32}:
         return None
-    if codes.is_cuda and not has_products(codes.device):
+    if not has_fp8(codes.device):
         return None
     x, weight, bias = flat(codes), flat(weight_codes), bias.contiguous()
     token_scales, weight_scales = scales.reshape(-1).contiguous(), weight_scales.contiguous()

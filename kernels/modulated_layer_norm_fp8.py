@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .blocks import INTERPRETED, load_head, store_head
-from .launch import Launch, operation, tl, triton
+from .launch import Launch, has_fp8, operation, tl, triton
 from .modulated_layer_norm import reference as modulated_layer_norm
 from .rows import inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
 
@@ -88,7 +88,7 @@ def prepare(
     x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float
 ) -> tuple[tuple[Tensor, Tensor], list[Launch]] | None:
     """One launch; what a program takes is chosen in :func:`~syncflow.kernels.rows.token_launch`."""
-    if not takes(x, table, rows) or not _has_fp8(x.device):
+    if not takes(x, table, rows) or not has_fp8(x.device):
         return None
     codes = x.new_empty(x.shape, dtype=torch.float8_e4m3fn)
     scales = x.new_empty(x.shape[:-1], dtype=torch.float32)
@@ -97,12 +97,6 @@ def prepare(
     x, rows = inner_contiguous(x), inner_contiguous(rows)
     launch = token_launch("modulated_layer_norm_fp8", norm_and_quantise_tokens, x, rows, tensors, constants)
     return (codes, scales), [launch]
-
-
-def _has_fp8(device: torch.device) -> bool:
-    """Whether the device converts to float8_e4m3fn: a GPU from compute capability 8.9 on, or one that is not here."""
-    present = device.type == "cuda" and torch.cuda.is_available()
-    return not present or torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 modulated_layer_norm_fp8 = operation(reference, prepare)

@@ -2,12 +2,13 @@
 
 from . import tiles
 from .language import interpreted, tl, triton
-from .launching import Launch, attention_tiles, head_tiles, supported
+from .launching import Launch, attention_tiles, has_fp8, head_tiles, supported
 from .registry import implementation, libraries, operation
 
 __all__ = [
     "Launch",
     "attention_tiles",
+    "has_fp8",
     "head_tiles",
     "implementation",
     "interpreted",

@@ -41,6 +41,12 @@ def supported(*tensors: Tensor | None) -> bool:
     return len(types) == 1 and types <= set(DTYPES)
 
 
+def has_fp8(device: torch.device) -> bool:
+    """Whether the device works on 8-bit floats: a GPU from capability 8.9 on, or one that is not here."""
+    present = device.type == "cuda" and torch.cuda.is_available()
+    return not present or torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def head_tiles(width: int) -> dict[str, int] | None:
     """A head of ``width`` channels as a power-of-two tile and one for the rest: 72 = 64 + 16, of which 8 count.
 

@@ -108,7 +108,7 @@ def test_what_no_kernel_takes():
     ids=str,
 )
 def test_who_computes_on_a_gpu(monkeypatch, name, dtype, k, able, who):
-    monkeypatch.setattr(sys.modules[fp8_linear.__module__], "has_products", lambda device: able)
+    monkeypatch.setattr(sys.modules[fp8_linear.__module__], "has_fp8", lambda device: able)
     with FakeTensorMode(), implementation(name):
         codes, weight = (torch.empty(*shape, k, device="cuda", dtype=CODE) for shape in ((2, 3), (32,)))
         scales, weight_scales = torch.empty(2, 3, device="cuda"), torch.empty(32, device="cuda")
