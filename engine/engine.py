@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
@@ -16,14 +16,13 @@ from .sampling.guidance import GuidancePlan, combine, sync_cfg_audio, sync_cfg_v
 from .sampling.job import Job, Known, Text
 from .sampling.loop import StepCallback, sample
 from .sampling.schedule import schedule
-from .tasks import Given, known_latents, restore, take, task_of
+from .tasks import Given, default, known_latents, restore, take, task_of
 from .types import Clip, Latents, Request
 
 BUNDLED = "pretrained/syncflow-tiny"
 # Settings of a request: those with a default of the model's, and those that are off unless they are given.
 DEFAULTED = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")
 OPTIONAL = ("negative_prompt", "guidance_interval", "guidance_rescale", "strength")
-T = TypeVar("T")
 
 
 class Engine:
@@ -107,9 +106,9 @@ class Engine:
         """
         sequence, sampling, parts = self.sequence(request), self.config.sampling, self.components
         times = schedule(
-            _default(request.steps, sampling.steps),
-            shift=_default(request.shift, sampling.shift),
-            lead=_default(request.video_lead, sampling.video_lead),
+            default(request.steps, sampling.steps),
+            shift=default(request.shift, sampling.shift),
+            lead=default(request.video_lead, sampling.video_lead),
         )
         video: Known | None = None
         audio: Known | None = None
@@ -131,8 +130,8 @@ class Engine:
     def plan(self, request: Request) -> GuidancePlan:
         """The branches and weights of a request. Without a prompt there is no text to move away from."""
         sampling, model = self.config.sampling, self.config.ddit
-        of_audio = _default(request.sync_cfg_audio, sampling.sync_cfg_audio)
-        of_video = _default(request.sync_cfg_video, sampling.sync_cfg_video)
+        of_audio = default(request.sync_cfg_audio, sampling.sync_cfg_audio)
+        of_video = default(request.sync_cfg_video, sampling.sync_cfg_video)
         if of_audio != 1 and not model.audio_reads_video:
             raise ValueError(f"sync_cfg_audio needs a model whose audio reads the video; this one has {model.bridge}")
         if of_video != 1 and not model.video_reads_audio:
@@ -140,16 +139,16 @@ class Engine:
         if request.audio is not None and not model.video_reads_audio:
             raise ValueError(f"audio-to-video needs a model whose video reads the audio; this one has {model.bridge}")
         directions = [
-            sync_guidance(_default(request.sync_guidance, sampling.sync_guidance)),
+            sync_guidance(default(request.sync_guidance, sampling.sync_guidance)),
             sync_cfg_audio(of_audio),
             sync_cfg_video(of_video),
         ]
         if request.prompt.strip():
-            directions.insert(0, text_guidance(_default(request.guidance, sampling.guidance)))
+            directions.insert(0, text_guidance(default(request.guidance, sampling.guidance)))
         return combine(
             directions,
-            interval=_default(request.guidance_interval, (0.0, 1.0)),
-            rescale=_default(request.guidance_rescale, 0.0),
+            interval=default(request.guidance_interval, (0.0, 1.0)),
+            rescale=default(request.guidance_rescale, 0.0),
         )
 
     def _silence(self, sequence: SequenceConfig) -> torch.Tensor:
@@ -163,9 +162,9 @@ class Engine:
         """The lengths of a request's clip."""
         base = self.config.sequence
         return base.replace(
-            seconds=_default(request.seconds, base.seconds),
-            width=_default(request.width, base.width),
-            height=_default(request.height, base.height),
+            seconds=default(request.seconds, base.seconds),
+            width=default(request.width, base.width),
+            height=default(request.height, base.height),
         )
 
     @torch.inference_mode()
@@ -187,8 +186,8 @@ class Engine:
             provenance = {
                 "prompt": request.prompt,
                 "seed": request.seed,
-                **{name: _default(getattr(request, name), getattr(self.config.sampling, name)) for name in DEFAULTED},
-                **{name: given for name in OPTIONAL if (given := getattr(request, name)) is not None},
+                **{name: default(getattr(request, name), getattr(self.config.sampling, name)) for name in DEFAULTED},
+                **{name: value for name in OPTIONAL if (value := getattr(request, name)) is not None},
                 "task": task_of(request),
                 "model": self.config.name,
                 "model_hash": self.components.digest,
@@ -200,10 +199,6 @@ class Engine:
 def bundled_model() -> Path:
     """The folder of the model that comes with the package."""
     return Path(str(files(__package__).joinpath(BUNDLED)))
-
-
-def _default(value: T | None, otherwise: T) -> T:
-    return otherwise if value is None else value
 
 
 class _bar:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from .types import Clip, Request
 Task = Literal[
     "text-to-audio-video", "video-to-audio", "image-to-audio-video", "continuation", "audio-to-video", "variation"
 ]
+T = TypeVar("T")
 CROSSFADE = 0.01  # seconds between the sound of a clip and its continuation
 
 
@@ -76,7 +77,7 @@ def take(request: Request, base: SequenceConfig) -> tuple[Request, Given | None]
     if task == "continuation" and long >= seconds:
         raise ValueError(f"the clip to continue has {long:g} s and the result {seconds:g} s; ask for more seconds")
     sequence = base.replace(
-        seconds=seconds, width=_default(request.width, base.width), height=_default(request.height, base.height)
+        seconds=seconds, width=default(request.width, base.width), height=default(request.height, base.height)
     )
     shape: dict[str, Any] = {
         "fps": sequence.fps,
@@ -103,7 +104,7 @@ def known_latents(
         return Known(video, torch.arange(sequence.latent_frames) < 1), None
     audio = _heard(given, components, device)
     if given.task == "variation":
-        start = 1 - _default(strength, 1.0)
+        start = 1 - default(strength, 1.0)
         return Known(video, start=start), Known(audio, start=start)
     count, sounds = filled(given, sequence)
     if count < 1:
@@ -123,8 +124,6 @@ def filled(given: Given, sequence: SequenceConfig) -> tuple[int, int]:
 
 def restore(given: Given, sequence: SequenceConfig, frames: np.ndarray, waveform: np.ndarray) -> tuple[Any, Any]:
     """The drawn frames and samples with what is known put back as it was given, its sound faded into the drawn one."""
-    if given.task == "video-to-audio":
-        return given.clip.frames, waveform
     if given.task == "audio-to-video":
         return frames, given.clip.waveform
     if given.task != "continuation":
@@ -150,5 +149,6 @@ def _seconds(media: Clip | Path) -> float:
     return media.seconds if isinstance(media, Clip) else probe(media).seconds
 
 
-def _default(value: Any, otherwise: Any) -> Any:
+def default(value: T | None, otherwise: T) -> T:
+    """What a request says, or what counts where it says nothing."""
     return otherwise if value is None else value
