@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from . import bench, data, evaluate, generate, inspect, train
+from . import bench, data, evaluate, generate, inspect, retake, train
 
 app = typer.Typer(
     name="syncflow",
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("generate")(generate.generate)
+app.command("retake")(retake.retake)
 app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)

@@ -1,4 +1,4 @@
-"""``syncflow bench``: what the kernels take of a GPU, and how fast they are on one."""
+"""``syncflow bench``: how fast a step is beside the naive loop, and what the kernels take of a GPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,34 @@ import typer
 
 from . import options
 
-app = typer.Typer(help="What the kernels take of a GPU, and how fast they are on one.", no_args_is_help=True)
+app = typer.Typer(help="How fast a step is, and what the kernels take of a GPU.", no_args_is_help=True)
 Names = list[str] | None
 
 
-@app.callback()
-def group() -> None:
-    """Keeps ``kernels`` a command of its own while it is the only one."""
+@app.command()
+def step(
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Requests at a time; may be repeated. 1 and 8.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Steps of each way that count, in turn.")] = 20,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """Time a denoising step with two branches beside the naive loop, in one alternating run on this machine."""
+    from ..benchmarks import step as steps
+    from ..engine.engine import Engine
+
+    engine = Engine.from_pretrained(model)
+    ways = {"engine": engine.components.ddit}
+    rows = [row for size in batch or (1, 8) for row in steps.contest(engine, ways, size, rounds)]
+    seconds = {} if engine.config.ddit.video_reads_audio else steps.takes(engine)
+    ratio = seconds[8] / seconds[1] if seconds else None
+    if json:
+        options.show_json({"rows": [row.to_dict() for row in rows], "eight_takes_over_one": ratio})
+    else:
+        print(steps.table(rows))
+        if ratio is not None:
+            print(f"8 sounds of one video take {ratio:.2f} times as long as one")
 
 
 @app.command()

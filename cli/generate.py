@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options
+from . import options, results
+
+if TYPE_CHECKING:
+    from ..engine.config import ModelConfig
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the clip shows, in a sentence; may be empty with --video.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write the clip: .mp4, or .wav for the sound.")
-    ],
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write the clip: .mp4, or .wav for the sound. Not for --plan."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same prompt, same seed, same clip.")] = 0,
+    audio_seed: Annotated[int | None, typer.Option(help="Seed of the sound; --seed by default.")] = None,
+    takes: results.Takes = 1,
     steps: Annotated[int | None, typer.Option(help="Euler steps of each modality; the model's default.")] = None,
     cfg: Annotated[
         float | None, typer.Option(help="Weight of classifier-free guidance, 1 = off; the model's default.")
@@ -48,18 +53,31 @@ def generate(
     audio: Annotated[
         Path | None, typer.Option(help="A sound whose video is to be drawn, by a model whose video reads it.")
     ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="A sound whose style is wanted, by a model with the bridge global_local.")
+    ] = None,
+    sound_only: Annotated[
+        bool,
+        typer.Option("--sound-only", help="A sound without a video (.wav), by a model whose audio reads the text."),
+    ] = False,
     strength: Annotated[
         float | None, typer.Option(help="Draw a variation of --video: 0 would keep it, 1 draws it anew.")
     ] = None,
     video_lead: Annotated[
         float | None, typer.Option(help="How far the video runs ahead of the sound: 0 shared time, 1 video first.")
     ] = None,
+    keep_latents: results.KeepLatents = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Draw nothing: say what would be computed. --model may then be the name of a preset."
+        ),
+    ] = False,
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
     """Draw a short video and its sound from a sentence."""
-    started = time.perf_counter()
-    options.check_output(output, ".mp4", ".wav")
+    watch = results.Stopwatch()
     width, height = options.size(size)
 
     from ..engine.types import Request
@@ -84,33 +102,39 @@ def generate(
         sync_cfg_video=sync_cfg_video,
         guidance_interval=cfg_interval,
         guidance_rescale=cfg_rescale,
+        reference=reference,
+        sound_only=sound_only,
+        audio_seed=audio_seed,
+        takes=takes,
     )
+    if plan:
+        from ..benchmarks.plan import explain
+
+        found = explain(_configuration(model), request)
+        if json:
+            options.show_json(found.to_dict())
+        else:
+            print(found.table())
+        return
+    if output is None:
+        raise ValueError("say where to write the clip: -o clip.mp4")
+    suffixes = (".wav",) if sound_only else (".mp4", ".wav")
+    paths = results.outputs(output, takes, *suffixes, keep_latents=keep_latents)
 
     from ..engine.engine import Engine
 
     engine = Engine.from_pretrained(model)
-    loaded = time.perf_counter()
-    clip = engine.generate(request, progress=not json)
-    sampled = time.perf_counter()
-    clip.save(output)
-    if json:
-        options.show_json(
-            {
-                "path": str(output),
-                "seconds": clip.seconds,
-                "frames": len(clip.frames),
-                "width": clip.frames.shape[2],
-                "height": clip.frames.shape[1],
-                "fps": clip.fps,
-                "sample_rate": clip.sample_rate,
-                "load_s": round(loaded - started, 3),
-                "sampling_s": round(sampled - loaded, 3),
-                "total_s": round(time.perf_counter() - started, 3),
-                **clip.provenance,
-            }
-        )
-    else:
-        print(
-            f"{output}: {clip.seconds:g} s, {clip.frames.shape[2]}x{clip.frames.shape[1]}, "
-            f"{time.perf_counter() - started:.1f} s"
-        )
+    watch.model_loaded()
+    clips = engine.generate([request], progress=not json)
+    results.write(clips, paths, watch, keep_latents=keep_latents, json=json)
+
+
+def _configuration(model: Path | None) -> ModelConfig:
+    """That of a package, or a preset's, for which no weights are needed."""
+    from ..engine.engine import bundled_model
+    from ..engine.package import open_package
+    from ..engine.presets import PRESETS
+
+    if model is not None and str(model) in PRESETS and not model.exists():
+        return PRESETS[str(model)]
+    return open_package(bundled_model() if model is None else model).config

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self, overload
 
-import numpy as np
 import torch
 
+from .batching import Batcher, Handle, Limits, Policy, Stages
 from .components import Components
-from .config import SequenceConfig
-from .sampling.guidance import GuidancePlan, combine, sync_cfg_audio, sync_cfg_video, sync_guidance, text_guidance
-from .sampling.job import Job, Known, Text
+from .memory import Memory
+from .pipeline import Pipeline, Prepared, Read
+from .sampling.apart import Apart, batch_of
+from .sampling.batch import Batch
 from .sampling.loop import StepCallback, sample
-from .sampling.schedule import schedule
-from .tasks import Given, default, known_latents, restore, take, task_of
+from .sampling.memo import Memo
 from .types import Clip, Latents, Request
 
 BUNDLED = "pretrained/syncflow-tiny"
-# Settings of a request: those with a default of the model's, and those that are off unless they are given.
-DEFAULTED = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")
-OPTIONAL = ("negative_prompt", "guidance_interval", "guidance_rescale", "strength")
 
 
 class Engine:
@@ -32,27 +30,44 @@ class Engine:
     >>> engine.generate("a red rubber ball bounces on a wooden floor", seed=7).save("clip.mp4")
     """
 
-    def __init__(self, components: Components, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        components: Components,
+        device: str | torch.device = "cpu",
+        *,
+        deterministic: bool = False,
+        limits: Limits | None = None,
+        policy: Policy | None = None,
+    ) -> None:
         self.components = components
         self.config = components.config
         self.device = torch.device(device)
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
+        self.pipeline = Pipeline(components, self.device)
+        self.memo = Memo(components.ddit)
+        self.deterministic = deterministic
+        self.limits, self.policy = limits or Limits(), policy or Policy()
 
     @classmethod
-    def from_pretrained(cls, path: str | Path | None = None, *, device: str = "auto") -> Self:
+    def from_pretrained(cls, path: str | Path | None = None, *, device: str = "auto", **settings: Any) -> Self:
         """Load a model package, or the bundled ``syncflow-tiny``. ``device`` "auto" takes a GPU where there is one.
 
-        Raises ``ValueError`` for a folder that is no package or does not match its checksums.
+        ``settings`` are those of the engine: ``deterministic``, a clip's bits do not depend on who shares its batch;
+        ``limits`` and ``policy`` of batching. Raises ``ValueError`` for a folder that is no package or does not match
+        its checksums.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(Components.load(bundled_model() if path is None else path), device)
+        return cls(Components.load(bundled_model() if path is None else path), device, **settings)
 
     @overload
     def generate(
-        self, request: str | Request, *, on_step: StepCallback | None = None, progress: bool = False, **settings: Any
+        self, request: str, *, on_step: StepCallback | None = None, progress: bool = False, **settings: Any
     ) -> Clip: ...
+
+    @overload
+    def generate(self, request: Request, *, on_step: StepCallback | None = None, progress: bool = False) -> Clip: ...
 
     @overload
     def generate(
@@ -72,14 +87,13 @@ class Engine:
         progress: bool = False,
         **settings: Any,
     ) -> Clip | list[Clip]:
-        """Draw one clip, or one for each of several prompts or requests in one batch.
+        """Draw one clip, or one for each of several prompts or requests, those of a size and duration together.
 
         ``settings`` are those of :class:`~syncflow.engine.types.Request` (seed, steps, guidance, seconds, width,
-        height, …) and apply to plain prompts. Several prompts with one ``seed`` get seed, seed + 1, …. ``on_step(step,
-        steps, latents)`` is called after every step; ``progress`` shows a bar. The requests of one call must share size
-        and duration. Raises ``ValueError`` for what a request must not be.
+        height, …) and apply to plain prompts. Several prompts with one ``seed`` get seed, seed + 1, …. A request with
+        several takes becomes as many clips, in a list. ``on_step(step, steps, latents)`` is called after every step;
+        ``progress`` shows a bar. Raises ``ValueError`` for what a request must not be.
         """
-        single = isinstance(request, (str, Request))
         several: Sequence[str | Request] = [request] if isinstance(request, (str, Request)) else request
         if not several:
             raise ValueError("there is nothing to generate: the list of requests is empty")
@@ -88,117 +102,104 @@ class Engine:
             item if isinstance(item, Request) else Request(item, seed=seed + i, **settings)
             for i, item in enumerate(several)
         ]
-        taken = [take(item, self.config.sequence) for item in requests]
-        jobs = [self.prepare(item, given) for item, given in taken]
-        shapes = {(job.sequence.seconds, job.sequence.width, job.sequence.height) for job in jobs}
-        if len(shapes) > 1:
-            raise ValueError(f"requests of one batch must share seconds and size; these have {sorted(shapes)}")
+        read = [self.pipeline.read(item) for item in requests]
+        clips: list[list[Clip]] = [[] for _ in read]
         with _bar(progress, on_step) as step:
-            latents = sample(self.components.ddit, jobs, step)
-        clips = self.decode(latents, taken, jobs)
-        return clips[0] if single else clips
+            for places in _equal([one.shape for one in read], 1 if self.deterministic else self.limits.batch):
+                prepared = [self.pipeline.prepare(read[i]) for i in places]
+                latents = sample(self.components.ddit, [one.job for one in prepared], step, self.memo)
+                sounds = latents.audio.split([len(one.job.sounds) for one in prepared])
+                for k, (i, one) in enumerate(zip(places, prepared, strict=True)):
+                    clips[i] = self.pipeline.finish(one, Latents(latents.video[k : k + 1], sounds[k]))
+        every = [clip for of_request in clips for clip in of_request]
+        return every[0] if isinstance(request, (str, Request)) and len(every) == 1 else every
 
-    @torch.inference_mode()
-    def prepare(self, request: Request, given: Given | None = None) -> Job:
-        """Everything that is computed once for a request: lengths, times, guidance, text states, known latents.
+    def submit(
+        self, request: str | Request, *, priority: int = 0, deadline: float | None = None, **settings: Any
+    ) -> Handle[list[Clip]]:
+        """Draw in the background: a handle at once, and in time its result, a clip for each take.
 
-        ``given`` holds the request's media, from :func:`~syncflow.engine.tasks.take`.
+        Requests join the running batch of their size and duration between two steps, those of a higher ``priority``
+        first, and leave it when they are done, cancelled, or not done ``deadline`` seconds from now. ``settings`` are
+        those of a request, for a plain prompt. Raises ``ValueError`` for what a request must not be or what can never
+        fit into memory, :class:`~syncflow.engine.batching.Full` when too many wait, and
+        :class:`~syncflow.engine.batching.Closed` after :meth:`drain` or :meth:`close`.
         """
-        sequence, sampling, parts = self.sequence(request), self.config.sampling, self.components
-        times = schedule(
-            default(request.steps, sampling.steps),
-            shift=default(request.shift, sampling.shift),
-            lead=default(request.video_lead, sampling.video_lead),
+        item = request if isinstance(request, Request) else Request(request, **settings)
+        return self.batcher.submit(self.pipeline.read(item), priority=priority, deadline=deadline)
+
+    @cached_property
+    def batcher(self) -> Batcher[Read, Prepared, Latents, list[Clip]]:
+        """The queue and the threads behind :meth:`submit`; they begin with the first request."""
+        model = self.components.ddit
+        stages: Stages[Read, Prepared, Latents, list[Clip]] = Stages(
+            key=lambda read: read.shape,
+            cost=lambda read: self.memory.predict(read.sequence, read.plan, read.request.takes).request,
+            prepare=self.pipeline.prepare,
+            make=lambda _: _Seats(Apart(model, self.memo) if self.deterministic else batch_of(model, self.memo)),
+            decode=lambda _, prepared, latents: self.pipeline.finish(prepared, latents),
         )
-        video: Known | None = None
-        audio: Known | None = None
-        if given is not None:
-            video, audio = known_latents(given, sequence, parts, request.strength, self.device)
-            if given.task == "video-to-audio":
-                times = times.known_video()
-            elif given.task == "audio-to-video":
-                times = times.known_audio()
-            elif video is not None:
-                times = times.after(video.start)
-        null = parts.ddit.video.y_embedder.y_embedding
-        text = self._text(request.prompt) if request.prompt.strip() else Text(null, len(null))
-        negative = None if request.negative_prompt is None else self._text(request.negative_prompt)
-        plan = self.plan(request)
-        silence = self._silence(sequence) if any(branch.muted for branch in plan.branches) else None
-        return Job(sequence, request.seed, times, plan, text, negative, video, audio, silence)
+        return Batcher(stages, self.limits, self.policy)
 
-    def plan(self, request: Request) -> GuidancePlan:
-        """The branches and weights of a request. Without a prompt there is no text to move away from."""
-        sampling, model = self.config.sampling, self.config.ddit
-        of_audio = default(request.sync_cfg_audio, sampling.sync_cfg_audio)
-        of_video = default(request.sync_cfg_video, sampling.sync_cfg_video)
-        if of_audio != 1 and not model.audio_reads_video:
-            raise ValueError(f"sync_cfg_audio needs a model whose audio reads the video; this one has {model.bridge}")
-        if of_video != 1 and not model.video_reads_audio:
-            raise ValueError(f"sync_cfg_video needs a model whose video reads the audio; this one has {model.bridge}")
-        if request.audio is not None and not model.video_reads_audio:
-            raise ValueError(f"audio-to-video needs a model whose video reads the audio; this one has {model.bridge}")
-        directions = [
-            sync_guidance(default(request.sync_guidance, sampling.sync_guidance)),
-            sync_cfg_audio(of_audio),
-            sync_cfg_video(of_video),
-        ]
-        if request.prompt.strip():
-            directions.insert(0, text_guidance(default(request.guidance, sampling.guidance)))
-        return combine(
-            directions,
-            interval=default(request.guidance_interval, (0.0, 1.0)),
-            rescale=default(request.guidance_rescale, 0.0),
-        )
+    @cached_property
+    def memory(self) -> Memory:
+        """Predictions of what requests take of the device's memory."""
+        return Memory(self.components)
 
-    def _silence(self, sequence: SequenceConfig) -> torch.Tensor:
-        return self.components.audio.encode(torch.zeros(1, sequence.samples, device=self.device))[0]
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take no more requests and wait until all have ended, at most ``timeout`` seconds; whether they have."""
+        return "batcher" not in vars(self) or self.batcher.drain(timeout)
 
-    def _text(self, prompt: str) -> Text:
-        states, mask = self.components.text.encode([prompt])
-        return Text(states[0], int(mask.sum()))
+    def close(self) -> None:
+        """Cancel what was submitted and has not ended; end the threads."""
+        if "batcher" in vars(self):
+            self.batcher.close()
 
-    def sequence(self, request: Request) -> SequenceConfig:
-        """The lengths of a request's clip."""
-        base = self.config.sequence
-        return base.replace(
-            seconds=default(request.seconds, base.seconds),
-            width=default(request.width, base.width),
-            height=default(request.height, base.height),
-        )
+    def __enter__(self) -> Self:
+        return self
 
-    @torch.inference_mode()
-    def decode(
-        self, latents: Latents, taken: Sequence[tuple[Request, Given | None]], jobs: Sequence[Job]
-    ) -> list[Clip]:
-        """Latents to clips, with the provenance of each. What is known of a clip stays as it was given."""
-        clips = []
-        for i, ((request, given), job) in enumerate(zip(taken, jobs, strict=True)):
-            sequence = job.sequence
-            sound = self.components.audio.decode(latents.audio[i : i + 1], sequence.samples)[0].float().cpu().numpy()
-            waveform = np.clip(sound, -1.0, 1.0)
-            if given is not None and given.task == "video-to-audio":
-                frames = given.clip.frames
-            else:
-                frames = self.components.video.decode(latents.video[i : i + 1], sequence.frames)[0].cpu().numpy()
-            if given is not None:
-                frames, waveform = restore(given, sequence, frames, waveform)
-            provenance = {
-                "prompt": request.prompt,
-                "seed": request.seed,
-                **{name: default(getattr(request, name), getattr(self.config.sampling, name)) for name in DEFAULTED},
-                **{name: value for name in OPTIONAL if (value := getattr(request, name)) is not None},
-                "task": task_of(request),
-                "model": self.config.name,
-                "model_hash": self.components.digest,
-            }
-            clips.append(Clip(frames, waveform, sequence.fps, sequence.sample_rate, provenance))
-        return clips
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Finish what was submitted, or cancel it when the block ends by an exception."""
+        if kind is None:
+            self.drain()
+        self.close()
+
+    def retake(
+        self, clip: Clip | str | Path, prompt: str | None = None, *, progress: bool = False, **settings: Any
+    ) -> Any:
+        """Draw the sound of a clip anew: for another ``prompt``, ``audio_seed`` or any other setting of a request.
+
+        What is not said is as the provenance of the clip has it, if this model drew it. With the clip's latents
+        (``Clip.latents``, or a file saved with them) its frames need no encoding, and video first (``video_lead`` 1)
+        this costs the audio tower and one pass of the video tower. -> a clip, or a list for several ``takes``. Raises
+        ``ValueError`` for what a request must not be, and in a model whose audio does not read the video.
+        """
+        source = clip if isinstance(clip, Clip) else Path(clip)
+        return self.generate(self.pipeline.retake(source, prompt, settings), progress=progress)
+
+
+class _Seats:
+    """A batch as the batcher steps it: its members are prepared requests."""
+
+    def __init__(self, batch: Batch | Apart) -> None:
+        self.batch = batch
+        self.leave, self.step, self.progress = batch.leave, batch.step, batch.progress
+
+    def join(self, prepared: Sequence[Prepared]) -> None:
+        self.batch.join([one.job for one in prepared])
 
 
 def bundled_model() -> Path:
     """The folder of the model that comes with the package."""
     return Path(str(files(__package__).joinpath(BUNDLED)))
+
+
+def _equal(keys: Sequence[object], most: int) -> list[list[int]]:
+    """Indices of equal keys together, at most ``most`` of them, in the order in which they first appear."""
+    places: dict[object, list[int]] = {}
+    for i, key in enumerate(keys):
+        places.setdefault(key, []).append(i)
+    return [group[first : first + most] for group in places.values() for first in range(0, len(group), most)]
 
 
 class _bar:
@@ -214,7 +215,8 @@ class _bar:
         return self
 
     def __call__(self, step: int, steps: int, latents: Latents) -> None:
-        self.bar.total = steps
+        if step == 1:
+            self.bar.total = (self.bar.total or 0) + steps
         self.bar.update(1)
         if self.on_step is not None:
             self.on_step(step, steps, latents)

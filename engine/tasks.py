@@ -8,6 +8,7 @@
 | continuation | a clip, shorter than the one to make | the latent frames and the sound that it fills |
 | audio-to-video | a sound, in a model whose video reads it | all of the audio, clean |
 | variation | a clip, and a strength | all, at the flow time 1 - strength where sampling begins |
+| text-to-audio | that no video is wanted, in a model whose audio reads the text | none |
 """
 
 from __future__ import annotations
@@ -23,12 +24,18 @@ from torch import Tensor
 
 from .components import Components
 from .config import MAX_SECONDS, SequenceConfig
-from .media import conform, load_audio, load_clip, load_picture, probe
+from .media import conform, load_audio, load_clip, load_picture, probe, resample
 from .sampling.job import Known
 from .types import Clip, Request
 
 Task = Literal[
-    "text-to-audio-video", "video-to-audio", "image-to-audio-video", "continuation", "audio-to-video", "variation"
+    "text-to-audio-video",
+    "video-to-audio",
+    "image-to-audio-video",
+    "continuation",
+    "audio-to-video",
+    "variation",
+    "text-to-audio",
 ]
 T = TypeVar("T")
 CROSSFADE = 0.01  # seconds between the sound of a clip and its continuation
@@ -53,7 +60,7 @@ def task_of(request: Request) -> Task:
         return "audio-to-video"
     if request.video is not None:
         return "video-to-audio" if request.strength is None else "variation"
-    return "text-to-audio-video"
+    return "text-to-audio" if request.sound_only else "text-to-audio-video"
 
 
 def take(request: Request, base: SequenceConfig) -> tuple[Request, Given | None]:
@@ -63,14 +70,14 @@ def take(request: Request, base: SequenceConfig) -> tuple[Request, Given | None]
     continued. Raises ``ValueError`` where there is nothing to continue.
     """
     task = task_of(request)
-    if task == "text-to-audio-video":
+    if task in ("text-to-audio-video", "text-to-audio"):
         return request, None
     every = (request.image, request.extend, request.audio, request.video)
     media = next(given for given in every if given is not None)
     if task == "image-to-audio-video" and not isinstance(media, Clip):
         media = load_picture(media)
-    if task == "audio-to-video" and not isinstance(media, Clip):
-        media = _sounding(load_audio(media, base.sample_rate), base)
+    if task == "audio-to-video":
+        media = _dark(_waveform(media, base.sample_rate), base)
     long = _seconds(media)
     natural = {"image-to-audio-video": base.seconds, "continuation": long + base.seconds / 2}.get(task, long)
     seconds = min(max(natural, 1 / base.fps), MAX_SECONDS) if request.seconds is None else request.seconds
@@ -95,14 +102,13 @@ def known_latents(
 ) -> tuple[Known | None, Known | None]:
     """Known latents of the video and of the audio. Raises ``ValueError`` where the media are shorter than a latent."""
     if given.task == "audio-to-video":
-        return None, Known(_heard(given, components, device), clean=True)
-    frames = torch.from_numpy(given.clip.frames)[None].to(device)
-    video = components.video.encode(frames)[0]
+        return None, Known(heard(given.clip.waveform, components, device), clean=True)
+    video = _seen(given, sequence, components, device)
     if given.task == "video-to-audio":
         return Known(video), None
     if given.task == "image-to-audio-video":
         return Known(video, torch.arange(sequence.latent_frames) < 1), None
-    audio = _heard(given, components, device)
+    audio = heard(given.clip.waveform, components, device)
     if given.task == "variation":
         start = 1 - default(strength, 1.0)
         return Known(video, start=start), Known(audio, start=start)
@@ -135,11 +141,41 @@ def restore(given: Given, sequence: SequenceConfig, frames: np.ndarray, waveform
     return frames, fade * given.clip.waveform + (1 - fade) * waveform
 
 
-def _heard(given: Given, components: Components, device: torch.device) -> Tensor:
-    return components.audio.encode(torch.from_numpy(given.clip.waveform)[None].to(device))[0]
+def _seen(given: Given, sequence: SequenceConfig, components: Components, device: torch.device) -> Tensor:
+    """Latents of the frames: those that this model decoded them from, if the clip has them."""
+    clip, kept = given.clip, given.clip.latents
+    shape = (sequence.latent_frames, sequence.latent_height, sequence.latent_width)
+    if kept is not None and kept.shape[1:] == shape and clip.provenance.get("model_hash") == components.digest:
+        return torch.from_numpy(kept).to(device)
+    return components.video.encode(torch.from_numpy(clip.frames)[None].to(device))[0]
 
 
-def _sounding(waveform: np.ndarray, base: SequenceConfig) -> Clip:
+def reference(request: Request, sequence: SequenceConfig) -> np.ndarray | None:
+    """The sound (M,) whose style is wanted. Raises ``ValueError`` for one that is too short or too long."""
+    if request.reference is None:
+        return None
+    waveform = _waveform(request.reference, sequence.sample_rate)
+    if not sequence.audio_hop <= len(waveform) <= MAX_SECONDS * sequence.sample_rate:
+        least, seconds = sequence.audio_hop / sequence.sample_rate, len(waveform) / sequence.sample_rate
+        raise ValueError(f"the reference sound has {seconds:g} s; it must have from {least:g} s to {MAX_SECONDS:g} s")
+    return waveform
+
+
+def heard(waveform: np.ndarray, components: Components, device: torch.device) -> Tensor:
+    """Latents (A, C_a) of a sound (M,)."""
+    return components.audio.encode(torch.from_numpy(waveform)[None].to(device))[0]
+
+
+def _waveform(media: Clip | Path, sample_rate: int) -> np.ndarray:
+    """The sound of a clip or a file (M,). Raises ``ValueError`` where there is none."""
+    if not isinstance(media, Clip):
+        return load_audio(media, sample_rate)
+    if not len(media.waveform):
+        raise ValueError("the clip whose sound is asked for has none")
+    return resample(media.waveform, media.sample_rate, sample_rate)
+
+
+def _dark(waveform: np.ndarray, base: SequenceConfig) -> Clip:
     """A clip of darkness with this sound."""
     count = max(1, round(len(waveform) / base.sample_rate * base.fps))
     return Clip(np.zeros((count, base.height, base.width, 3), np.uint8), waveform, base.fps, base.sample_rate)

@@ -18,14 +18,22 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 1000
 MAX_SEED = 2**64 - 1
+MAX_TAKES = 64
+# What says something of a video, and nothing of a sound alone.
+OF_VIDEO = (
+    "video", "image", "extend", "audio", "width", "height", "video_lead",
+    "sync_guidance", "sync_cfg_audio", "sync_cfg_video", "reference",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Clip:
     """A video with its sound.
 
-    ``frames`` uint8 (F, H, W, 3); ``waveform`` float32 (M,) in [-1, 1]; ``provenance`` says how the clip came to be
-    (prompt, seed, settings, model hash).
+    ``frames`` uint8 (F, H, W, 3), none of them in a sound alone; ``waveform`` float32 (M,) in [-1, 1]; ``provenance``
+    says how the clip came to be (prompt, seed, settings, model hash). ``latents`` float32 (C_v, T, H, W) are those that
+    the frames were decoded from or encoded to, where they are known: a further take of the sound then needs no encoding
+    of the frames. They belong to these frames and to the model of the provenance.
     """
 
     frames: np.ndarray
@@ -33,17 +41,21 @@ class Clip:
     fps: float
     sample_rate: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    latents: np.ndarray | None = None
 
     @property
     def seconds(self) -> float:
-        """Duration of the video."""
-        return len(self.frames) / self.fps
+        """Duration of the video, or of a sound alone."""
+        return len(self.frames) / self.fps if len(self.frames) else len(self.waveform) / self.sample_rate
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``.mp4`` (H.264 + AAC), or the sound alone as ``.wav``; see :func:`syncflow.engine.media.save_clip`."""
+    def save(self, path: str | Path, *, latents: bool = False) -> Path:
+        """Write ``.mp4`` (H.264 + AAC), or the sound alone as ``.wav``; see :func:`syncflow.engine.media.save_clip`.
+
+        ``latents`` writes those of the video beside it, for :meth:`syncflow.Engine.retake`.
+        """
         from .media import save_clip
 
-        return save_clip(self, path)
+        return save_clip(self, path, latents=latents)
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,11 @@ class Request:
     back. Media are clips or files, one of them at most: ``video`` is a known video whose sound is to be drawn
     (video-to-audio), or with a ``strength`` above 0 and at most 1 a clip of which a variation is to be drawn; ``image``
     a picture that the clip begins with; ``extend`` a clip to continue; ``audio`` a sound to draw the video of, in a
-    model whose video reads the audio. Raises ``ValueError`` with what is allowed.
+    model whose video reads the audio. ``reference`` is a sound whose style is wanted, in a model with the bridge
+    ``global_local``. ``sound_only`` draws a sound without a video, in a model whose audio reads the text.
+
+    ``takes`` sounds are drawn for one video, with the seeds ``audio_seed`` (by default ``seed``), ``audio_seed`` + 1,
+    …; more than one in a model whose video does not read the audio. Raises ``ValueError`` with what is allowed.
     """
 
     prompt: str
@@ -81,6 +97,10 @@ class Request:
     sync_cfg_video: float | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
+    reference: Clip | Path | None = None
+    sound_only: bool = False
+    audio_seed: int | None = None
+    takes: int = 1
 
     def __post_init__(self) -> None:
         media = [name for name in ("video", "image", "extend", "audio") if getattr(self, name) is not None]
@@ -92,8 +112,14 @@ class Request:
             raise ValueError(f"strength is {self.strength}; it must be above 0 and at most 1")
         if not isinstance(self.prompt, str) or (not self.prompt.strip() and not media):
             raise ValueError("the prompt is empty; say in a sentence what the clip shows")
-        if not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f"seed is {self.seed}; it must be a whole number from 0 to {MAX_SEED}")
+        for name in ("seed", "audio_seed"):
+            seed = getattr(self, name)
+            if not (isinstance(seed, int) and 0 <= seed <= MAX_SEED) and not (name == "audio_seed" and seed is None):
+                raise ValueError(f"{name} is {seed}; it must be a whole number from 0 to {MAX_SEED}")
+        if not isinstance(self.takes, int) or not 1 <= self.takes <= MAX_TAKES:
+            raise ValueError(f"takes is {self.takes}; it must be a whole number from 1 to {MAX_TAKES}")
+        if self.sound_only and (given := [name for name in OF_VIDEO if getattr(self, name) is not None]):
+            raise ValueError(f"sound_only draws a sound without a video; it goes without {', '.join(given)}")
         if self.steps is not None and not (isinstance(self.steps, int) and 1 <= self.steps <= MAX_STEPS):
             raise ValueError(f"steps is {self.steps}; it must be a whole number from 1 to {MAX_STEPS}")
         for name in ("guidance", "sync_guidance", "sync_cfg_audio", "sync_cfg_video"):

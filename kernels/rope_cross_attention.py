@@ -3,17 +3,22 @@
     o = softmax(rotate(q, q_positions) rotate(k, k_positions)^T / sqrt(d)) v
 
 where pair i of a token at position p is turned by p * frequencies[i] radians. With a ``window`` a query sees the keys
-whose position differs from its own by at most that much; one that sees none reads 0.
+whose position differs from its own by at most that much. Row r reads context ``context_of_row[r]``, or none where that
+is -1; without the tensor row r reads context r. The keys of its tail follow those of the context: they are a row's own,
+stand at position 0 and are seen whatever the window. A query that sees no key reads 0.
 
-q (R, N, n, d); k, v (R, M, n, d); q_positions (N,), k_positions (M,) on one clock; frequencies (d / 2,); window in
-units of the positions, negative for none. -> (R, N, n * d).
+q (R, N, n, d); k, v (C, M, n, d), C at least 1; q_positions (N,), k_positions (M,) on one clock; frequencies (d / 2,);
+window in units of the positions, negative for none; context_of_row (R,) int64, from -1 to C - 1; tail_k, tail_v
+(R, E, n, d). -> (R, N, n * d).
 
 Positions make the direction: audio tokens that read video frames (SyncFlow's audio tower), video tokens that read
-audio on the clock of the latent frames (Syncphony's Audio RoPE), either within a window (Harmony's local module).
+audio on the clock of the latent frames (Syncphony's Audio RoPE), either within a window (Harmony's local module). Rows
+share a context where they differ in the audio alone; the tail changes every step where the context need not.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from . import formulas
@@ -22,15 +27,37 @@ from .launch import Launch, attention_tiles, head_tiles, operation, supported, t
 
 
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, q_positions: Tensor, k_positions: Tensor, frequencies: Tensor, window: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_positions: Tensor,
+    k_positions: Tensor,
+    frequencies: Tensor,
+    window: float,
+    context_of_row: Tensor | None = None,
+    tail_k: Tensor | None = None,
+    tail_v: Tensor | None = None,
 ) -> Tensor:
     """Attention with both sides rotated to their own positions."""
     q = formulas.rotate(q, formulas.rotation(q_positions[:, None] * frequencies))
     k = formulas.rotate(k, formulas.rotation(k_positions[:, None] * frequencies))
-    if window < 0:
-        return formulas.attend(q, k, v).flatten(-2)
-    allowed = (q_positions[:, None] - k_positions).abs() <= window
-    return formulas.attend(q, k, v, allowed).masked_fill(~allowed.any(-1)[:, None, None], 0).flatten(-2)
+    allowed = None
+    if window >= 0:
+        allowed = (q_positions[None, :, None] - k_positions).abs() <= window  # (1, N, M)
+    if context_of_row is not None:
+        reads = (context_of_row >= 0)[:, None, None, None]
+        k, v = (torch.where(reads, x[context_of_row.clamp(0)], 0) for x in (k, v))
+        allowed = reads.expand(-1, -1, -1, k.shape[1]) if allowed is None else reads & allowed  # (R, 1, 1 or N, M)
+    if tail_k is not None:
+        assert tail_v is not None
+        k, v = torch.cat((k, tail_k), 1), torch.cat((v, tail_v), 1)
+        if allowed is not None:
+            allowed = torch.cat((allowed, allowed.new_ones(*allowed.shape[:-1], tail_k.shape[1])), -1)
+    if allowed is None or (tail_k is not None and tail_k.shape[1]):
+        return formulas.attend(q, k, v, allowed).flatten(-2)
+    blind = ~allowed.any(-1, keepdim=True)  # sees all for the softmax's sake: no derivative is NaN
+    mixed = formulas.attend(q, k, v, allowed | blind)
+    return mixed.masked_fill(blind.transpose(-3, -2), 0).flatten(-2)
 
 
 @triton.jit
@@ -50,19 +77,31 @@ def read_clock(
     q_positions,
     k_positions,
     frequencies,
+    context_of_row,
+    own_k,
+    own_v,
     out,
     queries,
     keys,
+    own_keys,
     sq_row,
     sq_token,
-    sk_row,
+    sk_context,
     sk_token,
-    sv_row,
+    sv_context,
     sv_token,
+    so_k_row,
+    so_k_token,
+    so_v_row,
+    so_v_token,
     HEADS: tl.constexpr,
     SQ_HEAD: tl.constexpr,
     SK_HEAD: tl.constexpr,
     SV_HEAD: tl.constexpr,
+    SO_K_HEAD: tl.constexpr,
+    SO_V_HEAD: tl.constexpr,
+    SHARED: tl.constexpr,
+    OWN: tl.constexpr,
     WINDOWED: tl.constexpr,
     WINDOW: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -71,12 +110,20 @@ def read_clock(
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """BLOCK_Q queries of one head of one row; with a window, over the tiles between its first and its last key."""
+    """BLOCK_Q queries of one head of one row; with a window, over the tiles between its first and its last key.
+
+    The row's own keys, its tail, follow the last one of the context in the same tile: a rotation to position 0 changes
+    nothing. They, where not ``OWN``, and ``context_of_row``, where not ``SHARED``, are stand-ins that nothing reads.
+    """
     i_program = tl.program_id(0)
     q_tiles = tl.cdiv(queries, BLOCK_Q)
     i_tile = i_program % q_tiles
     i_head = (i_program // q_tiles) % HEADS
     i_row = (i_program // (q_tiles * HEADS)).to(tl.int64)
+    i_context = i_row
+    if SHARED:
+        i_context = tl.load(context_of_row + i_row).to(tl.int64)
+        keys = tl.where(i_context < 0, 0, keys)
 
     o_query = i_tile * BLOCK_Q + tl.arange(0, BLOCK_Q)
     m_query = o_query < queries
@@ -92,18 +139,29 @@ def read_clock(
     end = keys
     if WINDOWED:
         begin, end = band(k_positions, keys, tl.min(at_query, 0), tl.max(at_query, 0), WINDOW, BLOCK_K)
+        if OWN:
+            begin = tl.minimum(begin, end)
+    last = end
+    if OWN:
+        last = end + own_keys
     top = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
     main = tl.zeros((BLOCK_Q, MAIN), tl.float32)
     tail = main
     if TAIL > 0:
         tail = tl.zeros((BLOCK_Q, TAIL), tl.float32)
-    for first in range(begin, end, BLOCK_K):
+    for first in range(begin, last, BLOCK_K):
         o_key = first + tl.arange(0, BLOCK_K)
-        m_key = o_key < keys
-        at_key = tl.load(k_positions + o_key, mask=m_key, other=0.0).to(tl.float32)
-        p_key = k + i_row * sk_row + i_head * SK_HEAD + o_key.to(tl.int64) * sk_token
-        p_value = v + i_row * sv_row + i_head * SV_HEAD + o_key.to(tl.int64) * sv_token
+        m_key = o_key < last
+        at_key = tl.load(k_positions + o_key, mask=o_key < end, other=0.0).to(tl.float32)
+        p_key = k + i_context * sk_context + i_head * SK_HEAD + o_key.to(tl.int64) * sk_token
+        p_value = v + i_context * sv_context + i_head * SV_HEAD + o_key.to(tl.int64) * sv_token
+        if OWN:
+            o_own = (o_key - end).to(tl.int64)
+            p_own_key = own_k + i_row * so_k_row + i_head * SO_K_HEAD + o_own * so_k_token
+            p_own_value = own_v + i_row * so_v_row + i_head * SO_V_HEAD + o_own * so_v_token
+            p_key = tl.where(o_key < end, p_key, p_own_key)
+            p_value = tl.where(o_key < end, p_value, p_own_value)
         b_k, b_k_tail = load_head(p_key, m_key, WIDTH, MAIN, TAIL)
         b_v, b_v_tail = load_head(p_value, m_key, WIDTH, MAIN, TAIL)
         b_k = rounded(turned(b_k, at_key, frequencies, 0, MAIN, WIDTH), k.dtype.element_ty)
@@ -111,7 +169,10 @@ def read_clock(
             b_k_tail = rounded(turned(b_k_tail, at_key, frequencies, MAIN, TAIL, WIDTH), k.dtype.element_ty)
         m_pair = m_key[None, :]
         if WINDOWED:
-            m_pair = m_pair & (tl.abs(at_query[:, None] - at_key[None, :]) <= WINDOW)
+            m_near = tl.abs(at_query[:, None] - at_key[None, :]) <= WINDOW
+            if OWN:
+                m_near = m_near | (o_key >= end)[None, :]
+            m_pair = m_pair & m_near
         logits = tl.where(m_pair, scores(b_q, b_q_tail, b_k, b_k_tail, TAIL), float("-inf"))
         top, total, main, tail = absorb(logits, b_v, b_v_tail, top, total, main, tail, TAIL)
     main, tail = settle(total, main, tail, TAIL)
@@ -124,6 +185,7 @@ def band(k_positions, keys, earliest, latest, WINDOW: tl.constexpr, BLOCK_K: tl.
     """The range of keys, from the start of a tile, that queries between ``earliest`` and ``latest`` can see.
 
     Reads the positions alone, 4 bytes a key. A little wider than the window, which the tiles apply exactly.
+    Where none is seen the range ends at 0, before it begins.
     """
     begin = keys
     end = 0
@@ -138,14 +200,25 @@ def band(k_positions, keys, earliest, latest, WINDOW: tl.constexpr, BLOCK_K: tl.
 
 
 def prepare(
-    q: Tensor, k: Tensor, v: Tensor, q_positions: Tensor, k_positions: Tensor, frequencies: Tensor, window: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_positions: Tensor,
+    k_positions: Tensor,
+    frequencies: Tensor,
+    window: float,
+    context_of_row: Tensor | None = None,
+    tail_k: Tensor | None = None,
+    tail_v: Tensor | None = None,
 ) -> tuple[Tensor, list[Launch]] | None:
     """One launch over all heads and rows."""
     rows, queries, heads, width = q.shape
     head = head_tiles(int(width))
-    if head is None or not supported(q, k, v):
+    if head is None or not supported(q, k, v, tail_k, tail_v):
         return None
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    assert (tail_k is None) == (tail_v is None)
+    own = (k, v) if tail_k is None or tail_v is None else (tail_k, tail_v)
+    q, k, v, own_k, own_v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, *own))
     out = q.new_empty(rows, queries, heads * width)
     key = {"dtype": q.dtype, "width": int(width), "length": queries, "keys": k.shape[1]}
     choice = tiles.choose("rope_cross_attention", attention_tiles(q.dtype, head), **key)
@@ -159,21 +232,33 @@ def prepare(
             "q_positions": q_positions.contiguous(),
             "k_positions": k_positions.contiguous(),
             "frequencies": frequencies.contiguous(),
+            "context_of_row": k_positions if context_of_row is None else context_of_row.contiguous(),
+            "own_k": own_k,
+            "own_v": own_v,
             "out": out,
             "queries": queries,
             "keys": k.shape[1],
+            "own_keys": 0 if tail_k is None else own_k.shape[1],
             "sq_row": q.stride(0),
             "sq_token": q.stride(1),
-            "sk_row": k.stride(0),
+            "sk_context": k.stride(0),
             "sk_token": k.stride(1),
-            "sv_row": v.stride(0),
+            "sv_context": v.stride(0),
             "sv_token": v.stride(1),
+            "so_k_row": own_k.stride(0),
+            "so_k_token": own_k.stride(1),
+            "so_v_row": own_v.stride(0),
+            "so_v_token": own_v.stride(1),
         },
         {
             "HEADS": int(heads),
             "SQ_HEAD": int(q.stride(2)),
             "SK_HEAD": int(k.stride(2)),
             "SV_HEAD": int(v.stride(2)),
+            "SO_K_HEAD": int(own_k.stride(2)),
+            "SO_V_HEAD": int(own_v.stride(2)),
+            "SHARED": context_of_row is not None,
+            "OWN": tail_k is not None,
             "WINDOWED": window >= 0,
             "WINDOW": float(window),
             **head,

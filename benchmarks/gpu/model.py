@@ -17,13 +17,14 @@ from torch import Tensor
 from ...engine.config import DDiTConfig, ModelConfig, SequenceConfig, preset
 from ...engine.model import DDiT
 from ...engine.model.audio import AudioLayer, ModalityAdaptor
+from ...engine.model.denoiser import Modulation, Sight
 from ...engine.model.video import STDiTBlock
 from ...engine.sampling.loop import sample
 from ...engine.types import Conditioning
 from ...kernels import guided_euler_step
 from ...kernels.launch import implementation
 from ..flops import flops
-from ..flops import job as sampling_job
+from ..jobs import job as sampling_job
 from ..kernels.cases import BATCHES, BRANCHES
 from .machine import roof_of
 from .stages import Item, Run
@@ -41,40 +42,51 @@ STEPS, ROUNDS = 50, 20
 
 @dataclass(frozen=True)
 class Step:
-    """One Euler step of ``batch`` clips with classifier-free guidance, at the middle of their flow."""
+    """One Euler step of ``batch`` clips with classifier-free guidance, at the middle of their flow.
+
+    Text and times are computed before it, as in the loop.
+    """
 
     model: DDiT
     video: Tensor
     audio: Tensor
+    times: tuple[Modulation, Tensor]
     text: Conditioning
+    sight: Sight
     rows: Tensor
     request: Tensor
-    fps: Tensor
 
     @classmethod
     def of(cls, model: DDiT, config: ModelConfig, batch: int, device: str) -> Step:
         """Random latents and a random text for every branch."""
         s, d, rows = config.sequence, config.ddit, BRANCHES * batch
-        like = next(model.parameters())
         video = torch.randn(batch, d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device=device)
         audio = torch.randn(batch, s.audio_tokens, d.audio_channels, device=device)
-        states = torch.randn(rows, d.text_tokens, d.text_width, device=device, dtype=like.dtype)
-        text = model.video.condition(states, torch.full((rows,), d.text_tokens, device=device))
-        of_request = torch.arange(rows, device=device).view(batch, BRANCHES)
-        request = torch.arange(rows, device=device) // BRANCHES
-        return cls(model, video, audio, text, of_request, request, torch.full((rows,), float(s.fps), device=device))
+        states = torch.randn(rows, d.text_tokens, d.text_width, device=device, dtype=model.dtype)
+        half, fps = (torch.full((rows,), value, device=device) for value in (0.5, float(s.fps)))
+        every = torch.arange(rows, device=device)
+        return cls(
+            model,
+            video,
+            audio,
+            (model.modulation(half[:, None], fps), model.audio_time(half)),
+            model.condition(states, torch.full((rows,), d.text_tokens, device=device)),
+            Sight(model.sight_positions(s.latent_frames, s.spatial_tokens), every),
+            every.view(batch, BRANCHES),
+            every // BRANCHES,
+        )
 
     def __call__(self) -> list[Tensor]:
-        """Both branches of every clip in one forward, then the guided step of both modalities."""
-        batch, dtype = len(self.rows), next(self.model.parameters()).dtype
-        half = self.fps.new_full((BRANCHES * batch,), 0.5)
+        """Both branches of every clip in one pass of each tower, then the guided step of both modalities."""
+        batch, rows, dtype = len(self.rows), self.rows.flatten(), self.model.dtype
         z_v, z_a = (z.to(dtype)[self.request] for z in (self.video, self.audio))
-        v = self.model(z_v, z_a, half, half, self.fps, self.text, self.rows.flatten())
+        v_video, context = self.model.video_pass(z_v, self.times[0], self.text, rows, seen=rows)
+        v_audio, _ = self.model.audio_pass(z_a, self.times[1], self.text, rows, context=context, sight=self.sight)
         # made on the device: a copy from the host could not be captured
-        weights = torch.stack((self.fps.new_full((batch,), 6.0), self.fps.new_full((batch,), -5.0)), 1)
-        dt, none = self.fps.new_full((batch,), 1 / STEPS), [None, None]
+        weights = torch.stack((self.audio.new_full((batch,), 6.0), self.audio.new_full((batch,), -5.0)), 1)
+        dt, none = self.audio.new_full((batch,), 1 / STEPS), [None, None]
         copies = None if dtype == torch.float32 else dtype
-        given = [v.video, v.audio], [self.rows] * 2, [weights] * 2, [dt] * 2
+        given = [v_video, v_audio], [self.rows] * 2, [weights] * 2, [dt] * 2
         return guided_euler_step([self.video, self.audio], *given, none, none, none, none, copies)
 
 

@@ -33,7 +33,8 @@ Arguments = tuple[Any, ...]
 class Sizes:
     """Lengths and widths of a batch of clips.
 
-    ``context`` is what the audio reads: all video tokens or one a frame; ``ragged``: prompts of different lengths.
+    ``context`` is what the audio reads: all video tokens or one a frame; ``ragged``: prompts of different lengths, and
+    audio that reads a shared video or none.
     """
 
     name: str
@@ -154,12 +155,17 @@ def _text(n: Numbers, s: Sizes) -> Arguments:
 
 
 def _rope(n: Numbers, s: Sizes) -> Arguments:
-    width, context = s.channels // s.audio_heads, s.context_tokens + 1
-    queries = n.normal(s.rows, s.audio, s.audio_heads, width)
-    keys, values = n.normal(s.rows, context, 2, s.audio_heads, width).unbind(2)
-    q_positions, k_positions = (n.normal(m, dtype=torch.float32, scale=30) for m in (s.audio, context))
+    heads, width = s.audio_heads, s.channels // s.audio_heads
+    contexts = s.batch if s.ragged else s.rows
+    queries = n.normal(s.rows, s.audio, heads, width)
+    keys, values = n.normal(contexts, s.context_tokens, 2, heads, width).unbind(2)
+    q_positions, k_positions = (n.normal(m, dtype=torch.float32, scale=30) for m in (s.audio, s.context_tokens))
     frequencies = n.normal(width // 2, dtype=torch.float32)
-    return (queries, keys, values, q_positions, k_positions, frequencies, -1.0)
+    # ragged: the branches of a request share a video, which the last one does not read, within a window
+    shared = [row // BRANCHES for row in range(s.rows - 1)] + [-1]
+    rows = n.whole(shared if s.ragged else range(s.rows))
+    time = n.normal(s.rows, 1, 2, heads, width).unbind(2)
+    return (queries, keys, values, q_positions, k_positions, frequencies, 30.0 if s.ragged else -1.0, rows, *time)
 
 
 def _norm(part: int) -> Factory:
@@ -271,7 +277,9 @@ FACTORIES: dict[str, dict[str, tuple[str, Factory]]] = {
     "modulated_layer_norm": {"block": (_VIDEO, _norm(3)), "final": (_VIDEO, _final_norm)},
     "gated_residual": {"attention": (_VIDEO, _gate)},
     "text_cross_attention": {"text": ("R={s.rows} N={q} L={s.text} n={s.heads} d={d}", _text)},
-    "rope_cross_attention": {"audio": ("R={s.rows} N={s.audio} M={context} n={s.audio_heads} d={a}", _rope)},
+    "rope_cross_attention": {
+        "audio": ("R={s.rows} N={s.audio} M={s.context_tokens} E=1 n={s.audio_heads} d={a}", _rope)
+    },
     "linear_gelu": {"mlp": ("M={m} K={s.channels} N={s.hidden}", _gelu)},
     "gated_linear": {
         "mlp": ("M={m} K={s.hidden} N={s.channels}", _gated_linear(lambda s: s.hidden, 3)),
@@ -310,7 +318,7 @@ class Case:
         """Lengths and widths in the symbols of ``docs/method.md``."""
         s, template = self.sizes, FACTORIES[self.operation][self.place][0]
         q, widths = s.frames * s.tokens, {"d": s.channels // s.heads, "a": s.channels // s.audio_heads}
-        return template.format(s=s, q=q, m=s.rows * q, three=3 * s.channels, context=s.context_tokens + 1, **widths)
+        return template.format(s=s, q=q, m=s.rows * q, three=3 * s.channels, **widths)
 
     def arguments(self, device: torch.device | str, dtype: torch.dtype, seed: int = 0) -> Arguments:
         """Fresh arguments of the operation."""

@@ -6,13 +6,16 @@ Strides 8*6*5*4 = 960: 48 kHz mono gives 50 latents a second (SyncFlow section 3
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .files import load_weights, read_config, read_weights, write_component
+
+if TYPE_CHECKING:
+    from transformers.models.encodec.modeling_encodec import EncodecConv1d
 
 STEM = "model"
 
@@ -140,9 +143,35 @@ class AudioCodec(nn.Module):
         return self.decoder(self.from_latents(latents))[:, 0, :samples]
 
 
+class PaddedConv(nn.Module):
+    """EnCodec's convolution of a length that its stride divides, with its paddings as plain numbers.
+
+    The library keeps them in tensors, which neither shapes alone nor a traced graph can read.
+    """
+
+    def __init__(self, layer: EncodecConv1d) -> None:
+        super().__init__()
+        self.conv, self.mode, self.pad = layer.conv, layer.pad_mode, layer._pad1d
+        self.norm = layer.norm if layer.norm_type == "time_group_norm" else nn.Identity()
+        (kernel,), (stride,), (dilation,) = layer.conv.kernel_size, layer.conv.stride, layer.conv.dilation
+        total = (kernel - 1) * dilation + 1 - stride
+        right = 0 if layer.causal else total // 2
+        self.sides = total - right, right
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, N) -> (B, C', N / stride)."""
+        return self.norm(self.conv(self.pad(x, self.sides, mode=self.mode)))
+
+
 def _plain(module: nn.Module) -> nn.Module:
-    """Fold weight normalisation into plain weights: fewer tensors, and graphs that export as convolutions."""
+    """Fold weight normalisation into plain weights and paddings into plain numbers: graphs export as convolutions."""
+    from transformers.models.encodec.modeling_encodec import EncodecConv1d
+
     for layer in module.modules():
         if parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight")
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, EncodecConv1d):
+                setattr(parent, name, PaddedConv(child))
     return module

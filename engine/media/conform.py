@@ -16,9 +16,12 @@ def conform(
     seconds: float | None = None,
 ) -> Clip:
     """The clip as :func:`load_clip` would have read it from a file: frames nearest in time, cut around the centre and
-    resized; what lies beyond the end is the last frame and silence. ``None`` keeps what the clip has.
+    resized; what lies beyond the end is the last frame and silence. ``None`` keeps what the clip has. Latents stay
+    those of the same frames.
     """
     check_shape(fps, size, sample_rate, seconds)
+    if not len(clip.frames):
+        raise ValueError("the clip has no frames; it is a sound alone")
     rate, samples_a_second = fps or clip.fps, sample_rate or clip.sample_rate
     count = max(1, round((clip.seconds if seconds is None else seconds) * rate))
     nearest = np.rint(np.arange(count) / rate * clip.fps).astype(int).clip(0, len(clip.frames) - 1)
@@ -26,9 +29,10 @@ def conform(
     if size is not None:
         frames = np.stack([fit(frame, (size, size) if isinstance(size, int) else size) for frame in frames])
     waveform = np.zeros(round(count / rate * samples_a_second), np.float32)
-    heard = _resample(clip.waveform, clip.sample_rate, samples_a_second)[: len(waveform)]
+    heard = resample(clip.waveform, clip.sample_rate, samples_a_second)[: len(waveform)]
     waveform[: len(heard)] = heard
-    return Clip(frames, waveform, rate, samples_a_second, clip.provenance)
+    same = frames.shape == clip.frames.shape and bool((nearest == np.arange(len(clip.frames))).all())
+    return Clip(frames, waveform, rate, samples_a_second, clip.provenance, clip.latents if same else None)
 
 
 def check_shape(
@@ -61,7 +65,8 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resized.to_ndarray(format="rgb24")
 
 
-def _resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """A sound (M,) at ``rate`` samples a second at ``new_rate``."""
     if rate == new_rate or not len(waveform):
         return waveform
     import av

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..types import Clip
 from .conform import check_shape, fit
+from .writing import latents_notes, latents_path
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -61,8 +63,9 @@ def load_clip(
     centre to the shape of ``size`` (width, height, or one number for a square; the file's own size by default) and
     resized by area or Lanczos. The sound is mixed to mono and resampled; a file without sound is silent. ``start`` and
     ``seconds`` choose a window; what lies beyond the end of the file is the last frame and silence. The waveform lasts
-    exactly as long as the frames. Raises ``ValueError`` for a missing, unreadable, truncated or empty file, one that
-    is no video, and a bad setting.
+    exactly as long as the frames. Latents that were saved beside the file come along with all of its frames, as long as
+    the file is the one that they were saved with. Raises ``ValueError`` for a missing, unreadable, truncated or empty
+    file, one that is no video, and a bad setting.
     """
     path = Path(path)
     check_shape(fps, size, sample_rate, seconds)
@@ -83,7 +86,7 @@ def load_clip(
         with _reading(path) as container:
             heard = _decode_audio(container, sample_rate, origin + start, samples)
         waveform[: len(heard)] = heard
-    return Clip(frames, waveform, rate, sample_rate, provenance)
+    return Clip(frames, waveform, rate, sample_rate, provenance, _latents(path, frames.shape, rate, start))
 
 
 def load_audio(path: str | Path, sample_rate: int = 48_000) -> np.ndarray:
@@ -237,6 +240,24 @@ def _decode_audio(container: InputContainer, sample_rate: int, start: float, sam
     parts += [part.to_ndarray().mean(axis=0) for part in resampler.resample(None)]
     waveform = np.concatenate([np.zeros(max(0, offset), np.float32), *parts])[max(0, -offset) :]
     return np.clip(waveform[:samples], -1, 1).astype(np.float32)
+
+
+def _latents(path: Path, shape: tuple[int, ...], rate: float, start: float) -> np.ndarray | None:
+    """The latents that :func:`save_clip` wrote beside a clip, if they are those of frames of this shape and rate."""
+    beside = latents_path(path)
+    if start > 0 or not beside.is_file():
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(beside), "numpy") as file:
+            if file.metadata() != latents_notes(path, shape, rate):
+                return None
+            found: np.ndarray = file.get_tensor("video")
+            return found
+    except (OSError, SafetensorError):
+        warnings.warn(f"{beside} is damaged; the clip is read without its latents", stacklevel=3)
+        return None
 
 
 def _provenance(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -28,30 +29,38 @@ COLOR_RANGE_LIMITED = 1
 PICTURE_NAME = "frame_%05d.png"
 
 
-def save_clip(clip: Clip, path: str | Path) -> Path:
+def save_clip(clip: Clip, path: str | Path, *, latents: bool = False) -> Path:
     """Write a clip; the name says how.
 
     ``x.mp4`` is H.264 (yuv420p) with AAC and the provenance as JSON in the comment; ``x.wav`` is the sound alone (16
     bit); ``x_%04d.png`` and a name without suffix (a new or empty folder) are the frames. Missing parent folders are
-    made. Raises ``ValueError`` for a clip that cannot be encoded and an output that cannot be written.
+    made. ``latents`` are written beside an mp4, as ``x.latents.safetensors`` with the checksum of the mp4. Raises
+    ``ValueError`` for a clip that cannot be encoded and an output that cannot be written.
     """
     import av
 
     path = Path(path)
-    _check_clip(clip)
-    if path.suffix == ".mp4":
+    suffix = path.suffix.lower()
+    _check_clip(clip, silent=suffix == ".wav")
+    if latents and suffix != ".mp4":
+        raise ValueError(f"latents are kept beside an mp4, and {path.name} is none")
+    if latents and clip.latents is None:
+        raise ValueError("the clip has no latents to keep; only one that was drawn has")
+    if suffix == ".mp4":
         write = _write_mp4
-    elif path.suffix == ".wav":
+    elif suffix == ".wav":
         write = _write_wav
-    elif path.suffix == ".png" and "%" in path.name:
+    elif suffix == ".png" and "%" in path.name:
         write = _write_pattern
-    elif not path.suffix:
+    elif not suffix:
         write = _write_folder
     else:
         raise ValueError(f"cannot write {path.name}: the name must end in .mp4, .wav or %d.png, or name a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(clip, path)
+        if latents:
+            _write_latents(clip, path)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
     except av.error.FFmpegError as error:
@@ -59,9 +68,32 @@ def save_clip(clip: Clip, path: str | Path) -> Path:
     return path
 
 
-def _check_clip(clip: Clip) -> None:
+def latents_path(path: Path) -> Path:
+    """Where the latents of a saved clip lie."""
+    return path.with_suffix(".latents.safetensors")
+
+
+def latents_notes(path: Path, shape: tuple[int, ...], fps: float) -> dict[str, str]:
+    """What is written with the latents of a clip, by which a reader knows whether they are those of its frames."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "frames": " ".join(map(str, shape)), "fps": f"{fps:g}"}
+
+
+def _write_latents(clip: Clip, path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    assert clip.latents is not None
+    with _beside(latents_path(path)) as target:
+        save_file({"video": clip.latents}, target, latents_notes(path, clip.frames.shape, clip.fps))
+
+
+def _check_clip(clip: Clip, *, silent: bool) -> None:
     frames, waveform = clip.frames, clip.waveform
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
+    if not len(frames) and len(waveform) and not silent:
+        raise ValueError("the clip is a sound alone; save it as .wav")
+    no_pictures = frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size
+    if no_pictures and not (silent and not len(frames)):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; they must be uint8 (F, H, W, 3) and not empty")
     if waveform.ndim != 1 or not np.isfinite(waveform).all():
         raise ValueError(f"the waveform is {waveform.shape}; it must be (M,) of finite numbers")

@@ -1,9 +1,10 @@
 """The audio tower and the modality adaptors through which it reads the video (SyncFlow section 3.2).
 
 Each layer: self-attention, cross-attention, MLP, every one followed by a LayerNorm before it is added back. The context
-of layer l is the adapted video features of layer l and the embedding of the audio's flow time as one token. Positions
-are times: a token at tau seconds is rotated by tau * audio_rate * frequency, on both sides of every attention. Without
-adapted features the context is the time token alone; the tower of a Syncphony or Harmony model never has any.
+of layer l is the adapted video features of layer l and, as a tail that is the row's own, the embedding of the audio's
+flow time as one token and the text where the tower reads it. Positions are times: a token at tau seconds is rotated by
+tau * audio_rate * frequency, on both sides of every attention. A row without adapted features reads its tail alone; the
+tower of a Syncphony or Harmony model never has any.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from ...kernels import rope_cross_attention, rotation, temporal_attention
 from ..config import DDiTConfig
-from .bridges import NO_WINDOW, Clocks
+from .bridges import NO_WINDOW, Context
+from .denoiser import Sight
 from .layers import EPS, CrossAttention, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
 
@@ -58,26 +60,30 @@ class AudioLayer(nn.Module):
         """x after self-attention: (R, A, D) -> (R, A, D)."""
         return x + self.norm1(self_attend(self.attn, x, turns))
 
-    def attend_with_style(
-        self, x: Tensor, style: Tensor, turns: Tensor, bridged: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """x (R, A, D) and style (R, A_r, D) after self-attention over both, style first; turns (A_r + A, d / 2, 2).
+    def attend_with_style(self, x: Tensor, style: Tensor, turns: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (R, A, D) and style (N, A_r, D) after self-attention over both, style first; turns (A_r + A, d / 2, 2).
 
-        Rows that ``bridged`` (R,) leaves out do not see the style.
+        The style belongs to ``rows`` (N,), or to all; the others do not see any.
         """
         count = style.shape[1]
         packed = self.attn.pack(x[:, :, None])
-        both = mix(self.attn, torch.cat((self.attn.pack(style[:, :, None]), packed), 1), turns)
+        seen = packed if rows is None else packed[rows]
+        both = mix(self.attn, torch.cat((self.attn.pack(style[:, :, None]), seen), 1), turns)
         mixed = both[:, count:]
-        if bridged is not None:
-            mixed = torch.where(bridged[:, None, None], mixed, mix(self.attn, packed, turns[count:]))
+        if rows is not None:
+            mixed = mix(self.attn, packed, turns[count:]).index_copy(0, rows, mixed)
         proj = self.attn.proj
         return x + self.norm1(proj(mixed)), style + self.norm1(proj(both[:, :count]))
 
-    def read(self, x: Tensor, context: Tensor, clocks: Clocks) -> Tensor:
-        """What x (R, N, D) reads of a context (R, M, D): (R, N, D), before the projection."""
-        keys, values = self.cross_attn.keys_values(context)
-        return rope_cross_attention(self.cross_attn.queries(x), keys, values, *clocks, NO_WINDOW)
+    def read(self, x: Tensor, state: AudioState, at: Tensor, context: Tensor | None = None) -> Tensor:
+        """What x (R, N, D) at positions ``at`` (N,) reads of a context (C, M, 2, n, d) and the tail. -> (R, N, D)."""
+        queries, tail = self.cross_attn.queries(x), self.cross_attn.keys_values(state.tail)
+        if context is None or state.sight is None:
+            still = at.new_zeros(state.tail.shape[1])
+            return rope_cross_attention(queries, *tail, at, still, state.frequencies, NO_WINDOW)
+        keys, values = context.unbind(2)
+        clocks = at, state.sight.positions, state.frequencies
+        return rope_cross_attention(queries, keys, values, *clocks, NO_WINDOW, state.sight.context_of_row, *tail)
 
     def feed(self, x: Tensor, read: Tensor) -> Tensor:
         """x after what it has read and the MLP."""
@@ -89,18 +95,36 @@ class AudioLayer(nn.Module):
 class AudioState:
     """R rows between two layers: tokens x (R, A, D) and what no layer changes.
 
-    turns (A_r + A, d / 2, 2); tail (R, 1 + L, D), the time token and the text that the tower reads; ``clocks`` for the
-    tail as context and ``clocks_of_video`` for adapted features and the tail. ``style`` (R, A_r, D) are the reference
-    tokens in front of the audio tokens, ``clocks_of_style`` theirs.
+    ``at`` (A_r + A,) positions and turns (A_r + A, d / 2, 2); tail (R, 1 + L, D), the time token and the text that the
+    tower reads; ``sight`` of the contexts that the layers get. ``style`` (N, A_r, D) are the reference tokens in front
+    of the audio tokens of rows ``styled`` (N,), or of all.
     """
 
     x: Tensor
+    at: Tensor
     turns: Tensor
     tail: Tensor
-    clocks: Clocks
-    clocks_of_video: Clocks
-    clocks_of_style: Clocks
+    frequencies: Tensor
+    sight: Sight | None = None
     style: Tensor | None = None
+    styled: Tensor | None = None
+
+    def take(self, rows: Tensor | slice) -> AudioState:
+        """Some of the rows, without their style."""
+        sight = self.sight
+        if sight is not None and sight.context_of_row is not None:
+            sight = sight._replace(context_of_row=sight.context_of_row[rows])
+        first = 0 if self.style is None else self.style.shape[1]
+        return replace(
+            self,
+            x=self.x[rows],
+            at=self.at[first:],
+            turns=self.turns[first:],
+            tail=self.tail[rows],
+            sight=sight,
+            style=None,
+            styled=None,
+        )
 
 
 class AudioTower(nn.Module):
@@ -129,61 +153,76 @@ class AudioTower(nn.Module):
         nn.init.zeros_(self.final_linear.weight)
         nn.init.zeros_(self.final_linear.bias)
 
-    def adapt(self, features: list[Tensor]) -> list[Tensor]:
-        """Video features of every layer (R, T, S, D) as context tokens (R, T * S or T, D): once per video pass."""
+    def time(self, t: Tensor) -> Tensor:
+        """The token that tells the layers their flow time: t (R,), 0 = noise -> (R, D)."""
+        return self.t_embedder(1000 * (1 - t))
+
+    def pool(self, feature: Tensor) -> Tensor:
+        """What an adaptor attends over of the features (R, T, S, D) of a layer. -> (R, T * S or T, D)."""
+        return feature.mean(2) if self.config.adaptor_tokens == "frame" else feature.flatten(1, 2)
+
+    def video_positions(self, frames: int, tokens: int) -> Tensor:
+        """Where pooled features of ``frames`` latent frames of ``tokens`` tokens stand on the clock of the audio.
+
+        The middle of the frame. -> (T * S or T,).
+        """
+        middle = (torch.arange(frames, device=self.freqs.device) + 0.5) / self.config.latent_fps
+        return (middle * self.config.audio_rate).repeat_interleave(
+            1 if self.config.adaptor_tokens == "frame" else tokens
+        )
+
+    def adapt(self, pooled: list[Tensor], positions: Tensor) -> Context:
+        """Pooled features of every layer (C, M, D) at ``positions`` (M,) as contexts: once a video pass."""
         assert self.config.bridge == "adaptor"
-        if self.config.adaptor_tokens == "none":
-            return [feature.flatten(1, 2) for feature in features]
-        pooled = [f.mean(2) if self.config.adaptor_tokens == "frame" else f.flatten(1, 2) for f in features]
-        frames = features[0].shape[1]
-        turns = rotation(self._video_positions(frames, pooled[0].shape[1] // frames)[:, None] * self.freqs.float())
-        return [adaptor(x, turns) for adaptor, x in zip(self.adaptors, pooled, strict=True)]
+        turns = rotation(positions[:, None] * self.freqs.float())
+        if self.adaptors:
+            pooled = [adaptor(x, turns) for adaptor, x in zip(self.adaptors, pooled, strict=True)]
+        return [self._layer(i).cross_attn.pack(x) for i, x in enumerate(pooled)]
 
     def forward(
         self,
         z: Tensor,
-        t: Tensor,
-        context: list[Tensor] | None,
-        frames: int,
+        time: Tensor,
+        context: Context | None = None,
+        sight: Sight | None = None,
         text: Tensor | None = None,
-        bridged: Tensor | None = None,
-    ) -> Tensor:
-        """Velocity (R, A, C_a).
+        drawn: int | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Velocity (R, A, C_a) and, per layer, the tokens after self-attention (R, A, D).
 
-        z (R, A, C_a); t (R,); context per layer (R, M, D) from :meth:`adapt` over ``frames`` latent frames, or ``None``
-        for audio that reads no video, as in the rows that ``bridged`` (R,) leaves out; text (R, L, D) projected tokens,
-        only when the model has ``audio_text``.
+        z (R, A, C_a); time (R, D) from :meth:`time`; context from :meth:`adapt` and the ``sight`` of it, or ``None``
+        for audio that reads no video; text (R, L, D) projected tokens, only when the model has ``audio_text``. Rows
+        after the first ``drawn`` are wanted for their tokens alone and have no velocity.
         """
-        tokens = 0 if context is None else context[0].shape[1] // frames
-        state = self.enter(z, t, text, video=self._video_positions(frames, tokens))
+        state = self.enter(z, time, text, sight=sight)
+        sounds, last = [], self.config.depth - 1
         for i in range(self.config.depth):
-            state, _ = self.layer(i, state, None if context is None else context[i], bridged=bridged)
-        return self.finish(state)
+            read = None if context is None else context[i]
+            state, sound = self.layer(i, state, read, drawn=drawn if i == last else None)
+            sounds.append(sound)
+        return self.finish(state), sounds
 
     def enter(
         self,
         z: Tensor,
-        t: Tensor,
+        time: Tensor,
         text: Tensor | None = None,
         *,
-        video: Tensor | None = None,
+        sight: Sight | None = None,
         style: Tensor | None = None,
+        styled: Tensor | None = None,
     ) -> AudioState:
-        """z (R, A, C_a) at times t (R,) before the first layer.
+        """z (R, A, C_a) with its time token (R, D) before the first layer.
 
-        text (R, L, D) projected tokens; video (M,) positions of the context that the layers will get; style (R, A_r, D)
-        tokens to put in front, at the positions before 0.
+        text (R, L, D) projected tokens; ``sight`` of the contexts that the layers will get; style (N, A_r, D) tokens to
+        put in front of rows ``styled`` (N,), at the positions before 0.
         """
-        time = self.t_embedder(1000 * (1 - t))[:, None]
-        tail = time if text is None else torch.cat((time, text), 1)
+        tail = time[:, None] if text is None else torch.cat((time[:, None], text), 1)
         frequencies = self.freqs.float()
         first = 0 if style is None else -style.shape[1]
-        positions = torch.arange(first, z.shape[1], device=z.device, dtype=torch.float32)
-        turns = rotation(positions[:, None] * frequencies)
-        still = positions.new_zeros(tail.shape[1])
-        clocks, before = (Clocks(part, still, frequencies) for part in (positions[-first:], positions[:-first]))
-        seen = clocks if video is None else clocks._replace(context=torch.cat((video, still)))
-        return AudioState(self.x_embedder(z), turns, tail, clocks, seen, before, style)
+        at = torch.arange(first, z.shape[1], device=z.device, dtype=torch.float32)
+        turns = rotation(at[:, None] * frequencies)
+        return AudioState(self.x_embedder(z), at, turns, tail, frequencies, sight, style, styled)
 
     def layer(
         self,
@@ -191,35 +230,32 @@ class AudioTower(nn.Module):
         state: AudioState,
         context: Tensor | None = None,
         branches: tuple[Tensor, Tensor] | None = None,
-        bridged: Tensor | None = None,
+        *,
+        drawn: int | None = None,
     ) -> tuple[AudioState, Tensor]:
         """The state after layer ``index``, and its tokens after self-attention (R, A, D).
 
-        ``branches`` (R, A, D) and (R, A_r, D) are added to the tokens and to the style at the entry. Rows that
-        ``bridged`` (R,) leaves out read the tail instead of ``context`` and the tail, and do not see the style.
+        context (C, M, 2, n, d); ``branches`` (R, A, D) and (N, A_r, D) are added to the tokens and to the style at the
+        entry. Only the first ``drawn`` rows go on after the self-attention.
         """
-        layer, x, style = cast("AudioLayer", self.layers[index]), state.x, state.style
-        if branches is not None and style is not None:
-            x, style = x + branches[0], style + branches[1]
+        layer, x, style, at = self._layer(index), state.x, state.style, state.at
+        if branches is not None:
+            x, style = x + branches[0], None if style is None else style + branches[1]
         if style is None:
             x = sound = layer.attend(x, state.turns)
         else:
-            x, style = layer.attend_with_style(x, style, state.turns, bridged)
-            sound = x
-            style = layer.feed(style, layer.read(style, state.tail, state.clocks_of_style))
-        if context is None:
-            read = layer.read(x, state.tail, state.clocks)
-        else:
-            read = layer.read(x, torch.cat((context, state.tail), 1), state.clocks_of_video)
-            if bridged is not None:
-                read = torch.where(bridged[:, None, None], read, layer.read(x, state.tail, state.clocks))
-        return replace(state, x=layer.feed(x, read), style=style), sound
+            x, style = layer.attend_with_style(x, style, state.turns, state.styled)
+            sound, count = x, style.shape[1]
+            tail = state.tail if state.styled is None else state.tail[state.styled]
+            style = layer.feed(style, layer.read(style, replace(state, tail=tail), at[:count]))
+            at = at[count:]
+        if drawn is not None:
+            x, state = x[:drawn], state.take(slice(drawn))
+        return replace(state, x=layer.feed(x, layer.read(x, state, at, context)), style=style), sound
 
     def finish(self, state: AudioState) -> Tensor:
         """Velocity (R, A, C_a) after the last layer; the style is dropped."""
         return self.final_linear(self.final_norm(state.x))
 
-    def _video_positions(self, frames: int, tokens: int) -> Tensor:
-        """Middles of latent frames, each ``tokens`` times, on the clock of the audio. -> (frames * tokens,)."""
-        middle = (torch.arange(frames, device=self.freqs.device) + 0.5) / self.config.latent_fps
-        return (middle * self.config.audio_rate).repeat_interleave(tokens)
+    def _layer(self, index: int) -> AudioLayer:
+        return cast("AudioLayer", self.layers[index])

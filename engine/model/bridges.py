@@ -1,9 +1,10 @@
 """What lets the video tower read the audio: Syncphony's audio cross-attention and Harmony's global-local module.
 
-Both read across clocks. With T latent frames and A audio tokens, video that reads stands on the clock of the latent
-frames, frame l at l and audio token k at k T / A (Audio RoPE); audio that reads stands on its own, token k at k and
-frame j at (j + 1/2) A / T. A token sees what is within the window, and a projection that starts at zero adds what it
-has read to it. SyncFlow's bridge, from which only the audio reads, is in :mod:`syncflow.engine.model.audio`.
+Both read across clocks. With T latent frames and A audio tokens, audio token k stands at k T / A on the clock of the
+latent frames. Video that reads stands at the number of its frame and turns by its own frequencies (Audio RoPE); to
+audio that reads, a frame stands at its middle, and the frequencies are those of the audio. A token sees what is within
+the window, and a projection that starts at zero adds what it has read to it. SyncFlow's bridge, from which only the
+audio reads, is in :mod:`syncflow.engine.model.audio`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from .layers import CrossAttention
 NO_WINDOW = -1.0
 
 Reader = Callable[[Tensor], Tensor]
-KeysValues = tuple[Tensor, Tensor]
+Context = list[Tensor]
+"""What one tower reads of the other: for each layer that reads, keys and values (C, M, 2, n, d) of C contexts."""
 
 
 class Clocks(NamedTuple):
@@ -41,11 +43,9 @@ def crossing(width: int, heads: int) -> CrossAttention:
     return attention
 
 
-def only(bridged: Tensor | None, branch: Tensor) -> Tensor:
-    """The branch where ``bridged`` (R,) holds, 0 in the other rows."""
-    if bridged is None:
-        return branch
-    return branch.masked_fill(~bridged.view(-1, *[1] * (branch.ndim - 1)), 0)
+def spread(branch: Tensor, rows: Tensor | None, count: int) -> Tensor:
+    """A branch (N, ...) of ``rows`` (N,) among ``count`` rows, the others 0; ``None`` for all rows."""
+    return branch if rows is None else branch.new_zeros(count, *branch.shape[1:]).index_copy(0, rows, branch)
 
 
 def video_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
@@ -55,10 +55,13 @@ def video_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Cl
 
 
 def audio_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
-    """Positions in audio tokens of A audio tokens that read T * S video tokens."""
+    """Positions in latent frames of A audio tokens that read T * S video tokens, which stand in the middle of theirs.
+
+    ``frequencies`` are radians an audio token; a latent frame has A / T of these.
+    """
     count = partial(torch.arange, device=frequencies.device, dtype=torch.float32)
-    middles = (count(frames) + 0.5) * audio / frames
-    return Clocks(count(audio), middles.repeat_interleave(tokens), frequencies)
+    middles = (count(frames) + 0.5).repeat_interleave(tokens)
+    return Clocks(count(audio) * frames / audio, middles, frequencies * (audio / frames))
 
 
 class AudioRopeBridge(nn.Module):
@@ -75,24 +78,27 @@ class AudioRopeBridge(nn.Module):
             crossing(config.width, config.heads) for _ in range(config.first_block, config.depth)
         )
 
-    def adapt(self, sounds: list[Tensor]) -> list[KeysValues]:
-        """Audio tokens of every layer (R, A, D) as keys and values of the bridged layers: once per audio pass."""
+    def adapt(self, sounds: list[Tensor]) -> Context:
+        """Audio tokens of every layer (C, A, D) as contexts of the bridged layers: once an audio pass."""
         heard = zip(self.layers, sounds[self.first :], strict=True)
-        return [cast("CrossAttention", layer).keys_values(sound) for layer, sound in heard]
+        return [cast("CrossAttention", layer).pack(sound) for layer, sound in heard]
 
-    def readers(self, heard: list[KeysValues], clocks: Clocks, bridged: Tensor | None = None) -> dict[int, Reader]:
+    def readers(self, heard: Context, context_of_row: Tensor | None, clocks: Clocks) -> dict[int, Reader]:
         """By layer, what turns video tokens (R, T, S, D) into what the bridge adds to them.
 
-        ``heard`` from :meth:`adapt`; ``clocks`` from :func:`video_clock`; ``bridged`` (R,) bool, rows that it leaves
-        out get 0.
+        ``heard`` from :meth:`adapt`; ``context_of_row`` (R,) int64, which of its contexts each row hears, -1 for none,
+        or ``None`` for its own; ``clocks`` from :func:`video_clock`.
         """
 
-        def read(layer: CrossAttention, keys: Tensor, values: Tensor, x: Tensor) -> Tensor:
-            found = rope_cross_attention(layer.queries(x.flatten(1, 2)), keys, values, *clocks, self.window)
-            return only(bridged, layer.proj(found).view_as(x))
+        def read(layer: CrossAttention, context: Tensor, x: Tensor) -> Tensor:
+            queries, (keys, values) = layer.queries(x.flatten(1, 2)), context.unbind(2)
+            branch = layer.proj(rope_cross_attention(queries, keys, values, *clocks, self.window, context_of_row))
+            if context_of_row is not None:  # the projection has a bias
+                branch = branch.masked_fill((context_of_row < 0)[:, None, None], 0)
+            return branch.view_as(x)
 
         kept = enumerate(zip(self.layers, heard, strict=True), self.first)
-        return {place: partial(read, cast("CrossAttention", layer), *pair) for place, (layer, pair) in kept}
+        return {place: partial(read, cast("CrossAttention", layer), context) for place, (layer, context) in kept}
 
 
 class GlobalLocalClocks(NamedTuple):
@@ -117,7 +123,7 @@ class GlobalLocalBridge(nn.Module):
     """Harmony: in every layer both towers read each other's tokens at the entry of that layer.
 
     Local: ``x_v += proj(attention(q(x_v), x_a))`` on the clock of the latent frames and ``x_a += proj(attention(q(x_a),
-    x_v))`` on that of the audio, with the window scaled by A / T. Global: ``z_r += proj(attention(q(z_r), x_v))`` over
+    x_v))``. Global: ``z_r += proj(attention(q(z_r), x_v))`` over
     all video tokens, without positions. z_r are the reference tokens in front of the audio tokens; ``silence`` (1, D)
     stands for no reference.
     """
@@ -135,23 +141,26 @@ class GlobalLocalBridge(nn.Module):
         x_a: Tensor,
         style: Tensor,
         clocks: GlobalLocalClocks,
-        bridged: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What layer ``layer`` adds at its entry to the video, to the audio and to the reference tokens.
 
-        x_v (R, T, S, D), x_a (R, A, D), style (R, A_r, D); ``clocks`` from :func:`global_local_clocks`; ``bridged``
-        (R,) bool, rows that it leaves out get 0. -> the same shapes.
+        x_v (R, T, S, D), x_a (R, A, D), style (N, A_r, D); ``clocks`` from :func:`global_local_clocks`; ``rows`` (N,)
+        whose towers see each other, or ``None`` for all; the others get 0. -> the same shapes.
         """
-        part = cast("GlobalLocalLayer", self.layers[layer])
+        part, count = cast("GlobalLocalLayer", self.layers[layer]), len(x_v)
+        if rows is not None:
+            x_v, x_a = x_v[rows], x_a[rows]
         seen = x_v.flatten(1, 2)
 
         def read(attention: CrossAttention, x: Tensor, of: Tensor, at: Clocks, window: float) -> Tensor:
             found = rope_cross_attention(attention.queries(x), *attention.keys_values(of), *at, window)
-            return only(bridged, attention.proj(found))
+            return attention.proj(found)
 
         to_video = read(part.to_video, seen, x_a, clocks.video, self.window).view_as(x_v)
-        to_audio = read(part.to_audio, x_a, seen, clocks.audio, self.window * x_a.shape[1] / x_v.shape[1])
-        return to_video, to_audio, read(part.style, style, seen, clocks.style, NO_WINDOW)
+        to_audio = read(part.to_audio, x_a, seen, clocks.audio, self.window)
+        to_style = read(part.style, style, seen, clocks.style, NO_WINDOW)
+        return spread(to_video, rows, count), spread(to_audio, rows, count), to_style
 
 
 def global_local_clocks(

@@ -11,28 +11,22 @@ In a one-way model the tower that reads nothing runs first, whole; in ``global_l
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ..config import DDiTConfig
 from ..types import Conditioning, Velocities
 from .audio import AudioTower
-from .bridges import (
-    AudioRopeBridge,
-    GlobalLocalBridge,
-    KeysValues,
-    Reader,
-    global_local_clocks,
-    make_bridge,
-    video_clock,
-)
+from .bridges import AudioRopeBridge, Context, GlobalLocalBridge, global_local_clocks, make_bridge, video_clock
+from .denoiser import Modulation, Sight
 from .video import VideoTower
 
 
 class DDiT(nn.Module):
     """u(z_v, z_a, t_v, t_a, text) -> (v_v, v_a) (SyncFlow Eq. 2).
 
-    :meth:`forward` is the plain definition: every row through both towers. The other methods are its parts for who
-    keeps what does not change: what one tower reads of the other, the modulation of a schedule.
+    :meth:`forward` is the plain definition: every row through both towers. The other methods are its parts, for who
+    keeps what does not change: a :class:`~syncflow.engine.model.denoiser.Denoiser`.
     """
 
     def __init__(self, config: DDiTConfig) -> None:
@@ -42,83 +36,146 @@ class DDiT(nn.Module):
         self.audio = AudioTower(config)
         self.bridge = make_bridge(config)
 
-    def video_velocity(
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.video.y_embedder.y_embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the latents that the towers read."""
+        return self.video.y_embedder.y_embedding.dtype
+
+    @property
+    def null_text(self) -> Tensor:
+        """The states (L, W) that stand for no prompt."""
+        return self.video.y_embedder.y_embedding
+
+    def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
+        """Keys and values of all blocks for P prompts: states (P, L, W), of which lengths (P,) count."""
+        return self.video.condition(states, lengths)
+
+    def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
+        """What the video tower needs of its times t (R, T or 1) and the frame rates fps (R,)."""
+        return Modulation(*self.video.modulation(t, fps))
+
+    def audio_time(self, t: Tensor) -> Tensor:
+        """What the audio tower needs of its times: t (R,) -> (R, D)."""
+        return self.audio.time(t)
+
+    def video_pass(
         self,
         z: Tensor,
-        t: Tensor,
-        fps: Tensor,
+        times: Modulation,
         text: Conditioning,
         text_of_row: Tensor,
-        heard: list[KeysValues] | None = None,
-        bridged: Tensor | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Velocity of the video and its features per layer. t (R,) or per frame (R, T).
+        *,
+        heard: Context | None = None,
+        heard_of_row: Tensor | None = None,
+        prefix_of_row: Tensor | None = None,
+        drawn: int | None = None,
+        seen: Tensor | None = None,
+    ) -> tuple[Tensor, Context]:
+        """Velocity (R, C_v, T, H, W) of the first ``drawn`` rows, and what the audio reads of rows ``seen``.
 
-        ``heard`` from :meth:`hear` in an ``audio_rope`` model, without which the video reads no audio.
+        See :class:`~syncflow.engine.model.denoiser.Denoiser`.
         """
-        rows, embedded = self.video.modulation(t if t.ndim == 2 else t[:, None], fps)
-        readers = None if heard is None else self.readers(z, heard, bridged)
-        return self.video(z, rows, embedded, text, text_of_row, readers)
+        readers = None
+        if heard is not None:
+            assert isinstance(self.bridge, AudioRopeBridge)
+            clocks = video_clock(z.shape[2], self._tokens(z), heard[0].shape[1], self.video.rope.freqs.float())
+            readers = self.bridge.readers(heard, heard_of_row, clocks)
+        velocity, features = self.video(z, *times, text, text_of_row, readers, prefix_of_row, drawn)
+        if seen is None:
+            return velocity, []
+        pooled = [self.audio.pool(feature[seen]) for feature in features]
+        return velocity, self.audio.adapt(pooled, self.sight_positions(z.shape[2], self._tokens(z)))
 
-    def readers(self, z: Tensor, heard: list[KeysValues], bridged: Tensor | None = None) -> dict[int, Reader]:
-        """What ``video`` takes to read the audio: ``heard`` from :meth:`hear`, for latents z (R, C_v, T, H, W)."""
-        assert isinstance(self.bridge, AudioRopeBridge)
-        audio = heard[0][0].shape[1]
-        clocks = video_clock(z.shape[2], self._tokens(z), audio, self.video.rope.freqs.float())
-        return self.bridge.readers(heard, clocks, bridged)
-
-    def audio_velocity(
+    def audio_pass(
         self,
         z: Tensor,
-        t: Tensor,
-        context: list[Tensor] | None,
-        frames: int,
+        times: Tensor,
         text: Conditioning,
         text_of_row: Tensor,
-        bridged: Tensor | None = None,
-    ) -> Tensor:
-        """Velocity of the audio given adapted video features over ``frames`` latent frames; ``None`` skips them."""
-        return self.audio(z, t, context, frames, self._words(text, text_of_row), bridged)
+        *,
+        context: Context | None = None,
+        sight: Sight | None = None,
+        drawn: int | None = None,
+    ) -> tuple[Tensor, Context]:
+        """Velocity (R, A, C_a) of the first ``drawn`` rows, and what the video hears of every row.
 
-    def hear(self, z: Tensor, t: Tensor, text: Conditioning, text_of_row: Tensor) -> tuple[Tensor, list[KeysValues]]:
-        """Velocity of the audio and what the video reads of it, in an ``audio_rope`` model. z (R, A, C_a), t (R,)."""
-        assert isinstance(self.bridge, AudioRopeBridge)
-        state = self.audio.enter(z, t, self._words(text, text_of_row))
-        sounds = []
-        for i in range(self.config.depth):
-            state, sound = self.audio.layer(i, state)
-            sounds.append(sound)
-        return self.audio.finish(state), self.bridge.adapt(sounds)
+        See :class:`~syncflow.engine.model.denoiser.Denoiser`.
+        """
+        velocity, sounds = self.audio(z, times, context, sight, self._words(text, text_of_row), drawn)
+        return velocity, self.bridge.adapt(sounds) if isinstance(self.bridge, AudioRopeBridge) else []
+
+    def joint_pass(
+        self,
+        z_v: Tensor,
+        z_a: Tensor,
+        times_v: Modulation,
+        times_a: Tensor,
+        text: Conditioning,
+        text_of_row: Tensor,
+        *,
+        bridged: Tensor | None = None,
+        reference: Tensor | None = None,
+        drawn_video: Tensor | None = None,
+        drawn_audio: Tensor | None = None,
+    ) -> Velocities:
+        """Velocities of a ``global_local`` model, layer by layer.
+
+        See :class:`~syncflow.engine.model.denoiser.Denoiser`.
+        """
+        style = self.silence if reference is None else self.style(reference)
+        rows = text_of_row, self._words(text, text_of_row), bridged, style
+        return self.together(z_v, z_a, times_v, times_a, text, *rows, drawn_video, drawn_audio)
+
+    @property
+    def silence(self) -> Tensor:
+        """The style (1, 1, D) of no reference, in a ``global_local`` model."""
+        assert isinstance(self.bridge, GlobalLocalBridge)
+        return self.bridge.silence[None]
+
+    def style(self, reference: Tensor) -> Tensor:
+        """Style tokens of a reference sound: (N, A_r, C_a) -> (N, A_r, D)."""
+        return self.audio.x_embedder(reference)
 
     def together(
         self,
         z_v: Tensor,
         z_a: Tensor,
-        rows: Tensor,
-        embedded: Tensor,
-        t_a: Tensor,
+        times_v: Modulation,
+        times_a: Tensor,
         text: Conditioning,
         text_of_row: Tensor,
-        bridged: Tensor | None = None,
-        reference: Tensor | None = None,
+        words: Tensor | None,
+        bridged: Tensor | None,
+        style: Tensor,
+        drawn_video: Tensor | None = None,
+        drawn_audio: Tensor | None = None,
     ) -> Velocities:
-        """Velocities of a ``global_local`` model, layer by layer; rows and embedded from ``video.modulation``.
-
-        ``reference`` (R, A_r, C_a) latents of a sound whose style is wanted.
-        """
+        """:meth:`joint_pass` with the words (R, L, D) that the audio reads, and the style (N or 1, A_r, D)."""
         assert isinstance(self.bridge, GlobalLocalBridge)
-        no_style = self.bridge.silence.expand(len(z_a), -1, -1)
-        style = no_style if reference is None else self.audio.x_embedder(reference)
+        style = style.expand(len(z_a) if bridged is None else len(bridged), -1, -1)
         frequencies = self.video.rope.freqs.float(), self.audio.freqs.float()
         clocks = global_local_clocks(z_v.shape[2], self._tokens(z_v), z_a.shape[1], style.shape[1], *frequencies)
-        video = self.video.enter(z_v, rows, embedded, text, text_of_row)
-        audio = self.audio.enter(z_a, t_a, self._words(text, text_of_row), style=style)
+        video = self.video.enter(z_v, *times_v, text, text_of_row)
+        audio = self.audio.enter(z_a, times_a, words, style=style, styled=bridged)
         for i in range(self.config.depth):
             assert audio.style is not None
             to_video, to_audio, to_style = self.bridge(i, video.x, audio.x, audio.style, clocks, bridged)
+            if i == self.config.depth - 1 and drawn_video is not None:
+                video, to_video = video.take(drawn_video), to_video[drawn_video]
             video, _ = self.video.layer(i, video, to_video, ahead=False)
-            audio, _ = self.audio.layer(i, audio, branches=(to_audio, to_style), bridged=bridged)
+            audio, _ = self.audio.layer(i, audio, branches=(to_audio, to_style))
+        if drawn_audio is not None:
+            audio = audio.take(drawn_audio)
         return Velocities(self.video.finish(video), self.audio.finish(audio))
+
+    def sight_positions(self, frames: int, tokens: int) -> Tensor:
+        """Where the tokens of a context from :meth:`video_pass` stand on the clock of the audio. -> (M,)."""
+        return self.audio.video_positions(frames, tokens)
 
     def forward(
         self,
@@ -136,21 +193,26 @@ class DDiT(nn.Module):
 
         z_v (R, C_v, T, H, W), z_a (R, A, C_a), t_v (R,) or (R, T), t_a (R,), fps (R,), text_of_row (R,) int. Rows where
         ``bridged`` (R,) bool is false skip the bridge in every layer: their towers do not see each other. ``reference``
-        (R, A_r, C_a) belongs to the bridge ``global_local``. Raises ``ValueError`` for it in another model.
+        (R, A_r, C_a), latents of a sound whose style is wanted, belongs to the bridge ``global_local``. Raises
+        ``ValueError`` for it in another model.
         """
         if reference is not None and self.config.bridge != "global_local":
             raise ValueError(f"a reference sound needs the bridge global_local; this model has {self.config.bridge}")
+        rows, times_a = torch.arange(len(z_v), device=z_v.device), self.audio_time(t_a)
+        times_v = self.modulation(t_v if t_v.ndim == 2 else t_v[:, None], fps)
+        of_row = None if bridged is None else torch.where(bridged, rows, -1)
         if self.config.bridge == "global_local":
-            rows, embedded = self.video.modulation(t_v if t_v.ndim == 2 else t_v[:, None], fps)
-            return self.together(z_v, z_a, rows, embedded, t_a, text, text_of_row, bridged, reference)
+            bridging = None if bridged is None else rows[bridged]
+            style = reference if reference is None or bridging is None else reference[bridging]
+            return self.joint_pass(z_v, z_a, times_v, times_a, text, text_of_row, bridged=bridging, reference=style)
         if self.config.bridge == "audio_rope":
-            v_audio, heard = self.hear(z_a, t_a, text, text_of_row)
-            v_video, _ = self.video_velocity(z_v, t_v, fps, text, text_of_row, heard, bridged)
+            v_audio, heard = self.audio_pass(z_a, times_a, text, text_of_row)
+            v_video, _ = self.video_pass(z_v, times_v, text, text_of_row, heard=heard, heard_of_row=of_row)
             return Velocities(v_video, v_audio)
-        v_video, features = self.video_velocity(z_v, t_v, fps, text, text_of_row)
-        context = self.audio.adapt(features)
-        frames = z_v.shape[2]
-        return Velocities(v_video, self.audio_velocity(z_a, t_a, context, frames, text, text_of_row, bridged))
+        v_video, context = self.video_pass(z_v, times_v, text, text_of_row, seen=rows)
+        sight = Sight(self.sight_positions(z_v.shape[2], self._tokens(z_v)), of_row)
+        v_audio, _ = self.audio_pass(z_a, times_a, text, text_of_row, context=context, sight=sight)
+        return Velocities(v_video, v_audio)
 
     def _tokens(self, z: Tensor) -> int:
         """S of video latents z (R, C_v, T, H, W)."""

@@ -50,9 +50,13 @@ class CrossAttention(nn.Module):
         """(..., D) -> (..., n, d)."""
         return self.q_linear(x).unflatten(-1, (self.heads, -1))
 
+    def pack(self, context: Tensor) -> Tensor:
+        """Keys and values of a context (..., M, D), packed. -> (..., M, 2, n, d)."""
+        return self.kv_linear(context).unflatten(-1, (2, self.heads, -1))
+
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """(..., M, D) -> keys and values (..., M, n, d)."""
-        keys, values = self.kv_linear(context).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        keys, values = self.pack(context).unbind(-3)
         return keys, values
 
 
@@ -83,6 +87,6 @@ class ScalarEmbedding(nn.Module):
         return self.mlp(torch.cat((angles.cos(), angles.sin()), -1).to(self.mlp[0].weight.dtype))  # type: ignore[arg-type]
 
 
-def rope_frequencies(head_width: int, theta: float) -> Tensor:
+def rope_frequencies(head_width: int, theta: float, device: torch.device | None = None) -> Tensor:
     """Rotary frequencies theta^(-2i / d), radians per unit of position. -> (d / 2,)."""
-    return theta ** -(torch.arange(0, head_width, 2, dtype=torch.float32) / head_width)
+    return theta ** -(torch.arange(0, head_width, 2, dtype=torch.float32, device=device) / head_width)

@@ -151,8 +151,8 @@ class VideoState:
     turns: Tensor
     size: tuple[int, int]
 
-    def take(self, index: Tensor) -> VideoState:
-        """Rows ``index`` (R',), which may repeat: branches that agree up to here share what came before."""
+    def take(self, index: Tensor | slice) -> VideoState:
+        """Rows ``index``, which may repeat: branches that agree up to here share what came before."""
         names = ("x", "rows", "embedded", "text_of_row")
         normed = None if self.normed is None else self.normed[index]
         return replace(self, normed=normed, **{name: getattr(self, name)[index] for name in names})
@@ -224,17 +224,26 @@ class VideoTower(nn.Module):
         text: Conditioning,
         text_of_row: Tensor,
         readers: Mapping[int, Reader] | None = None,
+        prefix_of_row: Tensor | None = None,
+        drawn: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Velocity (R, C_v, T, H, W) and, per layer, the tokens after temporal attention (R, T, S, D).
 
-        ``readers``: by layer, what a bridge makes of the tokens at its entry and adds to them.
+        ``readers``: by layer, what a bridge makes of the tokens at its entry and adds to them. With ``prefix_of_row``
+        (R,) int64 the arguments have a row for each of P prefixes, and only the layers that have readers work on all
+        R rows: row r goes on where prefix ``prefix_of_row[r]`` ends. Rows after the first ``drawn`` are wanted for
+        their features alone and have no velocity.
         """
         readers = readers or {}
         state = self.enter(z, rows, embedded, text, text_of_row)
-        features = []
+        features, last = [], self.config.depth - 1
         for i in range(self.config.depth):
+            if prefix_of_row is not None and i == min(readers, default=0):
+                state = state.take(prefix_of_row)
             branch = readers[i](state.x) if i in readers else None
-            state, feature = self.layer(i, state, branch, ahead=i + 1 not in readers)
+            state, feature = self.layer(
+                i, state, branch, ahead=i + 1 not in readers, drawn=drawn if i == last else None
+            )
             features.append(feature)
         return self.finish(state), features
 
@@ -245,12 +254,19 @@ class VideoTower(nn.Module):
         return VideoState(x, None, rows, embedded, text, text_of_row, self.rope.rotation(z.shape[2]), size)
 
     def layer(
-        self, index: int, state: VideoState, branch: Tensor | None = None, *, ahead: bool = True
+        self,
+        index: int,
+        state: VideoState,
+        branch: Tensor | None = None,
+        *,
+        ahead: bool = True,
+        drawn: int | None = None,
     ) -> tuple[VideoState, Tensor]:
         """The state after layer ``index``, and its tokens after temporal attention (R, T, S, D).
 
         ``branch`` (R, T, S, D) is added at the entry. ``ahead`` takes the norm that the next layer begins with along;
-        wasted where that layer has a branch, with the same result.
+        wasted where that layer has a branch, with the same result. Only the first ``drawn`` rows go on after the
+        temporal attention.
         """
         spatial, temporal = self._blocks(index)
         following = self._blocks(index + 1)[0] if ahead and index + 1 < self.config.depth else None
@@ -263,6 +279,8 @@ class VideoTower(nn.Module):
         x, normed = spatial.feed(*self._read_text(2 * index, spatial, x, state), rows, temporal)
         assert normed is not None
         x = feature = temporal.attend(x, normed, rows, state.turns)
+        if drawn is not None:
+            x, rows, state = x[:drawn], rows[:drawn], state.take(slice(drawn))
         x, normed = temporal.feed(*self._read_text(2 * index + 1, temporal, x, state), rows, following)
         return replace(state, x=x, normed=normed), feature
 
@@ -290,7 +308,7 @@ class VideoTower(nn.Module):
         pixels = self.config.patch * 8
         scale = (height * width) ** 0.5 * pixels / self.config.base_size
         base = round((height * width) ** 0.5)
-        ladder = rope_frequencies(dim, 10_000.0).to(like.device)
+        ladder = rope_frequencies(dim, 10_000.0, like.device)
 
         def encode(count: int) -> Tensor:
             grid = torch.arange(count, device=like.device, dtype=torch.float32) / scale * (base / count)

@@ -36,7 +36,7 @@ FULL = Branch()
 class GuidancePlan:
     """Branches and, per modality, the weight of each.
 
-    Outside ``interval`` (flow times of each modality, 0 = noise) a plan that has the full branch is that branch alone.
+    Outside ``interval`` (flow times of each modality, 0 = noise) a plan that has the branch ``full`` is that one alone.
     ``rescale`` in [0, 1] draws the deviation of the guided velocity back to that of the full branch. Raises
     ``ValueError`` unless the weights of a modality sum to 1.
     """
@@ -46,6 +46,7 @@ class GuidancePlan:
     audio: tuple[float, ...]
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
+    full: Branch = FULL
 
     def __post_init__(self) -> None:
         for name, weights in (("video", self.video), ("audio", self.audio)):
@@ -60,8 +61,8 @@ class GuidancePlan:
 
     def at(self, modality: str, time: float) -> dict[Branch, float]:
         """Weights of the branches of ``modality`` ("video" or "audio") at a flow time; those of 0 are left out."""
-        if FULL in self.branches and not self.interval[0] <= time < self.interval[1]:
-            return {FULL: 1.0}
+        if self.full in self.branches and not self.interval[0] <= time < self.interval[1]:
+            return {self.full: 1.0}
         weights = zip(self.branches, getattr(self, modality), strict=True)
         return {branch: weight for branch, weight in weights if weight != 0}
 
@@ -87,6 +88,12 @@ def combine(
     kept = {branch: pair for branch, pair in weights.items() if any(pair)}
     video, audio = zip(*kept.values(), strict=True)
     return GuidancePlan(tuple(kept), video, audio, interval, rescale)
+
+
+def unbridged(plan: GuidancePlan) -> GuidancePlan:
+    """The plan of towers that do not see each other, as for a sound alone: every branch with its bridge skipped."""
+    branches = tuple(replace(branch, bridge=False) for branch in plan.branches)
+    return replace(plan, branches=branches, full=replace(plan.full, bridge=False))
 
 
 def text_guidance(weight: float) -> Direction:

@@ -15,7 +15,10 @@ from .schedule import Schedule
 
 @dataclass(frozen=True)
 class Text:
-    """Text encoder states (L, W) and how many of the tokens count."""
+    """Text encoder states (L, W) and how many of the tokens count.
+
+    What is computed of the states is kept for their identity: the same prompt should come with the same tensor.
+    """
 
     states: Tensor
     length: int
@@ -40,7 +43,9 @@ class Known:
 class Job:
     """One clip to sample. ``negative`` stands for the absence of the prompt; None is the model's null text.
 
-    ``silence`` (A, C_a) clean latents of no sound, where a branch is muted.
+    ``takes`` are the seeds of the sounds that are drawn for one video, by default the clip's own ``seed``. ``silence``
+    (A, C_a) clean latents of no sound, where a branch is muted; ``reference`` (A_r, C_a) those of a sound whose style
+    is wanted.
     """
 
     sequence: SequenceConfig
@@ -52,6 +57,20 @@ class Job:
     video: Known | None = None
     audio: Known | None = None
     silence: Tensor | None = None
+    takes: tuple[int, ...] = ()
+    reference: Tensor | None = None
+
+    @property
+    def sounds(self) -> tuple[int, ...]:
+        """The seed of every take."""
+        return self.takes or (self.seed,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What the jobs of a batch share: latent frames, height, width, audio tokens and tokens of the reference."""
+        s = self.sequence
+        reference = 0 if self.reference is None else len(self.reference)
+        return s.latent_frames, s.latent_height, s.latent_width, s.audio_tokens, reference
 
 
 def video_noise(job: Job, channels: int) -> Tensor:
@@ -61,6 +80,7 @@ def video_noise(job: Job, channels: int) -> Tensor:
     return torch.from_numpy(normal(job.seed, Stream.VIDEO, shape))
 
 
-def audio_noise(job: Job, channels: int) -> Tensor:
-    """(A, C_a) of the request's own stream."""
-    return torch.from_numpy(normal(job.seed, Stream.AUDIO, (job.sequence.audio_tokens, channels)))
+def audio_noise(job: Job, channels: int, seed: int | None = None) -> Tensor:
+    """(A, C_a) of the stream of a take's seed, by default the request's own."""
+    shape = (job.sequence.audio_tokens, channels)
+    return torch.from_numpy(normal(job.seed if seed is None else seed, Stream.AUDIO, shape))

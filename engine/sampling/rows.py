@@ -1,120 +1,161 @@
 """Which rows the towers compute: the branches of all requests, each thing once.
 
-In a model whose video reads no audio a branch is a row of the video tower (its text, or a still picture) and a row of
-the audio tower that reads one of those, or none where the bridge is skipped. Branches that come to the same row share
-it: the video tower knows nothing of a skipped bridge or of muted audio, so a sync branch adds rows to the audio tower
-alone; and a row that no weight and no audio row asks for is left out.
+In a one-way model one tower leads, reading nothing of the other, and one follows. A branch is a row of the leading
+tower (its text; a still picture or silence in place of the latents) and a row of the following tower that reads one of
+those, or none where the bridge is skipped. Branches that come to the same row share it: the leading tower knows nothing
+of a skipped bridge, so a sync branch adds rows to the following tower alone, and all takes of a sound read the rows of
+one video; a tower that reads no text has one row for all texts. A row that no weight and no reader asks for is left
+out, and a row whose readers find what they read of it kept. In a model where each tower reads the other a branch is a
+row of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from .guidance import Branch
 
-Weights = Mapping[Branch, float]
+Weights = Mapping[Branch, float] | None
+"""Weights of the branches of one track; None while it does not move."""
+Sums = tuple[tuple[tuple[int, float], ...], ...]
+"""Per track the rows that its step adds up: (index, weight) pairs."""
 
 
 @dataclass(frozen=True)
-class VideoRow:
-    """A request's video with its text or the absence of it; ``static``: a still picture, clean, in its place."""
+class Row:
+    """A row of a tower: a track of its modality, with the text or the absence of it.
 
-    request: int
+    ``replaced``: a still picture or silence, clean, stands in place of the latents. ``reads``: the row of the other
+    tower that it reads.
+    """
+
+    track: int
     text: bool
-    static: bool = False
+    replaced: bool = False
+    reads: Row | None = None
 
 
 @dataclass(frozen=True)
-class AudioRow:
-    """A request's audio that reads the features of ``source``, or nothing; ``text`` counts where the tower reads it."""
+class Layout:
+    """Rows of one step of a one-way model.
 
-    request: int
-    text: bool
-    source: VideoRow | None
+    ``leading`` rows, of which the first ``drawn`` have weights, and of which ``seen`` give contexts; ``following``
+    rows; ``contexts``: the rows whose contexts are there after the leading pass, those that were kept first.
+    """
+
+    leading: tuple[Row, ...]
+    drawn: int
+    seen: tuple[Row, ...]
+    following: tuple[Row, ...]
+    contexts: tuple[Row, ...]
+    leading_weights: Sums
+    following_weights: Sums
+
+    @property
+    def prefixes(self) -> tuple[Row, ...]:
+        """The following rows as they are before they read anything, each once."""
+        return tuple(dict.fromkeys(replace(row, reads=None) for row in self.following))
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How the branch of a track becomes rows: of the leading tower, and of the following one."""
+
+    leading: Callable[[int, Branch], Row]
+    following: Callable[[int, Branch], Row]
+
+
+def video_leads(video_of: Sequence[int], *, audio_text: bool) -> Ways:
+    """The audio reads the video (``adaptor``); ``video_of`` gives the video track of every audio track."""
+
+    def leading(track: int, branch: Branch) -> Row:
+        return Row(track, branch.text, branch.static)
+
+    def following(track: int, branch: Branch) -> Row:
+        read = leading(video_of[track], branch) if branch.bridge else None
+        return Row(track, branch.text or not audio_text, reads=read)
+
+    return Ways(leading, following)
+
+
+def audio_leads(audio_of: Sequence[int], *, audio_text: bool) -> Ways:
+    """The video reads the audio (``audio_rope``); ``audio_of`` gives the audio track of every video track."""
+
+    def leading(track: int, branch: Branch) -> Row:
+        return Row(track, branch.text or not audio_text, branch.muted)
+
+    def following(track: int, branch: Branch) -> Row:
+        read = leading(audio_of[track], branch) if branch.bridge else None
+        return Row(track, branch.text, branch.static, read)
+
+    return Ways(leading, following)
+
+
+def lay_out(ways: Ways, leading: Sequence[Weights], following: Sequence[Weights], kept: Sequence[Row] = ()) -> Layout:
+    """Rows for the weights of every track; ``kept`` are leading rows whose contexts are there already."""
+    leading_sums, following_sums = _sums(leading, ways.leading), _sums(following, ways.following)
+    weighted, follows = _rows(leading_sums), _rows(following_sums)
+    read = dict.fromkeys(row.reads for row in follows if row.reads is not None)
+    seen = tuple(row for row in read if row not in kept)
+    rows = tuple(dict.fromkeys((*weighted, *seen)))
+    return Layout(
+        leading=rows,
+        drawn=len(weighted),
+        seen=seen,
+        following=follows,
+        contexts=(*kept, *seen),
+        leading_weights=_indexed(leading_sums, rows),
+        following_weights=_indexed(following_sums, follows),
+    )
 
 
 @dataclass(frozen=True)
 class JointRow:
-    """A branch of a request through both towers at once, in a model whose video reads the audio."""
+    """A branch of a request through both towers at once."""
 
-    request: int
+    track: int
     branch: Branch
 
 
 @dataclass(frozen=True)
 class JointLayout:
-    """Rows of a forward through both towers, and per request the rows that its steps add up."""
+    """Rows of a pass through both towers; ``bridged`` come first. Weights count within the rows of their modality."""
 
     rows: tuple[JointRow, ...]
-    video_weights: tuple[tuple[tuple[int, float], ...], ...]
-    audio_weights: tuple[tuple[tuple[int, float], ...], ...]
+    bridged: int
+    video: tuple[JointRow, ...]
+    audio: tuple[JointRow, ...]
+    video_weights: Sums
+    audio_weights: Sums
 
 
-def lay_out_jointly(video: Sequence[Weights] | None, audio: Sequence[Weights] | None) -> JointLayout:
+def lay_out_jointly(video: Sequence[Weights], audio: Sequence[Weights]) -> JointLayout:
     """Every branch that has a weight on a modality that moves, once."""
-    sums = [
-        [_merged(weights, lambda branch, b=b: JointRow(b, branch)) for b, weights in _each(of)] for of in (video, audio)
-    ]
-    rows = tuple(dict.fromkeys(row for of in sums for one in of for row in one))
-    return JointLayout(rows, _indexed(sums[0], rows), _indexed(sums[1], rows))
+    video_sums, audio_sums = _sums(video, JointRow), _sums(audio, JointRow)
+    drawn = _rows(video_sums), _rows(audio_sums)
+    rows = sorted(dict.fromkeys((*drawn[0], *drawn[1])), key=lambda row: not row.branch.bridge)
+    bridged = sum(row.branch.bridge for row in rows)
+    return JointLayout(tuple(rows), bridged, *drawn, _indexed(video_sums, drawn[0]), _indexed(audio_sums, drawn[1]))
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Rows of both towers, and per request the rows that its step adds up: (index, weight) pairs.
-
-    Audio rows that read the video come first. Empty weights belong to a modality that does not move.
-    """
-
-    video: tuple[VideoRow, ...]
-    audio: tuple[AudioRow, ...]
-    video_weights: tuple[tuple[tuple[int, float], ...], ...]
-    audio_weights: tuple[tuple[tuple[int, float], ...], ...]
-
-    @property
-    def sources(self) -> tuple[VideoRow, ...]:
-        """The video rows that the audio reads, each once."""
-        return tuple(dict.fromkeys(row.source for row in self.audio if row.source is not None))
+def _sums(tracks: Sequence[Weights], row_of):
+    """Per track, weights by row. A row whose weights cancel is left out; not the first, to which a plan may rescale."""
+    found = []
+    for track, weights in enumerate(tracks):
+        sums: dict = {}
+        for branch, weight in (weights or {}).items():
+            row = row_of(track, branch)
+            sums[row] = sums.get(row, 0.0) + weight
+        first = next(iter(sums), None)
+        found.append({row: weight for row, weight in sums.items() if abs(weight) > 1e-9 or row == first})
+    return found
 
 
-def lay_out(
-    video: Sequence[Weights] | None, audio: Sequence[Weights] | None, *, audio_text: bool, features_kept: bool = False
-) -> Layout:
-    """Rows for the weights of B requests; None for a modality that does not move at this step.
-
-    ``features_kept``: what the audio reads is there already, and the video tower runs only for its own weights.
-    """
-    video_sums = [_merged(weights, lambda branch, b=b: VideoRow(b, branch.text)) for b, weights in _each(video)]
-    audio_sums = [
-        _merged(weights, lambda branch, b=b: _audio_row(b, branch, audio_text)) for b, weights in _each(audio)
-    ]
-    audio_rows = sorted({row: None for sums in audio_sums for row in sums}, key=lambda row: row.source is None)
-    wanted = dict.fromkeys(row for sums in video_sums for row in sums)
-    if not features_kept:
-        wanted |= dict.fromkeys(row.source for row in audio_rows if row.source is not None)
-    video_rows = tuple(wanted)
-    return Layout(video_rows, tuple(audio_rows), _indexed(video_sums, video_rows), _indexed(audio_sums, audio_rows))
+def _rows(sums: Iterable[Mapping]) -> tuple:
+    return tuple(dict.fromkeys(row for one in sums for row in one))
 
 
-def _audio_row(request: int, branch: Branch, audio_text: bool) -> AudioRow:
-    source = VideoRow(request, branch.text, branch.static) if branch.bridge else None
-    return AudioRow(request, branch.text or not (branch.bridge or audio_text), source)
-
-
-def _each(weights: Sequence[Weights] | None) -> list[tuple[int, Weights]]:
-    return [] if weights is None else list(enumerate(weights))
-
-
-def _merged(weights, row_of):
-    """Weights by row; a row whose weights cancel is left out."""
-    sums: dict = {}
-    for branch, weight in weights.items():
-        row = row_of(branch)
-        sums[row] = sums.get(row, 0.0) + weight
-    return {row: weight for row, weight in sums.items() if abs(weight) > 1e-9}
-
-
-def _indexed(sums, rows):
+def _indexed(sums, rows) -> Sums:
     places = {row: i for i, row in enumerate(rows)}
     return tuple(tuple((places[row], weight) for row, weight in one.items()) for one in sums)

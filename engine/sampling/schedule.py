@@ -31,6 +31,11 @@ class Schedule:
         keep = np.append(np.diff(self.video) > 0, True)
         return Schedule(self.video[keep], self.audio[keep])
 
+    def without_video(self) -> Schedule:
+        """For a sound alone: the audio's steps, beside a video that stands still at 1."""
+        keep = np.append(np.diff(self.audio) > 0, True)
+        return Schedule(np.ones(int(keep.sum())), self.audio[keep])
+
     def after(self, start: float) -> Schedule:
         """What is left of the grid from a flow time on, which becomes the first."""
         video, audio = np.maximum(self.video, start), np.maximum(self.audio, start)

@@ -1,79 +1,171 @@
-"""One modality of a batch: its latents, its flow times, and what is known of it."""
+"""One modality of the requests of a batch: latents on their way from noise to data, flow times, what is known.
+
+A :class:`Track` is one modality of one request, or one take of its sound, when it joins or leaves; :class:`Tracks` are
+those of a batch, stacked, as the steps work on them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .job import Job, Known
+from .job import Known
+from .transfer import upload
 
 Modality = Literal["video", "audio"]
 Held = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
+@dataclass
 class Track:
-    """B requests' latents (B, …) of one modality as they move from noise to data.
+    """``noise`` and ``latents`` (C_v, T, H, W) or (A, C_a), float32; ``grid`` (K + 1,) flow times; ``step`` 0 to K.
 
-    ``latents`` float32, ``reads`` the same in the model's type. ``times`` (K + 1, B) flow times before every step and
-    after the last; a request with fewer steps stands still at its end. ``holds`` (B, 1, T, 1, 1) or (B, A, 1) says
-    where known latents hold, ``clean`` (B,) whether those of a request do at time 1; both None without any.
+    ``holds`` (1, T, 1, 1) or (A, 1) bool says where ``known`` latents hold, at time 1 if they are ``clean``. ``times``
+    is what the tower needs of the grid, for the K steps and, last, for time 1. ``estimate`` of the clean latents, at
+    first their mean.
     """
 
-    def __init__(self, jobs: Sequence[Job], modality: Modality, noise: Tensor, dtype: torch.dtype) -> None:
-        known = [getattr(job, modality) for job in jobs]
-        grids = [getattr(job.schedule, modality) for job in jobs]
-        grids = [np.ones_like(grid) if _is_whole(one) else grid for grid, one in zip(grids, known, strict=True)]
-        longest = max(map(len, grids))
-        padded = np.stack([np.pad(grid, (0, longest - len(grid)), mode="edge") for grid in grids], axis=1)
-        self.modality, self.noise = modality, noise
-        self.grid = padded
-        self.times = torch.from_numpy(padded).float().to(noise.device)
-        self.moves = np.any(np.diff(padded, axis=0) > 0, axis=1)
-        self.known: Tensor | None = None
-        self.holds: Tensor | None = None
-        self.clean: Tensor | None = None
-        self.any_clean = False
-        self.latents = self._begin(known)
-        self.reads = self.latents.to(dtype)
+    noise: Tensor
+    latents: Tensor
+    grid: np.ndarray
+    times: tuple[Tensor, ...]
+    known: Tensor | None = None
+    holds: Tensor | None = None
+    clean: bool = False
+    step: int = 0
+    estimate: Tensor | None = None
 
-    def held(self, k: int) -> Held:
-        """What the Euler step needs to put known latents back at the end of step k."""
+    @classmethod
+    def begin(cls, noise: Tensor, grid: np.ndarray, times: tuple[Tensor, ...], known: Known | None) -> Self:
+        """A track before its first step."""
+        track = cls(noise, noise, grid, times)
+        if known is None:
+            return track
+        given = upload(known.latents, noise.device).to(noise)
+        if known.start > 0:
+            track.latents = torch.lerp(noise, given, known.start)
+            return track
+        axis = 1 if noise.ndim == 4 else 0
+        mask = torch.ones(noise.shape[axis], dtype=torch.bool) if known.mask is None else known.mask
+        shape = [len(mask) if i == axis else 1 for i in range(noise.ndim)]
+        track.known, track.clean = given, known.clean
+        track.holds = upload(mask.reshape(shape), noise.device)
+        first = 1.0 if known.clean else float(grid[0])
+        track.latents = torch.where(track.holds, torch.lerp(noise, given, first), noise)
+        return track
+
+    @property
+    def moves(self) -> bool:
+        """Whether the step that comes next changes the latents."""
+        return self.step + 1 < len(self.grid) and bool(self.grid[self.step + 1] > self.grid[self.step])
+
+    @property
+    def time(self) -> float:
+        """Flow time before the step that comes next."""
+        return float(self.grid[min(self.step, len(self.grid) - 1)])
+
+
+def grid_of(grid: np.ndarray, known: Known | None) -> np.ndarray:
+    """The grid of a modality; one that is given whole and clean stands at time 1 throughout."""
+    whole = known is not None and known.clean and known.mask is None and known.start == 0
+    return np.ones_like(grid) if whole else grid
+
+
+class Tracks:
+    """n tracks of one modality. ``latents`` (n, ...) float32, ``reads`` the same in the model's type.
+
+    The first members are on the device; steps move them there. ``each`` are the tracks' own values on the host, whose
+    latents are those at which they joined until :meth:`apart` puts the present ones in.
+    """
+
+    def __init__(self, modality: Modality, each: Sequence[Track], dtype: torch.dtype) -> None:
+        self.modality, self.each, self.dtype = modality, list(each), dtype
+        self.latents = torch.stack([track.latents for track in each])
+        self.noise = torch.stack([track.noise for track in each])
+        self.estimate = torch.stack([torch.zeros_like(t.noise) if t.estimate is None else t.estimate for t in each])
+        self.reads = self.latents.to(dtype)
+        device, longest = self.latents.device, max(len(track.grid) for track in each)
+        grids = np.stack([np.pad(track.grid, (0, longest + 1 - len(track.grid)), mode="edge") for track in each])
+        self.grid = upload(torch.from_numpy(grids).float(), device)  # (n, K + 2)
+        self.steps = upload(torch.tensor([track.step for track in each]), device)
+        self.known = self.holds = self.clean = None
+        if any(track.holds is not None for track in each):
+            shape = next(track.holds.shape for track in each if track.holds is not None)
+            nothing = torch.zeros(shape, dtype=torch.bool, device=device)
+            self.known = torch.stack([track.noise if track.known is None else track.known for track in each])
+            self.holds = torch.stack([nothing if track.holds is None else track.holds for track in each])
+            self.clean = upload(torch.tensor([track.clean for track in each]), device)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    @property
+    def moving(self) -> tuple[Tensor, ...]:
+        """The tensors that a step puts others in place of."""
+        return self.latents, self.reads, self.estimate, self.steps
+
+    def apart(self) -> list[Track]:
+        """The tracks with their present latents."""
+        for i, track in enumerate(self.each):
+            track.latents, track.estimate = self.latents[i], self.estimate[i]
+        return self.each
+
+    def advance(self) -> None:
+        """The step is done; tracks at their end stay there."""
+        for track in self.each:
+            track.step = min(track.step + 1, len(track.grid) - 1)
+        self.steps = (self.steps + 1).clamp_max(self.grid.shape[1] - 2)
+
+    @property
+    def now(self) -> Tensor:
+        """Flow times before the step (n,)."""
+        return self.grid.gather(1, self.steps[:, None])[:, 0]
+
+    @property
+    def then(self) -> Tensor:
+        """Flow times after it (n,)."""
+        return self.grid.gather(1, self.steps[:, None] + 1)[:, 0]
+
+    def held(self) -> Held:
+        """What the Euler step needs to put known latents back at its end."""
         if self.holds is None or self.clean is None:
             return None, None, None, None
-        return self.known, self.noise, self.holds, torch.where(self.clean, 1.0, self.times[k + 1])
+        return self.known, self.noise, self.holds, self.then.masked_fill(self.clean, 1.0)
 
-    def _begin(self, known: Sequence[Known | None]) -> Tensor:
-        if not any(known):
-            return self.noise
-        latents = [n if one is None else one.latents.to(n) for one, n in zip(known, self.noise, strict=True)]
-        self.known = torch.stack(latents)
-        start = torch.tensor([0.0 if one is None else one.start for one in known]).to(self.noise)
-        begun = torch.where(self._each(start) > 0, torch.lerp(self.noise, self.known, self._each(start)), self.noise)
-        if all(one is None or one.start > 0 for one in known):
-            return begun
-        axis = 1 if self.modality == "video" else 0
-        length = self.noise.shape[axis + 1]
-        masks = torch.zeros(len(known), length, dtype=torch.bool)
-        for mask, one in zip(masks, known, strict=True):
-            if one is not None and one.start == 0:
-                mask[:] = True if one.mask is None else one.mask
-        shape = [len(known), *[1] * (self.noise.ndim - 1)]
-        shape[axis + 1] = length
-        self.holds = masks.reshape(shape).to(self.noise.device)
-        self.clean = torch.tensor([one is not None and one.clean for one in known], device=self.noise.device)
-        self.any_clean = any(one is not None and one.clean for one in known)
-        first = self._each(torch.where(self.clean, 1.0, self.times[0]))
-        return torch.where(self.holds, torch.lerp(self.noise, self.known, first), begun)
+    def clean_frames(self) -> Tensor | None:
+        """Latent frames that stand at time 1 because they are known, clean: (n, T), of a video; None without any."""
+        if self.holds is None or self.clean is None or not any(track.clean for track in self.each):
+            return None
+        return self.holds[:, 0, :, 0, 0] & self.clean[:, None]
 
-    def _each(self, values: Tensor) -> Tensor:
-        """(B,) values to stand against the latents."""
-        return values.reshape(-1, *[1] * (self.noise.ndim - 1))
+    @cached_property
+    def _times(self) -> tuple[Tensor, ...]:
+        """Rows of all steps and, last, of time 1: (n, K + 1, ...)."""
+        longest = max(len(track.times[0]) for track in self.each)
 
+        def stacked(parts: Sequence[Tensor]) -> Tensor:
+            ends = (part[-1:].expand(longest - len(part), *part.shape[1:]) for part in parts)
+            return torch.stack([torch.cat(pair) for pair in zip(parts, ends, strict=True)])
 
-def _is_whole(known: Known | None) -> bool:
-    """Whether all of the modality is given, clean: it stands at time 1 throughout."""
-    return known is not None and known.clean and known.mask is None and known.start == 0
+        return tuple(stacked(parts) for parts in zip(*(track.times for track in self.each), strict=True))
+
+    def times(self, rows: Tensor, clean: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What the tower needs of the time of tracks ``rows`` (R,), or at time 1 where ``clean`` (R,) or (R, T).
+
+        -> tensors (R, 1 or T, ...).
+        """
+        found = []
+        for part in self._times:
+            now = part[rows, self.steps[rows]][:, None]
+            if clean is not None:
+                at_1 = part[rows, -1][:, None]
+                where = clean.reshape(len(rows), -1, *[1] * (part.ndim - 2))
+                now = torch.where(where, at_1, now)
+            found.append(now)
+        return tuple(found)

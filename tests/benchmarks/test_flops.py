@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from syncflow.benchmarks.flops import Counts, count, sample_flops
+from syncflow.benchmarks.counts import TAKES, Counts, Shares, count, sample_flops, shares, step_flops
+from syncflow.benchmarks.jobs import job
 from syncflow.engine.config import DDiTConfig, ModelConfig, SequenceConfig, preset
+from syncflow.engine.sampling.guidance import (
+    Direction,
+    combine,
+    sync_cfg_audio,
+    sync_cfg_video,
+    sync_guidance,
+    text_guidance,
+)
 
-STEPS, LAYERS, BRANCHES = 3, 3, 2
-D, S, A, L = 16, 4, 50, 6
+STEPS, LAYERS, BRANCHES = 4, 3, 2
+D, S, A, L, C_V, C_A = 16, 4, 50, 6, 4, 8
 CONFIG = ModelConfig(
     name="micro",
     sequence=SequenceConfig(seconds=1.0, width=32, height=32),
@@ -17,8 +28,8 @@ CONFIG = ModelConfig(
         depth=LAYERS,
         heads=2,
         audio_heads=2,
-        video_channels=4,
-        audio_channels=8,
+        video_channels=C_V,
+        audio_channels=C_A,
         text_width=12,
         text_tokens=L,
         sigma_head=False,
@@ -27,6 +38,11 @@ CONFIG = ModelConfig(
     ),
 )
 T = CONFIG.sequence.latent_frames
+TEXT = text_guidance(6.0)
+
+
+def bridged(bridge: str, first_block: int = 0) -> ModelConfig:
+    return replace(CONFIG, ddit=CONFIG.ddit.replace(bridge=bridge, first_block=first_block))
 
 
 @pytest.fixture(scope="module")
@@ -34,57 +50,149 @@ def counts() -> Counts:
     return count(CONFIG, STEPS)
 
 
+@pytest.fixture(scope="module")
+def full_size() -> Counts:
+    return count(preset("syncflow-xl"))
+
+
 @pytest.mark.parametrize(
-    ("field", "lead", "known"),
-    [("shared_time", 0.0, False), ("video_first", 1.0, False), ("known_noised", 0.0, True), ("known_clean", 1.0, True)],
+    ("field", "settings"),
+    [
+        ("shared_time", {}),
+        ("half_lead", {"lead": 0.5}),
+        ("video_first", {"lead": 1.0}),
+        ("known_noised", {"known": True}),
+        ("known_clean", {"known": True, "lead": 1.0}),
+        ("sync_guided", {"plan": combine([TEXT, sync_guidance(2.0)])}),
+        ("static_guided", {"plan": combine([TEXT, sync_cfg_audio(2.0)])}),
+        ("takes_shared_time", {"takes": range(TAKES)}),
+        ("takes_video_first", {"takes": range(TAKES), "lead": 1.0}),
+    ],
 )
-def test_lines_meet_the_loop(counts: Counts, field: str, lead: float, known: bool) -> None:
-    assert getattr(counts, field) == sample_flops(CONFIG, STEPS, lead=lead, known=known)
+def test_lines_meet_the_loop(counts: Counts, field: str, settings: dict) -> None:
+    assert getattr(counts, field) == sample_flops(CONFIG, job(CONFIG, STEPS, **settings))
 
 
 def test_a_sample_is_the_sum_of_its_parts(counts: Counts) -> None:
-    c, n = counts, STEPS
-    texts = BRANCHES * c.text
-    assert c.shared_time == texts + n * c.modulation + BRANCHES * n * (c.video + c.adaptors + c.audio)
-    assert c.video_first == texts + 2 * n * c.modulation + BRANCHES * ((n + 1) * c.video + c.adaptors + n * c.audio)
+    """Each text once, each flow time and time 1 once, what the audio sees once a video pass."""
+    c, n, half = counts, STEPS, STEPS // 2
+    once = BRANCHES * c.text + (n + 1) * (c.modulation + c.audio_time)
+    moving = n * (c.video + c.audio)
+    assert c.shared_time == once + BRANCHES * (moving + n * c.contexts)
+    assert c.half_lead == once + BRANCHES * (moving + c.seen_video + (half + 1) * c.contexts)
+    assert c.video_first == once + BRANCHES * (moving + c.seen_video + c.contexts)
     assert c.known_noised == c.shared_time
-    assert c.known_clean == texts + n * c.modulation + BRANCHES * (c.video + c.adaptors + n * c.audio)
+    standing = once - n * c.modulation
+    assert c.known_clean == standing + BRANCHES * (c.seen_video + c.contexts + n * c.audio)
+
+
+def test_a_take_costs_its_audio_tower_alone(counts: Counts) -> None:
+    more = (TAKES - 1) * BRANCHES * STEPS * counts.audio
+    assert counts.takes_shared_time == counts.shared_time + more
+    assert counts.takes_video_first == counts.video_first + more
 
 
 def test_a_sync_branch_costs_its_audio_tower_alone(counts: Counts) -> None:
-    """It reads no video: no adaptors, and no keys and values of video tokens or attention to them."""
-    attention_to_video = LAYERS * 4 * D * A * T
-    alone = counts.audio - counts.context_keys - attention_to_video
-    assert counts.sync_guided == counts.shared_time + STEPS * alone
+    """It reads no video: no adaptors, and no keys and values of video tokens."""
+    assert counts.sync_guided == counts.shared_time + STEPS * counts.audio
 
 
-def test_a_static_branch_costs_one_more_row_of_all(counts: Counts) -> None:
-    more = STEPS * (counts.video + counts.adaptors + counts.audio) + counts.modulation
+def test_a_static_branch_costs_a_row_that_is_only_seen(counts: Counts) -> None:
+    more = STEPS * (counts.seen_video + counts.contexts + counts.audio)
     assert counts.static_guided == counts.shared_time + more
 
 
-def test_sync_guidance_costs_little_at_full_size() -> None:
+def test_sync_guidance_costs_little_at_full_size(full_size: Counts) -> None:
     """At most 3 % more than classifier-free guidance alone."""
-    full = count(preset("syncflow-xl"), steps=50)
-    assert full.sync_guided / full.shared_time < 1.03
+    assert full_size.sync_guided / full_size.shared_time < 1.03
+
+
+def test_takes_cost_little_at_full_size(full_size: Counts) -> None:
+    """Eight sounds of a video at most half as much again as one."""
+    assert TAKES == 8
+    assert full_size.takes_shared_time / full_size.shared_time < 1.5
+    assert full_size.takes_video_first / full_size.video_first < 1.5
+
+
+def test_the_video_first_costs_what_a_shared_time_does() -> None:
+    """Within 3 %, with the bundled model."""
+    tiny = count(preset("syncflow-tiny"))
+    assert tiny.video_first / tiny.shared_time == pytest.approx(1, abs=0.03)
+
+
+def linears(tokens: int, *columns: int) -> int:
+    """Matrix products of tokens of width D, each with D times so many columns."""
+    return sum(2 * tokens * D * D * count for count in columns)
+
+
+# A layer of the video: qkv, out; query, out; both halves of the MLP, twice; attention over space, time and text.
+VIDEO_LAYER = 2 * linears(T * S, 3, 1, 1, 1, 4, 4) + 4 * D * T * S * (S + T) + 2 * 4 * D * T * S * L
+PATCHES = 2 * T * S * (C_V * 2 * 2) * D
 
 
 def test_video_pass_by_hand(counts: Counts) -> None:
-    tokens = T * S
-    projections = 2 * tokens * D * D * (3 + 1 + 1 + 1 + 4 + 4)  # qkv, out; query, out; both halves of the MLP
-    attentions = 4 * D * tokens * (S + T) + 2 * 4 * D * tokens * L
-    patches = 2 * 2 * tokens * (4 * 2 * 2) * D
-    assert counts.video == LAYERS * (2 * projections + attentions) + patches
+    """A row that is only seen stops before the text and the MLP of the last temporal block."""
+    assert counts.video == LAYERS * VIDEO_LAYER + 2 * PATCHES
+    assert counts.seen_video == counts.video - linears(T * S, 1, 1, 4, 4) - 4 * D * T * S * L - PATCHES
+
+
+def test_what_the_audio_sees_by_hand(counts: Counts) -> None:
+    adaptor = linears(T, 3, 1, 1) + 4 * D * T * T
+    assert counts.context_keys == LAYERS * linears(T, 2)
+    assert counts.contexts == LAYERS * adaptor + counts.context_keys
 
 
 def test_audio_pass_by_hand(counts: Counts) -> None:
-    context = T + 1
-    projections = 2 * A * D * D * (3 + 1 + 1 + 1 + 4 + 4) + 2 * context * D * 2 * D
-    attentions = 4 * D * A * (A + context)
-    time = 2 * 256 * D + 2 * D * D
-    assert counts.audio == LAYERS * (projections + attentions) + 2 * 2 * A * 8 * D + time
-    assert counts.context_keys == LAYERS * 2 * T * D * 2 * D
+    """Keys and values of the time token alone."""
+    projections = linears(A, 3, 1, 1, 1, 4, 4) + linears(1, 2)
+    attentions = 4 * D * A * (A + T + 1)
+    assert counts.audio == LAYERS * (projections + attentions) + 2 * 2 * A * C_A * D
+    assert counts.audio_time == 2 * 256 * D + 2 * D * D
 
 
 def test_branches_together_are_half_the_calls(counts: Counts) -> None:
     assert counts.calls_apart == pytest.approx(2 * counts.calls_together, rel=0.02)
+
+
+def test_shares_meet_the_parts(counts: Counts) -> None:
+    full = counts.video + counts.contexts + counts.audio
+    assert step_flops(CONFIG) == full
+    assert shares(CONFIG) == Shares(
+        no_text=pytest.approx(1),
+        no_bridge=pytest.approx(counts.audio / full),
+        muted=0,
+        static=pytest.approx((full - counts.video + counts.seen_video) / full),
+        take=pytest.approx(counts.audio / full),
+    )
+
+
+@pytest.mark.parametrize("bridge", ["audio_rope", "global_local"])
+@pytest.mark.parametrize("direction", [sync_guidance(2.0), sync_cfg_video(2.0)], ids=["off-sync", "muted"])
+def test_a_branch_of_a_step_is_a_branch_of_the_loop(bridge: str, direction: Direction) -> None:
+    config, steps = bridged(bridge, first_block=int(bridge == "audio_rope")), 2
+    with_it, without = (sample_flops(config, job(config, steps, plan=combine(d))) for d in ([direction], []))
+    assert with_it - without == steps * (step_flops(config, [direction]) - step_flops(config))
+
+
+def test_an_off_sync_branch_shares_the_layers_before_the_bridge() -> None:
+    """Syncphony: of the video tower, the layers from the first with a bridge on, and the final layer."""
+    config = bridged("audio_rope", first_block=1)
+    more = step_flops(config, [sync_guidance(2.0)]) - step_flops(config)
+    bridge = linears(T * S, 1, 1) + 4 * D * T * S * A
+    assert more == (LAYERS - 1) * (VIDEO_LAYER + bridge) + PATCHES
+
+
+def test_an_off_sync_branch_costs_two_thirds_at_full_size() -> None:
+    """8 of 24 layers are shared; at most 70 % of the full branch."""
+    config = preset("syncphony-xl")
+    assert (config.ddit.first_block, config.ddit.depth) == (8, 24)
+    assert shares(config).no_bridge <= 0.7
+
+
+def test_a_joint_branch_leaves_out_the_velocity_that_it_does_not_need() -> None:
+    """Harmony: a muted branch the audio's last projection, a static one the video's last layer."""
+    config = bridged("global_local")
+    full = step_flops(config)
+    muted, static = (step_flops(config, [one]) - full for one in (sync_cfg_video(2.0), sync_cfg_audio(2.0)))
+    assert full - muted == 2 * A * C_A * D
+    assert full - static == VIDEO_LAYER + PATCHES

@@ -14,7 +14,7 @@ import syncflow
 from syncflow.cli import main
 from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
-from syncflow.engine.media import load_clip, probe
+from syncflow.engine.media import load_audio, load_clip, probe
 from syncflow.engine.model import DDiT
 
 PROMPT = "a large red rubber ball bounces on a wooden floor"
@@ -113,10 +113,76 @@ def test_the_other_papers_run_from_a_package(run, tmp_path, name):
     syncflow.Clip(np.zeros((8, 64, 64, 3), np.uint8), tone, 16.0, 48_000).save(tmp_path / "tone.wav")
     out = tmp_path / "clip.mp4"
     arguments = ("--model", tmp_path / "model", "--audio", tmp_path / "tone.wav", "--steps", 2, "--json")
+    if name == "harmony-tiny":
+        arguments += ("--reference", tmp_path / "tone.wav")
     code, text, err = run("generate", PROMPT, "-o", out, *arguments)
     assert code == 0, err
     said = json.loads(text)
     assert (said["task"], said["model"], said["seconds"]) == ("audio-to-video", name, 0.5)
+
+
+def test_a_sound_alone_comes_from_a_model_whose_audio_reads_the_text(run, tmp_path):
+    bundled = Components.load(bundled_model())
+    config = bundled.config.replace(ddit=bundled.config.ddit.replace(audio_text=True, depth=2))
+    Components(config, DDiT(config.ddit), bundled.video, bundled.audio, bundled.text).save(tmp_path / "model")
+    arguments = ("--model", tmp_path / "model", "--sound-only", "--seconds", 0.5, "--steps", 2)
+    code, text, err = run("generate", PROMPT, "-o", tmp_path / "sound.wav", *arguments, "--json")
+    assert code == 0, err
+    said = json.loads(text)
+    assert (said["task"], said["seconds"], said["frames"]) == ("text-to-audio", 0.5, 0)
+    assert len(load_audio(tmp_path / "sound.wav")) == 24_000
+    code, text, _ = run("generate", PROMPT, "-o", tmp_path / "sound.wav", *arguments)
+    assert text.startswith(f"{tmp_path / 'sound.wav'}: 0.5 s, sound alone, ")
+
+
+def test_takes_are_files_beside_each_other(run, tmp_path):
+    arguments = ("--steps", 1, "--seconds", 0.5, "--takes", 2, "--audio-seed", 5)
+    code, text, err = run("generate", PROMPT, "-o", tmp_path / "c.mp4", *arguments, "--json")
+    assert code == 0, err
+    said = json.loads(text)
+    names = [tmp_path / "c-1.mp4", tmp_path / "c-2.mp4"]
+    assert (said["paths"], said["audio_seeds"]) == ([str(name) for name in names], [5, 6])
+    assert "path" not in said and "audio_seed" not in said
+    assert sorted(tmp_path.iterdir()) == names
+    assert [probe(name).provenance["audio_seed"] for name in names] == [5, 6]
+    code, text, _ = run("generate", PROMPT, "-o", tmp_path / "c.wav", *arguments)
+    first, second, last = text.splitlines()
+    assert first == f"{tmp_path / 'c-1.wav'}: 0.5 s, sound alone, audio seed 5"
+    assert second.endswith("audio seed 6") and last.startswith("2 takes, ")
+
+
+def test_a_clip_is_taken_again(run, tmp_path):
+    """Its latents lie beside it; its own seed draws its own sound, and another one another."""
+    first = tmp_path / "first.mp4"
+    arguments = ("--steps", 2, "--seconds", 0.5, "--size", "96x64", "--seed", 3)
+    code, _, err = run("generate", PROMPT, "-o", first, *arguments, "--keep-latents")
+    assert code == 0, err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["first.latents.safetensors", "first.mp4"]
+    sounds = [load_clip(first).waveform]
+    for out, more in (("same.wav", ()), ("other.wav", ("--seed", 4)), ("said.mp4", ("--prompt", "a small blue ball"))):
+        code, text, err = run("retake", first, "-o", tmp_path / out, *more, "--json")
+        assert code == 0, err
+        sounds.append(load_audio(tmp_path / out)[:24_000])
+    said = json.loads(text)
+    assert (said["prompt"], said["seed"], said["steps"], said["width"]) == ("a small blue ball", 3, 2, 96)
+    near, *far = (np.abs(sound - sounds[0]).mean() for sound in sounds[1:])
+    assert near < 0.2 * min(far)  # AAC lies between
+    run("retake", first, "-o", tmp_path / "more.mp4", "--takes", 2, "--keep-latents")
+    names = [f"more-{i}{ending}" for i in (1, 2) for ending in (".latents.safetensors", ".mp4")]
+    assert sorted(p.name for p in tmp_path.glob("more*")) == names
+
+
+def test_the_plan_of_a_clip_is_printed_instead_of_drawing_it(run, tmp_path):
+    code, text, err = run("generate", PROMPT, "--plan", "--steps", 2, "--takes", 2)
+    assert code == 0, err
+    assert text.startswith("syncflow-tiny, text-to-audio-video: 2 s, 64x64\n")
+    assert "The plain definition: 8 forwards of both towers for each of 2 takes, " in text
+    code, text, err = run("generate", PROMPT, "--plan", "--json", "--model", "syncphony-tiny", "-o", tmp_path / "c.mp4")
+    assert code == 0, err
+    said = json.loads(text)
+    assert (said["model"], said["branches"]) == ("syncphony-tiny", 150)
+    assert [one["rows"] for one in said["phases"][0]["video"]] == [2, 3]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -138,9 +204,22 @@ def test_the_other_papers_run_from_a_package(run, tmp_path, name):
         ([PROMPT, "-o", "{tmp}/c.mp4", "--cfg-interval", "0.9", "0.1"], ["0.9 to 0.1", "rising"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--cfg-rescale", "2"], ["guidance_rescale is 2"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--strength", "0.5"], ["strength", "video"]),
+        ([PROMPT], ["-o clip.mp4"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--takes", "0"], ["takes is 0", "from 1 to 64"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--takes", "65"], ["takes is 65"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--audio-seed", "-1"], ["audio_seed is -1"]),
+        ([PROMPT, "-o", "{tmp}/c.wav", "--keep-latents"], ["beside an mp4", "c.wav"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--sound-only"], ["c.mp4 must end in .wav"]),
+        ([PROMPT, "-o", "{tmp}/c.wav", "--sound-only"], ["whose audio reads the text"]),
+        ([PROMPT, "-o", "{tmp}/c.wav", "--sound-only", "--size", "64x64"], ["sound_only", "width, height"]),
+        ([PROMPT, "-o", "{tmp}/c.wav", "--sound-only", "--video", "{tmp}/file"], ["sound_only", "video"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--reference", "{tmp}/file"], ["reference", "global_local"]),
+        ([PROMPT, "--plan", "--model", "{tmp}/nowhere"], ["no model folder"]),
+        ([PROMPT, "--plan", "--model", "syncphony-tiny", "--takes", "2"], ["more than one take", "audio_rope"]),
+        ([PROMPT, "--plan", "--model", "syncphony-tiny", "--video", "{tmp}/file"], ["video-to-audio", "audio_rope"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--image", "{tmp}/file", "--extend", "{tmp}/file"], ["image and extend"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--image", "{tmp}/file"], ["file"]),
-        ([PROMPT, "-o", "{tmp}/c.mp4", "--audio", "{tmp}/file"], ["file", "cannot be read"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--audio", "{tmp}/file"], ["audio-to-video", "adaptor"]),
         ([PROMPT, "-o", "{tmp}/c.gif"], [".mp4"]),
         ([PROMPT, "-o", "{tmp}"], [".mp4"]),
         ([PROMPT, "-o", "{tmp}/file/c.mp4"], ["cannot be"]),
@@ -170,6 +249,30 @@ def test_a_mistake_is_one_line_and_writes_nothing(run, tmp_path, arguments, word
         weights.write_bytes(damaged)
     before = sorted(path.name for path in tmp_path.iterdir())
     refused(run("generate", *(a.replace("{tmp}", str(tmp_path)) for a in arguments)), *words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{tmp}/none.mp4", "-o", "{tmp}/c.mp4"], ["none.mp4", "does not exist"]),
+        (["{tmp}/file", "-o", "{tmp}/c.mp4"], ["file"]),
+        (["{tmp}/file", "-o", "{tmp}/c.gif"], [".mp4 or .wav"]),
+        (["{tmp}/file", "-o", "{tmp}/c.mp4", "--takes", "1000000000"], ["takes is 1000000000"]),
+        (["{tmp}/file", "-o", "{tmp}/c.mp4", "--seed", "-1"], ["audio_seed is -1"]),
+        (["{tmp}/file", "-o", "{tmp}/c.mp4", "--cfg", "nan"], ["guidance is nan"]),
+        (["{tmp}/file", "-o", "{tmp}/c.wav", "--keep-latents"], ["beside an mp4"]),
+        (["{tmp}/sound.wav", "-o", "{tmp}/c.mp4"], ["sound.wav is not a video"]),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_a_retake_that_cannot_be_is_one_line(run, tmp_path, arguments, words):
+    (tmp_path / "file").write_text("not a video")
+    syncflow.Clip(np.zeros((0, 1, 1, 3), np.uint8), np.zeros(48_000, np.float32), 16, 48_000).save(
+        tmp_path / "sound.wav"
+    )
+    before = sorted(path.name for path in tmp_path.iterdir())
+    refused(run("retake", *(a.replace("{tmp}", str(tmp_path)) for a in arguments)), *words)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 

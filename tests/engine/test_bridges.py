@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from syncflow import preset
 from syncflow.engine.config import DDiTConfig
 from syncflow.engine.model import DDiT, bridges
+from syncflow.engine.model.denoiser import Modulation
 from syncflow.engine.types import Velocities
 from syncflow.kernels.launch import implementation
 
@@ -63,13 +67,18 @@ def run(model: DDiT, *, states: Tensor, **given: Any) -> Velocities:
     return model(**given, text=text, text_of_row=torch.arange(len(states)))
 
 
+def passes(model: DDiT, given: dict[str, Tensor]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What the video pass and the audio pass take: latents, times, text, and the text of every row."""
+    states, rows = given["states"], torch.arange(len(given["states"]))
+    text = model.condition(states, torch.full((len(states),), model.config.text_tokens))
+    times = model.modulation(given["t_v"][:, None], given["fps"]), model.audio_time(given["t_a"])
+    return (given["z_v"], times[0], text, rows), (given["z_a"], times[1], text, rows)
+
+
 def apart(model: DDiT, given: dict[str, Tensor]) -> Velocities:
     """Both towers on their own, as if the model had no bridge."""
-    states = given["states"]
-    row = torch.arange(len(states))
-    text = model.video.condition(states, torch.full((len(states),), model.config.text_tokens))
-    video, _ = model.video_velocity(given["z_v"], given["t_v"], given["fps"], text, row)
-    return Velocities(video, model.audio_velocity(given["z_a"], given["t_a"], None, FRAMES, text, row))
+    video, audio = passes(model, given)
+    return Velocities(model.video_pass(*video)[0], model.audio_pass(*audio)[0])
 
 
 def same(one: Velocities, other: Velocities, rows: Any = slice(None)) -> bool:
@@ -188,7 +197,7 @@ def test_audio_rope_stands_on_the_clock_of_the_latent_frames(monkeypatch):
     calls = crossings(monkeypatch, model, inputs())
     assert len(calls) == SMALL.depth
     tokens = (SIDE // SMALL.patch) ** 2
-    for _, _, _, video, audio, frequencies, window in calls:
+    for _, _, _, video, audio, frequencies, window, _ in calls:
         torch.testing.assert_close(video, torch.arange(4.0).repeat_interleave(tokens))
         torch.testing.assert_close(audio, torch.arange(10.0) * 0.4)
         torch.testing.assert_close(frequencies, 1e4 ** (-torch.arange(0, 8, 2) / 8))
@@ -202,10 +211,10 @@ def test_global_local_reads_each_side_on_its_own_clock(monkeypatch):
     for to_video, to_audio, style in zip(calls[::3], calls[1::3], calls[2::3], strict=True):
         torch.testing.assert_close(to_video[3], torch.arange(4.0).repeat_interleave(tokens))
         torch.testing.assert_close(to_video[4], torch.arange(10.0) * 0.4)
-        torch.testing.assert_close(to_audio[3], torch.arange(10.0))
-        middles = torch.tensor([1.25, 3.75, 6.25, 8.75])
-        torch.testing.assert_close(to_audio[4], middles.repeat_interleave(tokens))
-        assert (to_video[6], to_audio[6]) == (1.0, 2.5)
+        torch.testing.assert_close(to_audio[3], torch.arange(10.0) * 0.4)
+        torch.testing.assert_close(to_audio[4], torch.tensor([0.5, 1.5, 2.5, 3.5]).repeat_interleave(tokens))
+        torch.testing.assert_close(to_audio[5], 2.5 * 1e4 ** (-torch.arange(0, 4, 2) / 4))  # by audio tokens
+        assert (to_video[6], to_audio[6]) == (1.0, 1.0)
         assert not style[3].any()
         assert not style[4].any()
         assert style[6] < 0
@@ -259,24 +268,71 @@ def test_blocks_before_the_first_are_those_of_a_model_without_the_bridge():
     assert [torch.equal(a, b) for a, b in zip(on, off, strict=True)] == [True] * 4 + [False] * 2
 
 
-def test_branches_share_the_layers_before_the_first():
-    """Shared layers, then rows that part: what guidance away from a skipped bridge needs."""
-    model, given = randomised("audio_rope", first_block=2), inputs()
-    text = model.video.condition(given["states"], torch.full((ROWS,), SMALL.text_tokens))
-    row = torch.arange(ROWS)
-    _, heard = model.hear(given["z_a"], given["t_a"], text, row)
-    rows, embedded = model.video.modulation(given["t_v"][:, None], given["fps"])
-    state = model.video.enter(given["z_v"], rows, embedded, text, row)
-    for layer in range(2):
-        state, _ = model.video.layer(layer, state)
-    index = torch.tensor([0, 1, 2, 0, 1, 2])
-    state, bridged = state.take(index), torch.arange(6) < ROWS
-    pairs = [(keys[index], values[index]) for keys, values in heard]
-    readers = model.readers(given["z_v"], pairs, bridged)
-    state, _ = model.video.layer(2, state, readers[2](state.x))
-    velocity = model.video.finish(state)
-    torch.testing.assert_close(velocity[:3], run(model, **given).video)
-    torch.testing.assert_close(velocity[3:], apart(model, given).video)
+def one(given: tuple[Any, ...], row: int) -> tuple[Any, ...]:
+    """A row of what a pass takes."""
+    z, times, text, rows = given
+    index = slice(row, row + 1)
+    times = Modulation(*(part[index] for part in times)) if isinstance(times, Modulation) else times[index]
+    return z[index], times, text, rows[index]
+
+
+@pytest.mark.parametrize("first_block", [0, 2])
+@drawn(st.data())
+@settings(max_examples=20)
+def test_rows_share_prefixes_and_contexts(first_block, data):
+    """What guidance away from a skipped bridge needs: layers that rows agree on once, then each hears its own."""
+    model = randomised("audio_rope", first_block=first_block)
+    rows = data.draw(st.integers(1, 4))
+    picks = [st.lists(st.integers(low, ROWS - 1), min_size=rows, max_size=rows) for low in (0, -1)]
+    prefix_of_row, heard_of_row = data.draw(picks[0]), data.draw(picks[1])
+    video, audio = passes(model, inputs())
+    _, heard = model.audio_pass(*audio)
+    together, _ = model.video_pass(
+        *video, heard=heard, heard_of_row=torch.tensor(heard_of_row), prefix_of_row=torch.tensor(prefix_of_row)
+    )
+    assert len(together) == rows
+    for row, (prefix, context) in enumerate(zip(prefix_of_row, heard_of_row, strict=True)):
+        own = None if context < 0 else [part[context : context + 1] for part in heard]
+        alone, _ = model.video_pass(*one(video, prefix), heard=own)
+        torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 2, 3])
+def test_audio_rows_that_are_not_drawn_are_still_heard(count):
+    model = randomised("audio_rope", first_block=1)
+    _, audio = passes(model, inputs())
+    whole, every = model.audio_pass(*audio)
+    velocity, heard = model.audio_pass(*audio, drawn=count)
+    torch.testing.assert_close(velocity[:count], whole[:count])
+    for part, other in zip(heard, every, strict=True):
+        assert torch.equal(part, other)
+
+
+@drawn(st.data())
+@settings(max_examples=20)
+def test_a_joint_pass_gives_what_it_is_asked_for(data):
+    """Any rows see each other, any have velocities of the video or of the audio."""
+    model, given = randomised("global_local"), inputs()
+    some = st.sets(st.integers(0, ROWS - 1)).map(sorted)
+    bridged, drawn_video, drawn_audio = (torch.tensor(data.draw(some), dtype=torch.long) for _ in range(3))
+    reference = torch.randn(ROWS, 4, 5) if data.draw(st.booleans()) else None
+    flagged = torch.zeros(ROWS, dtype=torch.bool).index_fill(0, bridged, True)
+    whole = run(model, **given, bridged=flagged, reference=reference)
+    (z_v, times_v, text, rows), (z_a, times_a, _, _) = passes(model, given)
+    found = model.joint_pass(
+        z_v,
+        z_a,
+        times_v,
+        times_a,
+        text,
+        rows,
+        bridged=bridged,
+        reference=None if reference is None else reference[bridged],
+        drawn_video=drawn_video,
+        drawn_audio=drawn_audio,
+    )
+    torch.testing.assert_close(found.video, whole.video[drawn_video], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.audio, whole.audio[drawn_audio], rtol=1e-4, atol=1e-5)
 
 
 def test_the_video_hears_audio_after_its_self_attention():

@@ -251,8 +251,14 @@ def test_nothing_half_written_is_left(clip: Clip, tmp_path: Path, monkeypatch: p
         dataclasses.replace(clip, frames=clip.frames[:, :63]).save(tmp_path / "odd.mp4")
     with pytest.raises(ValueError, match="no sample rate 47000"):
         dataclasses.replace(clip, sample_rate=47_000).save(tmp_path / "odd.mp4")
-    with pytest.raises(ValueError, match="frames are"):
+    with pytest.raises(ValueError, match=r"sound alone; save it as \.wav"):
         dataclasses.replace(clip, frames=clip.frames[:0]).save(tmp_path / "odd.mp4")
+    with pytest.raises(ValueError, match="frames are"):
+        dataclasses.replace(clip, frames=clip.frames[0]).save(tmp_path / "odd.mp4")
+    with pytest.raises(ValueError, match="no latents to keep"):
+        clip.save(tmp_path / "odd.mp4", latents=True)
+    with pytest.raises(ValueError, match=r"beside an mp4, and odd\.wav is none"):
+        clip.save(tmp_path / "odd.wav", latents=True)
     with pytest.raises(ValueError, match="finite"):
         dataclasses.replace(clip, waveform=clip.waveform * np.nan).save(tmp_path / "odd.mp4")
     kept = clip.save(tmp_path / "kept.mp4").read_bytes()
@@ -271,3 +277,56 @@ def test_clip_without_sound_has_no_audio_stream(clip: Clip, tmp_path: Path) -> N
     path = dataclasses.replace(clip, waveform=clip.waveform[:0]).save(tmp_path / "mute.mp4")
     assert probe(path).channels == 0
     assert not load_clip(path).waveform.any()
+
+
+def test_a_sound_alone_is_a_wav(clip: Clip, tmp_path: Path) -> None:
+    sound = dataclasses.replace(clip, frames=clip.frames[:0])
+    heard = load_audio(sound.save(tmp_path / "sound.WAV"), RATE)
+    assert np.abs(heard - clip.waveform).max() < 1e-4
+    with pytest.raises(ValueError, match="the clip has no frames; it is a sound alone"):
+        conform(sound, fps=8)
+
+
+@pytest.fixture
+def drawn(clip: Clip) -> Clip:
+    """A clip with the latents that it might have been decoded from."""
+    latents = np.random.default_rng(0).normal(size=(16, 8, 8, 8)).astype(np.float32)
+    return dataclasses.replace(clip, latents=latents)
+
+
+def test_latents_lie_beside_their_clip(drawn: Clip, tmp_path: Path) -> None:
+    path = drawn.save(tmp_path / "clip.mp4", latents=True)
+    assert drawn.latents is not None
+    for found in (load_clip(path), load_clip(path, fps=16, size=64, seconds=2.0)):
+        assert found.latents is not None and found.latents.dtype == np.float32
+        assert np.array_equal(found.latents, drawn.latents)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.latents.safetensors", "clip.mp4"]
+
+
+@pytest.mark.parametrize("shape", [{"fps": 8}, {"size": 32}, {"seconds": 1.0}, {"start": 0.5}, {"fps": 32}], ids=str)
+def test_latents_are_those_of_all_frames(shape: dict[str, float], drawn: Clip, tmp_path: Path) -> None:
+    assert load_clip(drawn.save(tmp_path / "clip.mp4", latents=True), **shape).latents is None  # type: ignore[arg-type]
+    if "start" not in shape:
+        assert conform(drawn, **shape).latents is None  # type: ignore[arg-type]
+
+
+def test_latents_stay_with_a_clip_that_conforms_to_itself(drawn: Clip) -> None:
+    assert conform(drawn, fps=16, size=(64, 64), sample_rate=16_000, seconds=2.0).latents is drawn.latents
+
+
+def test_latents_of_a_file_that_has_changed_are_left_alone(drawn: Clip, tmp_path: Path) -> None:
+    """Another clip of the same shape and provenance in its place."""
+    path = drawn.save(tmp_path / "clip.mp4", latents=True)
+    dataclasses.replace(drawn, frames=255 - drawn.frames).save(path)
+    assert load_clip(path).latents is None
+
+
+def test_damaged_latents_are_left_alone_with_a_warning(drawn: Clip, tmp_path: Path) -> None:
+    path = drawn.save(tmp_path / "clip.mp4", latents=True)
+    beside = tmp_path / "clip.latents.safetensors"
+    beside.write_bytes(beside.read_bytes()[:-9])
+    with pytest.warns(
+        UserWarning, match=r"clip\.latents\.safetensors is damaged; the clip is read without its latents"
+    ):
+        found = load_clip(path)
+    assert found.latents is None and len(found.frames) == 32

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from syncflow import preset
 from syncflow.engine.config import DDiTConfig
 from syncflow.engine.model import DDiT, audio
+from syncflow.engine.model.denoiser import Sight
 from syncflow.engine.model.layers import ScalarEmbedding
 from syncflow.engine.model.video import VideoTower
 from syncflow.engine.types import Conditioning
+from syncflow.kernels import rotation
 
 SMALL = DDiTConfig(
     width=16,
@@ -63,6 +65,17 @@ def run(model, *, states, lengths, text_of_row=None, **given):
     text = model.video.condition(states, lengths)
     row = torch.arange(len(given["z_v"])) if text_of_row is None else text_of_row
     return model(**given, text=text, text_of_row=row)
+
+
+def passes(model, given):
+    """What the video pass and the audio pass take: latents, times, text, and the text of every row."""
+    text, rows = model.condition(given["states"], given["lengths"]), torch.arange(len(given["z_v"]))
+    times = model.modulation(given["t_v"][:, None], given["fps"]), model.audio_time(given["t_a"])
+    return (given["z_v"], times[0], text, rows), (given["z_a"], times[1], text, rows)
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def open_sora_tensors(width=1152, depth=28, head_width=72, text_width=4096, text_tokens=300):
@@ -218,22 +231,70 @@ def test_every_way_to_read_the_video(adaptor_tokens, audio_text):
 
 
 @pytest.mark.parametrize("adaptor_tokens", ["all", "frame", "none"])
-def test_context_tokens(adaptor_tokens):
-    model, given = randomised(SMALL.replace(adaptor_tokens=adaptor_tokens)), inputs(frames=3)
-    text = model.video.condition(given["states"], given["lengths"])
-    _, features = model.video_velocity(given["z_v"], given["t_v"], given["fps"], text, torch.arange(ROWS))
+def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
+    config = SMALL.replace(adaptor_tokens=adaptor_tokens)
+    model = randomised(config)
+    (z, times, text, rows), _ = passes(model, inputs(frames=3))
+    _, features = model.video(z, *times, text, rows)
+    _, contexts = model.video_pass(z, times, text, rows, seen=rows)
     tokens = 3 if adaptor_tokens == "frame" else 3 * (SIDE // 2) ** 2
-    assert [tuple(c.shape) for c in model.audio.adapt(features)] == [(ROWS, tokens, SMALL.width)] * SMALL.depth
+    turns = rotation(model.sight_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
+    assert len(contexts) == len(features) == config.depth
+    for i, (context, feature) in enumerate(zip(contexts, features, strict=True)):
+        x = feature.mean(2) if adaptor_tokens == "frame" else feature.flatten(1, 2)
+        x = x if adaptor_tokens == "none" else model.audio.adaptors[i](x, turns)
+        assert context.shape == (ROWS, tokens, 2, config.audio_heads, config.audio_head_width)
+        close(context.unbind(2), model.audio.layers[i].cross_attn.keys_values(x))
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_a_video_pass_gives_what_it_is_asked_for(model, data):
+    """Velocities of the rows that are drawn, contexts of the rows that are seen."""
+    rows = data.draw(st.integers(1, 4))
+    drawn = data.draw(st.none() | st.integers(0, rows))
+    seen = data.draw(st.none() | st.lists(st.integers(0, rows - 1), min_size=1, max_size=4))
+    given, _ = passes(model, inputs(rows))
+    whole, contexts = model.video_pass(*given, seen=torch.arange(rows))
+    velocity, found = model.video_pass(*given, drawn=drawn, seen=None if seen is None else torch.tensor(seen))
+    assert len(velocity) >= (rows if drawn is None else drawn)
+    close(velocity[:drawn], whole[:drawn])
+    assert len(found) == (0 if seen is None else SMALL.depth)
+    for one, every in zip(found, contexts, strict=False):
+        close(one, every[seen])
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_audio_rows_read_the_contexts_that_they_are_given(model, data):
+    """One by one the same as together: each its own context, another's, or none."""
+    rows, contexts = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
+    of_row = data.draw(st.lists(st.integers(-1, contexts - 1), min_size=rows, max_size=rows))
+    drawn = data.draw(st.none() | st.integers(0, rows))
+    (video, _), (_, audio) = passes(model, inputs(contexts)), passes(model, inputs(rows, seed=1))
+    _, context = model.video_pass(*video, seen=torch.arange(contexts))
+    positions = model.sight_positions(FRAMES, (SIDE // 2) ** 2)
+    sight = Sight(positions, torch.tensor(of_row))
+    together, heard = model.audio_pass(*audio, context=context, sight=sight, drawn=drawn)
+    assert heard == []
+    z, times, text, row = audio
+    for r in range(rows)[:drawn]:
+        c = of_row[r]
+        own = {"context": [part[c : c + 1] for part in context], "sight": Sight(positions)} if c >= 0 else {}
+        alone, _ = model.audio_pass(z[r : r + 1], times[r : r + 1], text, row[r : r + 1], **own)
+        close(together[r], alone[0])
 
 
 @pytest.mark.parametrize("audio_text", [False, True])
 def test_the_audio_tower_reads_text_when_it_is_told_to(audio_text):
     model, given = randomised(SMALL.replace(audio_text=audio_text)), inputs()
-    context = [torch.randn(ROWS, FRAMES, SMALL.width) for _ in range(SMALL.depth)]
+    shape = (ROWS, FRAMES, 2, SMALL.audio_heads, SMALL.audio_head_width)
+    context = [torch.randn(shape) for _ in range(SMALL.depth)]
+    sight = Sight(model.sight_positions(FRAMES, tokens=1))
 
     def velocity(states):
-        text = model.video.condition(states, given["lengths"])
-        return model.audio_velocity(given["z_a"], given["t_a"], context, FRAMES, text, torch.arange(ROWS))
+        _, audio = passes(model, given | {"states": states})
+        return model.audio_pass(*audio, context=context, sight=sight)[0]
 
     before, after = velocity(given["states"]), velocity(given["states"] + 1)
     assert torch.equal(before, after) is not audio_text
@@ -241,13 +302,13 @@ def test_the_audio_tower_reads_text_when_it_is_told_to(audio_text):
 
 def test_the_bridge_carries_features_after_temporal_attention(model):
     """Layer l hands over what its temporal block's attention makes, before text and MLP."""
-    given = inputs()
+    given, _ = passes(model, inputs())
     seen = {}
     hooks = []
     for i, block in enumerate(model.video.temporal_blocks):
         hooks.append(block.cross_attn.q_linear.register_forward_hook(lambda _, x, __, i=i: seen.update({i: x[0]})))
-    text = model.video.condition(given["states"], given["lengths"])
-    _, features = model.video_velocity(given["z_v"], given["t_v"], given["fps"], text, torch.arange(ROWS))
+    z, times, text, rows = given
+    _, features = model.video(z, *times, text, rows)
     for hook in hooks:
         hook.remove()
     assert len(features) == SMALL.depth
@@ -351,18 +412,23 @@ def test_time_runs_backwards_in_the_embedding(model):
 
 
 def test_audio_positions_are_seconds_on_both_sides(model, monkeypatch):
-    """Audio token k sounds at k / 50 s, a latent frame stands in the middle of its quarter second, time at 0."""
+    """Audio token k sounds at k / 50 s, a latent frame stands in the middle of its quarter second.
+
+    The time token is the tail, which stands at 0.
+    """
     clocks = []
     attend = audio.rope_cross_attention
     monkeypatch.setattr(audio, "rope_cross_attention", lambda *args: clocks.append(args[3:]) or attend(*args))
-    run(model, **inputs())
+    given = inputs()
+    run(model, **given)
     assert len(clocks) == SMALL.depth
     tokens = (SIDE // SMALL.patch) ** 2
-    for sounds, context, frequencies, window in clocks:
+    for layer, (sounds, context, frequencies, window, _, *tail) in zip(model.audio.layers, clocks, strict=True):
         torch.testing.assert_close(sounds, torch.arange(float(AUDIO)))
-        torch.testing.assert_close(context, torch.tensor([6.25] * tokens + [18.75] * tokens + [0.0]))
+        torch.testing.assert_close(context, torch.tensor([6.25] * tokens + [18.75] * tokens))
         torch.testing.assert_close(frequencies, 1e4 ** (-torch.arange(0, 8, 2) / 8))
         assert window < 0
+        torch.testing.assert_close(tail, list(layer.cross_attn.keys_values(model.audio_time(given["t_a"])[:, None])))
 
 
 def test_text_is_projected_once_for_all_blocks(model):

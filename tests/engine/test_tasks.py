@@ -48,6 +48,8 @@ def picture(tmp_path: Path) -> Path:
         ({"video": clip(), "strength": 0.5}, "variation"),
         ({"image": clip()}, "image-to-audio-video"),
         ({"extend": clip()}, "continuation"),
+        ({"audio": clip()}, "audio-to-video"),
+        ({"sound_only": True}, "text-to-audio"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -74,10 +76,10 @@ def test_a_picture_of_any_shape_is_cut_to_the_clip(engine, picture):
 
 
 def test_what_is_known_of_a_continuation_is_what_fills_whole_latents(engine):
-    request, given = take(Request(PROMPT, extend=clip(0.7), seconds=1.5), engine.config.sequence)
-    sequence = engine.sequence(request)
+    prepared = engine.pipeline.prepare(engine.pipeline.read(Request(PROMPT, extend=clip(0.7), seconds=1.5)))
+    request, given, job = prepared.request, prepared.given, prepared.job
+    sequence = engine.pipeline.sequence(request)
     assert filled(given, sequence) == (2, 34)  # 11 frames of 4 a latent, 33 000 samples of 960
-    job = engine.prepare(request, given)
     assert job.video.mask.tolist() == [True] * 2 + [False] * 4
     assert job.audio.mask.tolist() == [True] * 34 + [False] * 41
 
@@ -94,8 +96,8 @@ def test_the_known_part_of_a_continuation_stays_as_it_was_given(engine):
 
 
 def test_a_variation_begins_between_noise_and_the_clip(engine):
-    request, given = take(Request(PROMPT, video=clip(1.0), strength=0.25, steps=8), engine.config.sequence)
-    job = engine.prepare(request, given)
+    request = Request(PROMPT, video=clip(1.0), strength=0.25, steps=8)
+    job = engine.pipeline.prepare(engine.pipeline.read(request)).job
     assert job.video.start == job.audio.start == 0.75
     assert job.schedule.video[0] == job.schedule.audio[0] == 0.75
     assert job.video.mask is None
@@ -171,9 +173,16 @@ def test_a_sound_is_given(hearing):
     assert np.array_equal(drawn.waveform, clip(0.5).waveform)
 
 
-def test_sound_files_are_read(hearing, tmp_path):
-    clip(0.5).save(tmp_path / "tone.wav")
-    assert hearing.generate(Request("", audio=tmp_path / "tone.wav", steps=1)).seconds == 0.5
+def test_sound_files_and_sounds_alone_are_read(hearing, tmp_path):
+    """A sound alone has a duration of its own; at another rate it is resampled."""
+    sound = dataclasses.replace(clip(0.5), frames=clip().frames[:0])
+    slower = dataclasses.replace(sound, waveform=sound.waveform[::2], sample_rate=24_000)
+    for given in (sound.save(tmp_path / "tone.wav"), sound, slower):
+        drawn = hearing.generate(Request("", audio=given, steps=1))
+        assert drawn.seconds == 0.5
+        assert np.abs(drawn.waveform[4_000:20_000] - sound.waveform[4_000:20_000]).max() < 0.05
+    with pytest.raises(ValueError, match="the clip whose sound is asked for has none"):
+        hearing.generate(Request("", audio=dataclasses.replace(clip(), waveform=sound.waveform[:0])))
 
 
 def test_tasks_share_a_batch_of_a_hearing_model(hearing):
@@ -191,12 +200,17 @@ def test_tasks_share_a_batch_of_a_hearing_model(hearing):
     ("name", "settings", "message"),
     [
         ("syncflow-tiny", {"audio": clip(0.5)}, "audio-to-video needs a model whose video reads the audio; .* adaptor"),
+        (
+            "syncphony-tiny",
+            {"video": clip(0.5)},
+            "video-to-audio needs a model whose audio reads the video; .* audio_rope",
+        ),
         ("syncflow-tiny", {"sync_cfg_video": 3.0}, "sync_cfg_video needs a model whose video reads the audio"),
         ("syncphony-tiny", {"sync_cfg_audio": 2.0}, "sync_cfg_audio needs a model whose audio reads the video"),
     ],
-    ids=["audio", "SyncCFG of the video", "SyncCFG of the audio"],
+    ids=["audio", "video", "SyncCFG of the video", "SyncCFG of the audio"],
 )
 def test_what_a_one_way_model_cannot_do_is_refused(engine, name, settings, message):
     components = dataclasses.replace(engine.components, config=preset(name))
     with pytest.raises(ValueError, match=message):
-        Engine(components, device="cpu").plan(Request(PROMPT, **settings))
+        Engine(components, device="cpu").pipeline.plan(Request(PROMPT, **settings))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from syncflow import Clip, Request
 from syncflow.engine import media
-from syncflow.engine.types import MAX_SEED, MAX_STEPS
+from syncflow.engine.types import MAX_SEED, MAX_STEPS, MAX_TAKES
 
 
 def clip(frames=8, fps=16.0):
@@ -26,10 +26,13 @@ def clip(frames=8, fps=16.0):
     guidance=st.none() | st.floats(-100, 100),
     shift=st.none() | st.floats(0.01, 100),
     video_lead=st.none() | st.floats(0, 1),
+    audio_seed=st.none() | st.integers(0, MAX_SEED),
+    takes=st.integers(1, MAX_TAKES),
 )
-def test_requests_that_are_taken(prompt, seed, steps, guidance, shift, video_lead):
-    request = Request(prompt, seed=seed, steps=steps, guidance=guidance, shift=shift, video_lead=video_lead)
-    assert (request.prompt, request.seed, request.steps) == (prompt, seed, steps)
+def test_requests_that_are_taken(prompt, **settings):
+    request = Request(prompt, **settings)
+    assert request.prompt == prompt
+    assert {name: getattr(request, name) for name in settings} == settings
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\n\t", None, 5])
@@ -71,6 +74,15 @@ def test_a_known_video_needs_no_prompt():
         ({"video_lead": -0.1}, r"video_lead is -0.1; it must be from 0 to 1"),
         ({"video_lead": 1.5}, r"video_lead is 1.5; it must be from 0 to 1"),
         ({"video_lead": float("nan")}, r"video_lead is nan; it must be from 0 to 1"),
+        ({"audio_seed": -1}, rf"audio_seed is -1; it must be a whole number from 0 to {MAX_SEED}"),
+        ({"takes": 0}, rf"takes is 0; it must be a whole number from 1 to {MAX_TAKES}"),
+        ({"takes": MAX_TAKES + 1}, rf"takes is {MAX_TAKES + 1}; it must be a whole number"),
+        ({"takes": 1.5}, r"takes is 1.5; it must be a whole number"),
+        ({"sound_only": True, "video": clip()}, r"sound_only draws a sound without a video; it goes without video"),
+        ({"sound_only": True, "audio": clip()}, r"it goes without audio"),
+        ({"sound_only": True, "width": 64, "height": 64}, r"it goes without width, height"),
+        ({"sound_only": True, "sync_guidance": 2.0}, r"it goes without sync_guidance"),
+        ({"sound_only": True, "reference": clip()}, r"it goes without reference"),
     ],
 )
 def test_requests_that_are_refused(settings, message):
@@ -87,9 +99,13 @@ def test_seconds_of_a_clip_are_those_of_its_video():
     assert clip(frames=24, fps=16.0).seconds == 1.5
 
 
+def test_seconds_of_a_sound_alone_are_its_own():
+    assert Clip(np.zeros((0, 16, 16, 3), np.uint8), np.zeros(12_000, np.float32), 16.0, 48_000).seconds == 0.25
+
+
 def test_saving_is_the_media_rooms_work(monkeypatch):
     saved = []
-    monkeypatch.setattr(media, "save_clip", lambda value, path: saved.append((value, path)) or path)
+    monkeypatch.setattr(media, "save_clip", lambda *args, **options: saved.append((*args, options)) or args[1])
     made = clip()
-    assert made.save("out.mp4") == "out.mp4"
-    assert saved == [(made, "out.mp4")]
+    assert made.save("out.mp4") == made.save("out.mp4", latents=True) == "out.mp4"
+    assert saved == [(made, "out.mp4", {"latents": False}), (made, "out.mp4", {"latents": True})]

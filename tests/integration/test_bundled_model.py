@@ -82,8 +82,12 @@ def test_steps_are_reported(engine):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_requests_of_different_shape_are_refused(engine):
-    with pytest.raises(ValueError, match="share seconds and size"):
-        engine.generate([Request(PROMPTS[0]), Request(PROMPTS[0], width=128, height=128)])
+def test_requests_of_different_shapes_come_back_in_their_order(engine):
+    requests = [Request(PROMPTS[0], steps=1, seconds=seconds, width=side) for seconds, side in ((1.0, 64), (0.5, 96))]
+    clips = engine.generate([*requests, requests[0]])
+    assert [clip.frames.shape for clip in clips] == [(16, 64, 64, 3), (8, 64, 96, 3), (16, 64, 64, 3)]
+
+
+def test_nothing_to_generate_is_refused(engine):
     with pytest.raises(ValueError, match="empty"):
         engine.generate([])

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from syncflow.engine.engine import Engine
-from syncflow.engine.sampling.loop import conditions, sample
+from syncflow.engine.sampling.loop import sample
+from syncflow.engine.sampling.memo import Memo
 from syncflow.engine.types import Request
 from syncflow.kernels import implementation
 from syncflow.kernels.launch import Launch, tiles
@@ -59,10 +60,14 @@ def request(**settings):
     )
 
 
+def prepared(engine, **settings):
+    return engine.pipeline.prepare(engine.pipeline.read(request(**settings))).job
+
+
 def test_velocities(engine, monkeypatch):
     """One forward of both towers with two branches."""
     model = engine.components.ddit
-    job = engine.prepare(request())
+    job = prepared(engine)
     s, config = job.sequence, engine.config.ddit
     generator = torch.Generator().manual_seed(0)
     shape = (2, config.video_channels, s.latent_frames, s.latent_height, s.latent_width)
@@ -70,7 +75,8 @@ def test_velocities(engine, monkeypatch):
     z_a = torch.randn(2, s.audio_tokens, config.audio_channels, generator=generator)
     t, fps, rows = torch.tensor([0.3, 0.6]), torch.full((2,), float(s.fps)), torch.tensor([0, 1])
     with torch.inference_mode():
-        text = conditions(model, [job])
+        memo = Memo(model)
+        text = memo.texts([memo.text_of(job, prompted) for prompted in (True, False)])
         plain = model(z_v, z_a, t, t, fps, text, rows)
         with kernels(monkeypatch) as launched:
             fused = model(z_v, z_a, t, t, fps, text, rows)
@@ -81,7 +87,7 @@ def test_velocities(engine, monkeypatch):
 
 def test_guided_sample(engine, monkeypatch):
     """Four steps of both modalities at a shared time."""
-    job = engine.prepare(request(steps=4, video_lead=0.0, seconds=0.5))
+    job = prepared(engine, steps=4, video_lead=0.0, seconds=0.5)
     plain = sample(engine.components.ddit, [job])
     with kernels(monkeypatch) as launched:
         fused = sample(engine.components.ddit, [job])

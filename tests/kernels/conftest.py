@@ -80,10 +80,11 @@ def examples() -> dict[str, Callable[[torch.dtype], Arguments]]:
         return (queries, keys, values, torch.tensor([4, 2]), torch.tensor([1, 0, 1]))
 
     def rope(dtype: torch.dtype) -> Arguments:
-        queries, keys = numbers(dtype, rows, tokens, heads, width), numbers(dtype, rows, 4, heads, width)
-        values = numbers(dtype, rows, 4, heads, width)
+        queries, keys = numbers(dtype, 3, tokens, heads, width), numbers(dtype, 2, 4, heads, width)
+        values, tail = numbers(dtype, 2, 4, heads, width), (numbers(dtype, 3, 2, heads, width) for _ in range(2))
         positions = torch.arange(tokens).to(torch.float32), 1.25 * torch.arange(4).to(torch.float32)
-        return (queries, keys, values, *positions, numbers(torch.float32, width // 2).detach(), 2.0)
+        frequencies = numbers(torch.float32, width // 2).detach()
+        return (queries, keys, values, *positions, frequencies, 2.0, torch.tensor([1, -1, 0]), *tail)
 
     def weights(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return numbers(dtype, width), numbers(dtype, width)

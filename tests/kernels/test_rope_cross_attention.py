@@ -24,32 +24,72 @@ def rotated(x, angles):
     return torch.view_as_real(torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * turn).flatten(-2).to(x.dtype)
 
 
-def formulation(q, k, v, q_positions, k_positions, frequencies, window):
-    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+def formulation(q, k, v, q_positions, k_positions, frequencies, window, context_of_row=None, tail_k=None, tail_v=None):
+    """Query by query: SDPA over the keys that it sees, one after the other in a list."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     q, k = (rotated(x, torch.outer(p, frequencies)) for x, p in ((q, q_positions), (k, k_positions)))
-    if window < 0:
-        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    none = q[:, :, :0]
+    tails = [none, none] if tail_k is None else [x.transpose(1, 2) for x in (tail_k, tail_v)]
+    contexts = range(len(q)) if context_of_row is None else context_of_row.tolist()
     attended = torch.zeros_like(q)
-    for i, position in enumerate(q_positions):
-        seen = ((k_positions - position).abs() <= window).nonzero()[:, 0]
-        if len(seen):
-            attended[:, :, i] = scaled_dot_product_attention(q[:, :, i : i + 1], k[:, :, seen], v[:, :, seen])[:, :, 0]
+    for row, context in enumerate(contexts):
+        for i, position in enumerate(q_positions):
+            near = (k_positions - position).abs() <= window if window >= 0 else torch.ones_like(k_positions).bool()
+            own = [x[row] for x in tails]
+            if context >= 0:
+                own = [torch.cat((x[context][:, near], tail), 1) for x, tail in zip((k, v), own, strict=True)]
+            if own[0].shape[1]:
+                attended[row, :, i] = scaled_dot_product_attention(q[row, :, i : i + 1], *own)[:, 0]
     return attended.transpose(1, 2).flatten(2)
 
 
-def inputs(rows, queries, keys, heads, width, dtype, seed, *, strided=False, window=NO_WINDOW, k_step=1.0):
+def inputs(
+    rows,
+    queries,
+    keys,
+    heads,
+    width,
+    dtype,
+    seed,
+    *,
+    strided=False,
+    window=NO_WINDOW,
+    k_step=1.0,
+    contexts=None,
+    context_of_row=None,
+    tail=None,
+):
     generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(rows, queries, heads, width, generator=generator)
-    packed = torch.randn(rows, keys, 2, heads, width, generator=generator)
-    k, v = packed.unbind(2) if strided else (x.contiguous() for x in packed.unbind(2))
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    def pair(count, length):
+        packed = normal(count, length, 2, heads, width).unbind(2)
+        return packed if strided else tuple(x.contiguous() for x in packed)
+
+    # half of it: with larger logits the luck of their rounding would outweigh what is tested
+    q, (k, v) = normal(rows, queries, heads, width) / 2, pair(contexts or rows, keys)
     positions = torch.arange(queries).float(), k_step * torch.arange(keys).float()
     frequencies = 10.0 ** (-4 * torch.rand(width // 2, generator=generator))
-    return (q.to(dtype), k.to(dtype), v.to(dtype), *positions, frequencies, window)
+    arguments = (q, k, v, *positions, frequencies, window)
+    if context_of_row is None and tail is None:
+        return arguments
+    context = None if context_of_row is None else torch.tensor(context_of_row)
+    return (*arguments, context, *((None, None) if tail is None else pair(rows, tail)))
+
+
+def poison_what_nobody_reads(arguments):
+    """NaN in the contexts that are not among ``context_of_row``."""
+    _, k, v, _, _, _, _, context_of_row, _, _ = arguments
+    unread = sorted(set(range(len(k))) - set(context_of_row.tolist()))
+    k[unread], v[unread] = float("nan"), float("nan")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(
-    rows=st.integers(1, 2),
+    context_of_row=st.none() | st.lists(st.integers(-1, 2), min_size=1, max_size=4),
+    tail=st.sampled_from([None, 0, 1, 3, 70]),
     queries=st.sampled_from([0, 1, 2, 13, 67]),
     keys=st.sampled_from([1, 2, 9, 71]),
     heads=st.integers(1, 2),
@@ -60,11 +100,58 @@ def inputs(rows, queries, keys, heads, width, dtype, seed, *, strided=False, win
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=40)
-def test_equals_complex_rotation_and_sdpa(
-    check, dtype, rows, queries, keys, heads, width, strided, window, k_step, seed
-):
-    arguments = inputs(rows, queries, keys, heads, width, dtype, seed, strided=strided, window=window, k_step=k_step)
+def test_equals_complex_rotation_and_sdpa(check, dtype, context_of_row, **sizes):
+    rows, contexts = (2, 2) if context_of_row is None else (len(context_of_row), 3)
+    arguments = inputs(rows, dtype=dtype, contexts=contexts, context_of_row=context_of_row, **sizes)
+    if context_of_row is not None:
+        poison_what_nobody_reads(arguments)
     check(rope_cross_attention, formulation, *arguments)
+
+
+@pytest.mark.parametrize("name", ["reference", "triton"])
+def test_a_row_without_context_and_tail_reads_nothing(name):
+    arguments = inputs(2, 3, 5, 2, 32, torch.float32, 0, contexts=1, context_of_row=[-1, 0])
+    with torch.no_grad(), implementation(name):
+        read = rope_cross_attention(*arguments)
+    assert torch.equal(read[0], torch.zeros(3, 64))
+    assert read[1].abs().min() > 0
+
+
+@pytest.mark.parametrize("name", ["reference", "triton"])
+@pytest.mark.parametrize("keys", [8, 64, 90])
+def test_a_tail_is_further_keys_at_position_zero(name, keys):
+    """To the bit: what the model reads does not depend on which keys are kept over steps."""
+    arguments = inputs(2, 5, keys, 2, 72, torch.float32, 0, tail=3)
+    q, k, v, q_positions, k_positions, *rest, _, tail_k, tail_v = arguments
+    k, v = torch.cat((k, tail_k), 1), torch.cat((v, tail_v), 1)
+    with torch.no_grad(), implementation(name):
+        apart = rope_cross_attention(*arguments)
+        together = rope_cross_attention(q, k, v, q_positions, torch.cat((k_positions, torch.zeros(3))), *rest)
+    assert torch.equal(apart, together)
+
+
+@pytest.mark.parametrize("window", [NO_WINDOW, 0.3])
+@pytest.mark.parametrize("tail", [None, 2])
+def test_derivatives_of_rows_that_read_nothing_are_zero(window, tail):
+    """Beside a context of NaN that nobody reads, and with queries outside of every window."""
+    sizes = {"window": window, "k_step": 12.5, "contexts": 2, "context_of_row": [-1, 1, 1], "tail": tail}
+    arguments = inputs(3, 4, 5, 2, 8, torch.float64, 0, **sizes)
+    poison_what_nobody_reads(arguments)
+    q, k, v = (x.requires_grad_() for x in arguments[:3])
+    rope_cross_attention(*arguments).square().sum().backward()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
+    assert not k.grad[0].any()
+    assert not v.grad[0].any()
+    assert v.grad[1, 0].all()
+    assert bool(v.grad[1, 1].any()) == (window < 0)
+    assert bool(q.grad[0].any()) == (tail is not None)
+
+
+@pytest.mark.parametrize("form", [{}, {"context_of_row": [1, -1, 1]}, {"tail": 2}], ids=str)
+def test_opcheck_of_what_may_be_left_out(form):
+    q, k, v, *rest = inputs(3, 4, 5, 2, 8, torch.float32, 0, window=1.5, **form)
+    wanting = [x.requires_grad_() for x in (q, k, v)]
+    torch.library.opcheck(torch.ops.syncflow.rope_cross_attention.default, (*wanting, *rest))
 
 
 @pytest.mark.parametrize("name", ["reference", "triton"])

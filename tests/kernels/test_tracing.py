@@ -34,7 +34,7 @@ class Of:
 F32, I64, CODES = torch.float32, torch.int64, torch.float8_e4m3fn
 x, table, rows = Of(2, 8, 256, 1152), Of(6, 1152), Of(2, 1, 6, 1152)
 qkv, weight, q, text = Of(2, 8, 256, 3, 16, 72), Of(72), Of(2, 2048, 16, 72), Of(1, 300, 16, 72)
-sound = Of(2, 100, 16, 72)
+sound, time = Of(2, 100, 16, 72), Of(2, 1, 16, 72)
 step = [Of(1, 4, 8, 32, 32, dtype=F32)], [Of(2, 4, 8, 32, 32)], [Of(1, 2, dtype=I64)], [Of(1, 2, dtype=F32)]
 ARGUMENTS = {
     "modulated_layer_norm": (x, table, rows, 0, 1e-6),
@@ -44,7 +44,8 @@ ARGUMENTS = {
     "spatial_attention": (qkv, weight, weight, 1e-6),
     "temporal_attention": (qkv, weight, weight, Of(8, 36, 2, dtype=F32), 1e-6),
     "text_cross_attention": (q, text, text, Of(1, dtype=I64), Of(2, dtype=I64)),
-    "rope_cross_attention": (sound, q, q, Of(100, dtype=F32), Of(2048, dtype=F32), Of(36, dtype=F32), -1.0),
+    "rope_cross_attention": (sound, q, q, Of(100, dtype=F32), Of(2048, dtype=F32), Of(36, dtype=F32), -1.0,
+                             Of(2, dtype=I64), time, time),
     "guided_euler_step": (*step, [Of(1, dtype=F32)], [None], [None], [None], [None], torch.bfloat16),
     "linear_gelu": (x, Of(4608, 1152), Of(4608)),
     "gated_linear": (x, Of(1152, 1152), Of(1152), x, table, rows, 0),

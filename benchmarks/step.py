@@ -1,0 +1,214 @@
+"""One denoising step, in every way there is, beside the naive loop, in one alternating run.
+
+The naive loop is what a straightforward program does: the branches one after the other, each a forward of both towers;
+text projected to keys and values and times embedded anew in every forward; plain PyTorch operations. Every way steps
+the same requests from the same noise, with both modalities at a shared time, and its velocities are held against the
+naive ones before anything is timed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from syncflow.engine.engine import Engine
+from syncflow.engine.model import DDiT
+from syncflow.engine.model.denoiser import Denoiser
+from syncflow.engine.sampling.apart import batch_of
+from syncflow.engine.sampling.guidance import Branch
+from syncflow.engine.sampling.job import Job, Text
+from syncflow.engine.types import Latents, Request
+from syncflow.kernels.launch import implementation
+
+from .flops import flops
+
+PROMPTS = (
+    "a large red rubber ball bounces on a wooden floor",
+    "a small blue glass ball falls on a stone floor",
+    "a small green metal ball bounces on a metal floor",
+    "a large white wooden ball rolls on a wooden floor",
+)
+STEPS = 200  # of the schedule: more than a run takes
+
+
+@dataclass(frozen=True)
+class Row:
+    """``ms_p50`` of a step; ``ratio`` naive time over its own; ``rel_err`` of its velocities against the naive ones.
+
+    ``launches`` are operations sent to the device, ``flops`` and ``bytes`` what they compute and what their arguments
+    and results take; None for a way that does not run PyTorch's operations.
+    """
+
+    name: str
+    ms_p50: float
+    ratio: float
+    rel_err: float
+    launches: int | None
+    flops: int | None
+    bytes: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dump``."""
+        return asdict(self)
+
+
+class Naive:
+    """Steps requests without keeping anything but their latents."""
+
+    def __init__(self, model: DDiT, jobs: Sequence[Job]) -> None:
+        self.model, self.jobs, self.k = model, jobs, 0
+        batch = batch_of(model)
+        batch.join(jobs)
+        self.latents = batch.latents
+        self.fps = torch.tensor([float(job.sequence.fps) for job in jobs])
+        self.rows = torch.arange(len(jobs))
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One Euler step of all requests; they share their schedule and the branches of their plan."""
+        first = self.jobs[0]
+        grids = first.schedule.video, first.schedule.audio
+        (t_v, next_v), (t_a, next_a) = (grid[self.k : self.k + 2] for grid in grids)
+        video, audio = torch.zeros_like(self.latents.video), torch.zeros_like(self.latents.audio)
+        with implementation("reference"):
+            for branch, of_video, of_audio in zip(first.plan.branches, first.plan.video, first.plan.audio, strict=True):
+                found = self._forward(branch, float(t_v), float(t_a))
+                assert found.video is not None and found.audio is not None
+                video = video + of_video * found.video
+                audio = audio + of_audio * found.audio
+        self.latents = Latents(
+            self.latents.video + float(next_v - t_v) * video, self.latents.audio + float(next_a - t_a) * audio
+        )
+        self.k += 1
+
+    def _forward(self, branch: Branch, t_v: float, t_a: float) -> Any:
+        texts = [self._text(job, branch) for job in self.jobs]
+        lengths = torch.tensor([text.length for text in texts])
+        text = self.model.condition(torch.stack([text.states for text in texts]), lengths)
+        times = torch.full_like(self.fps, t_v), torch.full_like(self.fps, t_a)
+        return self.model(self.latents.video, self.latents.audio, *times, self.fps, text, self.rows)
+
+    def _text(self, job: Job, branch: Branch) -> Text:
+        return job.text if branch.text else Text(self.model.null_text, job.text.length)
+
+
+def requests(engine: Engine, batch: int, takes: int = 1) -> list[Job]:
+    """Jobs of the model's own clip with two branches, both modalities at a shared time."""
+    jobs = []
+    for i in range(batch):
+        request = Request(PROMPTS[i % len(PROMPTS)], seed=i, guidance=6.0, steps=STEPS, video_lead=0.0, takes=takes)
+        jobs.append(engine.pipeline.prepare(engine.pipeline.read(request)).job)
+    return jobs
+
+
+def contest(engine: Engine, ways: Mapping[str, Denoiser], batch: int, rounds: int) -> list[Row]:
+    """Rows for a batch: the naive loop, then every way, each round one step of each in turn."""
+    jobs = requests(engine, batch)
+    naive = Naive(engine.components.ddit, jobs)
+    steppers: dict[str, Any] = {"naive": naive}
+    for name, denoiser in ways.items():
+        steppers[name] = batch_of(denoiser)
+        steppers[name].join(jobs)
+    before, errors, work = naive.latents, {}, {}
+    naive.step()
+    expected = naive.latents
+    for name, stepper in steppers.items():
+        if name != "naive":
+            stepper.step()
+        errors[name] = _error(stepper.latents, expected, before)
+        plain = name == "naive" or isinstance(ways[name], DDiT)
+        work[name] = _work(stepper.step) if plain else (None, None, None)
+    seconds = alternate({name: stepper.step for name, stepper in steppers.items()}, rounds)
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    return [
+        Row(
+            f"{name}, batch {batch}",
+            round(1e3 * median[name], 3),
+            round(median["naive"] / median[name], 3),
+            errors[name],
+            *work[name],
+        )
+        for name in steppers
+    ]
+
+
+def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every way in every round, in turn, after two rounds that do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for k in range(rounds + 2):
+        for name, work in ways.items():
+            began = time.perf_counter()
+            work()
+            if k >= 2:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def takes(engine: Engine, counts: Sequence[int] = (1, 8), steps: int = 8, rounds: int = 5) -> dict[int, float]:
+    """Median seconds from noise to latents of one video with so many sounds, at the model's own lead."""
+
+    def sampling(count: int) -> Callable[[], object]:
+        request = Request(PROMPTS[0], steps=steps, takes=count)
+        job = engine.pipeline.prepare(engine.pipeline.read(request)).job
+
+        def work() -> None:
+            batch = batch_of(engine.components.ddit, engine.memo)
+            batch.join([job])
+            while not batch.step():
+                pass
+
+        return work
+
+    seconds = alternate({str(count): sampling(count) for count in counts}, rounds)
+    return {count: statistics.median(seconds[str(count)]) for count in counts}
+
+
+class Traffic(TorchDispatchMode):
+    """Counts operations that reach the device, and the bytes of their arguments and results; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches = self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.launches += 1
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return found
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as Markdown."""
+    lines = ["| step | ms | naive / own | error | launches | GFLOP | MB |", "|---|--:|--:|--:|--:|--:|--:|"]
+    for row in rows:
+        work = ("", "", "")
+        if row.launches is not None and row.flops is not None and row.bytes is not None:
+            work = (f"{row.launches}", f"{row.flops / 1e9:.2f}", f"{row.bytes / 1e6:.0f}")
+        cells = (row.name, f"{row.ms_p50:.1f}", f"{row.ratio:.2f}", f"{row.rel_err:.1e}", *work)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _error(found: Latents, expected: Latents, before: Latents) -> float:
+    """Of the velocities of both modalities, the largest difference by the largest value."""
+    errors = []
+    for name in ("video", "audio"):
+        own, naive = (getattr(latents, name) - getattr(before, name) for latents in (found, expected))
+        errors.append(float((own - naive).abs().max() / naive.abs().max()))
+    return max(errors)
+
+
+def _work(step: Callable[[], object]) -> tuple[int, int, int]:
+    with Traffic() as traffic:
+        step()
+    return traffic.launches, flops(step), traffic.bytes

@@ -1,0 +1,199 @@
+"""What a caller holds of a request: its state, its progress and, in the end, its result."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from .errors import Cancelled
+
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """From QUEUED forward, then exactly one of the last four for ever."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    DECODING = "decoding"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+FINAL = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.EXPIRED})
+
+
+class Progress(NamedTuple):
+    """Steps done, and steps in all; (0, 0) until the request runs."""
+
+    done: int
+    steps: int
+
+
+class Handle(Generic[R]):
+    """Safe to use from any thread, and from any event loop: ``await handle`` is the result.
+
+    ``for progress in handle`` and ``async for progress in handle`` give the newest :class:`Progress` whenever it has
+    changed, and end with the request, however it ends; a request that starts again alone begins again at 0. A waiter
+    that gives up (a timeout, a cancelled task) leaves the request as it is. ``settled`` is called once, when the state
+    is final and everybody has been told.
+    """
+
+    def __init__(self, settled: Callable[[State], None]) -> None:
+        self._changed = threading.Condition()
+        self._state = State.QUEUED
+        self._progress = Progress(0, 0)
+        self._result: R | None = None
+        self._error: BaseException | None = None
+        self._settled: Callable[[State], None] | None = settled
+        self._watchers: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[Handle[R]], object]] = []
+
+    def __repr__(self) -> str:
+        return f"<Handle {self._state} {self._progress.done}/{self._progress.steps}>"
+
+    @property
+    def state(self) -> State:
+        """Where the request is now."""
+        return self._state
+
+    @property
+    def progress(self) -> Progress:
+        """Steps done and steps in all."""
+        return self._progress
+
+    def done(self) -> bool:
+        """Whether the state is final."""
+        return self._state in FINAL
+
+    def cancel(self) -> bool:
+        """End the request now; whether this call is what ended it.
+
+        The handle is final at once. A place in a running batch is given back at the next step boundary.
+        """
+        return self.settle(State.CANCELLED, error=Cancelled("the request was cancelled"))
+
+    def result(self, timeout: float | None = None) -> R:
+        """The result, once it is there.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds, :class:`Cancelled`, :class:`Expired`, or what the request
+        failed with.
+        """
+        error = self.exception(timeout)
+        if error is None:
+            return self._result  # type: ignore[return-value]
+        try:
+            raise error
+        finally:
+            del error, self  # the error's traceback holds this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What :meth:`result` raises, or None. Raises ``TimeoutError`` after ``timeout`` seconds."""
+        with self._changed:
+            if not self._changed.wait_for(self.done, timeout):
+                raise TimeoutError(f"the request is still {self._state} after {timeout:g} s")
+        return self._error
+
+    def add_done_callback(self, callback: Callable[[Handle[R]], object]) -> None:
+        """Call back with the handle once its state is final, or now if it is.
+
+        It is called in whichever thread ends the request, which may be the one that steps: keep it short.
+        """
+        with self._changed:
+            if not self.done():
+                self._callbacks.append(callback)
+                return
+        self._call(callback)
+
+    def __iter__(self) -> Iterator[Progress]:
+        seen = Progress(0, 0)
+        over = False
+        while not over:
+            with self._changed:
+                while not self.done() and self._progress == seen:
+                    self._changed.wait()
+                newest, over = self._progress, self.done()
+            if newest != seen:
+                yield newest
+            seen = newest
+
+    async def __aiter__(self) -> AsyncIterator[Progress]:
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(changed.set)
+
+        seen = Progress(0, 0)
+        with self._changed:
+            self._watchers.append(wake)
+        try:
+            over = False
+            while not over:
+                changed.clear()
+                with self._changed:
+                    newest, over = self._progress, self.done()
+                if newest != seen:
+                    yield newest
+                seen = newest
+                if not over:
+                    await changed.wait()
+        finally:
+            with self._changed, suppress(ValueError):
+                self._watchers.remove(wake)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self._outcome().__await__()
+
+    async def _outcome(self) -> R:
+        async for _ in self:
+            pass
+        return self.result(0)
+
+    def advance(self, state: State, progress: Progress | None = None) -> bool:
+        """For the worker: the request has come further. False, and no change, when its state is final."""
+        with self._changed:
+            if self.done():
+                return False
+            self._state = state
+            self._progress = self._progress if progress is None else progress
+            watchers = tuple(self._watchers)
+            self._changed.notify_all()
+        for wake in watchers:
+            wake()
+        return True
+
+    def settle(self, state: State, result: R | None = None, error: BaseException | None = None) -> bool:
+        """For the worker: the end. Only the first call counts; whether this is it."""
+        assert state in FINAL
+        with self._changed:
+            if self.done():
+                return False
+            self._state, self._result, self._error = state, result, error
+            settled, watchers, callbacks = self._settled, self._watchers, self._callbacks
+            self._settled, self._watchers, self._callbacks = None, [], []
+            self._changed.notify_all()
+        try:
+            for wake in watchers:
+                wake()
+            for callback in callbacks:
+                self._call(callback)
+        finally:
+            if settled is not None:
+                settled(state)
+        return True
+
+    def _call(self, callback: Callable[[Handle[R]], object]) -> None:
+        try:
+            callback(self)
+        except Exception:
+            log.exception("a callback of a request failed")

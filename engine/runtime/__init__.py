@@ -1,0 +1,1 @@
+"""Who computes the passes of a d-DiT: graphs of other runtimes, CUDA graphs, compiled modules."""

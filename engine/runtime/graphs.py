@@ -1,0 +1,213 @@
+"""A d-DiT as graphs that somebody else runs: ONNX Runtime, OpenVINO, AOTInductor, TensorRT.
+
+The sampling loop asks for passes (``engine/model/denoiser.py``); every pass is one call of an exported graph, with
+named tensors in and out. ``export/graphs.py`` has the graphs, with the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import DDiTConfig
+from ..model.bridges import Context
+from ..model.denoiser import Modulation, Sight
+from ..types import Conditioning, Velocities
+
+Tensors = Mapping[str, Tensor]
+
+
+class Graphs(Protocol):
+    """Runs graphs by name."""
+
+    def __call__(self, name: str, inputs: Tensors) -> Tensors:
+        """The outputs of graph ``name``; which graphs there are depends on the bridge of the model."""
+
+
+def graph_names(config: DDiTConfig) -> tuple[str, ...]:
+    """The graphs of a model: what is computed once a prompt, once a schedule, and in every step."""
+    steps = {
+        "adaptor": ("denoise_video", "denoise_adapt", "denoise_audio"),
+        "audio_rope": ("denoise_audio", "denoise_video"),
+        "global_local": ("denoise_style", "denoise_joint"),
+    }
+    return ("prepare_text", "prepare_times", *steps[config.bridge])
+
+
+def numbered(name: str, tensors: list[Tensor]) -> dict[str, Tensor]:
+    """Tensors of the layers under names: ``context_0``, ``context_1``, …."""
+    return {f"{name}_{i}": tensor for i, tensor in enumerate(tensors)}
+
+
+def collected(name: str, tensors: Tensors) -> list[Tensor]:
+    """The inverse of :func:`numbered`."""
+    count = sum(key.rpartition("_")[0] == name for key in tensors)
+    return [tensors[f"{name}_{i}"] for i in range(count)]
+
+
+class GraphDenoiser:
+    """A :class:`~syncflow.engine.model.denoiser.Denoiser` whose passes are graphs.
+
+    ``null_text`` (L, W) and, in a ``global_local`` model, ``silence`` (1, 1, D) are weights that no graph holds.
+    """
+
+    def __init__(
+        self,
+        config: DDiTConfig,
+        run: Graphs,
+        null_text: Tensor,
+        silence: Tensor | None = None,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config, self.run = config, run
+        self.device, self.dtype = device or torch.device("cpu"), dtype
+        self.null_text = null_text.to(self.device)
+        self.silence = None if silence is None else silence.to(self.device, dtype)
+        self._positions: dict[tuple[int, int], Tensor] = {}
+
+    def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
+        """Keys and values of all blocks for P prompts."""
+        found = self.run("prepare_text", {"states": states.to(self.dtype)})
+        return Conditioning(found["keys"], found["values"], lengths, found["tokens"])
+
+    def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
+        """Of the video's flow times t (R, T or 1) and frame rates fps (R,)."""
+        frames = t.shape[1]
+        flat = t.flatten()
+        found = self.run("prepare_times", {"t": flat, "fps": fps.repeat_interleave(frames)})
+        rows, embedded = (found[name].unflatten(0, (-1, frames)) for name in ("rows", "embedded"))
+        return Modulation(rows, embedded)
+
+    def audio_time(self, t: Tensor) -> Tensor:
+        """Of the audio's flow times t (R,). -> (R, D)."""
+        return self.run("prepare_times", {"t": t, "fps": torch.ones_like(t)})["token"]
+
+    def sight_positions(self, frames: int, tokens: int) -> Tensor:
+        """Where the tokens of a context stand on the clock of the audio. -> (M,)."""
+        if (frames, tokens) not in self._positions:
+            middle = (torch.arange(frames, device=self.device) + 0.5) / self.config.latent_fps * self.config.audio_rate
+            each = 1 if self.config.adaptor_tokens == "frame" else tokens
+            self._positions[frames, tokens] = middle.repeat_interleave(each)
+        return self._positions[frames, tokens]
+
+    def video_pass(
+        self,
+        z: Tensor,
+        times: Modulation,
+        text: Conditioning,
+        text_of_row: Tensor,
+        *,
+        heard: Context | None = None,
+        heard_of_row: Tensor | None = None,
+        prefix_of_row: Tensor | None = None,
+        drawn: int | None = None,
+        seen: Tensor | None = None,
+    ) -> tuple[Tensor, Context]:
+        """Velocity, and what the audio reads of rows ``seen``; the graph has a velocity for all rows."""
+        inputs = self._video(z, times, text, text_of_row)
+        if self.config.bridge == "audio_rope":
+            rows = torch.arange(len(z), device=self.device)
+            prefix = rows if prefix_of_row is None else prefix_of_row
+            if heard is None:
+                layers = self.config.depth - self.config.first_block
+                heard, of_row = self._nothing(layers, self.config.heads), torch.full_like(prefix, -1)
+            else:
+                of_row = prefix if heard_of_row is None else heard_of_row
+            inputs |= {"prefix_of_row": prefix, "heard_of_row": of_row, **numbered("heard", heard)}
+        found = self.run("denoise_video", inputs)
+        if seen is None:
+            return found["velocity"], []
+        features = [feature[seen] for feature in collected("feature", found)]
+        positions = self.sight_positions(z.shape[2], self._tokens(z))
+        adapted = self.run("denoise_adapt", {"positions": positions, **numbered("feature", features)})
+        return found["velocity"], collected("context", adapted)
+
+    def audio_pass(
+        self,
+        z: Tensor,
+        times: Tensor,
+        text: Conditioning,
+        text_of_row: Tensor,
+        *,
+        context: Context | None = None,
+        sight: Sight | None = None,
+        drawn: int | None = None,
+    ) -> tuple[Tensor, Context]:
+        """Velocity, and what the video hears of every row."""
+        inputs = {"z": z, "time": times, **self._words(text, text_of_row)}
+        if self.config.bridge == "audio_rope":
+            found = self.run("denoise_audio", inputs)
+            return found["velocity"], collected("heard", found)
+        rows = torch.arange(len(z), device=self.device)
+        if context is None or sight is None:
+            context, positions = self._nothing(self.config.depth, self.config.audio_heads), self.sight_positions(2, 1)
+            of_row = torch.full_like(rows, -1)
+        else:
+            positions = sight.positions
+            of_row = rows if sight.context_of_row is None else sight.context_of_row
+        inputs |= {"positions": positions, "context_of_row": of_row, **numbered("context", context)}
+        return self.run("denoise_audio", inputs)["velocity"], []
+
+    def joint_pass(
+        self,
+        z_v: Tensor,
+        z_a: Tensor,
+        times_v: Modulation,
+        times_a: Tensor,
+        text: Conditioning,
+        text_of_row: Tensor,
+        *,
+        bridged: Tensor | None = None,
+        reference: Tensor | None = None,
+        drawn_video: Tensor | None = None,
+        drawn_audio: Tensor | None = None,
+    ) -> Velocities:
+        """Velocities of rows ``drawn_video`` and ``drawn_audio``; the graph has them for all rows."""
+        assert self.silence is not None
+        rows = torch.arange(len(z_v), device=self.device) if bridged is None else bridged
+        style = self.silence if reference is None else self.run("denoise_style", {"reference": reference})["style"]
+        inputs = {
+            **self._video(z_v, times_v, text, text_of_row),
+            "z_a": z_a,
+            "time": times_a,
+            **self._words(text, text_of_row),
+            "bridged": rows,
+            "style": style.expand(len(rows), -1, -1).contiguous(),
+        }
+        found = self.run("denoise_joint", inputs)
+        video, audio = found["velocity"], found["velocity_a"]
+        return Velocities(
+            video if drawn_video is None else video[drawn_video], audio if drawn_audio is None else audio[drawn_audio]
+        )
+
+    def _video(self, z: Tensor, times: Modulation, text: Conditioning, text_of_row: Tensor) -> dict[str, Tensor]:
+        frames = z.shape[2]
+        return {
+            "z": z,
+            "rows": times.rows.expand(-1, frames, -1, -1),
+            "embedded": times.embedded.expand(-1, frames, -1),
+            "keys": text.keys,
+            "values": text.values,
+            "lengths": text.lengths,
+            "text_of_row": text_of_row,
+        }
+
+    def _words(self, text: Conditioning, text_of_row: Tensor) -> dict[str, Tensor]:
+        """What the audio tower reads of the text, if it reads any: the tokens of each row (R, L, D)."""
+        if not self.config.audio_text:
+            return {}
+        assert text.audio is not None
+        return {"words": text.audio[text_of_row]}
+
+    def _nothing(self, layers: int, heads: int) -> Context:
+        """A context that stands where no row reads any: graphs want one, of two tokens."""
+        shape = (1, 2, 2, heads, self.config.width // heads)
+        return [torch.zeros(shape, device=self.device, dtype=self.dtype)] * layers
+
+    def _tokens(self, z: Tensor) -> int:
+        return (z.shape[3] // self.config.patch) * (z.shape[4] // self.config.patch)

@@ -1,0 +1,61 @@
+"""Requests that are stepped one after the other, each as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..model.denoiser import Denoiser
+from ..types import Latents
+from .batch import Batch
+from .job import Job
+from .joint import JointBatch
+from .memo import Memo
+from .oneway import OneWayBatch
+from .streams import TwoStreams
+
+
+def batch_of(model: Denoiser, memo: Memo | None = None, *, overlap: bool = False) -> Batch:
+    """An empty batch for a model, as its bridge asks; ``memo`` keeps what requests share beyond it.
+
+    ``overlap``: on a GPU the following tower of a one-way model runs beside the leading tower of the next step.
+    """
+    kind = JointBatch if model.config.bridge == "global_local" else OneWayBatch
+    apart = overlap and kind is OneWayBatch and model.device.type == "cuda"
+    return kind(model, memo or Memo(model), TwoStreams.of(model.device) if apart else None)
+
+
+class Apart:
+    """Offers what a :class:`~syncflow.engine.sampling.batch.Batch` does, without shared rows.
+
+    How a matrix product rounds may depend on its number of rows, and so a clip's last bits on its neighbours. Here they
+    do not; it costs what batching saves.
+    """
+
+    def __init__(self, model: Denoiser, memo: Memo | None = None) -> None:
+        self.model, self.memo = model, memo or Memo(model)
+        self.batches: list[Batch] = []
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The requests in order of their places."""
+        return [job for batch in self.batches for job in batch.jobs]
+
+    def join(self, jobs: Sequence[Job]) -> None:
+        """Requests begin at their first step."""
+        for job in jobs:
+            self.batches.append(batch_of(self.model, self.memo))
+            self.batches[-1].join([job])
+
+    def leave(self, places: Sequence[int]) -> list[Latents]:
+        """Requests go, wherever they are; what they have become."""
+        gone = [self.batches[place].leave([0])[0] for place in places]
+        self.batches = [batch for place, batch in enumerate(self.batches) if place not in set(places)]
+        return gone
+
+    def step(self) -> list[int]:
+        """One Euler step of every request; the places of those that have now done their last."""
+        return [place for place, batch in enumerate(self.batches) if batch.step()]
+
+    def progress(self, place: int) -> tuple[int, int]:
+        """Steps that a request has done, and how many there are."""
+        return self.batches[place].progress(0)

@@ -1,0 +1,98 @@
+"""What does not change from step to step, computed once and kept as long as there is room.
+
+Keys and values of a text for every block, once a prompt (the null text once for all its lengths); what the towers need
+of a time grid, once a schedule. Requests that come later find it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..model.denoiser import Denoiser
+from ..types import Conditioning
+from .job import Job, Text
+from .transfer import upload
+
+CAPACITY = 1 << 30
+
+
+class Memo:
+    """Least recently used first out, once its tensors exceed ``capacity`` bytes."""
+
+    def __init__(self, model: Denoiser, capacity: int = CAPACITY) -> None:
+        self.model, self.capacity, self.size = model, capacity, 0
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, tuple[object, tuple[Tensor, ...]]] = OrderedDict()
+        self._null = Text(model.null_text, len(model.null_text))
+
+    def texts(self, texts: list[Text]) -> Conditioning:
+        """Keys and values of P texts."""
+        parts = [self._text(text) for text in texts]
+        keys, values = (torch.stack(part, 1) for part in list(zip(*parts, strict=True))[:2])
+        lengths = upload(torch.tensor([text.length for text in texts]), self.model.device)
+        audio = [part[2] for part in parts if len(part) > 2]
+        return Conditioning(keys, values, lengths, torch.stack(audio) if audio else None)
+
+    def text_of(self, job: Job, prompted: bool) -> Text:
+        """The prompt of a request or what stands for its absence: the null text is cut to the prompt's length."""
+        if prompted:
+            return job.text
+        return job.negative or Text(self._null.states, job.text.length)
+
+    def video_times(self, grid: np.ndarray, fps: float) -> tuple[Tensor, ...]:
+        """Modulation rows (K, 6, D) and embedding (K, D) at the times of ``grid`` (K,), each time once."""
+        times, places = np.unique(grid, return_inverse=True)
+
+        def compute() -> tuple[Tensor, ...]:
+            found = self.model.modulation(self._times(times)[:, None], self._times(np.full(len(times), fps)))
+            index = upload(torch.from_numpy(places), self.model.device)
+            return tuple(part[index, 0] for part in found)
+
+        return self._once(("video", grid.tobytes(), fps), None, compute)
+
+    def audio_times(self, grid: np.ndarray) -> tuple[Tensor, ...]:
+        """Time tokens (K, D) at the times of ``grid`` (K,), each time once."""
+        times, places = np.unique(grid, return_inverse=True)
+
+        def compute() -> tuple[Tensor, ...]:
+            index = upload(torch.from_numpy(places), self.model.device)
+            return (self.model.audio_time(self._times(times))[index],)
+
+        return self._once(("audio", grid.tobytes()), None, compute)
+
+    def _times(self, values: np.ndarray) -> Tensor:
+        return upload(torch.from_numpy(values).float(), self.model.device)
+
+    def _text(self, text: Text) -> tuple[Tensor, ...]:
+        """Keys and values (blocks, L, n, d), and the projected tokens (L, D) where the audio reads them."""
+
+        def compute() -> tuple[Tensor, ...]:
+            states = upload(text.states, self.model.device).to(self.model.null_text.dtype)
+            found = self.model.condition(states[None], upload(torch.tensor([text.length]), self.model.device))
+            audio = () if found.audio is None else (found.audio[0],)
+            return found.keys[:, 0], found.values[:, 0], *audio
+
+        return self._once(id(text.states), text.states, compute)
+
+    def _once(self, key: Hashable, alive: object, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """``alive`` is held with the result, so that an identity used as key stays its own."""
+        with self._lock:
+            if key not in self._kept:
+                result = compute()
+                self._kept[key] = alive, result
+                self.size += _bytes(result)
+                while self.size > self.capacity and len(self._kept) > 1:
+                    _, (_, dropped) = self._kept.popitem(last=False)
+                    self.size -= _bytes(dropped)
+            self._kept.move_to_end(key)
+            return self._kept[key][1]
+
+
+def _bytes(tensors: tuple[Tensor, ...]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

@@ -1,0 +1,169 @@
+"""A model that is arithmetic: whatever joins, leaves and fails around a request, its result has one right value."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from syncflow.engine.batching import Batcher, Limits, Policy, Stages
+
+MODULUS = 2**61 - 1
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request. ``bad`` names the stage that fails on it ("prepare", "step" or "decode")."""
+
+    seed: int
+    steps: int = 3
+    shape: str = "small"
+    cost: int = 1
+    bad: str | None = None
+
+
+class Job:
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+
+
+class Latents:
+    """A number that every step scrambles."""
+
+    def __init__(self, seed: int) -> None:
+        self.value, self.steps = seed, 0
+
+    def step(self) -> None:
+        self.value = (self.value * 6364136223846793005 + 1442695040888963407) % MODULUS
+        self.steps += 1
+
+
+class Result:
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+
+def alone(ask: Ask) -> int:
+    """The result of a request that nobody shares a batch with."""
+    latents = Latents(ask.seed)
+    for _ in range(ask.steps):
+        latents.step()
+    return latents.value
+
+
+@dataclass
+class Stepper:
+    """Counts places, and holds that only one thread at a time uses it."""
+
+    shape: str
+    model: Model
+    jobs: list[Job] = field(default_factory=list)
+    latents: list[Latents] = field(default_factory=list)
+
+    def join(self, jobs: Sequence[Job]) -> None:
+        assert all(job.ask.shape == self.shape for job in jobs)
+        self.jobs += jobs
+        self.latents += [Latents(job.ask.seed) for job in jobs]
+        with self.model.lock:
+            self.model.most = max(self.model.most, len(self.jobs))
+
+    def leave(self, places: Sequence[int]) -> list[Latents]:
+        assert list(places) == sorted(set(places))
+        left = [self.latents[place] for place in places]
+        self.jobs = [job for place, job in enumerate(self.jobs) if place not in places]
+        self.latents = [one for place, one in enumerate(self.latents) if place not in places]
+        return left
+
+    def step(self) -> list[int]:
+        assert self.jobs, "nobody is left, and the batch should have been dropped"
+        assert threading.current_thread().name == "syncflow-step"
+        self.model.stepping(self)
+        if any(job.ask.bad == "step" for job in self.jobs):
+            raise ArithmeticError("a bad request")
+        for one in self.latents:
+            one.step()
+        return [place for place, job in enumerate(self.jobs) if self.latents[place].steps >= job.ask.steps]
+
+    def progress(self, place: int) -> tuple[int, int]:
+        return self.latents[place].steps, self.jobs[place].ask.steps
+
+
+class Model:
+    """The stages of the arithmetic. ``gate``: steps wait while it is closed; ``on_step`` is called before each."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.stepping_now = threading.Event()
+        self.on_step: Callable[[Stepper], None] = lambda stepper: None
+        self.made: list[str] = []
+        self.prepared: list[int] = []
+        self.stepped: list[tuple[str, tuple[int, ...]]] = []
+        self.most = 0
+
+    def stepping(self, stepper: Stepper) -> None:
+        self.stepping_now.set()
+        assert self.gate.wait(30)
+        self.stepped.append((stepper.shape, tuple(job.ask.seed for job in stepper.jobs)))
+        self.on_step(stepper)
+
+    def prepare(self, ask: Ask) -> Job:
+        self.prepared.append(ask.seed)
+        if ask.bad == "prepare":
+            raise ValueError(f"request {ask.seed} is bad")
+        return Job(ask)
+
+    def make(self, shape: str) -> Stepper:
+        self.made.append(shape)
+        return Stepper(shape, self)
+
+    def decode(self, ask: Ask, job: Job, latents: Latents) -> Result:
+        assert job.ask is ask
+        if ask.bad == "decode":
+            raise OSError(f"request {ask.seed} is bad")
+        return Result(latents.value)
+
+    def stages(self) -> Stages[Ask, Job, Latents, Result]:
+        return Stages(
+            key=lambda ask: ask.shape,
+            cost=lambda ask: ask.cost,
+            prepare=self.prepare,
+            make=self.make,
+            decode=self.decode,
+        )
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def ask() -> type[Ask]:
+    return Ask
+
+
+@pytest.fixture
+def expected() -> Callable[[Ask], int]:
+    return alone
+
+
+@pytest.fixture
+def start(model):
+    """Batchers that are closed at the end, and that leave no thread behind."""
+    before = set(threading.enumerate())
+    started: list[Batcher] = []
+
+    def begin(limits: Limits | None = None, policy: Policy | None = None) -> Batcher:
+        started.append(Batcher(model.stages(), limits, policy))
+        return started[-1]
+
+    yield begin
+    model.gate.set()
+    for batcher in started:
+        batcher.close()
+    left = {thread for thread in threading.enumerate() if thread.name.startswith("syncflow-")}
+    assert not left - before

@@ -1,0 +1,178 @@
+"""Modules as ONNX graphs: right, small, named, deterministic, and as free in their lengths as promised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+from syncflow.engine.model.layers import EPS, CrossAttention, Mlp, SelfAttention
+from syncflow.export.onnx import export_graph, graph
+from syncflow.kernels import gated_residual_norm, modulated_layer_norm, spatial_attention, text_cross_attention
+
+from .runtimes import RUNTIMES, Run, largest_error
+
+WIDTH, HEADS, TOLERANCE = 16, 2, 1e-5
+DYNAMIC = {
+    "x": {0: "R", 1: "T", 2: "S"},
+    "rows": {0: "R"},
+    "context": {0: "P", 1: "L"},
+    "lengths": {0: "P"},
+    "text_of_row": {0: "R"},
+}
+OUTPUTS = ("y", "normed")
+
+
+class Block(nn.Module):
+    """A block of a tower, with two layers that share nothing but their modulation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(6, WIDTH))
+        self.attn = SelfAttention(WIDTH, HEADS)
+        self.cross = CrossAttention(WIDTH, HEADS)
+        self.mlp = Mlp(WIDTH, 3 * WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(
+        self, x: Tensor, rows: Tensor, context: Tensor, lengths: Tensor, text_of_row: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        normed = modulated_layer_norm(x, self.table, rows, 0, EPS)
+        weights = self.attn.q_norm.weight, self.attn.k_norm.weight
+        x, normed = gated_residual_norm(
+            x, spatial_attention(self.attn.pack(normed), *weights, EPS), self.table, rows, 0, self.table, 3, EPS
+        )
+        keys_values = self.cross.keys_values(self.norm(context))
+        read = text_cross_attention(self.cross.queries(normed.flatten(1, 2)), *keys_values, lengths, text_of_row)
+        return x + self.mlp(read.view_as(x)), normed
+
+
+def block() -> Block:
+    torch.manual_seed(1)
+    return Block().eval().requires_grad_(False)
+
+
+def example(rows: int = 3, frames: int = 4, tokens: int = 5, texts: int = 2, words: int = 6) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "x": torch.randn(rows, frames, tokens, WIDTH, generator=generator),
+        "rows": torch.randn(rows, 1, 6, WIDTH, generator=generator),
+        "context": torch.randn(texts, words, WIDTH, generator=generator),
+        "lengths": torch.randint(1, words + 1, (texts,), generator=generator),
+        "text_of_row": torch.randint(0, texts, (rows,), generator=generator),
+    }
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_graph(block(), example(), DYNAMIC, OUTPUTS, tmp_path_factory.mktemp("written") / "block.onnx")
+
+
+@pytest.fixture(scope="module")
+def run(written: Path, request: pytest.FixtureRequest) -> Run:
+    return RUNTIMES[request.param](written)
+
+
+@pytest.mark.parametrize("run", RUNTIMES, indirect=True)
+@given(lengths=st.tuples(*[st.integers(1, 9)] * 5))
+@settings(max_examples=10)
+def test_a_graph_computes_what_its_module_does(run: Run, lengths: tuple[int, ...]) -> None:
+    inputs = example(*lengths)
+    wide = (x.double() if x.is_floating_point() else x for x in inputs.values())
+    assert largest_error(run(inputs), block().double()(*wide)) <= TOLERANCE
+
+
+def test_lengths_have_their_names(written: Path) -> None:
+    model = onnx.load(written).graph
+
+    def shape(value: onnx.ValueInfoProto) -> list[str | int]:
+        return [length.dim_param or length.dim_value for length in value.type.tensor_type.shape.dim]
+
+    assert {value.name: shape(value) for value in model.input} == {
+        "x": ["R", "T", "S", WIDTH],
+        "rows": ["R", 1, 6, WIDTH],
+        "context": ["P", "L", WIDTH],
+        "lengths": ["P"],
+        "text_of_row": ["R"],
+    }
+    assert {value.name: shape(value) for value in model.output} == dict.fromkeys(OUTPUTS, ["R", "T", "S", WIDTH])
+
+
+def test_nodes_and_weights_are_named_after_the_module(written: Path) -> None:
+    model = onnx.load(written).graph
+    names = [node.name for node in model.node]
+    assert len(set(names)) == len(names)
+    assert {"attn.qkv/linear/MatMul", "spatial_attention/Softmax", "mlp/linear_gelu/Gelu"} <= set(names)
+    stored = {value.name for value in model.initializer}
+    kept = set(dict(block().named_parameters())) - {"attn.q_norm.weight"}  # folded with the scale of the scores
+    assert {name for name in kept if f"{name}.T" not in stored} <= stored
+    assert {f"{linear}.weight.T" for linear in ("attn.qkv", "mlp.fc1", "mlp.fc2")} <= stored
+    assert all(value.name in kept or "/" in value.name or value.name.endswith(".T") for value in model.initializer)
+
+
+def test_what_operations_repeat_is_computed_once(written: Path) -> None:
+    nodes = onnx.load(written).graph.node
+    assert sum(node.op_type == "Split" and len(node.output) == 6 for node in nodes) == 1
+    symbols = [node for node in nodes if node.op_type == "Shape"]
+    assert len(symbols) <= 5  # R, T, S, P, L
+
+
+def test_only_standard_operators_and_no_traces_of_the_machine(written: Path) -> None:
+    model = onnx.load(written)
+    assert [(used.domain, used.version) for used in model.opset_import] == [("", 23)]
+    assert not model.functions
+    assert not any(text in written.read_bytes() for text in (b"site-packages", b".py", b"pkg.torch"))
+
+
+def test_the_same_bytes_twice(written: Path, tmp_path: Path) -> None:
+    again = export_graph(block(), example(), DYNAMIC, OUTPUTS, tmp_path / "block.onnx")
+    assert again.read_bytes() == written.read_bytes()
+
+
+@pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
+def test_large_weights_stand_beside_the_graph(
+    written: Path, tmp_path: Path, load: Callable[[Path], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "EMBEDDED", 0)
+    path = export_graph(block(), example(), DYNAMIC, OUTPUTS, tmp_path / "deep" / "block.onnx")
+    assert {file.name for file in path.parent.iterdir()} == {"block.onnx", "block.onnx.data"}
+    for beside, inside in zip(load(path)(example()), load(written)(example()), strict=True):
+        torch.testing.assert_close(beside, inside, rtol=0, atol=0)
+
+
+class Pair(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+class Fixed(nn.Module):
+    def forward(self, a: Tensor) -> Tensor:
+        return a.view(2, 3) if len(a) == 6 else a
+
+
+A, B = torch.ones(6), torch.ones(6)
+
+
+def test_a_length_that_became_another_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="M was promised|N was promised"):
+        export_graph(Pair(), {"a": A, "b": B}, {"a": {0: "N"}, "b": {0: "M"}}, ["y"], tmp_path / "graph.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_length_that_became_a_number_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(torch._dynamo.exc.UserError, match="static"):
+        export_graph(Fixed(), {"a": A}, {"a": {0: "N"}}, ["y"], tmp_path / "graph.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_example_that_would_be_taken_as_a_constant(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="at least 2"):
+        export_graph(Pair(), {"a": A[:1], "b": B[:1]}, {"a": {0: "N"}}, ["y"], tmp_path / "graph.onnx")
