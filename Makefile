@@ -19,7 +19,7 @@ setup: $(STAMP) ## install into .venv, once and again when the build files chang
 
 $(STAMP): setup.py pyproject.toml constraints.txt $(NATIVE_SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[train,test,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[train,export,openvino,test,dev]"
 	mkdir -p .venv/src && ln -sfn ../.. .venv/src/syncflow
 	@$(BIN)/python -c "from syncflow.engine.sampling.noise import native_status; print(native_status())"
 	@touch $@

@@ -176,7 +176,8 @@ def _phase(step: int, batch: Batch, denoiser: CountingDenoiser) -> Phase:
     cost = denoiser.flops - before
     whole = 0, config.depth
     if isinstance(layout, JointLayout):
-        video = _through((0, config.depth - 1, len(layout.rows)), (config.depth - 1, config.depth, len(layout.video)))
+        before_last = len(layout.rows) if layout.bridged or layout.video else 0  # a sound alone passes no video tower
+        video = _through((0, config.depth - 1, before_last), (config.depth - 1, config.depth, len(layout.video)))
         return Phase(step, step, video, _through((*whole, len(layout.rows))), 0, 0, 0, cost)
     assert isinstance(layout, Layout)
     leading, split = _through((*whole, len(layout.leading))), config.first_block

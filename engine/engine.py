@@ -12,8 +12,10 @@ import torch
 
 from .batching import Batcher, Handle, Limits, Policy, Stages
 from .components import Components
+from .exports import Places
 from .memory import Memory
 from .pipeline import Pipeline, Prepared, Read
+from .runtime.choice import choose
 from .sampling.apart import Apart, batch_of
 from .sampling.batch import Batch
 from .sampling.loop import StepCallback, sample
@@ -35,6 +37,9 @@ class Engine:
         components: Components,
         device: str | torch.device = "cpu",
         *,
+        runtime: str = "torch",
+        precision: str = "float32",
+        folder: Path | None = None,
         deterministic: bool = False,
         limits: Limits | None = None,
         policy: Policy | None = None,
@@ -44,22 +49,34 @@ class Engine:
         self.device = torch.device(device)
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
-        self.pipeline = Pipeline(components, self.device)
-        self.memo = Memo(components.ddit)
+        self.chosen = choose(runtime, components.ddit, Places(folder, components.digest), precision)
+        self.denoiser = self.chosen.denoiser
+        self.pipeline = Pipeline(self.chosen.code(components), self.device)
+        self.memo = Memo(self.denoiser)
         self.deterministic = deterministic
         self.limits, self.policy = limits or Limits(), policy or Policy()
 
     @classmethod
-    def from_pretrained(cls, path: str | Path | None = None, *, device: str = "auto", **settings: Any) -> Self:
+    def from_pretrained(
+        cls, path: str | Path | None = None, *, device: str = "auto", runtime: str = "auto", **settings: Any
+    ) -> Self:
         """Load a model package, or the bundled ``syncflow-tiny``. ``device`` "auto" takes a GPU where there is one.
 
-        ``settings`` are those of the engine: ``deterministic``, a clip's bits do not depend on who shares its batch;
-        ``limits`` and ``policy`` of batching. Raises ``ValueError`` for a folder that is no package or does not match
-        its checksums.
+        ``runtime`` computes the model: "auto" takes the fastest that is installed, has graphs (``syncflow export``) and
+        was found right (``syncflow verify``); :meth:`describe` says which and why. ``settings`` are those of the
+        engine: ``precision``, "float32" unless less is enough; ``deterministic``, a clip's bits do not depend on who
+        shares its batch; ``limits`` and ``policy`` of batching. Raises ``ValueError`` for a folder that is no package or does not
+        match its checksums, and for a runtime that is not there.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(Components.load(bundled_model() if path is None else path), device, **settings)
+        folder = bundled_model() if path is None else Path(path)
+        return cls(Components.load(folder), device, runtime=runtime, folder=folder, **settings)
+
+    def describe(self) -> dict[str, Any]:
+        """The model, the device, and who computes on it, why and how; ``others`` says why not other runtimes."""
+        model = {"model": self.config.name, "model_hash": self.components.digest, "device": str(self.device)}
+        return model | self.chosen.describe()
 
     @overload
     def generate(
@@ -91,8 +108,8 @@ class Engine:
 
         ``settings`` are those of :class:`~syncflow.engine.types.Request` (seed, steps, guidance, seconds, width,
         height, …) and apply to plain prompts. Several prompts with one ``seed`` get seed, seed + 1, …. A request with
-        several takes becomes as many clips, in a list. ``on_step(step, steps, latents)`` is called after every step;
-        ``progress`` shows a bar. Raises ``ValueError`` for what a request must not be.
+        several takes becomes as many clips; alone it gives a list of them. ``on_step(step, steps, latents)`` is called
+        after every step; ``progress`` shows a bar. Raises ``ValueError`` for what a request must not be.
         """
         several: Sequence[str | Request] = [request] if isinstance(request, (str, Request)) else request
         if not several:
@@ -107,7 +124,7 @@ class Engine:
         with _bar(progress, on_step) as step:
             for places in _equal([one.shape for one in read], 1 if self.deterministic else self.limits.batch):
                 prepared = [self.pipeline.prepare(read[i]) for i in places]
-                latents = sample(self.components.ddit, [one.job for one in prepared], step, self.memo)
+                latents = sample(self.denoiser, [one.job for one in prepared], step, self.memo)
                 sounds = latents.audio.split([len(one.job.sounds) for one in prepared])
                 for k, (i, one) in enumerate(zip(places, prepared, strict=True)):
                     clips[i] = self.pipeline.finish(one, Latents(latents.video[k : k + 1], sounds[k]))
@@ -131,7 +148,7 @@ class Engine:
     @cached_property
     def batcher(self) -> Batcher[Read, Prepared, Latents, list[Clip]]:
         """The queue and the threads behind :meth:`submit`; they begin with the first request."""
-        model = self.components.ddit
+        model = self.denoiser
         stages: Stages[Read, Prepared, Latents, list[Clip]] = Stages(
             key=lambda read: read.shape,
             cost=lambda read: self.memory.predict(read.sequence, read.plan, read.request.takes).request,

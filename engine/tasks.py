@@ -145,7 +145,8 @@ def _seen(given: Given, sequence: SequenceConfig, components: Components, device
     """Latents of the frames: those that this model decoded them from, if the clip has them."""
     clip, kept = given.clip, given.clip.latents
     shape = (sequence.latent_frames, sequence.latent_height, sequence.latent_width)
-    if kept is not None and kept.shape[1:] == shape and clip.provenance.get("model_hash") == components.digest:
+    ours = components.digest and clip.provenance.get("model_hash") == components.digest
+    if ours and kept is not None and kept.shape[1:] == shape:
         return torch.from_numpy(kept).to(device)
     return components.video.encode(torch.from_numpy(clip.frames)[None].to(device))[0]
 

@@ -50,7 +50,7 @@ class PrepareText(_Part):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         (states,) = tensors
-        found = self.model.condition(states, states.new_zeros(len(states), dtype=torch.long))
+        found = self.model.condition(states, states.new_zeros(states.shape[0], dtype=torch.long))
         assert found.audio is not None
         return found.keys, found.values, found.audio
 

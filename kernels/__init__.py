@@ -5,6 +5,7 @@
 __version__ = "0"
 
 if "." in __name__:
+    from .dense import dense
     from .formulas import rotation
     from .fp8_linear import fp8_linear
     from .gated_linear import gated_linear
@@ -21,6 +22,7 @@ if "." in __name__:
     from .text_cross_attention import text_cross_attention
 
 __all__ = [
+    "dense",
     "fp8_linear",
     "gated_linear",
     "gated_residual",

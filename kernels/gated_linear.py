@@ -12,6 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import linear
 
+from .dense import dense
 from .gated_residual import prepare as prepare_residual
 from .gated_residual import reference as gated_residual
 from .launch import Launch, operation, supported
@@ -24,6 +25,11 @@ def reference(
 ) -> Tensor:
     """The layer, then the gated residual."""
     return gated_residual(residual, linear(x, weight, bias), table, rows, part)
+
+
+def cpu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, table: Tensor, rows: Tensor, part: int) -> Tensor:
+    """The same with the product of :func:`dense`."""
+    return gated_residual(residual, dense(x, weight, bias), table, rows, part)
 
 
 def prepare(
@@ -46,4 +52,4 @@ def prepare(
     return out, [matmul_launch(x_flat, weight, bias, out, choice, gate=gate)]
 
 
-gated_linear = operation(reference, prepare)
+gated_linear = operation(reference, prepare, cpu)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear
 
+from .dense import dense_gelu
 from .launch import Launch, operation, supported
 from .linear import choose_tiles, flat, matmul_launch
 
@@ -38,4 +39,4 @@ def prepare(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Launc
     return out, [matmul_launch(x_flat, weight, bias, out, choice, gelu=True)]
 
 
-linear_gelu = operation(reference, prepare)
+linear_gelu = operation(reference, prepare, dense_gelu)

@@ -53,7 +53,7 @@ def reference(
         k, v = torch.cat((k, tail_k), 1), torch.cat((v, tail_v), 1)
         if allowed is not None:
             allowed = torch.cat((allowed, allowed.new_ones(*allowed.shape[:-1], tail_k.shape[1])), -1)
-    if allowed is None or (tail_k is not None and tail_k.shape[1]):
+    if allowed is None or (tail_k is not None and tail_k.shape[1] > 0):  # no query is left without a key
         return formulas.attend(q, k, v, allowed).flatten(-2)
     blind = ~allowed.any(-1, keepdim=True)  # sees all for the softmax's sake: no derivative is NaN
     mixed = formulas.attend(q, k, v, allowed | blind)

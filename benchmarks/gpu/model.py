@@ -1,15 +1,18 @@
-"""The whole model: one guided step of syncflow-xl, and a clip of 50 of them, with the kernels and without."""
+"""The whole model: a guided step of syncflow-xl in the sampling loop, by who runs its passes, and a clip of 50 of them.
+
+The rivals are the loop without this package's savings, every branch a forward of its own from texts and times that are
+computed anew, and the layers as ``torch.compile`` makes them.
+"""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from inspect import isfunction
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,17 +20,19 @@ from torch import Tensor
 from ...engine.config import DDiTConfig, ModelConfig, SequenceConfig, preset
 from ...engine.model import DDiT
 from ...engine.model.audio import AudioLayer, ModalityAdaptor
-from ...engine.model.denoiser import Modulation, Sight
+from ...engine.model.denoiser import Denoiser
 from ...engine.model.video import STDiTBlock
-from ...engine.sampling.loop import sample
-from ...engine.types import Conditioning
-from ...kernels import guided_euler_step
+from ...engine.runtime.delegate import describe
+from ...engine.runtime.graphed import GraphedDenoiser
+from ...engine.sampling.apart import batch_of
+from ...engine.sampling.job import Job, Text, audio_noise, video_noise
 from ...kernels.launch import implementation
 from ..flops import flops
 from ..jobs import job as sampling_job
-from ..kernels.cases import BATCHES, BRANCHES
 from .machine import roof_of
 from .stages import Item, Run
+
+T = TypeVar("T")
 
 MICRO = ModelConfig(
     name="micro",
@@ -37,131 +42,171 @@ MICRO = ModelConfig(
     ),
 )
 LAYERS = (STDiTBlock, AudioLayer, ModalityAdaptor)
-STEPS, ROUNDS = 50, 20
-
-
-@dataclass(frozen=True)
-class Step:
-    """One Euler step of ``batch`` clips with classifier-free guidance, at the middle of their flow.
-
-    Text and times are computed before it, as in the loop.
-    """
-
-    model: DDiT
-    video: Tensor
-    audio: Tensor
-    times: tuple[Modulation, Tensor]
-    text: Conditioning
-    sight: Sight
-    rows: Tensor
-    request: Tensor
-
-    @classmethod
-    def of(cls, model: DDiT, config: ModelConfig, batch: int, device: str) -> Step:
-        """Random latents and a random text for every branch."""
-        s, d, rows = config.sequence, config.ddit, BRANCHES * batch
-        video = torch.randn(batch, d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device=device)
-        audio = torch.randn(batch, s.audio_tokens, d.audio_channels, device=device)
-        states = torch.randn(rows, d.text_tokens, d.text_width, device=device, dtype=model.dtype)
-        half, fps = (torch.full((rows,), value, device=device) for value in (0.5, float(s.fps)))
-        every = torch.arange(rows, device=device)
-        return cls(
-            model,
-            video,
-            audio,
-            (model.modulation(half[:, None], fps), model.audio_time(half)),
-            model.condition(states, torch.full((rows,), d.text_tokens, device=device)),
-            Sight(model.sight_positions(s.latent_frames, s.spatial_tokens), every),
-            every.view(batch, BRANCHES),
-            every // BRANCHES,
-        )
-
-    def __call__(self) -> list[Tensor]:
-        """Both branches of every clip in one pass of each tower, then the guided step of both modalities."""
-        batch, rows, dtype = len(self.rows), self.rows.flatten(), self.model.dtype
-        z_v, z_a = (z.to(dtype)[self.request] for z in (self.video, self.audio))
-        v_video, context = self.model.video_pass(z_v, self.times[0], self.text, rows, seen=rows)
-        v_audio, _ = self.model.audio_pass(z_a, self.times[1], self.text, rows, context=context, sight=self.sight)
-        # made on the device: a copy from the host could not be captured
-        weights = torch.stack((self.audio.new_full((batch,), 6.0), self.audio.new_full((batch,), -5.0)), 1)
-        dt, none = self.audio.new_full((batch,), 1 / STEPS), [None, None]
-        copies = None if dtype == torch.float32 else dtype
-        given = [v_video, v_audio], [self.rows] * 2, [weights] * 2, [dt] * 2
-        return guided_euler_step([self.video, self.audio], *given, none, none, none, none, copies)
+BATCHES = (1, 2, 4, 8, 16, 32)
+WAYS = ("eager", "graphed", "graphed, overlap", "naive", "reference")
+COMPILED = ("compiled", "compiled, graphed")
+STEPS = 50
+STEP_SECONDS = 1.5  # about what the steps of one item may take
+GRAPH_ROWS, GRAPH_BYTES = 64, 80 << 30  # graphs at every batch, to see where they stop paying
 
 
 def step(run: Run) -> Iterator[Item]:
-    """Batches by size; the kernels and the references, launched one by one and as a CUDA graph."""
-    ways = ["kernels", "kernels, graph", "reference", "compiled reference", "compiled reference, graph"]
-    if run.smoke:
-        ways = ["kernels", "reference"]
+    """Batches by size; compilation, which takes long, comes last and for small batches alone."""
     for batch in BATCHES[:1] if run.smoke else BATCHES:
-        for way in ways:
+        for way in WAYS:
+            yield Item(f"batch {batch} {way}", partial(time_step, run, batch, way))
+    for batch in BATCHES[:1] if run.smoke else (1, 4):
+        for way in COMPILED:
             yield Item(f"batch {batch} {way}", partial(time_step, run, batch, way))
 
 
 def clip(run: Run) -> Iterator[Item]:
-    """The loop itself, as ``Engine.generate`` calls it, from noise to latents."""
-    for way in ("kernels", "reference"):
-        for batch in BATCHES[:1] if run.smoke else BATCHES:
+    """From noise to latents, as ``Engine.generate`` samples."""
+    for batch in BATCHES[:1] if run.smoke else (1, 4, 16):
+        for way in ("eager", "graphed", "graphed, overlap"):
             yield Item(f"batch {batch} {way}", partial(time_clip, run, batch, way))
 
 
 def time_step(run: Run, batch: int, way: str) -> dict[str, Any]:
-    """Median time of a step, and what share of the measured bf16 rate it reaches by counted operations."""
-    config = _config(run)
-    how, _, graph = way.partition(", ")
-    if run.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    with torch.inference_mode(), _computing(run, how):
-        work = Step.of(_model(run.device, run.smoke), config, batch, run.device)
-        outputs = work()
-        if not all(bool(x.isfinite().all()) for x in outputs):
-            raise ValueError("the step gives numbers that are not finite")
-        work()
-        seconds = _times(_graph(work) if graph else work, 1 if run.smoke else ROUNDS, run.device)
+    """Time of a step within a run of steps, and what share of the measured bf16 rate it reaches.
+
+    The operations are those that the step needs, whatever a way computes beyond them.
+    """
+    _fresh(run)
+    with _computing(run, way):
+        work = _stepper(run, batch, way)
+        rounds = 1
+        if not run.smoke:
+            _seconds(work, 3, run.device)  # every slot is recorded
+            each = _seconds(work, 3, run.device) / 3
+            rounds = max(4, min(40, round(STEP_SECONDS / each)))
+        p50 = _seconds(work, rounds, run.device) / rounds
     operations = batch * _step_flops(run.smoke)
-    p50 = statistics.median(seconds)
-    found = {"p50_ms": round(1e3 * p50, 3), "p20_ms": _ms(seconds, 0.2), "p80_ms": _ms(seconds, 0.8)}
+    found = {"ms": round(1e3 * p50, 3), "steps": rounds, "clips_a_second": round(batch / p50 / STEPS, 3)}
     found |= {"tflop": round(operations / 1e12, 3), "tflop_s": round(operations / p50 / 1e12, 1)}
     if (roof := roof_of(run)) is not None and "bfloat16" in roof.matrix:
         found["mfu_percent"] = round(100 * operations / p50 / roof.matrix["bfloat16"], 1)
-    if run.device == "cuda":
-        found["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
-    return found
+    return found | _peak(run)
 
 
 def time_clip(run: Run, batch: int, way: str) -> dict[str, Any]:
-    """Seconds from noise to the latents of ``batch`` clips."""
-    config, model = _config(run), _model(run.device, run.smoke)
-    one = sampling_job(config, 1 if run.smoke else STEPS, lead=0.0)
-    text = replace(one.text, states=torch.randn(one.text.states.shape))
-    jobs = [replace(one, text=text, seed=seed) for seed in range(batch)]
-    with _computing(run, way):
-        sample(model, [replace(j, schedule=sampling_job(config, 1, lead=0.0).schedule) for j in jobs])
-        seconds = _times(lambda: sample(model, jobs), 1 if run.smoke or batch > 4 else 3, run.device)
-    p50 = statistics.median(seconds)
-    return {"p50_s": round(p50, 3), "clips_a_second": round(batch / p50, 3), "steps": len(one.schedule)}
+    """Seconds from noise to the latents of ``batch`` clips, after as many that are not timed."""
+    _fresh(run)
+    steps = 1 if run.smoke else STEPS
+    model = _denoiser(run, way)
+
+    def work() -> None:
+        one = batch_of(model, overlap="overlap" in way)
+        one.join(_jobs(run, batch, steps))
+        while not one.step():
+            pass
+
+    with implementation("auto"):
+        if not run.smoke:
+            _seconds(work, 1, run.device)
+        seconds = _seconds(work, 1, run.device)
+    return {"s": round(seconds, 3), "clips_a_second": round(batch / seconds, 3), "steps": steps} | _peak(run)
+
+
+class Naive:
+    """Steps without keeping anything but the latents: each branch a forward of both towers."""
+
+    def __init__(self, model: DDiT, jobs: list[Job]) -> None:
+        self.model, self.jobs, self.k = model, jobs, 0
+        config = model.config
+        self.video, self.audio = (
+            torch.stack([noise(job, channels) for job in jobs]).to(model.device)
+            for noise, channels in ((video_noise, config.video_channels), (audio_noise, config.audio_channels))
+        )
+        self.fps = torch.tensor([float(job.sequence.fps) for job in jobs], device=model.device)
+        self.rows = torch.arange(len(jobs), device=model.device)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One Euler step of all requests, which share schedule and plan."""
+        first = self.jobs[0]
+        t, then = first.schedule.video[self.k : self.k + 2]
+        video, audio = torch.zeros_like(self.video), torch.zeros_like(self.audio)
+        for branch, weight in zip(first.plan.branches, first.plan.video, strict=True):
+            found = self._forward(prompted=branch.text, t=float(t))
+            video, audio = video + weight * found[0], audio + weight * found[1]
+        self.video, self.audio = self.video + float(then - t) * video, self.audio + float(then - t) * audio
+        self.k += 1
+
+    def _forward(self, *, prompted: bool, t: float) -> tuple[Tensor, Tensor]:
+        model = self.model
+        states = torch.stack([job.text.states if prompted else model.null_text for job in self.jobs])
+        lengths = torch.tensor([job.text.length for job in self.jobs], device=model.device)
+        text = model.condition(states.to(model.device, model.dtype), lengths)
+        times = torch.full_like(self.fps, t)
+        z_v, z_a = self.video.to(model.dtype), self.audio.to(model.dtype)
+        found = model(z_v, z_a, times, times, self.fps, text, self.rows)
+        assert found.video is not None and found.audio is not None
+        return found.video, found.audio
+
+
+def _stepper(run: Run, batch: int, way: str) -> Callable[[], object]:
+    jobs = _jobs(run, batch, 4 * STEPS)
+    if way == "naive":
+        return Naive(_model(run.device, run.smoke), jobs).step
+    one = batch_of(_denoiser(run, way), overlap="overlap" in way)
+    one.join(jobs)
+    one.step()
+    latents = one.latents
+    if not all(bool(x.isfinite().all()) for x in (latents.video, latents.audio)):
+        raise ValueError("the step gives numbers that are not finite")
+    return one.step
+
+
+def _denoiser(run: Run, way: str) -> Denoiser:
+    model = _model(run.device, run.smoke)
+    if "graphed" not in way:
+        return model
+    made = GraphedDenoiser(
+        model,
+        overlap="overlap" in way,
+        max_rows=GRAPH_ROWS,
+        max_bytes=GRAPH_BYTES,
+        capture=_called if run.smoke else None,
+    )
+    assert describe(made)["graphs"]
+    return made
+
+
+def _called(work: Callable[[], T], pool: Hashable) -> Callable[[], T]:
+    """A recording that is none: where there are no graphs, the work itself."""
+    return work
+
+
+def _jobs(run: Run, batch: int, steps: int) -> list[Job]:
+    """Clips of the model's own size with two branches, both modalities at a shared time; prompts are random."""
+    one = sampling_job(_config(run), steps, lead=0.0)
+    states = [torch.randn(one.text.states.shape) for _ in range(batch)]
+    return [replace(one, seed=i, text=Text(text, one.text.length)) for i, text in enumerate(states)]
 
 
 @contextmanager
-def _computing(run: Run, how: str) -> Iterator[None]:
-    if how == "kernels":
-        with implementation("triton" if run.smoke else "auto"):
+def _computing(run: Run, way: str) -> Iterator[None]:
+    if way.startswith("compiled"):
+        with implementation("reference"), _compiled(run):
             yield
-    else:
-        with implementation("reference"), _compiled() if how.startswith("compiled") else implementation("reference"):
+    elif way in ("naive", "reference"):
+        with implementation("reference"):
+            yield
+    else:  # in a smoke run the interpreter takes its time
+        with implementation("triton" if run.smoke and way == "eager" else "auto"):
             yield
 
 
 @contextmanager
-def _compiled() -> Iterator[None]:
+def _compiled(run: Run) -> Iterator[None]:
     """The methods of the layers through ``torch.compile``: one compilation serves the layers of a kind."""
     torch._dynamo.reset()
+    how = {"backend": "eager"} if run.smoke else {"mode": "max-autotune-no-cudagraphs"}
     plain = [(cls, name, f) for cls in LAYERS for name, f in vars(cls).items() if isfunction(f) and name[0] != "_"]
     try:
         for cls, name, function in plain:
-            setattr(cls, name, torch.compile(function, dynamic=False))
+            setattr(cls, name, torch.compile(function, dynamic=False, **how))
         yield
     finally:
         for cls, name, function in plain:
@@ -190,33 +235,28 @@ def _step_flops(smoke: bool) -> int:
     config = MICRO if smoke else preset("syncflow-xl")
     with torch.device("meta"):
         model = DDiT(config.ddit).eval().requires_grad_(False)
-    return flops(Step.of(model, config, 1, "meta"))
+    one = batch_of(model)
+    one.join([sampling_job(config, 2, lead=0.0)])
+    return flops(one.step)
 
 
-def _graph(work: Callable[[], object]) -> Callable[[], object]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
+def _fresh(run: Run) -> None:
+    if run.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
-def _times(work: Callable[[], object], rounds: int, device: str) -> list[float]:
-    """Wall time of every round, the device's work included."""
-    seconds = []
+def _peak(run: Run) -> dict[str, Any]:
+    return {"peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 1)} if run.device == "cuda" else {}
+
+
+def _seconds(work: Callable[[], object], rounds: int, device: str) -> float:
+    """Wall time of some rounds, the device's work included; the host is free to be ahead of it within them."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
     for _ in range(rounds):
-        began = time.perf_counter()
         work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    return seconds
-
-
-def _ms(seconds: list[float], share: float) -> float:
-    ordered = sorted(seconds)
-    return round(1e3 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began

@@ -148,7 +148,7 @@ class GlobalLocalBridge(nn.Module):
         x_v (R, T, S, D), x_a (R, A, D), style (N, A_r, D); ``clocks`` from :func:`global_local_clocks`; ``rows`` (N,)
         whose towers see each other, or ``None`` for all; the others get 0. -> the same shapes.
         """
-        part, count = cast("GlobalLocalLayer", self.layers[layer]), len(x_v)
+        part, count = cast("GlobalLocalLayer", self.layers[layer]), x_v.shape[0]
         if rows is not None:
             x_v, x_a = x_v[rows], x_a[rows]
         seen = x_v.flatten(1, 2)

@@ -7,9 +7,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...kernels import linear_gelu
+from ...kernels import dense, linear_gelu
 
 EPS = 1e-6
+
+
+class Linear(nn.Linear):
+    """A linear layer with a bias, by the faster library on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dense(x, self.weight, self.bias)
 
 
 class HeadNorm(nn.Module):
@@ -26,10 +33,10 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = Linear(width, 3 * width)
         self.q_norm = HeadNorm(width // heads)
         self.k_norm = HeadNorm(width // heads)
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def pack(self, x: Tensor) -> Tensor:
         """(R, T, S, D) -> (R, T, S, 3, n, d)."""
@@ -42,9 +49,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_linear = nn.Linear(width, width)
-        self.kv_linear = nn.Linear(width, 2 * width)
-        self.proj = nn.Linear(width, width)
+        self.q_linear = Linear(width, width)
+        self.kv_linear = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
 
     def queries(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., n, d)."""
@@ -65,8 +72,8 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width if out is None else out)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width if out is None else out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(linear_gelu(x, self.fc1.weight, self.fc1.bias))

@@ -235,7 +235,7 @@ def _and_clean(grid: np.ndarray) -> np.ndarray:
 
 def _stacked(each: Sequence[Tensor | None], like: Tensor) -> Tensor:
     """What requests have, zeros shaped as ``like`` for those that have none of it."""
-    return torch.stack([torch.zeros_like(like) if one is None else one.to(like) for one in each])
+    return torch.stack([torch.zeros_like(like) if one is None else upload(one, like.device).to(like) for one in each])
 
 
 def frozen(weights: Weights) -> Hashable:

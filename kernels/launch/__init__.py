@@ -3,7 +3,7 @@
 from . import tiles
 from .language import interpreted, tl, triton
 from .launching import Launch, attention_tiles, has_fp8, head_tiles, supported
-from .registry import implementation, libraries, operation
+from .registry import implementation, launches_kernels, libraries, operation, suits_cpu
 
 __all__ = [
     "Launch",
@@ -12,8 +12,10 @@ __all__ = [
     "head_tiles",
     "implementation",
     "interpreted",
+    "launches_kernels",
     "libraries",
     "operation",
+    "suits_cpu",
     "supported",
     "tiles",
     "tl",

@@ -3,7 +3,8 @@
 ``torch.ops.syncflow.<name>`` is what export and ahead-of-time compilation see: a single node with a fake (shape) rule
 and a derivative. On a GPU it launches the operation's kernels; ``torch.compile`` traces through to them, and on a CPU
 to the reference. While gradients are recorded the door runs the reference inline instead, because there the compiler
-can fuse it and autograd knows its derivative without a second forward pass.
+can fuse it and autograd knows its derivative without a second forward pass. Where nothing records or traces, a door on
+a CPU computes directly: the way through ``torch.library`` takes longer than many an operation of a small model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, get_type_hints
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from .eager import eager_on_cpu
 from .language import INSTALLED, interpreted
 from .launching import Launch
 
@@ -44,9 +46,9 @@ _chosen: ContextVar[Implementation] = ContextVar("chosen", default=_of_process)
 def implementation(name: Implementation) -> Iterator[None]:
     """Choose who computes the operations within a ``with`` block; ``SYNCFLOW_KERNELS`` chooses for a process.
 
-    ``auto``: Triton on a GPU, or a library where an operation has one; the reference elsewhere. ``reference``: the
-    reference everywhere. ``triton``: Triton in place of libraries too, and also on a CPU, which needs its interpreter
-    (``TRITON_INTERPRET=1`` before the first import).
+    ``auto``: Triton on a GPU, or a library where an operation has one; on a CPU what suits it, where an operation has
+    that; the reference elsewhere. ``reference``: the reference everywhere. ``triton``: Triton in place of libraries
+    too, and also on a CPU, which needs its interpreter (``TRITON_INTERPRET=1`` before the first import).
     """
     if _checked(name) == "triton" and not INSTALLED:
         raise ValueError("the Triton kernels need triton; install it with `pip install syncflow[gpu]`")
@@ -62,29 +64,38 @@ def libraries() -> bool:
     return _chosen.get() != "triton"
 
 
-def _launches_kernels(device: torch.device) -> bool:
+def suits_cpu(arguments: Iterable[object]) -> bool:
+    """Whether a call with these arguments, without gradients, may be computed in the way that suits a CPU best."""
+    return eager_on_cpu(arguments) and _chosen.get() == "auto"
+
+
+def launches_kernels(device: torch.device) -> bool:
+    """Whether operations on this device launch Triton kernels, where they have them."""
     chosen = _chosen.get()
     if chosen == "reference" or not INSTALLED:
         return False
     return device.type == "cuda" or (chosen == "triton" and device.type == "cpu" and interpreted())
 
 
-def operation(reference: Callable[..., Any], prepare: Prepare | None = None) -> Callable[..., Any]:
+def operation(
+    reference: Callable[..., Any], prepare: Prepare | None = None, cpu: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """Register ``reference`` (its annotations are the schema) as ``torch.ops.syncflow.<module name>``; return its door.
 
     ``prepare(*arguments)`` allocates the output and says which launches fill it, or is None where no kernel takes the
-    arguments; an output that a library has made needs no launches. The op is functional: it never aliases or mutates
-    its inputs, and its outputs are contiguous.
+    arguments; an output that a library has made needs no launches. ``cpu(*arguments)`` computes the reference in the
+    way that suits a CPU, without gradients; neither compilers nor export see it. The op is functional: it never aliases
+    or mutates its inputs, and its outputs are contiguous.
     """
     name = reference.__module__.rpartition(".")[2]
 
     @functools.wraps(reference)
     def contiguous(*args: Any, **kwargs: Any) -> Any:
-        return tree_map(Tensor.contiguous, reference(*args, **kwargs))
+        return _contiguous(reference(*args, **kwargs))
 
     @functools.wraps(reference)
     def compute(*args: Any, **kwargs: Any) -> Any:
-        if prepare is not None and _launches_kernels(_device(args)):
+        if prepare is not None and launches_kernels(_device(args)):
             prepared = prepare(*args, **kwargs)
             if prepared is not None:
                 output, launches = prepared
@@ -130,10 +141,16 @@ def operation(reference: Callable[..., Any], prepare: Prepare | None = None) -> 
     def door(*args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled():
             return reference(*args, **kwargs)
+        if eager_on_cpu((*args, *kwargs.values())) and (chosen := _chosen.get()) != "triton":
+            return _contiguous((cpu if cpu is not None and chosen == "auto" else reference)(*args, **kwargs))
         return op(*args, **kwargs)
 
     door.prepare = prepare  # type: ignore[attr-defined]
     return door
+
+
+def _contiguous(output: Any) -> Any:
+    return output.contiguous() if isinstance(output, Tensor) else tree_map(Tensor.contiguous, output)
 
 
 def _resolved(function: Callable[..., Any]) -> inspect.Signature:

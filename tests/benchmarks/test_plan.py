@@ -38,7 +38,7 @@ SYNCFLOW = ModelConfig(
 )
 SPEAKING = SYNCFLOW.replace(ddit=SHAPE.replace(audio_text=True))
 SYNCPHONY = SYNCFLOW.replace(ddit=SHAPE.replace(bridge="audio_rope", first_block=FIRST))
-HARMONY = SYNCFLOW.replace(ddit=SHAPE.replace(bridge="global_local"))
+HARMONY = SYNCFLOW.replace(ddit=SHAPE.replace(bridge="global_local", audio_text=True))
 CLIP = Clip(np.zeros((16, 32, 32, 3), np.uint8), np.zeros(48_000, np.float32), 16, 48_000)
 WHOLE = (1, LAYERS)
 
@@ -63,6 +63,7 @@ def rows(ranges: tuple[Rows, ...]) -> list[tuple[int, int, int]]:
         (SYNCPHONY, {"sync_guidance": 2.0, "sync_cfg_video": 3.0}),
         (SYNCPHONY, {"audio": CLIP, "sync_guidance": 2.0}),
         (HARMONY, {"sync_guidance": 2.0, "sync_cfg_audio": 2.0, "sync_cfg_video": 3.0}),
+        (HARMONY, {"sound_only": True}),
         (HARMONY, {"reference": CLIP, "video_lead": 1.0, "sync_guidance": 1.0}),
     ],
     ids=lambda value: value.ddit.bridge if isinstance(value, ModelConfig) else " ".join(value) or "plain",
@@ -130,11 +131,13 @@ def test_outside_of_its_interval_guidance_costs_nothing() -> None:
     assert [(phase.steps, rows(phase.video)[0][2]) for phase in phases] == [(1, 1), (2, 2), (1, 1)]
 
 
-def test_a_sound_alone_is_the_audio_tower_alone() -> None:
-    found = plan(SPEAKING, sound_only=True)
-    assert [rows(phase.video) for phase in found.phases] == [[]]
+@pytest.mark.parametrize("config", [SPEAKING, HARMONY], ids=["adaptor", "global_local"])
+def test_a_sound_alone_is_the_audio_tower_alone(config: ModelConfig) -> None:
+    found = plan(config, sound_only=True)
+    (phase,) = found.phases
+    assert (rows(phase.video), rows(phase.audio)) == ([], [(*WHOLE, 2)])
     assert found.task == "text-to-audio" and found.branches == 2 * STEPS
-    assert found.plain < plan(SPEAKING).plain
+    assert found.total <= found.plain < plan(config).plain
 
 
 def test_the_plain_definition_is_a_forward_of_both_towers_a_branch() -> None:

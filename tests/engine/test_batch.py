@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from syncflow.engine.sampling.apart import Apart, batch_of
 from syncflow.engine.sampling.guidance import cfg, combine, sync_cfg_video, sync_guidance, text_guidance, unbridged
 from syncflow.engine.sampling.job import Text
-from syncflow.engine.sampling.loop import batch_of
 from syncflow.engine.sampling.memo import Memo
+from syncflow.engine.sampling.oneway import OneWayBatch
+from syncflow.engine.sampling.streams import Streams
 
 from .plain import AUDIO_SHAPE, CONFIG, HEARING_JOBS, JOBS, Passes, assert_plain, job, randomised
 
@@ -43,9 +45,9 @@ def run(model, jobs, memo=None):
     return batch
 
 
-def come_and_go(model, jobs, data):
+def come_and_go(batch, jobs, data):
     """Join and leave at random between steps, also before the last step and after it; hold each to the plain loop."""
-    batch, waiting, inside, rounds = batch_of(model), list(jobs), [], 0
+    waiting, inside, rounds = list(jobs), [], 0
     while waiting or inside:
         count = data.draw(st.integers(0 if inside else 1, len(waiting)))
         batch.join(waiting[:count])
@@ -60,7 +62,7 @@ def come_and_go(model, jobs, data):
         if rounds < MOST_STEPS:
             places = data.draw(st.lists(st.sampled_from(places), unique=True, max_size=1 + len(inside) // 2))
         for place, latents in zip(places, batch.leave(places), strict=True):
-            assert_plain(model, inside[place][0], latents, steps=inside[place][1])
+            assert_plain(batch.model, inside[place][0], latents, steps=inside[place][1])
         inside = [entry for b, entry in enumerate(inside) if b not in set(places)]
 
 
@@ -69,7 +71,7 @@ def come_and_go(model, jobs, data):
 @settings(max_examples=20)
 def test_requests_come_and_go(models, name, data):
     requests = HEARING_JOBS if MODELS[name].video_reads_audio else JOBS
-    come_and_go(models[name], data.draw(st.lists(requests, min_size=1, max_size=4)), data)
+    come_and_go(batch_of(models[name]), data.draw(st.lists(requests, min_size=1, max_size=4)), data)
 
 
 @given(st.data())
@@ -79,7 +81,40 @@ def test_requests_with_a_reference_come_and_go(models, data):
     jobs = data.draw(st.lists(HEARING_JOBS, min_size=1, max_size=3))
     sounds = torch.randn(len(jobs), 4, AUDIO_SHAPE[1], generator=torch.Generator().manual_seed(1))
     jobs = [replace(one, reference=sound) for one, sound in zip(jobs, sounds, strict=True)]
-    come_and_go(models["global_local"], jobs, data)
+    come_and_go(batch_of(models["global_local"]), jobs, data)
+
+
+class Beside(Streams):
+    """The order of two streams, on one."""
+
+    apart = True
+
+
+@pytest.mark.parametrize("name", ["adaptor", "audio_rope"])
+@given(st.data())
+@settings(max_examples=10)
+def test_the_following_tower_may_move_first(models, name, data):
+    """As where it runs on a stream of its own."""
+    requests = HEARING_JOBS if MODELS[name].video_reads_audio else JOBS
+    batch = OneWayBatch(models[name], Memo(models[name]), Beside())
+    come_and_go(batch, data.draw(st.lists(requests, min_size=1, max_size=3)), data)
+
+
+@given(st.data())
+@settings(max_examples=10)
+def test_requests_come_and_go_apart(models, data):
+    come_and_go(Apart(models["adaptor"]), data.draw(st.lists(JOBS, min_size=1, max_size=3)), data)
+
+
+def test_apart_a_request_is_the_request_alone_to_the_last_bit(models):
+    jobs, together = [job(1, steps=2), job(2, steps=3, lead=1.0, takes=(5, 6))], Apart(models["adaptor"])
+    together.join(jobs)
+    for _ in range(6):
+        together.step()
+    for one, latents in zip(jobs, together.leave([0, 1]), strict=True):
+        alone = run(models["adaptor"], [one]).latents
+        assert torch.equal(latents.video, alone.video)
+        assert torch.equal(latents.audio, alone.audio)
 
 
 def test_a_reference_sets_the_style(models):
@@ -266,6 +301,7 @@ def test_times_are_embedded_once_a_schedule(asked):
 
 
 @given(order=st.lists(st.integers(0, 4), min_size=1, max_size=12), room=st.integers(1, 4))
+@example(order=[0, 1, 0, 2, 0], room=2)
 @settings(max_examples=25)
 def test_a_memo_keeps_what_was_last_used_within_its_room(models, order, room):
     model, prompts = models["adaptor"], [job(seed).text for seed in range(5)]

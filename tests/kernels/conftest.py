@@ -25,11 +25,12 @@ def poisoned_allocations() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def check() -> Callable[..., None]:
-    """``check(operation, formulation, *arguments)``: the tolerance rule, for the reference and for the Triton kernel.
+    """``check(operation, formulation, *arguments)``: the tolerance rule, for reference, default and Triton kernel.
 
     ``formulation`` is run in float64 for the truth and in the arguments' own dtype for what plain PyTorch makes of it;
     the operation's error may be twice the latter's and two roundings of the largest element. Without a GPU the kernel
-    runs in Triton's interpreter. Arguments and outputs may be lists or tuples of tensors.
+    runs in Triton's interpreter, and the default is what suits a CPU. Arguments and outputs may be lists or tuples of
+    tensors.
     """
 
     def widen(leaf: object) -> object:
@@ -39,7 +40,7 @@ def check() -> Callable[..., None]:
         exact = tree_leaves(formulation(*tree_map(widen, arguments)))
         plain = tree_leaves(formulation(*arguments))
         assert operation.prepare(*arguments) is not None, "no kernel takes these arguments"  # type: ignore[attr-defined]
-        for name in ("reference", "triton"):
+        for name in ("reference", "auto", "triton"):
             with torch.no_grad(), implementation(name):
                 actual = tree_leaves(operation(*arguments))
             assert len(actual) == len(exact)

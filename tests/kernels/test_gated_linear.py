@@ -79,7 +79,7 @@ def test_modulation_of_another_type_and_strided(check):
     check(gated_linear, formulation, x[:, :, ::1], weight, bias, residual, table, shared, part)
 
 
-@pytest.mark.parametrize("name", ["reference", "triton"])
+@pytest.mark.parametrize("name", ["reference", "auto", "triton"])
 @pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3), (2, 3, 0)], ids=str)
 def test_no_tokens(name, shape):
     arguments = inputs(shape, 16, 8, torch.float32, 0)
@@ -87,7 +87,7 @@ def test_no_tokens(name, shape):
         assert gated_linear(*arguments).shape == (*shape, 8)
 
 
-@pytest.mark.parametrize("name", ["reference", "triton"])
+@pytest.mark.parametrize("name", ["reference", "auto", "triton"])
 def test_it_is_the_layer_and_then_the_gated_residual(name):
     x, weight, bias, residual, table, rows, part = inputs((2, 3, 5), 16, 24, torch.float32, 0)
     with torch.no_grad(), implementation(name):

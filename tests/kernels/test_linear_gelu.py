@@ -51,7 +51,7 @@ def test_large_tiles(check, leading, k, n, dtype):
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp2")
-@pytest.mark.parametrize("name", ["reference", "triton"])
+@pytest.mark.parametrize("name", ["reference", "auto", "triton"])
 def test_far_from_zero_it_is_the_identity_or_nothing(name):
     x, weight = torch.tensor([[-1e4], [-20.0], [0.0], [20.0], [1e4]]), torch.ones(1, 1)
     with torch.no_grad(), implementation(name):
@@ -59,7 +59,7 @@ def test_far_from_zero_it_is_the_identity_or_nothing(name):
     torch.testing.assert_close(y, x.clamp(min=0), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", ["reference", "triton"])
+@pytest.mark.parametrize("name", ["reference", "auto", "triton"])
 def test_no_tokens(name):
     x, weight, bias = inputs((2, 0), 16, 8, torch.float32, 0)
     with torch.no_grad(), implementation(name):

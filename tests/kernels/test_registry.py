@@ -7,6 +7,7 @@ import operator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from syncflow import kernels
@@ -30,6 +31,18 @@ def reference(name):
 
 def plain(arguments):
     return tree_map(lambda a: a.detach() if isinstance(a, Tensor) else a, arguments)
+
+
+class Watched(TorchDispatchMode):
+    """Keeps what is called within it."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.called.add(function)
+        return function(*args, **(kwargs or {}))
 
 
 def wanting(arguments):
@@ -115,10 +128,10 @@ def test_one_output_alone_has_a_gradient(name, examples):
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_door(name, examples):
-    """Without gradients the op, with them the reference inline: its derivative needs no second forward pass."""
+    """With gradients the reference inline: its derivative needs no second forward pass."""
     arguments = examples[name](torch.float32)
     recorded = tree_leaves(getattr(kernels, name)(*arguments))
-    with torch.no_grad():
+    with torch.no_grad(), implementation("reference"):
         unrecorded = tree_leaves(getattr(kernels, name)(*arguments))
     through_op = tree_leaves(op(name)(*arguments))
     for inline, node, bare in zip(recorded, through_op, unrecorded, strict=True):
@@ -127,6 +140,31 @@ def test_door(name, examples):
         assert bare.grad_fn is None
     assert_equal(recorded, unrecorded)
     assert_equal(through_op, unrecorded)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_what_suits_a_cpu_is_the_reference_up_to_rounding(name, examples):
+    """In float64, which no kernel takes: what the doors compute there is at most a few roundings away."""
+    arguments = plain(examples[name](torch.float64))
+    with torch.no_grad():
+        found, expected = getattr(kernels, name)(*arguments), reference(name)(*arguments)
+    for a, b in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        assert (a.dtype, a.is_contiguous()) == (b.dtype, True)
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_plain_calls_on_a_cpu_pass_the_dispatcher_by(name, examples):
+    """And calls that something watches do not."""
+    arguments = plain(examples[name](torch.float32))
+    for chosen in ("auto", "reference"):
+        with torch.no_grad(), implementation(chosen):
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                getattr(kernels, name)(*arguments)
+            with Watched() as watched:
+                getattr(kernels, name)(*arguments)
+        assert not any(event.name.startswith("syncflow::") for event in profile.events())
+        assert op(name).default in watched.called
 
 
 @pytest.mark.parametrize("name", NAMES)

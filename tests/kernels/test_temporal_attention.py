@@ -56,7 +56,7 @@ def test_one_frame_attends_to_itself():
     torch.testing.assert_close(temporal_attention(qkv, *rest), qkv[:, :, :, 2].flatten(3))
 
 
-@pytest.mark.parametrize("name", ["reference", "triton"])
+@pytest.mark.parametrize("name", ["reference", "auto", "triton"])
 def test_positions_do_not_see_each_other(name):
     qkv, *rest = inputs(1, 4, 3, 2, 8, torch.float32, 0)
     changed = qkv.clone()

@@ -46,7 +46,7 @@ def test_equals_sdpa(check, dtype, rows, texts, tokens, words, heads, width, str
     check(text_cross_attention, formulation, *inputs(rows, texts, tokens, words, heads, width, dtype, seed, strided))
 
 
-@pytest.mark.parametrize("name", ["reference", "triton"])
+@pytest.mark.parametrize("name", ["reference", "auto", "triton"])
 def test_words_beyond_the_length_do_not_count(name):
     q, k, v, _, text_of_row = inputs(3, 2, 4, 70, 2, 8, torch.float32, 0)
     lengths = torch.tensor([2, 65])
@@ -58,7 +58,7 @@ def test_words_beyond_the_length_do_not_count(name):
         torch.testing.assert_close(text_cross_attention(q, k, v, lengths, text_of_row), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["reference", "triton"])
+@pytest.mark.parametrize("name", ["reference", "auto", "triton"])
 def test_rows_that_share_a_text_read_the_same_one(name):
     q, k, v, lengths, _ = inputs(4, 2, 4, 6, 2, 8, torch.float32, 0)
     repeated = torch.tensor([1, 0, 1, 1])

@@ -1,0 +1,72 @@
+"""A denoiser that leaves to another what it does not do itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...kernels.launch import launches_kernels
+from ..config import DDiTConfig
+from ..model import DDiT
+from ..model.denoiser import Denoiser, Modulation
+from ..types import Conditioning
+from .fp8 import has_fp8_linears
+
+
+class Delegate:
+    """All of a :class:`~syncflow.engine.model.denoiser.Denoiser` but the passes, as ``model`` does it."""
+
+    def __init__(self, model: Denoiser) -> None:
+        self.model = model
+        self.config: DDiTConfig = model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors are expected."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the latents that are read."""
+        return self.model.dtype
+
+    @property
+    def null_text(self) -> Tensor:
+        """The states (L, W) that stand for no prompt."""
+        return self.model.null_text
+
+    def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
+        """Keys and values of all blocks for P prompts."""
+        return self.model.condition(states, lengths)
+
+    def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
+        """Of the video's flow times and frame rates."""
+        return self.model.modulation(t, fps)
+
+    def audio_time(self, t: Tensor) -> Tensor:
+        """Of the audio's flow times."""
+        return self.model.audio_time(t)
+
+    def sight_positions(self, frames: int, tokens: int) -> Tensor:
+        """Where the tokens of a context stand on the clock of the audio."""
+        return self.model.sight_positions(frames, tokens)
+
+    def describe(self) -> dict[str, Any]:
+        """Which switches are on."""
+        return describe(self.model)
+
+
+def describe(model: Denoiser) -> dict[str, Any]:
+    """Which switches of a denoiser are on: graphs, overlap, compile, dtype, fp8, and who computes the kernels."""
+    if isinstance(model, Delegate):
+        return model.describe()
+    return {
+        "graphs": False,
+        "overlap": False,
+        "compile": False,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "fp8": isinstance(model, DDiT) and has_fp8_linears(model),
+        "kernels": "triton" if launches_kernels(model.device) else "reference",
+    }

@@ -1,0 +1,286 @@
+"""Every pass of a d-DiT as CUDA graphs: recorded once for a shape, replayed in one call of the driver.
+
+A step of a small batch is a thousand short launches; the host is slower at them than the device. Latents, times and new
+index tensors are copied to where the graph reads them. Texts and kept contexts, which are large and rarely change, are
+copied when they are other tensors than before, into room for more of them than there are, so that requests come and go
+without a new recording. The contexts of a step are read where the pass before has left them. Rows are rounded up
+(``buckets.py``) and cut off again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..model.bridges import Context
+from ..model.denoiser import Denoiser, Modulation, Sight
+from ..types import Conditioning, Velocities
+from .buckets import round_up
+from .capture import Capture, CudaCapture
+from .delegate import Delegate
+from .lanes import Lane, Recordings, Slot, Tensors
+from .order import CudaOrder, Order
+from .statics import Input
+
+MAX_GRAPHS = 128
+MAX_ROWS = 16
+SHARE = 4  # of the device's memory, one part for results and inputs
+
+
+class GraphedDenoiser(Delegate):
+    """A denoiser whose passes are recorded from those of ``model``; on a CUDA device.
+
+    What a pass returns is valid until the next call of the same pass; contexts, with ``overlap``, until the next but
+    one, so that the following tower can read them beside the leading tower of the next step. Tensors given as texts,
+    contexts or indices must not be written to afterwards.
+
+    Passes of more than ``max_rows`` rows are left to ``model``: they keep the device busy for longer than the host
+    needs to launch them, and rounding them up would cost more than it saves. At most ``max_graphs`` recordings are
+    kept, and ``max_bytes`` of results and inputs, by default a quarter of the device's memory. ``capture`` and
+    ``order`` take the place of CUDA's. Raises ``ValueError`` for a model that is not on a CUDA device and no
+    ``capture``.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        *,
+        overlap: bool = False,
+        max_rows: int = MAX_ROWS,
+        max_graphs: int = MAX_GRAPHS,
+        max_bytes: int | None = None,
+        capture: Capture | None = None,
+        order: Order | None = None,
+    ) -> None:
+        super().__init__(model)
+        on_cuda = model.device.type == "cuda"
+        if capture is None and not on_cuda:
+            raise ValueError(f"CUDA graphs need a model on a CUDA device; this one is on {model.device}")
+        if max_bytes is None and on_cuda:
+            max_bytes = torch.cuda.get_device_properties(model.device).total_memory // SHARE
+        self.overlap, self.max_rows = overlap, max_rows
+        self.order = order or (CudaOrder(model.device) if on_cuda else Order())
+        self.recordings = Recordings(capture or CudaCapture(model.device), self.order, max_graphs, max_bytes)
+        leader = "audio" if self.config.bridge == "audio_rope" else "video"
+        self._video, self._audio, self._joint = (
+            Lane(name, self.recordings, self.order, slots=1 + (overlap and name == leader))
+            for name in ("video", "audio", "joint")
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Which switches are on, and how many graphs there are."""
+        return super().describe() | {"graphs": True, "overlap": self.overlap, "recorded": len(self.recordings)}
+
+    @torch.inference_mode()
+    def video_pass(
+        self,
+        z: Tensor,
+        times: Modulation,
+        text: Conditioning,
+        text_of_row: Tensor,
+        *,
+        heard: Context | None = None,
+        heard_of_row: Tensor | None = None,
+        prefix_of_row: Tensor | None = None,
+        drawn: int | None = None,
+        seen: Tensor | None = None,
+    ) -> tuple[Tensor, Context]:
+        """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
+        rows = len(z if prefix_of_row is None else prefix_of_row)
+        source = self._audio.lender(heard)
+        if rows > self.max_rows:
+            found = self.model.video_pass(
+                z,
+                times,
+                text,
+                text_of_row,
+                heard=heard,
+                heard_of_row=heard_of_row,
+                prefix_of_row=prefix_of_row,
+                drawn=drawn,
+                seen=seen,
+            )
+            return self._read(source, found)
+        upto = _drawn(drawn, rows)
+        inputs = {
+            "z": Input(z),
+            "rows": Input(times.rows),
+            "embedded": Input(times.embedded),
+            **_keys_and_values(text),
+            **_steady(text_of_row=text_of_row, heard_of_row=heard_of_row, prefix_of_row=prefix_of_row, seen=seen),
+            **(_contexts(heard) if source is None else {}),
+        }
+        layers = 0 if heard is None else len(heard)
+
+        def work(given: Tensors) -> tuple[Tensor, Context]:
+            return self.model.video_pass(
+                given["z"],
+                Modulation(given["rows"], given["embedded"]),
+                _conditioning(given),
+                given["text_of_row"],
+                heard=_context(given, layers, source),
+                heard_of_row=given.get("heard_of_row"),
+                prefix_of_row=given.get("prefix_of_row"),
+                drawn=upto,
+                seen=given.get("seen"),
+            )
+
+        (velocity, contexts), slot = self._video.run(upto, inputs, work, reads=source, lends=seen is not None)
+        return velocity[: rows if drawn is None else drawn], _lent(slot, contexts, 0 if seen is None else len(seen))
+
+    @torch.inference_mode()
+    def audio_pass(
+        self,
+        z: Tensor,
+        times: Tensor,
+        text: Conditioning,
+        text_of_row: Tensor,
+        *,
+        context: Context | None = None,
+        sight: Sight | None = None,
+        drawn: int | None = None,
+    ) -> tuple[Tensor, Context]:
+        """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
+        rows, source = len(z), self._video.lender(context)
+        if rows > self.max_rows:
+            found = self.model.audio_pass(z, times, text, text_of_row, context=context, sight=sight, drawn=drawn)
+            return self._read(source, found)
+        upto, layers, words = _drawn(drawn, rows), 0 if context is None else len(context), self._words(text)
+        inputs = {
+            "z": Input(z),
+            "times": Input(times),
+            **words,
+            **(_steady(text_of_row=text_of_row) if words else {}),
+            **(_contexts(context) if source is None else {}),
+        }
+        if sight is not None:
+            inputs["positions"] = Input(sight.positions, steady=True, exact=True)
+            inputs |= _steady(context_of_row=sight.context_of_row)
+
+        def work(given: Tensors) -> tuple[Tensor, Context]:
+            positions = given.get("positions")
+            return self.model.audio_pass(
+                given["z"],
+                given["times"],
+                _conditioning(given),
+                given.get("text_of_row", given["z"]),
+                context=_context(given, layers, source),
+                sight=None if positions is None else Sight(positions, given.get("context_of_row")),
+                drawn=upto,
+            )
+
+        lends = self.config.bridge == "audio_rope"
+        (velocity, contexts), slot = self._audio.run(upto, inputs, work, reads=source, lends=lends)
+        return velocity[: rows if drawn is None else drawn], _lent(slot, contexts, rows)
+
+    @torch.inference_mode()
+    def joint_pass(
+        self,
+        z_v: Tensor,
+        z_a: Tensor,
+        times_v: Modulation,
+        times_a: Tensor,
+        text: Conditioning,
+        text_of_row: Tensor,
+        *,
+        bridged: Tensor | None = None,
+        reference: Tensor | None = None,
+        drawn_video: Tensor | None = None,
+        drawn_audio: Tensor | None = None,
+    ) -> Velocities:
+        """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
+        rows = len(z_v)
+        chosen = {"drawn_video": drawn_video, "drawn_audio": drawn_audio}
+        if rows > self.max_rows:
+            return self.model.joint_pass(
+                z_v, z_a, times_v, times_a, text, text_of_row, bridged=bridged, reference=reference, **chosen
+            )
+        inputs = {
+            "z_v": Input(z_v),
+            "z_a": Input(z_a),
+            "rows": Input(times_v.rows),
+            "embedded": Input(times_v.embedded),
+            "times_a": Input(times_a),
+            **_keys_and_values(text),
+            **self._words(text),
+            **_steady(text_of_row=text_of_row, **chosen),
+        }
+        if bridged is not None:  # a row that stood there twice would be written to twice
+            inputs["bridged"] = Input(bridged, steady=True, exact=True)
+        if reference is not None:
+            inputs["reference"] = Input(reference, exact=bridged is not None)
+
+        def work(given: Tensors) -> Velocities:
+            return self.model.joint_pass(
+                given["z_v"],
+                given["z_a"],
+                Modulation(given["rows"], given["embedded"]),
+                given["times_a"],
+                _conditioning(given),
+                given["text_of_row"],
+                bridged=given.get("bridged"),
+                reference=given.get("reference"),
+                drawn_video=given.get("drawn_video"),
+                drawn_audio=given.get("drawn_audio"),
+            )
+
+        found, _ = self._joint.run(None, inputs, work)
+        video, audio = (rows if index is None else len(index) for index in chosen.values())
+        return Velocities(
+            None if found.video is None else found.video[:video], None if found.audio is None else found.audio[:audio]
+        )
+
+    def _words(self, text: Conditioning) -> dict[str, Input]:
+        """The text that the audio tower reads, if it reads any."""
+        return {} if text.audio is None or not self.config.audio_text else {"words": Input(text.audio, steady=True)}
+
+    def _read(self, source: Slot | None, found: tuple[Tensor, Context]) -> tuple[Tensor, Context]:
+        """What was found without a recording, which may have read what one has lent."""
+        if source is not None:
+            source.read.append(self.order.mark())
+        return found
+
+
+def _drawn(drawn: int | None, rows: int) -> int | None:
+    """How many rows a recording draws; all of them as soon as rounding makes no difference."""
+    return None if drawn is None or round_up(drawn) >= round_up(rows) else round_up(drawn)
+
+
+def _steady(**indices: Tensor | None) -> dict[str, Input]:
+    return {name: Input(index, steady=True) for name, index in indices.items() if index is not None}
+
+
+def _keys_and_values(text: Conditioning) -> dict[str, Input]:
+    return {
+        "keys": Input(text.keys, axis=1, steady=True),
+        "values": Input(text.values, axis=1, steady=True),
+        "lengths": Input(text.lengths, steady=True),
+    }
+
+
+def _conditioning(given: Tensors) -> Conditioning:
+    """The text as far as the pass reads it; any tensor stands for the rest."""
+    unread = next(iter(given.values()))
+    keys, values, lengths = (given.get(name, unread) for name in ("keys", "values", "lengths"))
+    return Conditioning(keys, values, lengths, given.get("words"))
+
+
+def _contexts(context: Context | None) -> dict[str, Input]:
+    return {f"context_layer{i}": Input(part, steady=True) for i, part in enumerate(context or ())}
+
+
+def _context(given: Mapping[str, Tensor], layers: int, source: Slot | None) -> Context | None:
+    """Contexts where they were lent, or their copies; None where there are none."""
+    if source is not None and source.last is not None:
+        return source.last.result[1]
+    return [given[f"context_layer{i}"] for i in range(layers)] or None
+
+
+def _lent(slot: Slot, contexts: Context, count: int) -> Context:
+    """The first ``count`` of the contexts in a slot."""
+    given = [part[:count] for part in contexts]
+    slot.lend(given)
+    return given

@@ -1,0 +1,82 @@
+"""What stands for CUDA graphs on a CPU: the operations of a computation on tape, replayed on the memory they had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+T = TypeVar("T")
+
+
+class Tape(TorchDispatchMode):
+    """Every operation with its arguments and results. :meth:`play` computes them again, from and into the same memory.
+
+    What reaches the operations by any other way than the memory of tensors is frozen, as in a CUDA graph.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], dict[int, Tensor]]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        before = {leaf.untyped_storage().data_ptr() for leaf in _tensors((args, kwargs))}
+        leaves = enumerate(_tensors(result))
+        made = {i: leaf for i, leaf in leaves if leaf.untyped_storage().data_ptr() not in before}
+        self.operations.append((func, args, kwargs, made))
+        return result
+
+    @property
+    def made(self) -> list[Tensor]:
+        """The memory that the operations fill."""
+        return [tensor for *_, made in self.operations for tensor in made.values()]
+
+    def play(self) -> None:
+        for func, args, kwargs, made in self.operations:
+            if made or func._schema.is_mutable:
+                found = _tensors(func(*args, **kwargs))
+                for i, place in made.items():
+                    place.copy_(found[i])
+
+
+class TapeCapture:
+    """Records as :class:`~syncflow.engine.runtime.capture.Capture` says, and makes the worst of its promises.
+
+    A recording leaves nothing in what it has filled, and a replay first writes NaN over the results of all recordings
+    of its pool, whose memory it may use, and over all of its own, of which it must not read what was left there.
+    """
+
+    def __init__(self) -> None:
+        self.results: dict[Hashable, list[Tensor]] = {}
+
+    def __call__(self, work: Callable[[], T], pool: Hashable) -> Callable[[], T]:
+        work()
+        with Tape() as tape:
+            result = work()
+        results = self.results.setdefault(pool, [])
+        results += _tensors(result)
+        _spoil(tape.made)
+
+        def replay() -> T:
+            _spoil(results)
+            _spoil(tape.made)
+            tape.play()
+            return result
+
+        return replay
+
+
+def _spoil(tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            tensor.fill_(torch.nan)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

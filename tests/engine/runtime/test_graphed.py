@@ -1,0 +1,231 @@
+"""Recorded passes give what the passes give, whoever joins, leaves and takes turns; big inputs are copied once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from syncflow.engine.model.denoiser import Sight
+from syncflow.engine.runtime.graphed import GraphedDenoiser
+from syncflow.engine.sampling.apart import batch_of
+from syncflow.engine.sampling.guidance import combine, sync_guidance, text_guidance
+from syncflow.engine.types import Latents
+
+from ..plain import AUDIO_SHAPE, HEARING_JOBS, JOBS, job
+from .conftest import CONFIGS, ONE_WAY
+from .tape import TapeCapture
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+MOST_STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def graphed(models):
+    """Of every model one that lends its contexts once and one that lends them twice; all tests use their recordings."""
+    return {
+        (name, overlap): GraphedDenoiser(model, overlap=overlap, capture=TapeCapture(), max_graphs=64, max_rows=64)
+        for name, model in models.items()
+        for overlap in (False, True)
+    }
+
+
+def record(model, **settings):
+    return GraphedDenoiser(model, capture=TapeCapture(), **settings)
+
+
+def assert_same(found: Latents, expected: Latents) -> None:
+    torch.testing.assert_close(found.video, expected.video, **CLOSE)
+    torch.testing.assert_close(found.audio, expected.audio, **CLOSE)
+
+
+def come_and_go(batches, expected, jobs, data):
+    """The same requests join and leave all batches at the same steps. Each of ``batches`` is held to ``expected``."""
+    waiting, rounds = list(jobs), 0
+    while waiting or expected.jobs:
+        count = data.draw(st.integers(0 if expected.jobs else 1, len(waiting)))
+        for batch in (*batches, expected):
+            batch.join(waiting[:count])
+        waiting, rounds = waiting[count:], rounds + 1
+        finished = expected.step()
+        for batch in batches:
+            assert batch.step() == finished
+        places = range(len(expected.jobs))
+        if rounds < MOST_STEPS:
+            places = data.draw(st.lists(st.sampled_from(places), unique=True, max_size=1 + len(places) // 2))
+        gone = expected.leave(places)
+        for batch in batches:
+            for found, right in zip(batch.leave(places), gone, strict=True):
+                assert_same(found, right)
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["one slot", "two slots"])
+@pytest.mark.parametrize("name", CONFIGS)
+@given(st.data())
+@settings(max_examples=8)
+def test_requests_come_and_go(models, graphed, name, overlap, data):
+    """Two batches of one denoiser take turns, and what either keeps is not written over."""
+    requests = HEARING_JOBS if CONFIGS[name].video_reads_audio else JOBS
+    batches = [batch_of(graphed[name, overlap]) for _ in range(2)]
+    come_and_go(batches, batch_of(models[name]), data.draw(st.lists(requests, min_size=1, max_size=4)), data)
+
+
+@given(st.data())
+@settings(max_examples=8)
+def test_requests_with_a_reference_come_and_go(models, graphed, data):
+    jobs = data.draw(st.lists(HEARING_JOBS, min_size=1, max_size=3))
+    sounds = torch.randn(len(jobs), 4, AUDIO_SHAPE[1], generator=torch.Generator().manual_seed(1))
+    jobs = [replace(one, reference=sound) for one, sound in zip(jobs, sounds, strict=True)]
+    come_and_go([batch_of(graphed["global_local", False])], batch_of(models["global_local"]), jobs, data)
+
+
+@pytest.mark.parametrize("name", ONE_WAY)
+def test_many_rows_are_left_to_the_model(models, name):
+    few, jobs = record(models[name], max_rows=3), [job(1, steps=2), job(2, steps=3, lead=1.0), job(3, steps=1)]
+    batch, expected = batch_of(few), batch_of(models[name])
+    for one in (batch, expected):
+        one.join(jobs)
+    for _ in range(6):
+        batch.step()
+        expected.step()
+    assert_same(batch.latents, expected.latents)
+    assert few.recordings.captured > 0
+    alone = record(models[name], max_rows=0)
+    batch = batch_of(alone)
+    batch.join(jobs)
+    batch.step()
+    assert alone.recordings.captured == 0
+
+
+# How few recordings there are, and what they read where
+
+
+def drawn(denoiser, *jobs):
+    batch = batch_of(denoiser)
+    batch.join(jobs)
+    while len(batch.step()) < len(jobs):
+        pass
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_shape_is_recorded_once(models, name):
+    denoiser = record(models[name])
+    drawn(denoiser, job(1, steps=3))
+    first = denoiser.recordings.captured
+    drawn(denoiser, job(2, steps=4, shift=3.0, negative=True, length=2))
+    assert denoiser.recordings.captured == first
+    assert denoiser.describe()["recorded"] == first
+
+
+@pytest.mark.parametrize("name", ["adaptor", "audio_rope", "global_local"])
+def test_requests_within_the_room_need_no_recording(models, name):
+    """5 and 6 requests of one row each: both have room for 6."""
+    denoiser = record(models[name])
+    drawn(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(6)))
+    first = denoiser.recordings.captured
+    drawn(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(5)))
+    assert denoiser.recordings.captured == first
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("name", ONE_WAY)
+def test_contexts_of_a_step_are_read_where_they_are(models, name, overlap):
+    """At a shared time nothing is copied between the towers."""
+    denoiser = record(models[name], overlap=overlap)
+    drawn(denoiser, job(1, steps=4))
+    kept = list(denoiser.recordings._kept.items())
+    assert len(kept) == 2 * (1 + overlap)
+    assert sum(one.reads is not None for _, one in kept) == 1 + overlap
+    assert not any(name.startswith("context_layer") for key, _ in kept for name, *_ in key[2])
+
+
+class Copies(TorchDispatchMode):
+    """The names of the inputs that are copied to where recordings read them."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.lanes = denoiser._video, denoiser._audio, denoiser._joint
+        self.places = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.copy_.default:
+            self.places.add(args[0].data_ptr())
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def names(self):
+        inputs = [(key[0], static) for lane in self.lanes for key, static in lane._statics._kept.items()]
+        return {name for name, static in inputs if static.tensor.data_ptr() in self.places}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_texts_contexts_and_indices_are_copied_when_they_change(models, name):
+    """The video, or the sound, is finished first, and its contexts are kept."""
+    denoiser = record(models[name])
+    lead = 1.0 if name.startswith("adaptor") else 0.0
+    one = job(1, steps=6, lead=lead, sound=not lead, guidance=combine([text_guidance(4.0), sync_guidance(2.0)]))
+    if not lead:
+        one = replace(one, schedule=one.schedule.known_audio())
+    batch = batch_of(denoiser)
+    batch.join([one])
+    for _ in range(9 if lead else 3):
+        batch.step()
+    small = {"z", "z_v", "z_a", "rows", "embedded", "times", "times_a"}
+    with Copies(denoiser) as copies:
+        batch.step()
+    assert copies.names and copies.names <= small
+    batch.join([job(2, steps=2)])
+    with Copies(denoiser) as copies:
+        batch.step()
+    assert copies.names - small
+
+
+# Passes of their own
+
+
+@given(rows=st.integers(1, 5), prompts=st.integers(1, 3), upto=st.integers(0, 5), per_frame=st.booleans())
+@settings(max_examples=15)
+def test_passes_of_any_rows(models, graphed, rows, prompts, upto, per_frame):
+    """As they are asked for without a batch: every tensor and none, and rows that nobody draws."""
+    model, denoiser = models["adaptor"], graphed["adaptor", False]
+    generator = torch.Generator().manual_seed(rows + 10 * prompts)
+    config, upto = model.config, min(upto, rows)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    text = model.condition(random(prompts, config.text_tokens, config.text_width), torch.tensor([3] * prompts))
+    text_of_row = torch.arange(rows) % prompts
+    z_v, z_a = random(rows, 3, 2, 6, 4), random(rows, *AUDIO_SHAPE)
+    t = torch.rand(rows, 2 if per_frame else 1, generator=generator)
+    times, token = model.modulation(t, torch.full((rows,), 8.0)), model.audio_time(t[:, 0])
+    seen = torch.arange(rows).flip(0)
+    for asked in ({}, {"seen": seen}, {"seen": seen[:1], "drawn": upto}):
+        expected, contexts = model.video_pass(z_v, times, text, text_of_row, **asked)
+        found, lent = denoiser.video_pass(z_v, times, text, text_of_row, **asked)
+        torch.testing.assert_close(found, expected, **CLOSE)
+        assert [x.shape for x in lent] == [x.shape for x in contexts]
+        if not lent:
+            continue
+        sight = model.sight_positions(2, 6)
+        reads = torch.arange(rows) % (len(lent[0]) + 1) - 1
+        for given_reads in (reads, None) if len(lent[0]) == rows else (reads,):
+            asked_of = {"sight": Sight(sight, given_reads)} | ({} if given_reads is None else {"drawn": upto})
+            right, _ = model.audio_pass(z_a, token, text, text_of_row, context=contexts, **asked_of)
+            for read in (lent, [part.clone() for part in lent]):
+                heard, _ = denoiser.audio_pass(z_a, token, text, text_of_row, context=read, **asked_of)
+                torch.testing.assert_close(heard, right, **CLOSE)
+
+
+def test_a_model_on_the_host_has_no_graphs(models):
+    with pytest.raises(ValueError, match="CUDA graphs need a model on a CUDA device; this one is on cpu"):
+        GraphedDenoiser(models["adaptor"])
+
+
+def test_the_switches_are_told(models):
+    told = record(models["adaptor"], overlap=True).describe()
+    assert (told["graphs"], told["overlap"], told["dtype"], told["fp8"]) == (True, True, "float32", False)

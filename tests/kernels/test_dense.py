@@ -1,0 +1,85 @@
+"""The linear layer by a library of the CPU against the product written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import linear
+
+from syncflow.kernels import dense, implementation
+
+ONEDNN = torch.backends.mkldnn.is_available()
+
+
+def inputs(leading, k, n, dtype, seed, strided=False):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*leading, 2 * k if strided else k, generator=generator).to(dtype)
+    weight = (torch.randn(n, k, generator=generator) / k**0.5).to(dtype)
+    return x[..., :k], weight, torch.randn(n, generator=generator).to(dtype)
+
+
+def called(function):
+    """The names of the operations of PyTorch that a call runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        function()
+    return {event.name for event in profile.events()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@given(
+    leading=st.sampled_from([(0,), (1,), (3, 0, 2), (130,), (2, 3, 101), (2, 8, 16)]),
+    k=st.sampled_from([1, 72, 128, 130]),
+    n=st.sampled_from([1, 72, 128, 515]),
+    strided=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=40)
+def test_equals_the_product(dtype, leading, k, n, strided, seed):
+    x, weight, bias = inputs(leading, k, n, dtype, seed, strided)
+    with torch.no_grad():
+        y = dense(x, weight, bias)
+    exact = torch.einsum("...k,nk->...n", x.double(), weight.double()) + bias.double()
+    assert (y.shape, y.dtype) == (exact.shape, dtype)
+    assert y.is_contiguous()
+    if y.numel():
+        plain = (linear(x, weight, bias).double() - exact).abs().max()
+        floor = 2 * torch.finfo(dtype).eps * exact.abs().max()
+        assert (y.double() - exact).abs().max() <= 2 * plain + floor
+
+
+@pytest.mark.skipif(not ONEDNN, reason="PyTorch comes without oneDNN here")
+def test_only_large_products_of_float32_go_to_onednn():
+    op = "mkldnn::_linear_pointwise"
+    with torch.no_grad():
+        for shape, dtype, expected in (
+            (((256,), 128, 128), torch.float32, True),
+            (((8,), 128, 128), torch.float32, False),
+            (((256,), 128, 128), torch.float64, False),
+        ):
+            arguments = inputs(*shape, dtype, 0)
+            assert (op in called(lambda a=arguments: dense(*a))) is expected
+        large = inputs((256,), 128, 128, torch.float32, 0)
+        with implementation("reference"):
+            assert op not in called(lambda: dense(*large))
+
+
+def test_gradients_are_those_of_the_linear_layer():
+    x, weight, bias = (a.requires_grad_() for a in inputs((256,), 128, 128, torch.float32, 0))
+    found = torch.autograd.grad(dense(x, weight, bias).sum(), (x, weight, bias))
+    expected = torch.autograd.grad(linear(x, weight, bias).sum(), (x, weight, bias))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_compilers_see_a_linear_layer():
+    class Layer(nn.Module):
+        def forward(self, x, weight, bias):
+            return dense(x, weight, bias)
+
+    arguments = inputs((256,), 128, 128, torch.float32, 0)
+    with torch.no_grad():
+        exported = torch.export.export(Layer(), arguments)
+    called = [node.target for node in exported.graph.nodes if node.op == "call_function"]
+    assert called == [torch.ops.aten.linear.default]
