@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from . import bench, data, evaluate, generate, inspect, retake, train
+from . import bench, data, evaluate, export, generate, inspect, retake, train, verify
 
 app = typer.Typer(
     name="syncflow",
@@ -21,6 +21,8 @@ app.command("retake")(retake.retake)
 app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
+app.command("export")(export.export)
+app.command("verify")(verify.verify)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -30,7 +30,7 @@ def export(
             "or into the user's cache where that cannot be written.",
         ),
     ] = None,
-    to: Annotated[str, typer.Option(help="Formats, with commas: onnx (ONNX Runtime, OpenVINO, TensorRT), aoti.")] = "onnx",
+    to: Annotated[str, typer.Option(help="Formats, with commas: onnx, aoti (machine code by AOTInductor).")] = "onnx",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to compile for and to verify on.")] = "cpu",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights; codecs stay in float32.")
@@ -64,11 +64,12 @@ def export(
                 bar.set_description(f"{format}: {name}")
                 bar.update()
 
-            written = write_export(components, folder, format, device=device, precision=dtype, progress=show)
+            written = write_export(
+                components, folder, cast(Literal["onnx", "aoti"], format), device=device, precision=dtype, progress=show
+            )
         found.append(written)
-    if verify:
-        found = [proofs.prove(components, one, proofs.installed(one, device), device) for one in found]
-    proofs.show(found, json=json)
+    runtimes = [proofs.installed(one, device) if verify else [] for one in found]
+    proofs.show([proofs.prove(components, *pair, device) for pair in zip(found, runtimes, strict=True)], json=json)
 
 
 def _destination(package: Package, output: Path | None, *, bundled: bool) -> Path:

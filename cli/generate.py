@@ -74,6 +74,7 @@ def generate(
         ),
     ] = False,
     model: options.Model = None,
+    runtime: options.Runtime = "auto",
     json: options.Json = False,
 ) -> None:
     """Draw a short video and its sound from a sentence."""
@@ -123,7 +124,7 @@ def generate(
 
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(model)
+    engine = Engine.from_pretrained(model, runtime=runtime)
     watch.model_loaded()
     clips = engine.generate([request], progress=not json)
     results.write(clips, paths, watch, keep_latents=keep_latents, json=json)

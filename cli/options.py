@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,22 @@ Model = Annotated[
     Path | None, typer.Option("--model", help="Model folder (an engine package); the bundled syncflow-tiny by default.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        help="Who computes: torch, compiled, onnxruntime, openvino, aoti, …; "
+        "auto takes the fastest that `syncflow export` has verified."
+    ),
+]
+
+
+def choices(name: str, text: str, known: Sequence[str]) -> list[str]:
+    """Several of what is known, written with commas, each once."""
+    found = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    for one in found:
+        if one not in known:
+            raise ValueError(f"{name} is {one!r}; it must be one of {', '.join(known)}")
+    return found
 
 
 def size(text: str | None) -> tuple[int | None, int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -25,8 +25,8 @@ def installed(export: Export, device: Device, precision: Precision | None = None
 
 def prove(
     components: Components, export: Export, runtimes: Sequence[str], device: Device, precision: Precision | None = None
-) -> Export:
-    """The export with what was found of the runtimes, under a progress bar."""
+) -> tuple[Export, list[Proof]]:
+    """Verify an export in some runtimes, under a progress bar: it, and what was found now."""
     from tqdm import tqdm
 
     from ..export.verifying import prove
@@ -40,15 +40,50 @@ def prove(
         return prove(components, export, runtimes, device=device, precision=precision, progress=show)
 
 
-def show(exports: Sequence[Export], *, json: bool) -> None:
+def show(found: Sequence[tuple[Export, list[Proof]]], *, json: bool) -> None:
     """A table of errors for every export, or one JSON object; then exit code 1 if one exceeds its bound."""
     if json:
-        options.show_json({"exports": [{"path": str(one.path), **_summary(one)} for one in exports]})
+        options.show_json({"exports": [_summary(export, proofs) for export, proofs in found]})
     else:
-        print("\n\n".join(map(_table, exports)))
-    wrong = [(p, name) for one in exports for p in one.proofs for name in p.errors if not p.holds([name])]
+        print("\n\n".join(_table(export, proofs) for export, proofs in found))
+    wrong = [(p.runtime, name) for _, proofs in found for p in proofs for name in p.errors if not p.holds([name])]
     if wrong:
-        proof, name = wrong[0]
-        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        print(f"syncflow: {proof.runtime} does not compute {name} rightly{more}", file=sys.stderr)
+        more = f", and {len(wrong) - 1} more are wrong" if len(wrong) > 1 else ""
+        print(f"syncflow: {wrong[0][0]} does not compute {wrong[0][1]} as PyTorch does{more}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _summary(export: Export, proofs: Sequence[Proof]) -> dict[str, Any]:
+    return {
+        "path": str(export.path),
+        "format": export.format,
+        "precision": export.precision,
+        "graphs": list(export.graphs),
+        "missing": dict(export.missing),
+        "runtimes": [asdict(proof) for proof in proofs],
+    }
+
+
+def _table(export: Export, proofs: Sequence[Proof]) -> str:
+    """Graphs down, runtimes across: the largest error, and how long a step and every codec took."""
+    versions = ", ".join(f"{name} {version}" for name, version in export.versions.items())
+    lines = [f"{export.path}: {len(export.graphs)} graphs in {export.precision}, written by {versions}"]
+    lines += [f"not exported: {name} ({why})" for name, why in export.missing.items()]
+    if proofs:
+        rows = [["largest relative error", *(f"{p.runtime} {p.device} {p.precision}" for p in proofs)]]
+        rows += [[name, *(_error(p.errors.get(name)) for p in proofs)] for name in export.graphs]
+        rows.append(["allowed", *(f"{p.bound:.0e}" for p in proofs)])
+        timed = dict.fromkeys(name for p in proofs for name in p.seconds)
+        rows.append(["ms (in PyTorch)", *("" for _ in proofs)])
+        rows += [[name, *(_time(p.seconds.get(name)) for p in proofs)] for name in timed]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _error(error: float | None) -> str:
+    return "fails" if error is None else f"{error:.1e}"
+
+
+def _time(seconds: Sequence[float] | None) -> str:
+    return "" if seconds is None else f"{1000 * seconds[0]:.3g} ({1000 * seconds[1]:.3g})"

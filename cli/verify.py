@@ -15,7 +15,8 @@ def verify(
         Path | None, typer.Argument(metavar="[PACKAGE]", help="Model folder; the bundled syncflow-tiny by default.")
     ] = None,
     runtimes: Annotated[
-        str | None, typer.Option(help="With commas: onnxruntime, openvino, tensorrt, aoti; by default what is installed.")
+        str | None,
+        typer.Option(help="With commas: onnxruntime, openvino, tensorrt, aoti; all that are installed."),
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to compute on.")] = "cpu",
     precision: Annotated[

@@ -65,8 +65,8 @@ class Engine:
         ``runtime`` computes the model: "auto" takes the fastest that is installed, has graphs (``syncflow export``) and
         was found right (``syncflow verify``); :meth:`describe` says which and why. ``settings`` are those of the
         engine: ``precision``, "float32" unless less is enough; ``deterministic``, a clip's bits do not depend on who
-        shares its batch; ``limits`` and ``policy`` of batching. Raises ``ValueError`` for a folder that is no package or does not
-        match its checksums, and for a runtime that is not there.
+        shares its batch; ``limits`` and ``policy`` of batching. Raises ``ValueError`` for a folder that is no package
+        or does not match its checksums, and for a runtime that is not there.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -44,10 +44,10 @@ def write_manifest(path: Path, config: ModelConfig) -> Package:
         "text_encoder": ["transformers", config.text_encoder.class_name],
         "syncflow": config.to_dict(),
     }
-    _write_json(path / INDEX, index)
+    write_json(path / INDEX, index)
     files = sorted(f for f in path.rglob("*") if f.is_file() and f.name != MANIFEST)
-    checksums = {f.relative_to(path).as_posix(): _sha256(f) for f in files}
-    _write_json(path / MANIFEST, {"schema": SCHEMA, "sha256": checksums})
+    checksums = {f.relative_to(path).as_posix(): sha256(f) for f in files}
+    write_json(path / MANIFEST, {"schema": SCHEMA, "sha256": checksums})
     return Package(path, config, _digest(checksums))
 
 
@@ -60,7 +60,7 @@ def open_package(path: str | Path) -> Package:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"there is no model folder {path}")
-    manifest, index = _read_json(path, MANIFEST), _read_json(path, INDEX)
+    manifest, index = read_json(path, MANIFEST), read_json(path, INDEX)
     if manifest.get("schema") != SCHEMA:
         raise ValueError(f"{path} has package schema {manifest.get('schema')}; this version reads schema {SCHEMA}")
     checksums = manifest.get("sha256")
@@ -77,7 +77,7 @@ def open_package(path: str | Path) -> Package:
         file = path / name
         if not file.is_file():
             raise ValueError(f"{path} lacks {name}; the package is incomplete")
-        if _sha256(file) != expected:
+        if sha256(file) != expected:
             raise ValueError(f"{file} does not match its checksum; the package is damaged")
     settings = index.get("syncflow")
     if not isinstance(settings, dict):
@@ -85,10 +85,11 @@ def open_package(path: str | Path) -> Package:
     return Package(path, ModelConfig.from_dict(settings), _digest(checksums))
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
+def read_json(path: Path, name: str, kind: str = "model package") -> dict[str, Any]:
+    """The object in a file of a folder, which is of a ``kind``. Raises ``ValueError`` where there is none."""
     file = path / name
     if not file.is_file():
-        raise ValueError(f"{path} is no model package: it has no {name}")
+        raise ValueError(f"{path} is no {kind}: it has no {name}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -98,11 +99,13 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     return values
 
 
-def _write_json(file: Path, values: dict[str, Any]) -> None:
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Write an object as a person reads it."""
     file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """That of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

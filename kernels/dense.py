@@ -21,7 +21,7 @@ LEAST_WORK = 2**21
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``torch.nn.functional.linear`` to the rounding of float32; that itself where gradients or graphs are wanted."""
-    if not torch.is_grad_enabled() and _pays(x, weight, bias) and suits_cpu((x, weight, bias)):
+    if not torch.is_grad_enabled() and suits_cpu((x, weight, bias)) and _pays(x, weight, bias):
         return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return linear(x, weight, bias)
 

@@ -7,12 +7,12 @@ computed anew, and the layers as ``torch.compile`` makes them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from inspect import isfunction
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from ...engine.model import DDiT
 from ...engine.model.audio import AudioLayer, ModalityAdaptor
 from ...engine.model.denoiser import Denoiser
 from ...engine.model.video import STDiTBlock
+from ...engine.runtime.capture import called
 from ...engine.runtime.delegate import describe
 from ...engine.runtime.graphed import GraphedDenoiser
 from ...engine.sampling.apart import batch_of
@@ -31,8 +32,6 @@ from ..flops import flops
 from ..jobs import job as sampling_job
 from .machine import roof_of
 from .stages import Item, Run
-
-T = TypeVar("T")
 
 MICRO = ModelConfig(
     name="micro",
@@ -167,15 +166,10 @@ def _denoiser(run: Run, way: str) -> Denoiser:
         overlap="overlap" in way,
         max_rows=GRAPH_ROWS,
         max_bytes=GRAPH_BYTES,
-        capture=_called if run.smoke else None,
+        capture=called if run.smoke else None,
     )
     assert describe(made)["graphs"]
     return made
-
-
-def _called(work: Callable[[], T], pool: Hashable) -> Callable[[], T]:
-    """A recording that is none: where there are no graphs, the work itself."""
-    return work
 
 
 def _jobs(run: Run, batch: int, steps: int) -> list[Job]:
@@ -202,7 +196,7 @@ def _computing(run: Run, way: str) -> Iterator[None]:
 def _compiled(run: Run) -> Iterator[None]:
     """The methods of the layers through ``torch.compile``: one compilation serves the layers of a kind."""
     torch._dynamo.reset()
-    how = {"backend": "eager"} if run.smoke else {"mode": "max-autotune-no-cudagraphs"}
+    how: dict[str, Any] = {"backend": "eager"} if run.smoke else {"mode": "max-autotune-no-cudagraphs"}
     plain = [(cls, name, f) for cls in LAYERS for name, f in vars(cls).items() if isfunction(f) and name[0] != "_"]
     try:
         for cls, name, function in plain:

@@ -79,13 +79,15 @@ class Batcher(Generic[Q, J, L, R]):
 
     def close(self) -> None:
         """Cancel what has not ended, and end the threads: after the step, preparations and decodings of the moment."""
-        self._worker.close()
-        atexit.unregister(self.close)
+        if self._worker.close():
+            atexit.unregister(self.close)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self.drain()
-        self.close()
+        try:
+            if kind is None:
+                self.drain()
+        finally:
+            self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ class Task(Entry):
     request: Any
     handle: Handle[Any]
     job: Any = None
-    first_step: float | None = None
+    first_step: float = math.nan
 
 
 def without_frames(error: BaseException) -> BaseException:

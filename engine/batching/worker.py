@@ -7,8 +7,9 @@ touches batches.
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,7 +37,6 @@ class Worker:
         self._changed = threading.Condition()
         self._scheduler: Scheduler[Task] = Scheduler(limits, policy)
         self._meter = Meter(clock())
-        self._leaving: list[Task] = []
         self._draining = self._closing = False
         self._seats: dict[Bucket[Task], Seats[Task]] = {}
         self._own: set[int] = set()
@@ -62,8 +62,6 @@ class Worker:
             self._meter.ended[state] += 1
             if task.phase in (Phase.WAITING, Phase.READY):
                 self._scheduler.release(task)
-            elif task.phase is Phase.RUNNING:
-                self._leaving.append(task)
         self._proceed()
 
     def stats(self) -> Stats:
@@ -86,16 +84,17 @@ class Worker:
             self._draining = True
             return self._changed.wait_for(self._is_idle, timeout)
 
-    def close(self) -> None:
-        """Cancel what is left; return when all threads have ended, or at once when called in one of them."""
+    def close(self) -> bool:
+        """Cancel what is left and wait until all threads have ended; False, at once, when called in one of them."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if threading.get_ident() in self._own:
-            return
+            return False
         self._thread.join()
         self._preparing.shutdown()
         self._decoding.shutdown()
+        return True
 
     # In the threads of the pools
 
@@ -149,30 +148,25 @@ class Worker:
 
     def _unseat(self) -> None:
         """Those who ended while they ran leave their batches."""
-        with self._changed:
-            leaving, self._leaving = self._leaving, []
-        by_bucket: dict[Bucket[Task], list[Task]] = {}
-        for task in leaving:
-            if task.phase is Phase.RUNNING and task.bucket is not None:
-                by_bucket.setdefault(task.bucket, []).append(task)
-        for bucket, tasks in by_bucket.items():
+        for bucket, seats in list(self._seats.items()):
+            tasks = [task for task in seats.tasks if task.handle.done()]
             failure: BaseException | None = None
             try:
-                self._seats[bucket].leave(tasks)
+                seats.leave(tasks)
             except BaseException as error:
                 failure = error
             self._release(tasks)
             if failure is not None:
                 self._break_up(bucket, failure)
-            self._forget_if_empty(bucket)
-        self._release(leaving)
+            elif not seats.tasks:
+                del self._seats[bucket]
 
     def _step_or_sleep(self) -> None:
         with self._changed:
             now = self._clock()
             turn = self._scheduler.turn(now)
             if turn is None:
-                if not (self._leaving or self._closing):
+                if not self._closing:
                     due = max(self._scheduler.next_event() - now, 0.0)
                     self._changed.wait(min(due, threading.TIMEOUT_MAX))
                 return
@@ -197,16 +191,17 @@ class Worker:
             self._scheduler.stepped(bucket, now - began)
             for task, _ in finished:
                 self._scheduler.leave(task)
-                self._meter.run.add(now - (task.first_step or began))
+                self._meter.run.add(now - task.first_step)
         for task, latents in finished:
             task.handle.advance(State.DECODING)
             self._start(self._decoding, self._decode, task, latents)
-        self._forget_if_empty(bucket)
+        if not seats.tasks:
+            del self._seats[bucket]
 
     def _joined(self, tasks: Collection[Task], now: float) -> None:
         with self._changed:
             for task in tasks:
-                if task.first_step is None:
+                if math.isnan(task.first_step):
                     task.first_step = now
                     self._meter.wait.add(now - task.submitted)
         for task in tasks:
@@ -227,13 +222,7 @@ class Worker:
             log.warning("a step of %d requests failed; each starts again alone", len(tasks), exc_info=error)
             with self._changed:
                 self._scheduler.isolate(bucket, self._clock())
-            for task in tasks:
-                if task.handle.done():
-                    self._release([task])
-
-    def _forget_if_empty(self, bucket: Bucket[Task]) -> None:
-        if bucket in self._seats and not self._seats[bucket].tasks:
-            del self._seats[bucket]
+            self._release([task for task in tasks if task.handle.done()])
 
     def _end(self, failure: BaseException | None) -> None:
         """Nobody is left without an end."""
@@ -241,7 +230,7 @@ class Worker:
             self._closing = True
             tasks = tuple(self._scheduler.entries)
         for pool in (self._preparing, self._decoding):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False)
         for task in tasks:
             if failure is None:
                 task.handle.settle(State.CANCELLED, error=Cancelled("the batcher was closed"))
@@ -257,7 +246,9 @@ class Worker:
     def _is_idle(self) -> bool:
         return not self._scheduler.entries and self._meter.ended.total() == self._meter.taken
 
-    def _release(self, tasks: Iterable[Task]) -> None:
+    def _release(self, tasks: Collection[Task]) -> None:
+        if not tasks:
+            return
         with self._changed:
             for task in tasks:
                 self._scheduler.release(task)

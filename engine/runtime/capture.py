@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from weakref import WeakSet
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 T = TypeVar("T")
 
@@ -22,6 +23,18 @@ class Capture(Protocol):
     """
 
     def __call__(self, work: Callable[[], T], pool: Hashable) -> Callable[[], T]: ...
+
+
+def called(work: Callable[[], T], pool: Hashable) -> Callable[[], T]:
+    """No recording but the work itself, for where there are no graphs; its results are copied to where they were."""
+    result = work()
+
+    def replay() -> T:
+        for place, value in zip(tree_leaves(result), tree_leaves(work()), strict=True):
+            place.copy_(value)
+        return result
+
+    return replay
 
 
 class CudaCapture:
@@ -45,7 +58,7 @@ class CudaCapture:
         if handle is None or not graphs:  # the allocator forgets a pool that no graph uses any more
             handle = torch.cuda.graph_pool_handle()
         # other threads, which decode and encode, go on allocating
-        with torch.cuda.graph(graph, pool=handle, stream=self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, handle, self._stream, "thread_local"):  # type: ignore[arg-type]
             result = work()
         current.wait_stream(self._stream)
         graphs.add(graph)

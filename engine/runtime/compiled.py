@@ -30,10 +30,11 @@ class CompiledDenoiser(Delegate):
         super().__init__(model)
         self.autotune, self.backend = autotune, backend
         mode = "max-autotune-no-cudagraphs" if autotune else None
-        self._video, self._audio, self._joint = (
-            torch.compile(work, fullgraph=True, backend=backend, mode=mode)
-            for work in (model.video_pass, model.audio_pass, model.joint_pass)
-        )
+        passes: list[Callable[..., Any]] = [model.video_pass, model.audio_pass, model.joint_pass]
+        compiled: list[Callable[..., Any]] = [
+            torch.compile(work, fullgraph=True, backend=backend, mode=mode) for work in passes
+        ]
+        self._video, self._audio, self._joint = compiled
 
     def describe(self) -> dict[str, Any]:
         """Which switches are on."""
@@ -126,5 +127,5 @@ def _vary(text: Conditioning, *rows: Tensor | None) -> None:
 
 def _with_sizes_apart(call: Callable[[], T]) -> T:
     """Call, and compile where needed, without taking sizes that happen to be equal for the same."""
-    with shapes.patch(use_duck_shape=False):
+    with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         return call()

@@ -17,14 +17,20 @@ StepCallback = Callable[[int, int, Latents], None]
 
 @torch.inference_mode()
 def sample(
-    model: Denoiser, jobs: Sequence[Job], on_step: StepCallback | None = None, memo: Memo | None = None
+    model: Denoiser,
+    jobs: Sequence[Job],
+    on_step: StepCallback | None = None,
+    memo: Memo | None = None,
+    *,
+    overlap: bool = False,
 ) -> Latents:
     """Latents at t = 1 of B requests of one latent shape: video (B, C_v, T, H, W), audio (takes of all, A, C_a).
 
     Requests may differ in steps, guidance, shift, lead, task and takes. ``on_step(step, steps, latents)`` is called
-    after each.
+    after each. ``overlap`` as in :func:`~syncflow.engine.sampling.apart.batch_of`; a callback, which wants the latents
+    of every step, leaves little of it.
     """
-    batch = batch_of(model, memo)
+    batch = batch_of(model, memo, overlap=overlap)
     batch.join(jobs)
     steps = max(len(job.schedule) for job in jobs)
     for k in range(steps):

@@ -1,10 +1,7 @@
 """Modules as ONNX graphs: right, small, named, deterministic, and as free in their lengths as promised."""
 
-# ruff: noqa: E402 (what the tests need may be missing)
-
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+
+import onnx
 
 from syncflow.engine.model.layers import EPS, CrossAttention, Mlp, SelfAttention
 from syncflow.export.onnx import export_graph, graph
 from syncflow.kernels import gated_residual_norm, modulated_layer_norm, spatial_attention, text_cross_attention
 
-from .runtimes import RUNTIMES, Run, largest_error
+from .runtimes import RUNTIMES, Load, largest_error
 
 WIDTH, HEADS, TOLERANCE = 16, 2, 1e-5
 A, B = torch.ones(6), torch.ones(6)
@@ -78,18 +77,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_graph(block(), example(), DYNAMIC, OUTPUTS, tmp_path_factory.mktemp("written") / "block.onnx")
 
 
-@pytest.fixture(scope="module")
-def run(written: Path, request: pytest.FixtureRequest) -> Run:
-    return RUNTIMES[request.param](written)
-
-
-@pytest.mark.parametrize("run", RUNTIMES, indirect=True)
+@pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
 @given(lengths=st.tuples(*[st.integers(1, 9)] * 5))
 @settings(max_examples=10)
-def test_a_graph_computes_what_its_module_does(run: Run, lengths: tuple[int, ...]) -> None:
+def test_a_graph_computes_what_its_module_does(written: Path, load: Load, lengths: tuple[int, ...]) -> None:
     inputs = example(*lengths)
     wide = (x.double() if x.is_floating_point() else x for x in inputs.values())
-    assert largest_error(run(inputs), block().double()(*wide)) <= TOLERANCE
+    assert largest_error(load(written)(inputs), block().double()(*wide)) <= TOLERANCE
 
 
 def test_lengths_have_their_names(written: Path) -> None:
@@ -142,7 +136,7 @@ def test_the_same_bytes_twice(written: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
 def test_large_weights_stand_beside_the_graph(
-    written: Path, tmp_path: Path, load: Callable[[Path], Run], monkeypatch: pytest.MonkeyPatch
+    written: Path, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graph, "EMBEDDED", 0)
     path = export_graph(block(), example(), DYNAMIC, OUTPUTS, tmp_path / "deep" / "block.onnx")
@@ -152,7 +146,7 @@ def test_large_weights_stand_beside_the_graph(
 
 
 @pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
-def test_half_precision(tmp_path: Path, load: Callable[[Path], Run]) -> None:
+def test_half_precision(tmp_path: Path, load: Load) -> None:
     inputs = {name: x.half() if x.is_floating_point() else x for name, x in example().items()}
     run = load(export_graph(block().half(), inputs, DYNAMIC, OUTPUTS, tmp_path / "block.onnx"))
     wide = [x.double() if x.is_floating_point() else x for x in inputs.values()]
@@ -172,7 +166,7 @@ class Square(nn.Module):
 
 
 @pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
-def test_numbers_that_depend_on_a_length(tmp_path: Path, load: Callable[[Path], Run]) -> None:
+def test_numbers_that_depend_on_a_length(tmp_path: Path, load: Load) -> None:
     path = export_graph(Square(), {"a": torch.randn(3, 2, 5)}, {"a": {0: "N"}}, ["y"], tmp_path / "square.onnx")
     run = load(path)
     for length in (1, 2, 6, 7, 12, 13):

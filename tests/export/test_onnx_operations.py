@@ -1,11 +1,10 @@
 """Every translated operation by itself, with free lengths, in each runtime, against its reference in float64."""
 
-# ruff: noqa: E402 (what the tests need may be missing)
-
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 from syncflow import kernels
 from syncflow.export.onnx import TRANSLATIONS, export_graph
 
-from .runtimes import RUNTIMES, Run, largest_error
+from .runtimes import RUNTIMES, Load, largest_error
 
 TOLERANCE = 1e-5
+WIDE = ("q_positions", "k_positions", "frequencies", "rotation")
 EXAMPLE = {"R": 3, "T": 4, "S": 5, "P": 2, "L": 6, "N": 7, "M": 9, "C": 2, "E": 3}
 
 
@@ -36,8 +36,8 @@ class Case:
     shapes: Mapping[str, tuple[int | str, ...]]
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
-    def inputs(self, lengths: Mapping[str, int], seed: int = 0) -> dict[str, Tensor]:
-        """Random arguments of these lengths."""
+    def inputs(self, lengths: Mapping[str, int], seed: int = 0, *, half: bool = False) -> dict[str, Tensor]:
+        """Random arguments of these lengths; ``half`` makes all but positions and rotations float16."""
         generator = torch.Generator().manual_seed(seed)
         ranges = {
             "text_of_row": (0, lengths["P"]),
@@ -51,6 +51,7 @@ class Case:
                 made[name] = torch.randint(*ranges[name], shape, generator=generator)
             else:
                 made[name] = torch.randn(shape, generator=generator)
+                made[name] = made[name].half() if half and name not in WIDE else made[name]
         return made
 
     def exact(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -59,13 +60,13 @@ class Case:
         found = import_module(f"syncflow.kernels.{self.operation}").reference(**wide, **self.fixed)
         return [found] if isinstance(found, Tensor) else list(found)
 
-    def export(self, path: Path, inputs: Mapping[str, Tensor] | None = None) -> Path:
+    def export(self, path: Path, *, half: bool) -> Path:
         """The operation as a graph."""
         dynamic = {
             name: {i: n for i, n in enumerate(letters) if isinstance(n, str)} for name, letters in self.shapes.items()
         }
         outputs = [f"y{i}" for i in range(2 if self.operation == "gated_residual_norm" else 1)]
-        return export_graph(Operation(self), inputs or self.inputs(EXAMPLE), dynamic, outputs, path)
+        return export_graph(Operation(self), self.inputs(EXAMPLE, half=half), dynamic, outputs, path)
 
 
 class Operation(nn.Module):
@@ -145,50 +146,47 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest) -> Case:
-    return CASES[request.param]
-
-
 @pytest.fixture(scope="module")
-def graph(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return case.export(tmp_path_factory.mktemp("graph") / f"{case.operation}.onnx")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The graph of a case by its name, in float32 or float16, written once."""
+    folder = tmp_path_factory.mktemp("graphs")
+
+    @cache
+    def export(name: str, *, half: bool = False) -> Path:
+        return CASES[name].export(folder / f"{name}{' half' * half}.onnx", half=half)
+
+    return export
 
 
-@pytest.fixture(scope="module", params=RUNTIMES)
-def run(graph: Path, request: pytest.FixtureRequest) -> Run:
-    return RUNTIMES[request.param](graph)
-
-
+@pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
+@pytest.mark.parametrize("name", CASES)
 @given(lengths=st.fixed_dictionaries(dict.fromkeys(EXAMPLE, st.integers(1, 11))), seed=st.integers(0, 2**32))
 @settings(max_examples=8)
-def test_an_operation_is_its_reference(case: Case, run: Run, lengths: dict[str, int], seed: int) -> None:
-    inputs = case.inputs(lengths, seed)
-    assert largest_error(run(inputs), case.exact(inputs)) <= TOLERANCE
+def test_an_operation_is_its_reference(
+    exported: Callable[..., Path], name: str, load: Load, lengths: dict[str, int], seed: int
+) -> None:
+    inputs = CASES[name].inputs(lengths, seed)
+    assert largest_error(load(exported(name))(inputs), CASES[name].exact(inputs)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
+@pytest.mark.parametrize("name", ["temporal_attention", "text_cross_attention", "rope_cross_attention, all"])
+def test_half_precision(exported: Callable[..., Path], name: str, load: Load) -> None:
+    inputs = CASES[name].inputs(EXAMPLE, half=True)
+    assert largest_error(load(exported(name, half=True))(inputs), CASES[name].exact(inputs)) <= 4e-3
+
+
+@pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
+@pytest.mark.parametrize("name", ["rope_cross_attention, contexts", "rope_cross_attention, contexts, window"])
+def test_what_nobody_reads_does_not_matter(exported: Callable[..., Path], name: str, load: Load) -> None:
+    inputs = CASES[name].inputs(EXAMPLE) | {"context_of_row": torch.tensor([1, -1, 1])}
+    for tensor in ("k", "v"):
+        inputs[tensor][0] = float("nan")
+    (found,) = load(exported(name))(inputs)
+    assert largest_error([found], CASES[name].exact(inputs)) <= TOLERANCE
+    assert (found[1] == 0).all()
 
 
 def test_every_operation_of_the_model_has_a_translation() -> None:
     tested = {getattr(torch.ops.syncflow, case.operation).default for case in CASES.values()}
     assert tested == {o for o in TRANSLATIONS if isinstance(o, torch._ops.OpOverload) and o.namespace == "syncflow"}
-
-
-@pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
-@pytest.mark.parametrize("window", [-1.0, 1.0])
-def test_what_nobody_reads_does_not_matter(tmp_path: Path, load: Any, window: float) -> None:
-    case = clocks(window, contexts=True)
-    inputs = case.inputs(EXAMPLE) | {"context_of_row": torch.tensor([1, -1, 1])}
-    for name in ("k", "v"):
-        inputs[name][0] = float("nan")
-    (found,) = load(case.export(tmp_path / "graph.onnx"))(inputs)
-    assert largest_error([found], case.exact(inputs)) <= TOLERANCE
-    assert (found[1] == 0).all()
-
-
-@pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
-@pytest.mark.parametrize("name", ["temporal_attention", "text_cross_attention", "rope_cross_attention, all"])
-def test_half_precision(tmp_path: Path, load: Any, name: str) -> None:
-    case, places = CASES[name], ("q_positions", "k_positions", "frequencies", "rotation")
-    inputs = case.inputs(EXAMPLE)
-    inputs |= {n: x.half() for n, x in inputs.items() if x.is_floating_point() and n not in places}
-    run = load(case.export(tmp_path / "graph.onnx", inputs))
-    assert largest_error(run(inputs), case.exact(inputs)) <= 4e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -157,8 +158,10 @@ def start(model):
     before = set(threading.enumerate())
     started: list[Batcher] = []
 
-    def begin(limits: Limits | None = None, policy: Policy | None = None) -> Batcher:
-        started.append(Batcher(model.stages(), limits, policy))
+    def begin(
+        limits: Limits | None = None, policy: Policy | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> Batcher:
+        started.append(Batcher(model.stages(), limits, policy, clock))
         return started[-1]
 
     yield begin

@@ -61,14 +61,14 @@ def test_of_many_who_end_it_at_once_one_does(settled):
         start, won = threading.Barrier(4), Counter()
 
         def end(state, handle=handle, start=start, won=won):
-            start.wait(10)
+            start.wait(30)
             won[handle.settle(state, **ENDS[state])] += 1
 
         threads = [threading.Thread(target=end, args=(state,)) for state in ENDS]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(30)
         assert won == {True: 1, False: 3}
         assert settled == [handle.state]
 
@@ -99,7 +99,7 @@ def advance_in_turn(handle, seen, state=State.DONE, **values):
     """Steps 1 to 3 of 3, each when the one before has been seen."""
     for step in range(1, 4):
         handle.advance(State.RUNNING, Progress(step, 3))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while (not seen or seen[-1].done < step) and time.monotonic() < deadline:
             time.sleep(0.001)
     handle.settle(state, **values)
@@ -112,7 +112,7 @@ def test_iteration_gives_every_change_and_ends_with_the_request(handle, state):
     thread.start()
     for progress in handle:
         seen.append(progress)
-    thread.join(10)
+    thread.join(30)
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert list(handle) == [(3, 3)]
 
@@ -139,7 +139,7 @@ def test_async_iteration_and_several_waiters():
         thread = threading.Thread(target=advance_in_turn, args=(handle, seen), kwargs={"result": 7})
         thread.start()
         found = await asyncio.wait_for(asyncio.gather(*tasks), 20)
-        thread.join(10)
+        thread.join(30)
         assert found == [None, 7, 7]
         assert seen == [(1, 3), (2, 3), (3, 3)]
         assert await handle == 7

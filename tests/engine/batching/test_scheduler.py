@@ -227,6 +227,16 @@ def test_a_request_without_a_place_holds_up_nobody():
     assert other.phase is Phase.READY
 
 
+def test_who_is_ready_joins_by_rank_whoever_was_ready_first():
+    scheduler = Scheduler(Limits(batch=1, ahead=1), Policy())
+    first, second = (Entry(key=0, cost=0, submitted=0.0) for _ in range(2))
+    for one in (first, second):
+        scheduler.submit(one)
+    for one in reversed(scheduler.admit()):
+        scheduler.prepared(one, 0.0)
+    assert scheduler.turn(0.0).joining == (first,)
+
+
 def test_memory_that_somebody_waits_for_makes_nobody_ready_ahead():
     scheduler = Scheduler(Limits(memory=10, batch=1, ahead=1), Policy())
     entry(scheduler, cost=5)
@@ -235,6 +245,19 @@ def test_memory_that_somebody_waits_for_makes_nobody_ready_ahead():
     scheduler.submit(ahead)
     scheduler.submit(waits)
     assert scheduler.admit() == []
+
+
+@pytest.mark.parametrize(("waiting", "share"), [(0, 2), (1, 3), (9, 4)])
+def test_a_batch_has_a_share_for_each_request_and_at_most_as_many_for_those_who_wait(waiting, share):
+    scheduler = Scheduler(Limits(batch=2, ahead=1), Policy())
+    busy, *_ = (entry(scheduler, key="busy") for _ in range(2 + waiting))
+    entry(scheduler, key="odd")
+    turns = Counter()
+    for _ in range(20 * (share + 1)):
+        turn = scheduler.turn(0.0)
+        scheduler.stepped(turn.bucket, 1.0)
+        turns[turn.bucket is busy.bucket] += 1
+    assert turns[True] == pytest.approx(20 * share, abs=share)
 
 
 def test_a_batch_gathers_for_a_while_and_starts_early_when_it_is_full():

@@ -138,7 +138,7 @@ def test_closing_in_the_middle_ends_everybody(start, model, ask, expected, seed)
     time.sleep(0.1)
     batcher.close()
     stop.set()
-    feeder.join(10)
+    feeder.join(30)
     assert not feeder.is_alive()
     for one, handle in handles:
         assert handle.state in (State.DONE, State.CANCELLED)

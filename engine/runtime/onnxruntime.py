@@ -1,0 +1,86 @@
+"""ONNX graphs in ONNX Runtime: on a CPU, on a GPU with its CUDA kernels, or compiled by TensorRT.
+
+Tensors go in and out where they lie: nothing is copied, so kept texts and contexts cost nothing more.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..exports import Export, GraphSpec, cache_folder
+from .graphs import Tensors
+from .sessions import Run, Sessions
+
+BFLOAT16 = 16  # numpy has none: ONNX's number of it
+ELEMENTS = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.bfloat16: BFLOAT16,
+    torch.int64: np.int64,
+    torch.uint8: np.uint8,
+    torch.bool: np.bool_,
+}
+Provider = tuple[str, dict[str, Any]]
+PROVIDERS = {"onnxruntime": {"cpu": "CPU", "cuda": "CUDA"}, "tensorrt": {"cuda": "Tensorrt"}}
+
+
+def sessions(
+    export: Export, device: torch.device, runtime: str = "onnxruntime", *, threads: int | None = None
+) -> Sessions:
+    """Sessions of a ``runtime``: ``onnxruntime`` or ``tensorrt``. ``threads`` on a CPU are PyTorch's by default.
+
+    Raises ``ValueError`` where the installed ONNX Runtime cannot work on the device.
+    """
+    import onnxruntime as ort
+
+    wanted = f"{PROVIDERS[runtime].get(device.type)}ExecutionProvider"
+    if wanted not in ort.get_available_providers():
+        raise ValueError(f"this ONNX Runtime has no {wanted}; it has {', '.join(ort.get_available_providers())}")
+    providers = _providers(wanted, device, export)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two graphs take turns with PyTorch
+
+    def load(spec: GraphSpec, path: Path) -> Run:
+        session = ort.InferenceSession(os.fspath(path), options, providers=providers)
+
+        def run(inputs: Tensors) -> Tensors:
+            binding = session.io_binding()
+            held = [inputs[name].contiguous() for name in spec.inputs]
+            for name, x in zip(spec.inputs, held, strict=True):
+                binding.bind_input(name, device.type, device.index or 0, ELEMENTS[x.dtype], x.shape, x.data_ptr())
+            for name in spec.outputs:
+                binding.bind_output(name, device.type, device.index or 0)
+            session.run_with_iobinding(binding)
+            return dict(zip(spec.outputs, map(torch.from_dlpack, binding.get_outputs()), strict=True))
+
+        return run
+
+    settings = {"onnxruntime": ort.__version__, "provider": wanted}
+    if device.type == "cpu":
+        settings["threads"] = options.intra_op_num_threads
+    return Sessions(export, load, settings)
+
+
+def _providers(wanted: str, device: torch.device, export: Export) -> list[Provider]:
+    """What computes a graph, and what computes the operators that it does not know."""
+    cpu: Provider = ("CPUExecutionProvider", {})
+    if device.type == "cpu":
+        return [cpu]
+    common = {"device_id": device.index or 0, "user_compute_stream": str(torch.cuda.current_stream(device).cuda_stream)}
+    cuda: Provider = ("CUDAExecutionProvider", common | {"use_tf32": 0})
+    if wanted.startswith("CUDA"):
+        return [cuda, cpu]
+    cache = cache_folder() / export.model / "tensorrt"
+    kept = {
+        "trt_engine_cache_enable": True,
+        "trt_engine_cache_path": os.fspath(cache),
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": os.fspath(cache),
+    }
+    return [("TensorrtExecutionProvider", common | kept), cuda, cpu]

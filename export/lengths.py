@@ -1,0 +1,36 @@
+"""How long the free axes of a graph may be."""
+
+from __future__ import annotations
+
+import math
+
+from ..engine.config import MAX_SECONDS, MAX_SIDE, ModelConfig
+from ..engine.exports import Axis
+from .graphs import Graph
+
+
+def axes_of(graph: Graph, config: ModelConfig) -> dict[str, Axis]:
+    """The free axes of a graph by name; the example's lengths are those of the model's own clip."""
+    s, patch = config.sequence, config.ddit.patch
+    frames, side = math.ceil(MAX_SECONDS * s.fps), MAX_SIDE // s.space_factor
+    tokens = math.ceil(MAX_SECONDS * s.audio_rate)
+    step = s.space_factor * patch
+    limits: dict[str, tuple[int, int | None, int]] = {
+        "T": (1, math.ceil(frames / s.time_factor), 1),
+        "H": (patch, side, patch),
+        "W": (patch, side, patch),
+        "A": (1, tokens, 1),
+        "F": (s.time_factor, frames, s.time_factor),
+        "height": (step, MAX_SIDE, step),
+        "width": (step, MAX_SIDE, step),
+    }
+    if graph.name == "denoise_joint":
+        limits["N"] = (0, None, 1)
+    if graph.name == "audio_encoder":
+        limits["M"] = (s.audio_hop, tokens * s.audio_hop, s.audio_hop)
+    found = {}
+    for name, axes in graph.dynamic.items():
+        for place, label in axes.items():
+            least, most, every = limits.get(label, (1, None, 1))
+            found[label] = Axis(least, most, graph.inputs[name].shape[place], every)
+    return found

@@ -1,0 +1,184 @@
+"""An export of a model: its graphs in a folder with a manifest, written beside its place and renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from .. import __version__
+from ..engine.components import Components
+from ..engine.config import ModelConfig
+from ..engine.exports import CONSTANTS, Device, Export, Format, GraphSpec, Port, Precision, folder_name
+from ..engine.package import sha256
+from ..engine.runtime.graphs import graph_names
+from ..engine.runtime.precision import DTYPES, cast
+from .cases import cases_of, inputs_of
+from .graphs import Graph, codec_graphs, denoiser_graphs
+from .lengths import axes_of
+
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "aoti": ".pt2"}
+LIBRARIES: dict[Format, tuple[str, ...]] = {"onnx": ("torch", "onnx", "onnxscript"), "aoti": ("torch",)}
+
+Progress = Callable[[str], None]
+
+
+def graphs_of(components: Components, device: Device, precision: Precision) -> list[Graph]:
+    """Every graph of a model on a device, those of the d-DiT in this precision, codecs and text encoder in float32."""
+    model = cast(components.ddit, DTYPES[precision]).to(device)
+    for codec in (components.video, components.audio, components.text):
+        codec.to(device)
+    with torch.device(device):
+        graphs = [*denoiser_graphs(model, components.config), *codec_graphs(components)]
+    for graph in graphs:
+        graph.module.eval().requires_grad_(False)
+    return graphs
+
+
+def write_export(
+    components: Components,
+    folder: Path,
+    format: Format,
+    *,
+    device: Device = "cpu",
+    precision: Precision = "float32",
+    progress: Progress = lambda name: None,
+) -> Export:
+    """Write all graphs of a model into ``folder`` / its name, in the place of what was there.
+
+    ``progress`` is told the name of every graph that comes next. The codecs are written as ONNX alone; one that cannot
+    be is left out, and the manifest says why. Raises ``ValueError`` for a missing library, an unsaved model, and a
+    device that is not there.
+    """
+    if not components.digest:
+        raise ValueError("only a saved model can be exported; save it as a package first")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("exporting for cuda needs a CUDA device, and there is none here")
+    write = _writer(format)
+    target = folder / folder_name(format, device, precision)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as beside:
+        part = Path(beside) / target.name
+        part.mkdir()
+        graphs, missing = {}, {}
+        of_model = graph_names(components.config.ddit)
+        for graph in graphs_of(components, device, precision):
+            if format == "aoti" and graph.name not in of_model:
+                continue
+            progress(graph.name)
+            file = part / f"{graph.name}{SUFFIXES[format]}"
+            try:
+                outputs = write(graph, file)
+                if graph.name not in of_model:
+                    _check_freedom(graph, outputs, components.config)
+            except Exception as error:
+                if graph.name in of_model:
+                    raise
+                missing[graph.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                file.unlink(missing_ok=True)
+                continue
+            inputs = {name: _port(example, graph.dynamic.get(name, {})) for name, example in graph.inputs.items()}
+            graphs[graph.name] = GraphSpec(file.name, inputs, outputs, axes_of(graph, components.config))
+        _write_constants(components, part / CONSTANTS)
+        export = Export(
+            part,
+            components.digest,
+            format,
+            device if format == "aoti" else "any",
+            precision,
+            graphs,
+            _versions(format),
+            {file.name: sha256(file) for file in sorted(part.iterdir())},
+            machine=_machine(format, device),
+            missing=missing,
+        )
+        export.write()
+        _put(part, target)
+    return Export.read(target, components.digest)
+
+
+@torch.inference_mode()
+def _check_freedom(graph: Graph, outputs: Mapping[str, Port], config: ModelConfig) -> None:
+    """That no length that depends on the inputs has become a number: recurrent layers are written out as they ran."""
+    (other,) = (case for case in cases_of(axes_of(graph, config)) if case.name == "other")
+    found = graph.module(*inputs_of(graph, other).values())
+    ((name, port),) = outputs.items()
+    for axis, (stated, length) in enumerate(zip(port.shape, found.shape, strict=True)):
+        if isinstance(stated, int) and stated != length:
+            raise ValueError(f"axis {axis} of {name} became {stated} for all inputs")
+
+
+def _writer(format: Format) -> Callable[[Graph, Path], dict[str, Port]]:
+    if format == "aoti":
+        from .aoti import compile_graph
+
+        return compile_graph
+    from .onnx import export_graph
+
+    def write(graph: Graph, path: Path) -> dict[str, Port]:
+        export_graph(graph.module, graph.inputs, graph.dynamic, graph.outputs, path)
+        return _onnx_outputs(path)
+
+    return write
+
+
+def _onnx_outputs(path: Path) -> dict[str, Port]:
+    import onnx
+
+    found = {}
+    for value in onnx.load(path, load_external_data=False).graph.output:
+        kind = value.type.tensor_type
+        lengths = tuple(length.dim_param or length.dim_value for length in kind.shape.dim)
+        found[value.name] = Port(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, lengths)
+    return found
+
+
+def _write_constants(components: Components, path: Path) -> None:
+    """The weights that no graph holds."""
+    model = components.ddit
+    constants = {"null_text": model.null_text}
+    if model.config.bridge == "global_local":
+        constants["silence"] = model.silence
+    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in constants.items()}, path)
+
+
+def _port(example: torch.Tensor, free: dict[int, str]) -> Port:
+    return Port(
+        str(example.dtype).removeprefix("torch."),
+        tuple(free.get(axis, length) for axis, length in enumerate(example.shape)),
+    )
+
+
+def _versions(format: Format) -> dict[str, str]:
+    found = {"syncflow": __version__}
+    for library in LIBRARIES[format]:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine(format: Format, device: Device) -> str:
+    if format == "onnx":
+        return ""
+    from ..engine.runtime.aoti import machine
+
+    return machine(torch.device(device))
+
+
+def _put(part: Path, target: Path) -> None:
+    """In one move where nothing stood; what stood there is moved away first."""
+    if target.exists():
+        old = part.with_name("old")
+        os.replace(target, old)
+        os.replace(part, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(part, target)
