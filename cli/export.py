@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
@@ -35,6 +35,7 @@ def export(
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights; codecs stay in float32.")
     ] = "float32",
+    codecs: Annotated[bool, typer.Option(help="The codecs and the text encoder too, in onnx.")] = True,
     verify: Annotated[
         bool, typer.Option(help="Compare the graphs with PyTorch in every runtime that is installed.")
     ] = True,
@@ -44,7 +45,9 @@ def export(
 
     Ends with exit code 1 when an error exceeds its bound.
     """
-    formats = options.choices("format", to, ("onnx", "aoti"))
+    from ..engine.exports import Format
+
+    formats: list[Format] = options.choices("format", to, get_args(Format))
 
     from tqdm import tqdm
 
@@ -53,7 +56,7 @@ def export(
     from ..engine.package import open_package
     from ..export.writing import write_export
 
-    package = open_package(bundled_model() if model is None else model)
+    package = open_package(options.model_folder(model))
     folder = _destination(package, output, bundled=package.path == bundled_model())
     components = Components.load(package.path)
     found = []
@@ -65,7 +68,7 @@ def export(
                 bar.update()
 
             written = write_export(
-                components, folder, cast(Literal["onnx", "aoti"], format), device=device, precision=dtype, progress=show
+                components, folder, format, device=device, precision=dtype, codecs=codecs, progress=show
             )
         found.append(written)
     runtimes = [proofs.installed(one, device) if verify else [] for one in found]

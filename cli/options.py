@@ -23,7 +23,15 @@ Runtime = Annotated[
 ]
 
 
-def choices(name: str, text: str, known: Sequence[str]) -> list[str]:
+def model_folder(model: Path | None) -> Path:
+    """The folder of a model; the bundled one where none is named, or by its name."""
+    from ..engine.engine import bundled_model
+
+    bundled = bundled_model()
+    return bundled if model is None or (str(model) == bundled.name and not model.exists()) else model
+
+
+def choices(name: str, text: str, known: Sequence[Any]) -> list[Any]:
     """Several of what is known, written with commas, each once."""
     found = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for one in found:

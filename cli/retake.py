@@ -29,6 +29,7 @@ def retake(
     ] = None,
     keep_latents: results.KeepLatents = False,
     model: options.Model = None,
+    runtime: options.Runtime = "auto",
     json: options.Json = False,
 ) -> None:
     """Draw the sound of a clip anew; the pictures stay.
@@ -48,7 +49,7 @@ def retake(
 
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(model)
+    engine = Engine.from_pretrained(model, runtime=runtime)
     watch.model_loaded()
     drawn = engine.retake(clip, prompt, progress=not json, **settings)
     results.write(drawn if takes > 1 else [drawn], paths, watch, keep_latents=keep_latents, json=json)

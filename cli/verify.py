@@ -30,7 +30,6 @@ def verify(
     its bound.
     """
     from ..engine.components import Components
-    from ..engine.engine import bundled_model
     from ..engine.exports import Export, Places
     from ..engine.package import open_package
     from ..engine.runtime.choice import LIBRARIES, version_of
@@ -38,7 +37,7 @@ def verify(
     wanted = None if runtimes is None else options.choices("runtime", runtimes, tuple(LIBRARIES))
     for runtime in wanted or []:
         version_of(runtime)
-    package = open_package(bundled_model() if model is None else model)
+    package = open_package(options.model_folder(model))
     places = Places(package.path, package.digest)
     exports = [Export.read(folder, package.digest).check() for folder in places.all()]
     if not exports:

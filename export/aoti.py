@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor.exc import InvalidCxxCompiler
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
@@ -24,7 +25,15 @@ from .graphs import Graph
 
 
 def compile_graph(graph: Graph, path: Path) -> dict[str, Port]:
-    """Write ``graph`` to ``path`` (``.pt2``), for the device of its inputs. -> what it gives, by name."""
+    """Write ``graph`` to ``path`` (``.pt2``), for the device of its inputs. -> what it gives, by name.
+
+    Raises ``ValueError`` where there is no compiler.
+    """
+    with torch.no_grad():  # what a graph holds is frozen only so
+        return _compile(graph, path)
+
+
+def _compile(graph: Graph, path: Path) -> dict[str, Port]:
     program = trace(graph)
     on_cpu = next(iter(graph.inputs.values())).device.type == "cpu"
     if on_cpu:
@@ -32,7 +41,10 @@ def compile_graph(graph: Graph, path: Path) -> dict[str, Port]:
     outputs = _outputs(program, graph)
     _forget_assumptions(program)
     settings = {"freezing": True} if on_cpu else {}  # weights laid out for the products of this processor
-    torch._inductor.aoti_compile_and_package(program, package_path=os.fspath(path), inductor_configs=settings)
+    try:
+        torch._inductor.aoti_compile_and_package(program, package_path=os.fspath(path), inductor_configs=settings)
+    except InvalidCxxCompiler:
+        raise ValueError("compiling graphs needs a C++ compiler, such as g++, and there is none here") from None
     return outputs
 
 
@@ -41,7 +53,7 @@ def trace(graph: Graph) -> ExportedProgram:
     shapes = torch.export.ShapesCollection()
     for name, axes in graph.dynamic.items():
         shapes[graph.inputs[name]] = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
-    with torch.no_grad(), symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+    with symbolic_shapes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             graph.module,
             tuple(graph.inputs.values()),

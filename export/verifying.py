@@ -51,7 +51,7 @@ def verify(
     of_model = graph_names(components.config.ddit)
     errors: dict[str, float | None] = {}
     seconds: dict[str, list[float]] = {}
-    for graph in graphs_of(components, device, "float32"):
+    for graph in graphs_of(components, device):
         if graph.name not in export.graphs:
             continue
         progress(graph.name)

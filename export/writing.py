@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from ..engine.runtime.precision import DTYPES, cast
 from .cases import cases_of, inputs_of
 from .graphs import Graph, codec_graphs, denoiser_graphs
 from .lengths import axes_of
+from .recurrence import of_any_length
 
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "aoti": ".pt2"}
 LIBRARIES: dict[Format, tuple[str, ...]] = {"onnx": ("torch", "onnx", "onnxscript"), "aoti": ("torch",)}
@@ -29,13 +33,15 @@ LIBRARIES: dict[Format, tuple[str, ...]] = {"onnx": ("torch", "onnx", "onnxscrip
 Progress = Callable[[str], None]
 
 
-def graphs_of(components: Components, device: Device, precision: Precision) -> list[Graph]:
-    """Every graph of a model on a device, those of the d-DiT in this precision, codecs and text encoder in float32."""
+def graphs_of(
+    components: Components, device: Device, precision: Precision = "float32", *, codecs: bool = True
+) -> list[Graph]:
+    """The graphs of a model on a device: of the d-DiT in this precision, of codecs and text encoder in float32."""
     model = cast(components.ddit, DTYPES[precision]).to(device)
     for codec in (components.video, components.audio, components.text):
         codec.to(device)
     with torch.device(device):
-        graphs = [*denoiser_graphs(model, components.config), *codec_graphs(components)]
+        graphs = denoiser_graphs(model, components.config) + (codec_graphs(components) if codecs else [])
     for graph in graphs:
         graph.module.eval().requires_grad_(False)
     return graphs
@@ -48,13 +54,14 @@ def write_export(
     *,
     device: Device = "cpu",
     precision: Precision = "float32",
+    codecs: bool = True,
     progress: Progress = lambda name: None,
 ) -> Export:
     """Write all graphs of a model into ``folder`` / its name, in the place of what was there.
 
-    ``progress`` is told the name of every graph that comes next. The codecs are written as ONNX alone; one that cannot
-    be is left out, and the manifest says why. Raises ``ValueError`` for a missing library, an unsaved model, and a
-    device that is not there.
+    ``progress`` is told the name of every graph that comes next. ``codecs``: those and the text encoder too, as ONNX
+    alone; one that cannot be exported is left out, and the manifest says why. Raises ``ValueError`` for a missing
+    library, an unsaved model, and a device that is not there.
     """
     if not components.digest:
         raise ValueError("only a saved model can be exported; save it as a package first")
@@ -62,19 +69,21 @@ def write_export(
         raise ValueError("exporting for cuda needs a CUDA device, and there is none here")
     write = _writer(format)
     target = folder / folder_name(format, device, precision)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder {target.parent} cannot be made ({error.strerror})") from None
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as beside:
         part = Path(beside) / target.name
         part.mkdir()
         graphs, missing = {}, {}
         of_model = graph_names(components.config.ddit)
-        for graph in graphs_of(components, device, precision):
-            if format == "aoti" and graph.name not in of_model:
-                continue
+        for graph in graphs_of(components, device, precision, codecs=codecs and format == "onnx"):
             progress(graph.name)
             file = part / f"{graph.name}{SUFFIXES[format]}"
             try:
-                outputs = write(graph, file)
+                with _quietly(), of_any_length():
+                    outputs = write(graph, file)
                 if graph.name not in of_model:
                     _check_freedom(graph, outputs, components.config)
             except Exception as error:
@@ -112,6 +121,18 @@ def _check_freedom(graph: Graph, outputs: Mapping[str, Port], config: ModelConfi
     for axis, (stated, length) in enumerate(zip(port.shape, found.shape, strict=True)):
         if isinstance(stated, int) and stated != length:
             raise ValueError(f"axis {axis} of {name} became {stated} for all inputs")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the exporters say to those who develop them."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _writer(format: Format) -> Callable[[Graph, Path], dict[str, Port]]:

@@ -157,7 +157,7 @@ class DDiT(nn.Module):
     ) -> Velocities:
         """:meth:`joint_pass` with the words (R, L, D) that the audio reads, and the style (N or 1, A_r, D)."""
         assert isinstance(self.bridge, GlobalLocalBridge)
-        style = style.expand(len(z_a) if bridged is None else len(bridged), -1, -1)
+        style = style.expand((z_a if bridged is None else bridged).shape[0], -1, -1)  # len() would fix it in a trace
         frequencies = self.video.rope.freqs.float(), self.audio.freqs.float()
         clocks = global_local_clocks(z_v.shape[2], self._tokens(z_v), z_a.shape[1], style.shape[1], *frequencies)
         video = self.video.enter(z_v, *times_v, text, text_of_row)

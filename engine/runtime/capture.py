@@ -7,7 +7,7 @@ of anything that shares its pool.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -31,7 +31,8 @@ def called(work: Callable[[], T], pool: Hashable) -> Callable[[], T]:
 
     def replay() -> T:
         for place, value in zip(tree_leaves(result), tree_leaves(work()), strict=True):
-            place.copy_(value)
+            if place is not None:
+                place.copy_(value)
         return result
 
     return replay
@@ -58,7 +59,8 @@ class CudaCapture:
         if handle is None or not graphs:  # the allocator forgets a pool that no graph uses any more
             handle = torch.cuda.graph_pool_handle()
         # other threads, which decode and encode, go on allocating
-        with torch.cuda.graph(graph, handle, self._stream, "thread_local"):  # type: ignore[arg-type]
+        options: dict[str, Any] = {"pool": handle, "stream": self._stream, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(graph, **options):
             result = work()
         current.wait_stream(self._stream)
         graphs.add(graph)

@@ -213,8 +213,8 @@ class GraphedDenoiser(Delegate):
         if reference is not None:
             inputs["reference"] = Input(reference, exact=bridged is not None)
 
-        def work(given: Tensors) -> Velocities:
-            return self.model.joint_pass(
+        def work(given: Tensors) -> tuple[Tensor | None, Tensor | None]:
+            velocities = self.model.joint_pass(
                 given["z_v"],
                 given["z_a"],
                 Modulation(given["rows"], given["embedded"]),
@@ -226,12 +226,12 @@ class GraphedDenoiser(Delegate):
                 drawn_video=given.get("drawn_video"),
                 drawn_audio=given.get("drawn_audio"),
             )
+            return velocities.video, velocities.audio
 
         found, _ = self._joint.run(None, inputs, work)
-        video, audio = (rows if index is None else len(index) for index in chosen.values())
-        return Velocities(
-            None if found.video is None else found.video[:video], None if found.audio is None else found.audio[:audio]
-        )
+        counts = (rows if index is None else len(index) for index in chosen.values())
+        video, audio = (None if one is None else one[:count] for one, count in zip(found, counts, strict=True))
+        return Velocities(video, audio)
 
     def _words(self, text: Conditioning) -> dict[str, Input]:
         """The text that the audio tower reads, if it reads any."""

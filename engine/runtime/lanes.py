@@ -36,7 +36,7 @@ class Recording:
     @property
     def bytes(self) -> int:
         """Of its results; what it has besides is shared."""
-        return sum(leaf.nbytes for leaf in tree_leaves(self.result))
+        return sum(leaf.nbytes for leaf in tree_leaves(self.result) if leaf is not None)
 
 
 @dataclass(eq=False)

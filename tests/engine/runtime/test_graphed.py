@@ -104,6 +104,15 @@ def test_many_rows_are_left_to_the_model(models, name):
 # How few recordings there are, and what they read where
 
 
+def _memory(denoiser):
+    """The tensors that its recordings hold."""
+    for one in denoiser.recordings._kept.values():
+        yield from (static.tensor for static in one.statics)
+        velocity, rest = one.result
+        yield velocity
+        yield from rest if isinstance(rest, list) else [rest]
+
+
 def drawn(denoiser, *jobs):
     batch = batch_of(denoiser)
     batch.join(jobs)
@@ -119,6 +128,8 @@ def test_a_shape_is_recorded_once(models, name):
     drawn(denoiser, job(2, steps=4, shift=3.0, negative=True, length=2))
     assert denoiser.recordings.captured == first
     assert denoiser.describe()["recorded"] == first
+    tensors = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in _memory(denoiser)}
+    assert denoiser.recordings.bytes == sum(tensors.values())
 
 
 @pytest.mark.parametrize("name", ["adaptor", "audio_rope", "global_local"])

@@ -1,0 +1,181 @@
+"""Which runtime computes, and what is said of it. The exports here hold no graphs: whoever loads one is a stand-in."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncflow.engine.exports import CONSTANTS, STEP, Export, GraphSpec, Places, Proof
+from syncflow.engine.model import DDiT
+from syncflow.engine.package import sha256
+from syncflow.engine.runtime import aoti, choice, onnxruntime, openvino
+from syncflow.engine.runtime.choice import choose, version_of
+from syncflow.engine.runtime.compiled import CompiledDenoiser
+from syncflow.engine.runtime.graphs import GraphDenoiser, graph_names
+from syncflow.engine.runtime.sessions import Sessions
+
+from ..plain import CONFIG
+
+MODEL = "7" * 64
+GRAPHS = graph_names(CONFIG)
+CODECS = ("text_encoder", "video_decoder")
+SECONDS = {"onnxruntime": 0.02, "openvino": 0.01, "aoti": 0.03}
+TORCH = 0.04
+
+
+@pytest.fixture
+def model() -> DDiT:
+    return DDiT(CONFIG).eval().requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch, tmp_path):
+    """Libraries of version 1 that load nothing."""
+    monkeypatch.setenv("SYNCFLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(choice, "version_of", lambda runtime: "1")
+    for module in (aoti, onnxruntime, openvino):
+        monkeypatch.setattr(module, "sessions", lambda export, *_, **__: Sessions(export, None, {"threads": 2}))
+
+
+def proof(runtime: str, **changes: Any) -> Proof:
+    errors = dict.fromkeys((*GRAPHS, *CODECS), 1e-6)
+    seconds = {STEP: [SECONDS[runtime], TORCH], "text_encoder": [2.0, 1.0], "video_decoder": [1.0, 2.0]}
+    return dataclasses.replace(Proof(runtime, "1", "cpu", "float32", errors, 1e-4, seconds), **changes)
+
+
+def exported(folder: Path, *proofs: Proof, format: str = "onnx") -> Path:
+    """An export with what was found of it, in a package. -> the package."""
+    path = folder / "exports" / ("onnx" if format == "onnx" else "aoti/cpu")
+    path.mkdir(parents=True)
+    for name in ("graph", CONSTANTS):
+        (path / name).write_bytes(b"x")
+    checksums = {file.name: sha256(file) for file in path.iterdir()}
+    graphs = {name: GraphSpec("graph", {}, {}, {}) for name in (*GRAPHS, *CODECS)}
+    device = "any" if format == "onnx" else "cpu"
+    Export(path, MODEL, format, device, "float32", graphs, {}, checksums, proofs=proofs).write()
+    return folder
+
+
+def test_without_exports_it_is_torch(model, tmp_path):
+    chosen = choose("auto", model, Places(tmp_path, MODEL))
+    assert (chosen.runtime, chosen.denoiser) == ("torch", model)
+    assert set(chosen.others) == set(choice.LIBRARIES)
+    assert "syncflow export" in chosen.others["openvino"]
+
+
+def test_auto_takes_the_fastest(model, tmp_path):
+    exported(tmp_path, *map(proof, ("onnxruntime", "openvino")))
+    exported(tmp_path, proof("aoti"), format="aoti")
+    chosen = choose("auto", model, Places(tmp_path, MODEL))
+    assert chosen.runtime == "openvino"
+    assert isinstance(chosen.denoiser, GraphDenoiser)
+    said = chosen.describe()
+    assert "10 ms a step, 40 in PyTorch" in said["why"]
+    assert said["others"]["onnxruntime"] == "20 ms a step" and said["others"]["aoti"] == "30 ms a step"
+    assert said["threads"] == 2
+
+
+def test_codecs_go_through_graphs_where_that_pays(model, tmp_path):
+    chosen = choose("auto", model, Places(exported(tmp_path, proof("openvino")), MODEL))
+    assert chosen.codecs == ("video_decoder",)
+    wrong = proof("openvino", errors=proof("openvino").errors | {"video_decoder": None})
+    chosen = choose("auto", model, Places(exported(tmp_path / "other", wrong), MODEL))
+    assert (chosen.runtime, chosen.codecs) == ("openvino", ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"version": "0.9"}, "version 0.9 was verified, and 1 is installed"),
+        ({"device": "cuda"}, "not verified on this kind of device"),
+        ({"precision": "bfloat16"}, "not verified on this kind of device"),
+        ({"errors": dict.fromkeys(GRAPHS, 1e-6) | {"denoise_audio": 0.5}}, "denoise_audio is off by 5.0e-01"),
+        ({"errors": dict.fromkeys(GRAPHS, 1e-6) | {"denoise_audio": None}}, "denoise_audio fails"),
+        ({"errors": {}}, "fails"),
+        ({"seconds": {STEP: [TORCH, TORCH]}}, "not faster than PyTorch"),
+        ({"seconds": {}}, "not faster than PyTorch"),
+    ],
+    ids=str,
+)
+def test_auto_leaves_out_what_is_not_proven(model, tmp_path, changes, said):
+    chosen = choose("auto", model, Places(exported(tmp_path, proof("openvino", **changes)), MODEL))
+    assert chosen.runtime == "torch"
+    assert said in chosen.others["openvino"]
+
+
+def test_auto_passes_a_damaged_export_by(model, tmp_path):
+    package = exported(tmp_path, proof("openvino"))
+    exported(package, proof("aoti"), format="aoti")
+    (package / "exports" / "onnx" / "graph").write_bytes(b"y")
+    with pytest.warns(UserWarning, match="does not match its checksum"):
+        chosen = choose("auto", model, Places(package, MODEL))
+    assert chosen.runtime == "aoti"
+
+
+def test_a_damaged_export_is_never_loaded(model, tmp_path):
+    package = exported(tmp_path, format="aoti")
+    (package / "exports" / "aoti" / "cpu" / "graph").write_bytes(b"y")
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        choose("aoti", model, Places(package, MODEL))
+
+
+def test_a_runtime_that_was_asked_for_need_not_be_proven(model, tmp_path):
+    chosen = choose("onnxruntime", model, Places(exported(tmp_path), MODEL))
+    assert (chosen.runtime, chosen.why, chosen.codecs) == ("onnxruntime", "it was asked for", ())
+
+
+def test_a_runtime_that_was_found_wrong_is_refused(model, tmp_path):
+    wrong = proof("openvino", precision="bfloat16", errors=dict.fromkeys(GRAPHS, 0.5))
+    package = exported(tmp_path, wrong)
+    with pytest.raises(ValueError, match="openvino computes this model wrongly in bfloat16: prepare_text is off by"):
+        choose("openvino", model, Places(package, MODEL), "bfloat16")
+    assert choose("openvino", model, Places(package, MODEL)).runtime == "openvino"
+
+
+def test_of_torch(model, tmp_path):
+    places = Places(tmp_path, MODEL)
+    assert choose("torch", model, places).denoiser is model
+    assert isinstance(choose("compiled", model, places).denoiser, CompiledDenoiser)
+    assert str(choose("torch", model, places, "bfloat16").denoiser.dtype) == "torch.bfloat16"
+    with pytest.raises(ValueError, match="CUDA"):
+        choose("graphed", model, places)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "said"),
+    [
+        ("tflite", "float32", "runtime is 'tflite'; it must be one of auto, torch,"),
+        ("auto", "int8", "precision is 'int8'; it must be one of float32,"),
+        ("tensorrt", "float32", "does not work on cpu; it works on cuda"),
+        ("aoti", "float32", "syncflow export --to aoti"),
+    ],
+)
+def test_what_there_is_not(model, tmp_path, runtime, precision, said):
+    with pytest.raises(ValueError, match=said):
+        choose(runtime, model, Places(tmp_path, MODEL), precision)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_missing_library_is_one_sentence(monkeypatch, runtime):
+    monkeypatch.setitem(sys.modules, runtime, None)
+    with pytest.raises(ValueError, match=f"needs {runtime}; install it with `pip install syncflow.{runtime}.`"):
+        version_of(runtime)
+
+
+def test_auto_does_without_a_missing_library(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "version_of", version_of)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    chosen = choose("auto", model, Places(exported(tmp_path, proof("openvino")), MODEL))
+    assert chosen.runtime == "torch"
+    assert "pip install syncflow[openvino]" in chosen.others["openvino"]
+
+
+def test_machine_code_for_another_machine(model, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    package = exported(tmp_path, format="aoti")
+    with pytest.raises(ValueError, match="was compiled by torch no torch"):
+        choose("aoti", model, Places(package, MODEL))

@@ -1,0 +1,176 @@
+"""Exports on disk: what is written is read; what is damaged, foreign or newer is refused with one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from syncflow.engine.exports import (
+    CONSTANTS,
+    SCHEMA,
+    Axis,
+    Export,
+    GraphSpec,
+    Places,
+    Port,
+    Proof,
+    cache_folder,
+    folder_name,
+)
+from syncflow.engine.package import MANIFEST, sha256
+
+MODEL = "5" * 64
+GRAPH = GraphSpec(
+    "denoise_audio.onnx",
+    {"z": Port("float32", ("R", "A", 5)), "context_of_row": Port("int64", ("R",))},
+    {"velocity": Port("float32", ("R", "A", 5))},
+    {"R": Axis(1, None, 4), "A": Axis(1, 3000, 100, 2)},
+)
+PROOF = Proof("onnxruntime", "1.31.1", "cpu", "float32", {"denoise_audio": 1e-6}, 1e-4, {"step": [0.01, 0.02]})
+
+
+def written(path: Path, **changes: object) -> Export:
+    """An export of one graph, in a folder."""
+    path.mkdir(parents=True)
+    for name in (GRAPH.file, CONSTANTS):
+        (path / name).write_bytes(name.encode() * 100)
+    checksums = {file.name: sha256(file) for file in path.iterdir()}
+    export = Export(path, MODEL, "onnx", "any", "float32", {"denoise_audio": GRAPH}, {"torch": "2"}, checksums)
+    export = dataclasses.replace(export, **changes)
+    export.write()
+    return export
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return written(tmp_path / "onnx").path
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    values = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(values | changes))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        Export.read(folder, MODEL).check()
+    message = str(caught.value)
+    assert "\n" not in message and str(folder) in message
+    return message
+
+
+def test_round_trip(tmp_path):
+    export = written(tmp_path / "onnx", missing={"audio_decoder": "why"}, machine="sm_90", proofs=(PROOF,))
+    assert Export.read(export.path, MODEL).check() == export
+    assert [file.name for file in export.path.iterdir() if file.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("name", [GRAPH.file, CONSTANTS])
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:50] + b"!" + b[51:], lambda b: b + b"!"])
+def test_damaged_files(folder, name, damage):
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    assert "does not match its checksum; the export is damaged" in refusal(folder)
+
+
+def test_a_file_that_is_gone(folder):
+    (folder / GRAPH.file).unlink()
+    assert "lacks denoise_audio.onnx; the export is incomplete" in refusal(folder)
+
+
+def test_another_schema(folder):
+    rewrite(folder, schema=SCHEMA + 1)
+    assert f"has export schema {SCHEMA + 1}; this version reads schema {SCHEMA}" in refusal(folder)
+
+
+def test_of_another_model(folder):
+    rewrite(folder, model="6" * 64)
+    assert "belongs to another model" in refusal(folder)
+
+
+def test_no_manifest(folder):
+    (folder / MANIFEST).unlink()
+    assert "is no export: it has no manifest.json" in refusal(folder)
+
+
+def test_a_truncated_manifest(folder):
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text[: len(text) // 2])
+    assert "cannot be read as JSON" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"graphs": []},
+        {"graphs": {"denoise_audio": {"file": GRAPH.file}}},
+        {"graphs": {"denoise_audio": None}},
+        {"format": "tflite"},
+        {"precision": "int4"},
+        {"proofs": [{"runtime": "onnxruntime"}]},
+        {"sha256": ["denoise_audio.onnx"]},
+        {"sha256": {"../outside": "0"}},
+        {"unheard_of": 1},
+    ],
+    ids=str,
+)
+def test_manifests_that_say_something_else(folder, changes):
+    rewrite(folder, **changes)
+    assert "is damaged" in refusal(folder)
+
+
+def test_a_graph_without_a_checksum(folder):
+    """What is not checked is not run."""
+    values = json.loads((folder / MANIFEST).read_text())
+    values["graphs"]["denoise_audio"]["file"] = "stranger.onnx"
+    (folder / MANIFEST).write_text(json.dumps(values))
+    (folder / "stranger.onnx").write_bytes(b"")
+    assert "lists no checksum of stranger.onnx" in refusal(folder)
+
+
+def test_a_proof_replaces_the_one_before(folder):
+    export = Export.read(folder, MODEL)
+    other = dataclasses.replace(PROOF, runtime="openvino")
+    again = dataclasses.replace(PROOF, version="1.32.0")
+    for proof in (PROOF, other, again):
+        export = export.proven(proof)
+    assert export.proofs == (other, again)
+    assert export.proof("onnxruntime", "cpu", "float32") == again
+    assert export.proof("onnxruntime", "cuda", "float32") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "holds"), [(0.0, True), (1e-4, True), (1.1e-4, False), (float("nan"), False), (None, False)]
+)
+def test_what_holds(error, holds):
+    proof = dataclasses.replace(PROOF, errors={"denoise_audio": error})
+    assert proof.holds(["denoise_audio"]) == holds
+    assert not proof.holds(["denoise_audio", "never measured"])
+
+
+def test_speed():
+    assert PROOF.speed() == 2
+    assert PROOF.speed("video_decoder") == 0
+
+
+def test_places(tmp_path, monkeypatch):
+    """The package's own exports come before those of the cache."""
+    monkeypatch.setenv("SYNCFLOW_CACHE", str(tmp_path / "cache"))
+    package = tmp_path / "model"
+    places = Places(package, MODEL)
+    assert cache_folder() == tmp_path / "cache"
+    assert places.find("onnx", "cpu", "float32") is None and places.all() == []
+    in_cache = written(tmp_path / "cache" / MODEL / "onnx").path
+    assert places.find("onnx", "cpu", "float32") == in_cache
+    in_package = written(package / "exports" / "onnx").path
+    compiled = written(package / "exports" / "aoti" / "cpu-bfloat16").path
+    assert places.find("onnx", "cuda", "float32") == in_package
+    assert places.all() == [in_package, compiled]
+    assert Places(None, "").all() == []
+
+
+def test_every_export_has_a_folder_of_its_own():
+    assert folder_name("onnx", "cpu", "float32") == folder_name("onnx", "cuda", "float32") == "onnx"
+    assert folder_name("aoti", "cuda", "bfloat16") == "aoti/cuda-bfloat16"
