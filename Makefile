@@ -30,8 +30,8 @@ demo: setup ## a clip from the bundled model: out/demo.mp4 and out/demo.png
 	$(BIN)/syncflow inspect out/demo.mp4 -o out/demo.png
 	@echo "The clip is $(CURDIR)/out/demo.mp4, what it shows and sounds like is drawn in $(CURDIR)/out/demo.png"
 
-test: setup ## the test suite
-	$(BIN)/python -m pytest
+test: setup ## the test suite, a file at a time on every core
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 check: setup ## lint, format, types, and the floors of the house
 	$(BIN)/ruff check .

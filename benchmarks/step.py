@@ -22,12 +22,15 @@ from torch.utils._pytree import tree_leaves
 from syncflow.engine.engine import Engine
 from syncflow.engine.model import DDiT
 from syncflow.engine.model.denoiser import Denoiser
+from syncflow.engine.runtime.choice import choose
+from syncflow.engine.runtime.graphs import GraphDenoiser
 from syncflow.engine.sampling.apart import batch_of
 from syncflow.engine.sampling.guidance import Branch
 from syncflow.engine.sampling.job import Job, Text
 from syncflow.engine.types import Latents, Request
 from syncflow.kernels.launch import implementation
 
+from .bare import LIBRARIES, Bare
 from .flops import flops
 
 PROMPTS = (
@@ -36,6 +39,7 @@ PROMPTS = (
     "a small green metal ball bounces on a metal floor",
     "a large white wooden ball rolls on a wooden floor",
 )
+Work = tuple[int, int, int]
 STEPS = 200  # of the schedule: more than a run takes
 
 
@@ -109,23 +113,40 @@ def requests(engine: Engine, batch: int, takes: int = 1) -> list[Job]:
     return jobs
 
 
+def runtimes(engine: Engine, names: Sequence[str]) -> dict[str, Denoiser]:
+    """The model of an engine in several runtimes, by name; "auto" also says which it is.
+
+    Raises ``ValueError`` for one that is not there.
+    """
+    ways: dict[str, Denoiser] = {}
+    for name in names:
+        chosen = choose(name, engine.components.ddit, engine.places)
+        ways[name if name == chosen.runtime else f"{name} ({chosen.runtime})"] = chosen.denoiser
+    return ways
+
+
 def contest(engine: Engine, ways: Mapping[str, Denoiser], batch: int, rounds: int) -> list[Row]:
-    """Rows for a batch: the naive loop, then every way, each round one step of each in turn."""
+    """Rows for a batch: the naive loop, then every way, each round one step of each in turn.
+
+    Beside a way that runs the graphs of a library stands the library alone with the same graphs.
+    """
     jobs = requests(engine, batch)
     naive = Naive(engine.components.ddit, jobs)
     steppers: dict[str, Any] = {"naive": naive}
+    before, errors = naive.latents, {"naive": 0.0}
+    work: dict[str, Work] = {"naive": _work(Naive(engine.components.ddit, jobs).step)}
+    naive.step()
+    expected = naive.latents
     for name, denoiser in ways.items():
         steppers[name] = batch_of(denoiser)
         steppers[name].join(jobs)
-    before, errors, work = naive.latents, {}, {}
-    naive.step()
-    expected = naive.latents
-    for name, stepper in steppers.items():
-        if name != "naive":
-            stepper.step()
-        errors[name] = _error(stepper.latents, expected, before)
-        plain = name == "naive" or isinstance(ways[name], DDiT)
-        work[name] = _work(stepper.step) if plain else (None, None, None)
+        steppers[name].step()
+        errors[name] = _error(steppers[name].latents, expected, before)
+        if isinstance(denoiser, DDiT):
+            work[name] = _work(steppers[name].step)
+        if isinstance(denoiser, GraphDenoiser) and name in LIBRARIES:
+            alone = Bare(name, denoiser, jobs)
+            steppers[f"{name} alone"], errors[f"{name} alone"] = alone, alone.error
     seconds = alternate({name: stepper.step for name, stepper in steppers.items()}, rounds)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     return [
@@ -134,7 +155,7 @@ def contest(engine: Engine, ways: Mapping[str, Denoiser], batch: int, rounds: in
             round(1e3 * median[name], 3),
             round(median["naive"] / median[name], 3),
             errors[name],
-            *work[name],
+            *work.get(name, (None, None, None)),
         )
         for name in steppers
     ]
@@ -208,7 +229,7 @@ def _error(found: Latents, expected: Latents, before: Latents) -> float:
     return max(errors)
 
 
-def _work(step: Callable[[], object]) -> tuple[int, int, int]:
+def _work(step: Callable[[], object]) -> Work:
     with Traffic() as traffic:
         step()
     return traffic.launches, flops(step), traffic.bytes

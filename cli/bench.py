@@ -1,4 +1,4 @@
-"""``syncflow bench``: how fast a step is beside the naive loop, and what the kernels take of a GPU."""
+"""``syncflow bench``: how fast a step is, what approximate options gain, and what the kernels take of a GPU."""
 
 from __future__ import annotations
 
@@ -21,17 +21,25 @@ def step(
         list[int] | None, typer.Option(min=1, help="Requests at a time; may be repeated. 1 and 8.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each way that count, in turn.")] = 20,
+    runtimes: Annotated[
+        str, typer.Option(help="Who computes, with commas: auto, torch, compiled, onnxruntime, openvino, aoti.")
+    ] = "torch",
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """Time a denoising step with two branches beside the naive loop, in one alternating run on this machine."""
+    """Time a denoising step with two branches beside the naive loop, in one alternating run on this machine.
+
+    Runtimes of graphs need those that `syncflow export` writes.
+    """
     from ..benchmarks import step as steps
     from ..engine.engine import Engine
+    from ..engine.runtime.choice import RUNTIMES
 
-    engine = Engine.from_pretrained(model)
-    ways = {"engine": engine.components.ddit}
+    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
+    ways = steps.runtimes(engine, options.choices("runtime", runtimes, RUNTIMES))
     rows = [row for size in batch or (1, 8) for row in steps.contest(engine, ways, size, rounds)]
-    seconds = {} if engine.config.ddit.video_reads_audio else steps.takes(engine)
+    plain = "torch" in ways and not engine.config.ddit.video_reads_audio
+    seconds = steps.takes(engine) if plain else {}
     ratio = seconds[8] / seconds[1] if seconds else None
     if json:
         options.show_json({"rows": [row.to_dict() for row in rows], "eight_takes_over_one": ratio})
@@ -39,6 +47,31 @@ def step(
         print(steps.table(rows))
         if ratio is not None:
             print(f"8 sounds of one video take {ratio:.2f} times as long as one")
+
+
+@app.command()
+def approximate(
+    clips: Annotated[int, typer.Option(min=1, help="Clips, each drawn with every option in turn.")] = 8,
+    steps: Annotated[int | None, typer.Option(min=2, help="Steps of the exact clips; the model's default.")] = None,
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """What every approximate option gains, and how far its clips are from the exact ones with the same seeds."""
+    from tqdm import tqdm
+
+    from ..benchmarks import approximate as contests
+    from ..engine.engine import Engine
+
+    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
+    count = engine.config.sampling.steps if steps is None else steps
+    chosen, asked = contests.options(count), contests.requests(clips, count)
+    total = clips * (1 + len(chosen))
+    with tqdm(total=total, desc="drawing", unit="clip", file=sys.stderr, leave=False, disable=None) as bar:
+        rows = contests.contest(engine, asked, chosen, bar.update)
+    if json:
+        options.show_json({"clips": clips, "steps": count, "rows": [row.to_dict() for row in rows]})
+    else:
+        print(contests.table(rows))
 
 
 @app.command()

@@ -6,14 +6,18 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
 from . import options, proofs
 
 if TYPE_CHECKING:
+    from ..engine.components import Components
+    from ..engine.exports import Export, Format, Precision
     from ..engine.package import Package
+
+TRITON_SERVER = "triton-server"
 
 Package_ = Annotated[
     Path | None, typer.Argument(metavar="[MODEL]", help="Model folder; the bundled syncflow-tiny by default.")
@@ -26,16 +30,22 @@ def export(
         Path | None,
         typer.Argument(
             metavar="[OUT]",
-            help="A copy of the model with its exports. By default they go into MODEL itself, "
-            "or into the user's cache where that cannot be written.",
+            help="A copy of the model with its exports, or a new model repository. By default exports go into MODEL "
+            "itself, or into the user's cache where that cannot be written.",
         ),
     ] = None,
-    to: Annotated[str, typer.Option(help="Formats, with commas: onnx, aoti (machine code by AOTInductor).")] = "onnx",
+    to: Annotated[
+        str,
+        typer.Option(
+            help="Formats, with commas: onnx, aoti (machine code by AOTInductor), tensorrt (engines, --device cuda); "
+            "or triton-server, a model repository in OUT."
+        ),
+    ] = "onnx",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to compile for and to verify on.")] = "cpu",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights; codecs stay in float32.")
     ] = "float32",
-    codecs: Annotated[bool, typer.Option(help="The codecs and the text encoder too, in onnx.")] = True,
+    codecs: Annotated[bool, typer.Option(help="The codecs and the text encoder too, in onnx and tensorrt.")] = True,
     verify: Annotated[
         bool, typer.Option(help="Compare the graphs with PyTorch in every runtime that is installed.")
     ] = True,
@@ -47,41 +57,71 @@ def export(
     """
     from ..engine.exports import Format
 
-    formats: list[Format] = options.choices("format", to, get_args(Format))
-
-    from tqdm import tqdm
+    formats: list[Format] = options.choices("format", to, (*get_args(Format), TRITON_SERVER))
+    if TRITON_SERVER in to:
+        if len(formats) > 1:
+            raise ValueError(f"{TRITON_SERVER} is written by itself; {to} are several formats")
+        _write_repository(options.model_folder(model), output, dtype, codecs=codecs, json=json)
+        return
 
     from ..engine.components import Components
-    from ..engine.engine import bundled_model
     from ..engine.package import open_package
-    from ..export.writing import write_export
 
     package = open_package(options.model_folder(model))
-    folder = _destination(package, output, bundled=package.path == bundled_model())
+    folder = _destination(package, output)
     components = Components.load(package.path)
-    found = []
-    for format in formats:
-        with tqdm(desc=format, unit="graph", file=sys.stderr, leave=False, disable=None) as bar:
-
-            def show(name: str, bar=bar, format=format) -> None:
-                bar.set_description(f"{format}: {name}")
-                bar.update()
-
-            written = write_export(
-                components, folder, format, device=device, precision=dtype, codecs=codecs, progress=show
-            )
-        found.append(written)
+    found = [_write(components, folder, format, device=device, precision=dtype, codecs=codecs) for format in formats]
     runtimes = [proofs.installed(one, device) if verify else [] for one in found]
     proofs.show([proofs.prove(components, *pair, device) for pair in zip(found, runtimes, strict=True)], json=json)
 
 
-def _destination(package: Package, output: Path | None, *, bundled: bool) -> Path:
+def _write(components: Components, folder: Path, format: Format, **how: Any) -> Export:
+    """Write the graphs of a model, under a progress bar, with the keywords of ``write_export``."""
+    from tqdm import tqdm
+
+    from ..export.writing import write_export
+
+    with tqdm(desc=format, unit="graph", file=sys.stderr, leave=False, disable=None) as bar:
+
+        def show(name: str) -> None:
+            bar.set_description(f"{format}: {name}")
+            bar.update()
+
+        return write_export(components, folder, format, progress=show, **how)
+
+
+def _write_repository(model: Path, output: Path | None, precision: Precision, *, codecs: bool, json: bool) -> None:
+    """A model repository for Triton, with the ONNX graphs that there are, or that are written first."""
+    from ..engine.components import Components
+    from ..engine.exports import Export, Places
+    from ..engine.package import open_package
+    from ..export.triton_server.repository import check_target, write_repository
+
+    if output is None:
+        raise ValueError(f"say where the model repository goes: `syncflow export MODEL OUT --to {TRITON_SERVER}`")
+    check_target(output)
+    package = open_package(model)
+    folder = Places(package.path, package.digest).find("onnx", "cpu", precision)
+    if folder is None:
+        components = Components.load(package.path)
+        export = _write(components, _destination(package, None), "onnx", precision=precision, codecs=codecs)
+    else:
+        export = Export.read(folder, package.digest)
+    names = write_repository(package, export, output)
+    if json:
+        options.show_json({"repository": str(output), "models": names, "graphs": str(export.path)})
+    else:
+        print(f"{output}: {', '.join(names)}")
+
+
+def _destination(package: Package, output: Path | None) -> Path:
     """The folder of exports: of the package, of a copy of it, or of the user's cache."""
+    from ..engine.engine import bundled_model
     from ..engine.exports import cache_folder
     from ..engine.package import EXPORTS, open_package
 
     if output is None:
-        if bundled or not os.access(package.path, os.W_OK):
+        if package.path == bundled_model() or not os.access(package.path, os.W_OK):
             return cache_folder() / package.digest
         return package.path / EXPORTS
     if output.exists():

@@ -43,6 +43,12 @@ def generate(
     cfg_rescale: Annotated[
         float | None, typer.Option(help="Draw the contrast of guided steps back, 0 = off to 1 = wholly.")
     ] = None,
+    branch_interval: Annotated[
+        int | None,
+        typer.Option(
+            help="Evaluate what guidance moves away from at every N-th step, and keep the difference; 1 = off, exact."
+        ),
+    ] = None,
     seconds: Annotated[float | None, typer.Option(help="Duration; the model's default, or that of --video.")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the model's default.")] = None,
     video: Annotated[Path | None, typer.Option(help="A video whose sound is to be drawn (video-to-audio).")] = None,
@@ -75,6 +81,7 @@ def generate(
     ] = False,
     model: options.Model = None,
     runtime: options.Runtime = "auto",
+    precision: options.Precision = "float32",
     json: options.Json = False,
 ) -> None:
     """Draw a short video and its sound from a sentence."""
@@ -103,6 +110,7 @@ def generate(
         sync_cfg_video=sync_cfg_video,
         guidance_interval=cfg_interval,
         guidance_rescale=cfg_rescale,
+        branch_interval=branch_interval,
         reference=reference,
         sound_only=sound_only,
         audio_seed=audio_seed,
@@ -124,7 +132,7 @@ def generate(
 
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(model, runtime=runtime)
+    engine = Engine.from_pretrained(model, runtime=runtime, precision=precision)
     watch.model_loaded()
     clips = engine.generate([request], progress=not json)
     results.write(clips, paths, watch, keep_latents=keep_latents, json=json)

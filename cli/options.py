@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,10 @@ Runtime = Annotated[
         help="Who computes: torch, compiled, onnxruntime, openvino, aoti, …; "
         "auto takes the fastest that `syncflow export` has verified."
     ),
+]
+Precision = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option(help="Precision to compute in; less than float32 is approximate, and `syncflow verify` says how far."),
 ]
 
 

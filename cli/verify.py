@@ -16,12 +16,10 @@ def verify(
     ] = None,
     runtimes: Annotated[
         str | None,
-        typer.Option(help="With commas: onnxruntime, openvino, tensorrt, aoti; all that are installed."),
+        typer.Option(help="With commas: onnxruntime, openvino, aoti, tensorrt; all that are installed."),
     ] = None,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to compute on.")] = "cpu",
-    precision: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision to compute in.")
-    ] = "float32",
+    precision: options.Precision = "float32",
     json: options.Json = False,
 ) -> None:
     """Check every file, and compare every exported graph with PyTorch: the largest error over usual and odd inputs.

@@ -49,7 +49,8 @@ class Engine:
         self.device = torch.device(device)
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
-        self.chosen = choose(runtime, components.ddit, Places(folder, components.digest), precision)
+        self.places = Places(folder, components.digest)
+        self.chosen = choose(runtime, components.ddit, self.places, precision)
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.code(components), self.device)
         self.memo = Memo(self.denoiser)

@@ -3,8 +3,9 @@
 A folder of them holds graph files, ``constants.safetensors`` with the weights that no graph holds, and a
 ``manifest.json`` of its own: what every graph takes and gives, the hash of the model that they belong to, the versions
 that wrote them, the sha256 of every file, and what ``syncflow verify`` found. It stands in the package
-(``exports/onnx``, ``exports/aoti/cpu``) or, for a package that must not be written to, in the user's cache under the
-model's hash. A ``.pt2`` file is machine code: nothing of a folder is loaded before :meth:`Export.check`.
+(``exports/onnx``, ``exports/aoti/cpu``, ``exports/tensorrt/cuda``) or, for a package that must not be written to, in
+the user's cache under the model's hash. ``.pt2`` and ``.plan`` files are machine code: nothing of a folder is loaded
+before :meth:`Export.check`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ SCHEMA = 1
 CONSTANTS = "constants.safetensors"
 STEP = "step"
 
-Format = Literal["onnx", "aoti"]
+Format = Literal["onnx", "aoti", "tensorrt"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -44,6 +45,11 @@ class Axis:
     usual: int
     step: int = 1
 
+    def allows(self, length: int) -> bool:
+        """Whether a graph computes this length."""
+        within = self.least <= length and (self.most is None or length <= self.most)
+        return within and (length - self.least) % self.step == 0
+
 
 @dataclass(frozen=True)
 class GraphSpec:
@@ -53,6 +59,14 @@ class GraphSpec:
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
     axes: Mapping[str, Axis]
+
+    def takes(self, shapes: Mapping[str, Sequence[int]]) -> bool:
+        """Whether inputs of these shapes have lengths that the graph computes."""
+        return all(
+            self.axes[stated].allows(length) if isinstance(stated, str) else stated == length
+            for name, shape in shapes.items()
+            for stated, length in zip(self.inputs[name].shape, shape, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -138,8 +152,11 @@ class Export:
             if values[name] not in get_args(kind):
                 raise ValueError(f"{name} is {values[name]!r}")
         checksums = values.pop("sha256")
-        if any(Path(name).name != name for name in checksums):
-            raise ValueError("it lists files outside of its folder")
+        for name in ("versions", "missing"):
+            if not isinstance(values[name], dict):
+                raise ValueError(f"{name} is {values[name]!r}")
+        if not isinstance(checksums, dict) or any(Path(name).name != name for name in checksums):
+            raise ValueError("its checksums are not those of files in its folder")
         graphs = {
             name: GraphSpec(
                 graph["file"],

@@ -31,9 +31,10 @@ from .types import MAX_SEED, OF_VIDEO, Clip, Latents, Request
 PROMPTS = 256
 # Settings of a request: those with a default of the model's, and those that are off unless they are given.
 DEFAULTED = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")
-OPTIONAL = ("negative_prompt", "guidance_interval", "guidance_rescale", "strength")
+OF_GUIDANCE = ("negative_prompt", "guidance_interval", "guidance_rescale", "branch_interval")
+OPTIONAL = (*OF_GUIDANCE, "strength")
 # What a further take of a clip's sound has in common with the clip.
-RETAKEN = ("seed", "audio_seed", *DEFAULTED, "negative_prompt", "guidance_interval", "guidance_rescale")
+RETAKEN = ("seed", "audio_seed", *DEFAULTED, *OF_GUIDANCE)
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Pipeline:
             directions,
             interval=default(request.guidance_interval, (0.0, 1.0)),
             rescale=default(request.guidance_rescale, 0.0),
+            branch_interval=default(request.branch_interval, 1),
         )
         return unbridged(plan) if request.sound_only else plan
 

@@ -65,13 +65,15 @@ class Request:
     ``width`` and ``height`` in pixels. ``guidance`` is the weight of classifier-free guidance (1 = off), away from
     ``negative_prompt`` or from no text; ``sync_guidance`` (0 = off) moves away from a sound that does not see the
     picture, ``sync_cfg_audio`` (1 = off) away from the sound of a still picture, ``sync_cfg_video`` (1 = off) away from
-    the video of silence, in a model whose video reads the audio. Guidance holds within
-    ``guidance_interval`` (flow times, 0 = noise), and ``guidance_rescale`` (0 = off, at most 1) draws its contrast
-    back. Media are clips or files, one of them at most: ``video`` is a known video whose sound is to be drawn
-    (video-to-audio), or with a ``strength`` above 0 and at most 1 a clip of which a variation is to be drawn; ``image``
-    a picture that the clip begins with; ``extend`` a clip to continue; ``audio`` a sound to draw the video of, in a
-    model whose video reads the audio. ``reference`` is a sound whose style is wanted, in a model with the bridge
-    ``global_local``. ``sound_only`` draws a sound without a video, in a model whose audio reads the text.
+    the video of silence, in a model whose video reads the audio. Guidance holds within ``guidance_interval`` (flow
+    times, 0 = noise), and ``guidance_rescale`` (0 = off, at most 1) draws its contrast back. With a ``branch_interval``
+    of N the branches that guidance moves away from are evaluated at every N-th step alone, and their difference is kept
+    between (approximate; 1 = off). Media are clips or files, one of them at most: ``video`` is a known video whose
+    sound is to be drawn (video-to-audio), or with a ``strength`` above 0 and at most 1 a clip of which a variation is
+    to be drawn; ``image`` a picture that the clip begins with; ``extend`` a clip to continue; ``audio`` a sound to draw
+    the video of, in a model whose video reads the audio. ``reference`` is a sound whose style is wanted, in a model
+    with the bridge ``global_local``. ``sound_only`` draws a sound without a video, in a model whose audio reads the
+    text.
 
     ``takes`` sounds are drawn for one video, with the seeds ``audio_seed`` (by default ``seed``), ``audio_seed`` + 1,
     …; more than one in a model whose video does not read the audio. Raises ``ValueError`` with what is allowed.
@@ -97,6 +99,7 @@ class Request:
     sync_cfg_video: float | None = None
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float | None = None
+    branch_interval: int | None = None
     reference: Clip | Path | None = None
     sound_only: bool = False
     audio_seed: int | None = None
@@ -132,6 +135,9 @@ class Request:
                 raise ValueError(f"guidance_interval is {low} to {high}; it must be two rising times from 0 to 1")
         if self.guidance_rescale is not None and not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale is {self.guidance_rescale}; it must be from 0 to 1")
+        every = self.branch_interval
+        if every is not None and not (isinstance(every, int) and 1 <= every <= MAX_STEPS):
+            raise ValueError(f"branch_interval is {every}; it must be a whole number from 1 to {MAX_STEPS}")
         if self.negative_prompt is not None and not self.negative_prompt.strip():
             raise ValueError("the negative prompt is empty; leave it out to move away from no text")
         if self.negative_prompt is not None and not self.prompt.strip():

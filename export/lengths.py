@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+from torch import nn
+
+from ..engine.codecs.audio import PaddedConv
 from ..engine.config import MAX_SECONDS, MAX_SIDE, ModelConfig
 from ..engine.exports import Axis
 from .graphs import Graph
@@ -26,11 +29,22 @@ def axes_of(graph: Graph, config: ModelConfig) -> dict[str, Axis]:
     }
     if graph.name == "denoise_joint":
         limits["N"] = (0, None, 1)
-    if graph.name == "audio_encoder":
-        limits["M"] = (s.audio_hop, tokens * s.audio_hop, s.audio_hop)
+    if graph.name in ("audio_encoder", "audio_decoder"):
+        least = _least_tokens(graph.module)
+        limits["A"] = (least, tokens, 1)
+        limits["M"] = (least * s.audio_hop, tokens * s.audio_hop, s.audio_hop)
     found = {}
     for name, axes in graph.dynamic.items():
         for place, label in axes.items():
             least, most, every = limits.get(label, (1, None, 1))
             found[label] = Axis(least, most, graph.inputs[name].shape[place], every)
     return found
+
+
+def _least_tokens(codec: nn.Module) -> int:
+    """Audio tokens from which on every convolution has more samples than it mirrors at an end.
+
+    Of fewer, PyTorch's codec makes more by zeros before it mirrors them, and a graph cannot.
+    """
+    mirrors = [layer for layer in codec.modules() if isinstance(layer, PaddedConv) and layer.mode == "reflect"]
+    return max((side for layer in mirrors for side in layer.sides), default=0) + 1

@@ -9,11 +9,12 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from .. import __version__
 from ..engine.components import Components
@@ -26,9 +27,14 @@ from .cases import cases_of, inputs_of
 from .graphs import Graph, codec_graphs, denoiser_graphs
 from .lengths import axes_of
 from .recurrence import of_any_length
+from .tensorrt.profiles import bounded
 
-SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "aoti": ".pt2"}
-LIBRARIES: dict[Format, tuple[str, ...]] = {"onnx": ("torch", "onnx", "onnxscript"), "aoti": ("torch",)}
+SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "aoti": ".pt2", "tensorrt": ".plan"}
+LIBRARIES: dict[Format, tuple[str, ...]] = {
+    "onnx": ("torch", "onnx", "onnxscript"),
+    "aoti": ("torch",),
+    "tensorrt": ("tensorrt", "torch", "onnx", "onnxscript"),
+}
 
 Progress = Callable[[str], None]
 
@@ -59,15 +65,17 @@ def write_export(
 ) -> Export:
     """Write all graphs of a model into ``folder`` / its name, in the place of what was there.
 
-    ``progress`` is told the name of every graph that comes next. ``codecs``: those and the text encoder too, as ONNX
-    alone; one that cannot be exported is left out, and the manifest says why. Raises ``ValueError`` for a missing
-    library, an unsaved model, and a device that is not there.
+    ``progress`` is told the name of every graph that comes next. ``codecs``: those and the text encoder too, except
+    by AOTInductor; one that cannot be exported is left out, and the manifest says why. Raises ``ValueError`` for a
+    missing library, an unsaved model, and a device that is not there or that the format does not know.
     """
     if not components.digest:
         raise ValueError("only a saved model can be exported; save it as a package first")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("exporting for cuda needs a CUDA device, and there is none here")
-    write = _writer(format)
+    if format == "tensorrt" and device != "cuda":
+        raise ValueError("TensorRT builds engines for a GPU; export for cuda")
+    write = _writer(format, components.config)
     target = folder / folder_name(format, device, precision)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +86,7 @@ def write_export(
         part.mkdir()
         graphs, missing = {}, {}
         of_model = graph_names(components.config.ddit)
-        for graph in graphs_of(components, device, precision, codecs=codecs and format == "onnx"):
+        for graph in graphs_of(components, device, precision, codecs=codecs and format != "aoti"):
             progress(graph.name)
             file = part / f"{graph.name}{SUFFIXES[format]}"
             try:
@@ -93,13 +101,14 @@ def write_export(
                 file.unlink(missing_ok=True)
                 continue
             inputs = {name: _port(example, graph.dynamic.get(name, {})) for name, example in graph.inputs.items()}
-            graphs[graph.name] = GraphSpec(file.name, inputs, outputs, axes_of(graph, components.config))
+            axes = axes_of(graph, components.config)
+            graphs[graph.name] = GraphSpec(file.name, inputs, outputs, bounded(axes) if format == "tensorrt" else axes)
         _write_constants(components, part / CONSTANTS)
         export = Export(
             part,
             components.digest,
             format,
-            device if format == "aoti" else "any",
+            "any" if format == "onnx" else device,
             precision,
             graphs,
             _versions(format),
@@ -135,29 +144,23 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _writer(format: Format) -> Callable[[Graph, Path], dict[str, Port]]:
+def _writer(format: Format, config: ModelConfig) -> Callable[[Graph, Path], dict[str, Port]]:
     if format == "aoti":
         from .aoti import compile_graph
 
         return compile_graph
-    from .onnx import export_graph
+    if format == "tensorrt":
+        from .tensorrt.building import build_graph
+
+        return partial(build_graph, config=config)
+    from .onnx import export_graph, read_ports
 
     def write(graph: Graph, path: Path) -> dict[str, Port]:
         export_graph(graph.module, graph.inputs, graph.dynamic, graph.outputs, path)
-        return _onnx_outputs(path)
+        _, outputs = read_ports(path)
+        return outputs
 
     return write
-
-
-def _onnx_outputs(path: Path) -> dict[str, Port]:
-    import onnx
-
-    found = {}
-    for value in onnx.load(path, load_external_data=False).graph.output:
-        kind = value.type.tensor_type
-        lengths = tuple(length.dim_param or length.dim_value for length in kind.shape.dim)
-        found[value.name] = Port(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name, lengths)
-    return found
 
 
 def _write_constants(components: Components, path: Path) -> None:
@@ -166,7 +169,7 @@ def _write_constants(components: Components, path: Path) -> None:
     constants = {"null_text": model.null_text}
     if model.config.bridge == "global_local":
         constants["silence"] = model.silence
-    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in constants.items()}, path)
+    path.write_bytes(save({name: tensor.detach().float().cpu().contiguous() for name, tensor in constants.items()}))
 
 
 def _port(example: torch.Tensor, free: dict[int, str]) -> Port:
@@ -189,6 +192,10 @@ def _versions(format: Format) -> dict[str, str]:
 def _machine(format: Format, device: Device) -> str:
     if format == "onnx":
         return ""
+    if format == "tensorrt":
+        from ..engine.runtime.tensorrt import machine
+
+        return machine(torch.device(device))
     from ..engine.runtime.aoti import machine
 
     return machine(torch.device(device))

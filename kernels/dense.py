@@ -1,10 +1,10 @@
-"""A linear layer, with or without its GELU, by the faster of PyTorch's two libraries on a CPU.
+"""A linear layer, with or without its GELU, by what is fastest on a CPU.
 
     y = x W^T + b,   or gelu(x W^T + b) in its tanh form
 
-x (..., K), weight W (N, K), bias b (N,). -> (..., N). PyTorch multiplies float32 matrices with MKL, which keeps to half
-of the vector width on a processor that is not Intel's. oneDNN does not ask who made it, and applies the GELU while the
-product is in the cache.
+x (..., K), weight W (N, K), bias b (N,). -> (..., N). A small layer is computed by the native part, whose calls cost
+less. A large one goes to oneDNN: PyTorch multiplies float32 matrices with MKL, which keeps to half of the vector width
+on a processor that is not Intel's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, linear
 
+from . import native
 from .launch import suits_cpu
 
 # Multiply-adds from which the product saves more time than oneDNN takes to set up a call, 12 us on the CPU measured.
@@ -21,13 +22,21 @@ LEAST_WORK = 2**21
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``torch.nn.functional.linear`` to the rounding of float32; that itself where gradients or graphs are wanted."""
-    if not torch.is_grad_enabled() and suits_cpu((x, weight, bias)) and _pays(x, weight, bias):
+    if torch.is_grad_enabled() or not suits_cpu((x, weight, bias)):
+        return linear(x, weight, bias)
+    found = native.linear(x, weight, bias)
+    if found is not None:
+        return found
+    if _pays(x, weight, bias):
         return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return linear(x, weight, bias)
 
 
 def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """GELU of the layer, on a CPU without gradients."""
+    found = native.linear(x, weight, bias, gelu=True)
+    if found is not None:
+        return found
     if _pays(x, weight, bias):
         return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "gelu", [], "tanh")
     return gelu(linear(x, weight, bias), approximate="tanh")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .dense import dense
+from .gated_residual import cpu as cpu_residual
 from .gated_residual import prepare as prepare_residual
 from .gated_residual import reference as gated_residual
 from .launch import Launch, operation, supported
@@ -29,7 +30,7 @@ def reference(
 
 def cpu(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, table: Tensor, rows: Tensor, part: int) -> Tensor:
     """The same with the product of :func:`dense`."""
-    return gated_residual(residual, dense(x, weight, bias), table, rows, part)
+    return cpu_residual(residual, dense(x, weight, bias), table, rows, part)
 
 
 def prepare(

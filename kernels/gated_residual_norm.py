@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from . import native
 from .blocks import load_head, rounded, store_head
 from .gated_residual import reference as gated_residual
 from .launch import Launch, operation, tl, triton
@@ -35,6 +36,22 @@ def reference(
     """The gated residual and the modulated layer norm of it."""
     y = x + branch if gate_table is None else gated_residual(x, branch, gate_table, rows, gate_part)
     return y, modulated_layer_norm(y, norm_table, rows, norm_part, eps)
+
+
+def cpu(
+    x: Tensor,
+    branch: Tensor,
+    gate_table: Tensor | None,
+    rows: Tensor,
+    gate_part: int,
+    norm_table: Tensor,
+    norm_part: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The same in one pass over the tokens."""
+    gate = [] if gate_table is None else native.modulation(gate_table, rows, gate_part + 2)
+    found = native.residual_norm(x, branch, gate, native.modulation(norm_table, rows, norm_part, norm_part + 1), eps)
+    return reference(x, branch, gate_table, rows, gate_part, norm_table, norm_part, eps) if found is None else found
 
 
 @triton.jit
@@ -118,4 +135,4 @@ def prepare(
     return (out, normed), [token_launch(name, kernel, x, rows, tensors, constants)]
 
 
-gated_residual_norm = operation(reference, prepare)
+gated_residual_norm = operation(reference, prepare, cpu)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import formulas
+from . import formulas, native
 from .blocks import LOG2_E, absorb, cosine_sine, load_head, rotate, rounded, scores, settle, store_head
 from .launch import Launch, attention_tiles, head_tiles, operation, supported, tiles, tl, triton
 
@@ -58,6 +58,36 @@ def reference(
     blind = ~allowed.any(-1, keepdim=True)  # sees all for the softmax's sake: no derivative is NaN
     mixed = formulas.attend(q, k, v, allowed | blind)
     return mixed.masked_fill(blind.transpose(-3, -2), 0).flatten(-2)
+
+
+def cpu(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_positions: Tensor,
+    k_positions: Tensor,
+    frequencies: Tensor,
+    window: float,
+    context_of_row: Tensor | None = None,
+    tail_k: Tensor | None = None,
+    tail_v: Tensor | None = None,
+) -> Tensor:
+    """The same in one pass over the keys that a row may see."""
+    clocks = q_positions, k_positions, frequencies
+    found = native.cross_attention(
+        q,
+        k,
+        v,
+        context_of_row=context_of_row,
+        turns=(
+            formulas.rotation(q_positions[:, None] * frequencies),
+            formulas.rotation(k_positions[:, None] * frequencies),
+        ),
+        positions=(q_positions, k_positions),
+        window=window,
+        tail=None if tail_k is None or tail_v is None else (tail_k, tail_v),
+    )
+    return reference(q, k, v, *clocks, window, context_of_row, tail_k, tail_v) if found is None else found
 
 
 @triton.jit
@@ -268,4 +298,4 @@ def prepare(
     return out, [launch]
 
 
-rope_cross_attention = operation(reference, prepare)
+rope_cross_attention = operation(reference, prepare, cpu)

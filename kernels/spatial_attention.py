@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import packed_heads
+from . import native
 from .flash import flash_launch
 from .formulas import attend, head_norm
 from .launch import Launch, head_tiles, operation, supported
@@ -24,16 +24,9 @@ def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> Te
 
 
 def cpu(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:
-    """The same with q, k and v of every head of every frame in one block each."""
-    if not packed_heads.takes(qkv):
-        return reference(qkv, q_weight, k_weight, eps)
-    rows, frames, tokens, _, heads, width = qkv.shape
-    both = qkv.new_empty(2, rows, frames, heads, tokens, width)
-    packed_heads.normalize(qkv, q_weight, k_weight, eps, both.permute(1, 2, 4, 0, 3, 5))
-    q, k = both.view(2, -1, tokens, width)
-    v = qkv[:, :, :, 2].transpose(2, 3).reshape(-1, tokens, width)
-    mixed = packed_heads.attend(q, k, v).view(rows, frames, heads, tokens, width)
-    return mixed.transpose(2, 3).flatten(-2)
+    """The same in one pass over every frame."""
+    found = native.self_attention(qkv, q_weight, k_weight, None, eps, 2)
+    return reference(qkv, q_weight, k_weight, eps) if found is None else found
 
 
 def prepare(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> tuple[Tensor, list[Launch]] | None:

@@ -10,11 +10,9 @@ qkv (R, T, S, 3, n, d), q_weight and k_weight (d,), rotation (T, d / 2, 2) cosin
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from . import formulas, packed_heads
+from . import formulas, native
 from .blocks import (
     LOG2_E,
     dot,
@@ -40,24 +38,9 @@ def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rotation: Tensor,
 
 
 def cpu(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rotation: Tensor, eps: float) -> Tensor:
-    """The same, with neighbouring positions in blocks of up to 16 tokens, which see the keys of their own position."""
-    if not packed_heads.takes(qkv):
-        return reference(qkv, q_weight, k_weight, rotation, eps)
-    rows, frames, tokens, _, heads, width = qkv.shape
-    each = math.gcd(tokens, max(1, 16 // max(1, frames)))
-    blocks, length = tokens // each, each * frames
-    both = qkv.new_empty(2, rows, blocks, heads, each, frames, width)
-    qkv = qkv.unflatten(2, (blocks, each))
-    packed_heads.normalize(qkv, q_weight, k_weight, eps, both.permute(1, 5, 2, 4, 0, 3, 6), rotation)
-    q, k = both.view(2, -1, length, width)
-    v = qkv[..., 2, :, :].permute(0, 2, 4, 3, 1, 5).reshape(-1, length, width)
-    bias = None
-    if each > 1:
-        bias = qkv.new_full((each, frames, each, frames), float("-inf"))
-        bias.diagonal(dim1=0, dim2=2).zero_()
-        bias = bias.view(length, length)
-    mixed = packed_heads.attend(q, k, v, bias).view(rows, blocks, heads, each, frames, width)
-    return mixed.permute(0, 4, 1, 3, 2, 5).reshape(rows, frames, tokens, heads * width)
+    """The same in one pass over every position."""
+    found = native.self_attention(qkv, q_weight, k_weight, rotation, eps, 1)
+    return reference(qkv, q_weight, k_weight, rotation, eps) if found is None else found
 
 
 @triton.jit

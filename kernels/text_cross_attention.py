@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import packed_heads
+from . import native
 from .blocks import LOG2_E, absorb, load_head, rounded, scores, settle, store_head
 from .formulas import attend
 from .launch import Launch, attention_tiles, head_tiles, operation, supported, tiles, tl, triton
@@ -24,20 +24,9 @@ def reference(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, text_of_row: Ten
 
 
 def cpu(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, text_of_row: Tensor) -> Tensor:
-    """The same over the tokens of the longest text that a row reads, masked where texts differ in length."""
-    if not packed_heads.takes(q):
-        return reference(q, k, v, lengths, text_of_row)
-    rows, queries, heads, width = q.shape
-    counts = lengths[text_of_row]
-    shortest, longest = int(counts.min()), int(counts.max())
-    k, v = (x[:, :longest].transpose(1, 2)[text_of_row].reshape(-1, longest, width) for x in (k, v))
-    bias = None
-    if shortest < longest:
-        beyond = torch.arange(longest) >= counts[:, None]
-        bias = q.new_zeros(rows, longest).masked_fill_(beyond, float("-inf")).repeat_interleave(heads, 0)[:, None]
-    q = q.transpose(1, 2).reshape(-1, queries, width)
-    mixed = packed_heads.attend(q, k * width**-0.5, v, bias).view(rows, heads, queries, width)
-    return mixed.transpose(1, 2).flatten(-2)
+    """The same in one pass over the text of every row."""
+    found = native.cross_attention(q, k, v, context_of_row=text_of_row, lengths=lengths)
+    return reference(q, k, v, lengths, text_of_row) if found is None else found
 
 
 @triton.jit

@@ -1,12 +1,15 @@
-"""Without a GPU the Triton kernels run in their interpreter; it must be chosen before the first import of a kernel.
+"""What must be set before the first import of a library.
 
-Exports in the user's cache do not count: the tests choose their runtimes.
+Every process of the tests computes with one thread, since there is one for each core. Without a GPU the Triton kernels
+run in their interpreter. Exports in the user's cache do not count: the tests choose their runtimes.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 

@@ -14,6 +14,7 @@ import syncflow
 
 ROOT = Path(syncflow.__file__).parent
 ROOMS = ("cli", "engine", "kernels", "export", "training", "benchmarks")
+OF_A_HOST = {"triton_python_backend_utils"}  # what loads the file brings it
 HEAVY = {"av", "diffusers", "librosa", "matplotlib", "scipy", "torch", "transformers"}
 
 
@@ -33,7 +34,7 @@ def test_every_import_is_a_declared_dependency():
         f"{file.relative_to(ROOT)}: {name}"
         for file in files
         for name in _imports(file)
-        if name not in declared | sys.stdlib_module_names | {"syncflow"}
+        if name not in declared | sys.stdlib_module_names | OF_A_HOST | {"syncflow"}
     }
     assert not undeclared
 

@@ -7,6 +7,10 @@
 
 namespace py = pybind11;
 
+#ifdef SYNCFLOW_CPU
+void bind_layers(py::module_& module);
+#endif
+
 namespace {
 
 py::array_t<float> normal(std::uint64_t seed, std::uint32_t stream, std::uint32_t substream, std::uint64_t offset, std::size_t count) {
@@ -23,4 +27,7 @@ PYBIND11_MODULE(_native, module) {
     module.doc() = "The native part of syncflow.";
     module.def("philox4x32", &syncflow::philox4x32, py::arg("counter"), py::arg("key"));
     module.def("normal", &normal, py::arg("seed"), py::arg("stream"), py::arg("substream"), py::arg("offset"), py::arg("count"));
+#ifdef SYNCFLOW_CPU
+    bind_layers(module);
+#endif
 }

@@ -51,7 +51,7 @@ def spread(branch: Tensor, rows: Tensor | None, count: int) -> Tensor:
 def video_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
     """Positions in latent frames of T * S video tokens that read A audio tokens."""
     count = partial(torch.arange, device=frequencies.device, dtype=torch.float32)
-    return Clocks(count(frames).repeat_interleave(tokens), count(audio) * frames / audio, frequencies)
+    return Clocks(_repeated(count(frames), tokens), count(audio) * frames / audio, frequencies)
 
 
 def audio_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
@@ -60,8 +60,13 @@ def audio_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Cl
     ``frequencies`` are radians an audio token; a latent frame has A / T of these.
     """
     count = partial(torch.arange, device=frequencies.device, dtype=torch.float32)
-    middles = (count(frames) + 0.5).repeat_interleave(tokens)
+    middles = _repeated(count(frames) + 0.5, tokens)
     return Clocks(count(audio) * frames / audio, middles, frequencies * (audio / frames))
+
+
+def _repeated(positions: Tensor, times: int) -> Tensor:
+    """Each position so many times; onnxscript writes ``repeat_interleave`` wrongly where the number is free."""
+    return positions[:, None].expand(-1, times).flatten()
 
 
 class AudioRopeBridge(nn.Module):

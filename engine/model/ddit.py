@@ -88,7 +88,7 @@ class DDiT(nn.Module):
         velocity, features = self.video(z, *times, text, text_of_row, readers, prefix_of_row, drawn)
         if seen is None:
             return velocity, []
-        pooled = [self.audio.pool(feature[seen]) for feature in features]
+        pooled = [self.audio.pool(feature)[seen] for feature in features]
         return velocity, self.audio.adapt(pooled, self.sight_positions(z.shape[2], self._tokens(z)))
 
     def audio_pass(

@@ -17,7 +17,7 @@ from typing import cast as typed
 from ..exports import STEP, Device, Export, Format, Places, Precision, Proof
 from ..model import DDiT
 from ..model.denoiser import Denoiser
-from . import aoti, onnxruntime, openvino
+from . import aoti, onnxruntime, openvino, tensorrt
 from .assemble import assemble
 from .codecs import through
 from .delegate import describe
@@ -38,9 +38,11 @@ class Library:
 
 LIBRARIES: dict[str, Library] = {
     "onnxruntime": Library("onnx", "onnxruntime", "onnxruntime", ("cpu", "cuda")),
-    "tensorrt": Library("onnx", "onnxruntime", "gpu", ("cuda",)),
+    "onnxruntime-tensorrt": Library("onnx", "onnxruntime", "gpu", ("cuda",)),
     "openvino": Library("onnx", "openvino", "openvino", ("cpu",)),
     "aoti": Library("aoti", "torch", "", ("cpu", "cuda")),
+    "tensorrt": Library("tensorrt", "tensorrt", "gpu", ("cuda",)),
+    "tensorrt-graphed": Library("tensorrt", "tensorrt", "gpu", ("cuda",)),
 }
 OF_TORCH = {"torch": "eager", "graphed": "graphed", "compiled": "compiled"}
 RUNTIMES = ("auto", *OF_TORCH, *LIBRARIES)
@@ -70,7 +72,10 @@ class Chosen:
 
     def code(self, parts: Any) -> Any:
         """``Components`` whose codecs and text encoder are computed by this runtime where that was found to pay."""
-        return through(parts, self.denoiser.run, self.codecs) if isinstance(self.denoiser, GraphDenoiser) else parts
+        if not isinstance(self.denoiser, GraphDenoiser) or not isinstance(self.denoiser.run, Sessions):
+            return parts
+        graphs = self.denoiser.run.export.graphs
+        return through(parts, self.denoiser.run, {name: graphs[name] for name in self.codecs})
 
     def describe(self) -> dict[str, Any]:
         """What runs and why, with its settings, and why others do not."""
@@ -112,6 +117,8 @@ def load(runtime: str, export: Export, model: DDiT, precision: Precision) -> Gra
         run = aoti.sessions(export, model.device)
     elif runtime == "openvino":
         run = openvino.sessions(export, precision)
+    elif runtime.startswith("tensorrt"):
+        run = tensorrt.sessions(export, model.device, recorded=runtime == "tensorrt-graphed")
     else:
         run = onnxruntime.sessions(export, model.device, runtime)
     silence = model.silence if model.config.bridge == "global_local" else None
@@ -205,7 +212,7 @@ def _export(runtime: str, model: DDiT, places: Places, precision: Precision) -> 
         raise ValueError(f"the runtime {runtime} does not work on {device}; it works on {', '.join(library.devices)}")
     folder = places.find(library.format, device, stored_precision(runtime, precision))
     if folder is None:
-        command = f"syncflow export --to {library.format}"
+        command = f"syncflow export --to {library.format}" + (" --device cuda" if library.devices == ("cuda",) else "")
         raise ValueError(f"the runtime {runtime} needs exported graphs, and there are none; `{command}` writes them")
     return Export.read(folder, places.model)
 

@@ -1,35 +1,40 @@
-"""Codecs and text encoder through graphs; what no graph does, they do themselves."""
+"""Codecs and text encoder through graphs; what no graph does, and lengths that it does not have, they do themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .graphs import Graphs
+from ..exports import GraphSpec
+from .graphs import Graphs, Tensors
 
 
-def through(parts: Any, run: Graphs, names: Collection[str]) -> Any:
-    """``Components`` whose codecs and text encoder leave graphs ``names`` to ``run``."""
+def through(parts: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> Any:
+    """``Components`` whose codecs and text encoder leave these ``graphs`` to ``run``."""
     return replace(
         parts,
-        video=GraphVideo(parts.video, run, names),
-        audio=GraphAudio(parts.audio, run, names),
-        text=GraphText(parts.text, run, names),
+        video=GraphVideo(parts.video, run, graphs),
+        audio=GraphAudio(parts.audio, run, graphs),
+        text=GraphText(parts.text, run, graphs),
     )
 
 
 class _Through:
     """Stands for ``part``, of which it has all that it does not do itself."""
 
-    def __init__(self, part: Any, run: Graphs, names: Collection[str]) -> None:
-        self.part, self.run, self.names = part, run, frozenset(names)
+    def __init__(self, part: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> None:
+        self.part, self.run, self.graphs = part, run, graphs
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.part, name)
+
+    def _has(self, name: str, inputs: Tensors) -> bool:
+        """Whether there is such a graph, for inputs as long as these."""
+        return name in self.graphs and self.graphs[name].takes({key: x.shape for key, x in inputs.items()})
 
 
 class GraphVideo(_Through):
@@ -37,17 +42,19 @@ class GraphVideo(_Through):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Latents (B, C_v, T, H/8, W/8) of uint8 frames (B, F, H, W, 3)."""
-        if "video_encoder" not in self.names or frames.dtype != torch.uint8:
-            return self.part.encode(frames)
         missing = -frames.shape[1] % self.part.strides.time
         first = frames[:, :1].expand(-1, missing, -1, -1, -1)
-        return self.run("video_encoder", {"frames": torch.cat((first, frames), 1)})["latents"]
+        inputs = {"frames": torch.cat((first, frames), 1)}
+        if frames.dtype != torch.uint8 or not self._has("video_encoder", inputs):
+            return self.part.encode(frames)
+        return self.run("video_encoder", inputs)["latents"]
 
     def decode(self, latents: Tensor, frames: int) -> Tensor:
         """The last ``frames`` of latents: uint8 (B, F, H, W, 3)."""
-        if "video_decoder" not in self.names:
+        inputs = {"latents": latents.float()}
+        if not self._has("video_decoder", inputs):
             return self.part.decode(latents, frames)
-        return self.run("video_decoder", {"latents": latents.float()})["frames"][:, -frames:]
+        return self.run("video_decoder", inputs)["frames"][:, -frames:]
 
 
 class GraphAudio(_Through):
@@ -55,16 +62,18 @@ class GraphAudio(_Through):
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Latents (B, A, C_a) of a waveform (B, M)."""
-        if "audio_encoder" not in self.names:
+        missing = -waveform.shape[1] % self.part.hop
+        inputs = {"waveform": torch.nn.functional.pad(waveform.float(), (0, missing))}
+        if not self._has("audio_encoder", inputs):
             return self.part.encode(waveform)
-        padded = torch.nn.functional.pad(waveform.float(), (0, -waveform.shape[1] % self.part.hop))
-        return self.run("audio_encoder", {"waveform": padded})["latents"]
+        return self.run("audio_encoder", inputs)["latents"]
 
     def decode(self, latents: Tensor, samples: int) -> Tensor:
         """The first ``samples`` of latents: (B, M)."""
-        if "audio_decoder" not in self.names:
+        inputs = {"latents": latents.float()}
+        if not self._has("audio_decoder", inputs):
             return self.part.decode(latents, samples)
-        return self.run("audio_decoder", {"latents": latents.float()})["waveform"][:, :samples]
+        return self.run("audio_decoder", inputs)["waveform"][:, :samples]
 
 
 class GraphText(_Through):
@@ -72,7 +81,7 @@ class GraphText(_Through):
 
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """States (P, L, W) and mask (P, L)."""
-        if "text_encoder" not in self.names:
+        if "text_encoder" not in self.graphs:
             return self.part.encode(prompts)
         device = next(self.part.parameters()).device
         ids, mask = (x.to(device) for x in self.part.tokenize(prompts))

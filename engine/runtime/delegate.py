@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...kernels import native
 from ...kernels.launch import launches_kernels
 from ..config import DDiTConfig
 from ..model import DDiT
@@ -68,5 +69,12 @@ def describe(model: Denoiser) -> dict[str, Any]:
         "compile": False,
         "dtype": str(model.dtype).removeprefix("torch."),
         "fp8": isinstance(model, DDiT) and has_fp8_linears(model),
-        "kernels": "triton" if launches_kernels(model.device) else "reference",
+        "kernels": _kernels(model.device),
     }
+
+
+def _kernels(device: torch.device) -> str:
+    if launches_kernels(device):
+        return "triton"
+    found = native.instructions() if device.type == "cpu" else None
+    return "reference" if found is None else f"native {found}"

@@ -16,6 +16,8 @@ from ..exports import Export, GraphSpec, cache_folder
 from .graphs import Tensors
 from .sessions import Run, Sessions
 
+FATAL = 4  # of ONNX Runtime's severities of messages
+SPIN = "50"  # us for which a thread waits awake: longer than most operators take, and short where others want the core
 BFLOAT16 = 16  # numpy has none: ONNX's number of it
 ELEMENTS = {
     torch.float32: np.float32,
@@ -26,13 +28,15 @@ ELEMENTS = {
     torch.bool: np.bool_,
 }
 Provider = tuple[str, dict[str, Any]]
-PROVIDERS = {"onnxruntime": {"cpu": "CPU", "cuda": "CUDA"}, "tensorrt": {"cuda": "Tensorrt"}}
+PROVIDERS = {"onnxruntime": {"cpu": "CPU", "cuda": "CUDA"}, "onnxruntime-tensorrt": {"cuda": "Tensorrt"}}
 
 
 def sessions(
     export: Export, device: torch.device, runtime: str = "onnxruntime", *, threads: int | None = None
 ) -> Sessions:
-    """Sessions of a ``runtime``: ``onnxruntime`` or ``tensorrt``. ``threads`` on a CPU are PyTorch's by default.
+    """Sessions of a ``runtime``: ``onnxruntime`` or ``onnxruntime-tensorrt``.
+
+    ``threads`` on a CPU are PyTorch's by default.
 
     Raises ``ValueError`` where the installed ONNX Runtime cannot work on the device.
     """
@@ -44,7 +48,9 @@ def sessions(
     providers = _providers(wanted, device, export)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # two graphs take turns with PyTorch
+    options.log_severity_level = FATAL  # what fails is an exception, and needs no word on stderr besides
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN)
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # graphs take turns with PyTorch
 
     def load(spec: GraphSpec, path: Path) -> Run:
         session = ort.InferenceSession(os.fspath(path), options, providers=providers)

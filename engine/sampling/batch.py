@@ -18,6 +18,7 @@ from torch import Tensor
 from ...kernels import guided_euler_step
 from ..model.denoiser import Denoiser, Modulation
 from ..types import Latents
+from .caching import Turns, first_of, renewing, reusing, turns_of
 from .job import Job, audio_noise, video_noise
 from .memo import Memo
 from .rows import JointLayout, Layout, Sums, Weights
@@ -51,8 +52,10 @@ class Batch(ABC):
         self.streams.join()
         video, audio = ([], []) if not self.jobs else (self.video.apart(), self.audio.apart())
         for job in jobs:
-            video.append(self._begin_video(job))
-            audio.extend(self._begin_audio(job, seed) for seed in job.sounds)
+            seen, heard = grid_of(job.schedule.video, job.video), grid_of(job.schedule.audio, job.audio)
+            of_video, of_audio = turns_of(job.plan, seen, heard)
+            video.append(self._begin_video(job, seen, of_video))
+            audio.extend(self._begin_audio(job, heard, of_audio, seed) for seed in job.sounds)
         self._settle([*self.jobs, *jobs], video, audio)
 
     @torch.inference_mode()
@@ -83,17 +86,15 @@ class Batch(ABC):
         self.streams.join()
         return Latents(self.video.latents, self.audio.latents)
 
-    def _begin_video(self, job: Job) -> Track:
-        grid = grid_of(job.schedule.video, job.video)
+    def _begin_video(self, job: Job, grid: np.ndarray, turns: Turns) -> Track:
         times = self.memo.video_times(_and_clean(grid), float(job.sequence.fps))
         noise = video_noise(job, self.model.config.video_channels)
-        return Track.begin(upload(noise, self.model.device), grid, times, job.video)
+        return Track.begin(upload(noise, self.model.device), grid, times, job.video, turns)
 
-    def _begin_audio(self, job: Job, seed: int) -> Track:
-        grid = grid_of(job.schedule.audio, job.audio)
+    def _begin_audio(self, job: Job, grid: np.ndarray, turns: Turns, seed: int) -> Track:
         noise = audio_noise(job, self.model.config.audio_channels, seed)
         times = self.memo.audio_times(_and_clean(grid))
-        return Track.begin(upload(noise, self.model.device), grid, times, job.audio)
+        return Track.begin(upload(noise, self.model.device), grid, times, job.audio, turns)
 
     def _settle(self, jobs: list[Job], video: list[Track], audio: list[Track]) -> None:
         """Stack what is there now."""
@@ -135,10 +136,15 @@ class Batch(ABC):
 
     def _weights(self, tracks: Tracks) -> list[Weights]:
         owners = self.owner if tracks.modality == "audio" else range(len(self.jobs))
-        return [
-            self.jobs[b].plan.at(tracks.modality, track.time) if track.moves else None
-            for b, track in zip(owners, tracks.each, strict=True)
-        ]
+        found: list[Weights] = []
+        for b, track in zip(owners, tracks.each, strict=True):
+            weights = self.jobs[b].plan.at(tracks.modality, track.time) if track.moves else None
+            found.append(first_of(weights) if weights and track.turn == "reuse" else weights)
+        return found
+
+    def _key(self, video: list[Weights], audio: list[Weights]) -> tuple[Hashable, ...]:
+        """What the rows of a step depend on."""
+        return *map(frozen, video), *map(frozen, audio), self.video.turns, self.audio.turns
 
     def _move(self, velocities: Mapping[Modality, Tensor], index: Index, *modalities: Tracks) -> None:
         """The step of these modalities: Euler's where there is a velocity, and the time after it."""
@@ -160,10 +166,25 @@ class Batch(ABC):
     def _entry(self, tracks: Tracks, velocity: Tensor, index: Index) -> tuple[Tensor | None, ...]:
         """Arguments of the Euler step of one modality."""
         rows, weights = index[f"{tracks.modality}_rows"], index[f"{tracks.modality}_weights"]
+        if tracks.differences is not None:
+            velocity = self._cached(tracks, tracks.differences, velocity, index)
         dt = tracks.then - tracks.now
         if any(job.plan.rescale for job in self.jobs):
             dt = dt * self._rescaled(tracks, velocity, rows, weights)
         return tracks.latents, velocity, rows, weights, dt, *tracks.held()
+
+    def _cached(self, tracks: Tracks, kept: Tensor, velocity: Tensor, index: Index) -> Tensor:
+        """The velocities, behind the differences that are kept where one of them is reused; renews the others."""
+        name, turns = tracks.modality, tracks.turns
+        if "reuse" in turns:
+            velocity = torch.cat((kept.to(velocity), velocity))
+        if "renew" in turns:
+            renewed = index[f"{name}_renewed"].reshape(-1, *[1] * (kept.ndim - 1))
+            start = kept.masked_fill(renewed, 0.0)
+            sums = [velocity], [index[f"{name}_rows"]], [index[f"{name}_differences"]]
+            ones = torch.ones(len(kept), device=kept.device)
+            (tracks.differences,) = guided_euler_step([start], *sums, [ones], [None], [None], [None], [None], None)
+        return velocity
 
     def _rescaled(self, tracks: Tracks, velocity: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         """By how much each guided velocity is drawn back to the deviation of its full branch. -> (n,)."""
@@ -220,12 +241,19 @@ class Batch(ABC):
 
     def _sums(self, modality: Modality, sums: Sums) -> Index:
         """Rows and weights (n, G); a track with fewer rows repeats its first with weight 0, one without takes row 0."""
+        turns = (self.video if modality == "video" else self.audio).turns
+        if "reuse" in turns:
+            sums = reusing(sums, turns)
         most = max(map(len, sums), default=0)
-        padded = [(*pairs, *[((pairs or ((0, 0.0),))[0][0], 0.0)] * (most - len(pairs))) for pairs in sums]
-        return {
+        padded = tuple((*pairs, *[((pairs or ((0, 0.0),))[0][0], 0.0)] * (most - len(pairs))) for pairs in sums)
+        index = {
             f"{modality}_rows": self._tensor([[row for row, _ in pairs] for pairs in padded]),
             f"{modality}_weights": self._tensor([[weight for _, weight in pairs] for pairs in padded]),
         }
+        if "renew" in turns:
+            index[f"{modality}_differences"] = self._tensor(renewing(padded, turns))
+            index[f"{modality}_renewed"] = self._tensor([turn == "renew" for turn in turns])
+        return index
 
 
 def _and_clean(grid: np.ndarray) -> np.ndarray:

@@ -37,7 +37,8 @@ class GuidancePlan:
     """Branches and, per modality, the weight of each.
 
     Outside ``interval`` (flow times of each modality, 0 = noise) a plan that has the branch ``full`` is that one alone.
-    ``rescale`` in [0, 1] draws the deviation of the guided velocity back to that of the full branch. Raises
+    ``rescale`` in [0, 1] draws the deviation of the guided velocity back to that of the full branch. With a
+    ``branch_interval`` above 1 the other branches are evaluated at some steps only (``caching.py``). Raises
     ``ValueError`` unless the weights of a modality sum to 1.
     """
 
@@ -47,6 +48,7 @@ class GuidancePlan:
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
     full: Branch = FULL
+    branch_interval: int = 1
 
     def __post_init__(self) -> None:
         for name, weights in (("video", self.video), ("audio", self.audio)):
@@ -58,6 +60,8 @@ class GuidancePlan:
             raise ValueError(f"the guidance interval is {self.interval}; it must be two rising times from 0 to 1")
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"the guidance rescale is {self.rescale}; it must be from 0 to 1")
+        if self.branch_interval < 1:
+            raise ValueError(f"the branch interval is {self.branch_interval}; it must be at least 1")
 
     def at(self, modality: str, time: float) -> dict[Branch, float]:
         """Weights of the branches of ``modality`` ("video" or "audio") at a flow time; those of 0 are left out."""
@@ -77,7 +81,11 @@ class Direction:
 
 
 def combine(
-    directions: Iterable[Direction], *, interval: tuple[float, float] = (0.0, 1.0), rescale: float = 0.0
+    directions: Iterable[Direction],
+    *,
+    interval: tuple[float, float] = (0.0, 1.0),
+    rescale: float = 0.0,
+    branch_interval: int = 1,
 ) -> GuidancePlan:
     """The plan of the full branch and any directions."""
     weights = {FULL: [1.0, 1.0]}
@@ -87,7 +95,7 @@ def combine(
             weights.setdefault(direction.branch, [0.0, 0.0])[i] -= strength
     kept = {branch: pair for branch, pair in weights.items() if any(pair)}
     video, audio = zip(*kept.values(), strict=True)
-    return GuidancePlan(tuple(kept), video, audio, interval, rescale)
+    return GuidancePlan(tuple(kept), video, audio, interval, rescale, branch_interval=branch_interval)
 
 
 def unbridged(plan: GuidancePlan) -> GuidancePlan:

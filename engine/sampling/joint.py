@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .batch import Batch, Index, frozen
+from .batch import Batch, Index
 from .rows import JointLayout, Weights, lay_out_jointly
 from .tracks import Modality
 
@@ -17,7 +17,7 @@ class JointBatch(Batch):
         return self._planned(self._weights(self.video), self._weights(self.audio))[0]
 
     def _planned(self, video: list[Weights], audio: list[Weights]) -> tuple[JointLayout, Index]:
-        key = (*map(frozen, video), *map(frozen, audio))
+        key = self._key(video, audio)
         if key not in self._plans:
             layout = lay_out_jointly(video, audio)
             rows = layout.rows

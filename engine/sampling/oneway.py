@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..model.bridges import Context
 from ..model.denoiser import Denoiser, Sight
-from .batch import Batch, Index, frozen
+from .batch import Batch, Index
 from .job import Job
 from .memo import Memo
 from .rows import Layout, Row, Weights, audio_leads, lay_out, video_leads
@@ -37,7 +37,7 @@ class OneWayBatch(Batch):
 
     def _planned(self, video: list[Weights], audio: list[Weights]) -> tuple[Layout, Index]:
         """The layout for these weights and its indices on the device; the same as long as nothing changes."""
-        key = (*map(frozen, video), *map(frozen, audio), self.contexts)
+        key = (*self._key(video, audio), self.contexts)
         if key not in self._plans:
             audio_text = self.model.config.audio_text
             if self.leader == "video":

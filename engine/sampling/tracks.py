@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .caching import Turn, Turns
 from .job import Known
 from .transfer import upload
 
@@ -28,7 +29,8 @@ class Track:
 
     ``holds`` (1, T, 1, 1) or (A, 1) bool says where ``known`` latents hold, at time 1 if they are ``clean``. ``times``
     is what the tower needs of the grid, for the K steps and, last, for time 1. ``estimate`` of the clean latents, at
-    first their mean.
+    first their mean. ``turns`` say when the ``difference`` that guidance makes is evaluated and when it is reused; none
+    for a request that evaluates it at every step.
     """
 
     noise: Tensor
@@ -40,11 +42,15 @@ class Track:
     clean: bool = False
     step: int = 0
     estimate: Tensor | None = None
+    turns: Turns = ()
+    difference: Tensor | None = None
 
     @classmethod
-    def begin(cls, noise: Tensor, grid: np.ndarray, times: tuple[Tensor, ...], known: Known | None) -> Self:
+    def begin(
+        cls, noise: Tensor, grid: np.ndarray, times: tuple[Tensor, ...], known: Known | None, turns: Turns = ()
+    ) -> Self:
         """A track before its first step."""
-        track = cls(noise, noise, grid, times)
+        track = cls(noise, noise, grid, times, turns=turns)
         if known is None:
             return track
         given = upload(known.latents, noise.device).to(noise)
@@ -70,6 +76,11 @@ class Track:
         """Flow time before the step that comes next."""
         return float(self.grid[min(self.step, len(self.grid) - 1)])
 
+    @property
+    def turn(self) -> Turn | None:
+        """What the step that comes next does to the difference."""
+        return self.turns[self.step] if self.step < len(self.turns) else None
+
 
 def grid_of(grid: np.ndarray, known: Known | None) -> np.ndarray:
     """The grid of a modality; one that is given whole and clean stands at time 1 throughout."""
@@ -94,7 +105,10 @@ class Tracks:
         grids = np.stack([np.pad(track.grid, (0, longest + 1 - len(track.grid)), mode="edge") for track in each])
         self.grid = upload(torch.from_numpy(grids).float(), device)  # (n, K + 2)
         self.steps = upload(torch.tensor([track.step for track in each]), device)
-        self.known = self.holds = self.clean = None
+        self.known = self.holds = self.clean = self.differences = None
+        if any(track.turns for track in each):
+            nothing = torch.zeros_like(self.reads[0])
+            self.differences = torch.stack([nothing if t.difference is None else t.difference for t in each])
         if any(track.holds is not None for track in each):
             shape = next(track.holds.shape for track in each if track.holds is not None)
             nothing = torch.zeros(shape, dtype=torch.bool, device=device)
@@ -108,12 +122,20 @@ class Tracks:
     @property
     def moving(self) -> tuple[Tensor, ...]:
         """The tensors that a step puts others in place of."""
-        return self.latents, self.reads, self.estimate, self.steps
+        always = self.latents, self.reads, self.estimate, self.steps
+        return always if self.differences is None else (*always, self.differences)
+
+    @property
+    def turns(self) -> Turns:
+        """What the step that comes next does to the difference of each."""
+        return tuple(track.turn for track in self.each)
 
     def apart(self) -> list[Track]:
         """The tracks with their present latents."""
         for i, track in enumerate(self.each):
             track.latents, track.estimate = self.latents[i], self.estimate[i]
+            if self.differences is not None:
+                track.difference = self.differences[i]
         return self.each
 
     def advance(self) -> None:

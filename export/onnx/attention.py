@@ -1,8 +1,8 @@
 """The attention operations in standard operators: two matrix products around a softmax.
 
 OpenVINO and TensorRT fuse the three. The Attention operator of opset 23 would be one node, but OpenVINO takes it apart
-again, with tests for NaN in it, ONNX Runtime gains nothing from it on a CPU and wants its masks in full, and TensorRT
-knows it from 10.14 on.
+again, with tests for NaN in it where there is a mask; ONNX Runtime gains from it only where heads lie side by side,
+wants its masks in full, and TensorRT takes it only where heads have an axis of their own.
 
 RotaryEmbedding wants cosines and sines for every row of its batch. The heads of all rows therefore stand on its head
 axis, in a batch of 1.

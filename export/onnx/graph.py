@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from .naming import forget_origins, name_all, name_lengths
 from .operations import TRANSLATIONS
-from .passes import fold_transposes, share_constants, share_lengths
+from .passes import drop_reshapes, share_constants, share_lengths
 from .tensors import OPSET
 
 EMBEDDED = 2**26  # bytes of weights up to which a graph is one file
@@ -50,7 +50,7 @@ def export_graph(
         assert not short, f"the example of {name} has dynamic axes of lengths {short}; they must be at least 2"
     with _quiet_torch():
         model = _translate(module, inputs, dynamic, outputs)
-        weights = fold_transposes(model.graph)
+        weights = frozenset(model.graph.initializers)
         _simplify(model, weights)
     name_lengths(model, dynamic)
     name_all(model.graph, weights)
@@ -109,6 +109,8 @@ def _simplify(model: ir.Model, weights: Collection[str]) -> None:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     share_constants(model.graph, weights)
     common.CommonSubexpressionEliminationPass()(model)
+    drop_reshapes(model.graph)
+    common.RemoveUnusedNodesPass()(model)
     common.IdentityEliminationPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
 

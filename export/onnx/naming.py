@@ -1,6 +1,6 @@
 """Names that say where everything comes from: the module, the operation, the operator.
 
-``tower.spatial_blocks.0.attn.qkv/linear/MatMul`` is the product in that layer, and what it computes is called the same.
+``tower.spatial_blocks.0.attn.qkv/linear/Gemm`` is the product in that layer, and what it computes is called the same.
 Weights keep the names that they have in the module. A small constant is called by its value, as ``int64([3, -1, 16])``,
 a larger one by the input that it is, as ``tower/modulated_layer_norm/LayerNormalization.Scale``.
 """

@@ -14,17 +14,17 @@ import torch
 
 from ... import kernels  # noqa: F401 (registers the operations)
 from .attention import rope_cross_attention, spatial_attention, temporal_attention, text_cross_attention
-from .tensors import Argument, Value, number, ones, op, width
+from .tensors import Argument, Value, ones, op, reshape, shaped, size, width
 
 
 def modulated_layer_norm(x: Argument, table: Argument, rows: Argument, part: int, eps: float) -> Value:
     """x (R, T, S, D), table (P, D), rows (R, T or 1, P, D) -> (R, T, S, D)."""
-    return _modulated_norm(x, x, table, rows, part, eps)
+    return shaped(_modulated_norm(_framed(x, x, rows), table, rows, part, eps), x)
 
 
 def gated_residual(x: Argument, branch: Argument, table: Argument, rows: Argument, part: int) -> Value:
     """x, branch (R, T, S, D) -> (R, T, S, D)."""
-    return op.Add(x, op.Mul(_modulation(table, rows)[part + 2], branch))
+    return shaped(_gated(_framed(x, x, rows), _framed(branch, x, rows), table, rows, part), x)
 
 
 def gated_residual_norm(
@@ -38,36 +38,61 @@ def gated_residual_norm(
     eps: float,
 ) -> tuple[Value, Value]:
     """x, branch (R, T, S, D) -> the residual and its norm, each (R, T, S, D)."""
-    y = op.Add(x, branch) if gate_table is None else gated_residual(x, branch, gate_table, rows, gate_part)
-    return y, _modulated_norm(y, x, norm_table, rows, norm_part, eps)
+    before, added = _framed(x, x, rows), _framed(branch, x, rows)
+    y = op.Add(before, added) if gate_table is None else _gated(before, added, gate_table, rows, gate_part)
+    return shaped(y, x), shaped(_modulated_norm(y, norm_table, rows, norm_part, eps), x)
+
+
+def linear(x: Argument, weight: Argument, bias: Argument | None = None) -> Value:
+    """``torch.nn.functional.linear``: x (..., K), weight (N, K), bias (N,) -> (..., N)."""
+    return shaped(_product(x, weight, bias), x, width(weight, 0))
 
 
 def linear_gelu(x: Argument, weight: Argument, bias: Argument) -> Value:
     """x (..., K), weight (N, K), bias (N,) -> (..., N)."""
-    return op.Gelu(_linear(x, weight, bias), approximate="tanh")
+    return shaped(op.Gelu(_product(x, weight, bias), approximate="tanh"), x, width(weight, 0))
 
 
 def gated_linear(
     x: Argument, weight: Argument, bias: Argument, residual: Argument, table: Argument, rows: Argument, part: int
 ) -> Value:
     """x (R, T, S, K), weight (N, K), residual (R, T, S, N) -> (R, T, S, N)."""
-    return gated_residual(residual, _linear(x, weight, bias), table, rows, part)
+    added = _framed(_product(x, weight, bias), residual, rows)
+    return shaped(_gated(_framed(residual, residual, rows), added, table, rows, part), residual)
+
+
+def _product(x: Argument, weight: Argument, bias: Argument | None) -> Value:
+    """x (..., K) -> (tokens, N): a product with its bias in it, which runtimes have for matrices alone."""
+    tokens = reshape(x, -1, width(weight, 1))
+    return op.Gemm(tokens, weight, transB=1) if bias is None else op.Gemm(tokens, weight, bias, transB=1)
+
+
+def _framed(x: Value, like: Argument, rows: Argument) -> Value:
+    """x, of the elements of ``like`` (R, T, S, D), as (B, N, D): what shares a row of the modulation has one index.
+
+    OpenVINO has a norm of its own for three axes, and takes that of four apart.
+    """
+    if rows.shape[1] == 1:
+        return reshape(x, size(like, 0), -1, width(like, 3))
+    return reshape(x, -1, size(like, 2), width(like, 3))
 
 
 def _modulation(table: Argument, rows: Argument) -> list[Value]:
-    """The P parts of a block's modulation, each (R, T or 1, 1, D)."""
-    return list(op.Split(op.Add(table, rows), num_outputs=width(table, 0), axis=2))
+    """The P parts (B, 1, D) of a block's modulation: shift, 1 + scale and gate of its attention, and of its MLP."""
+    parts, channels = width(table, 0), width(table, 1)
+    ones = [[float(part % 3 == 1)] for part in range(parts)]
+    shifted = op.Add(table, op.Constant(value=ir.tensor(ones, dtype=table.dtype)))
+    return list(op.Split(op.Add(reshape(rows, -1, parts, channels), shifted), num_outputs=parts, axis=1))
 
 
-def _modulated_norm(x: Value, argument: Argument, table: Argument, rows: Argument, part: int, eps: float) -> Value:
-    """The norm of x, which has the type of ``argument``."""
+def _gated(x: Value, branch: Value, table: Argument, rows: Argument, part: int) -> Value:
+    return op.Add(x, op.Mul(branch, _modulation(table, rows)[part + 2]))
+
+
+def _modulated_norm(x: Value, table: Argument, rows: Argument, part: int, eps: float) -> Value:
     shift, scale = _modulation(table, rows)[part : part + 2]
-    normed = op.LayerNormalization(x, ones(width(table, 1), argument), axis=-1, epsilon=eps)[0]
-    return op.Add(op.Mul(normed, op.Add(scale, number(1, argument))), shift)
-
-
-def _linear(x: Argument, weight: Argument, bias: Argument) -> Value:
-    return op.Add(op.MatMul(x, op.Transpose(weight, perm=[1, 0])), bias)
+    normed = op.LayerNormalization(x, ones(width(table, 1), table), axis=-1, epsilon=eps)[0]
+    return op.Add(op.Mul(normed, scale), shift)
 
 
 def unbound(x: Argument, dim: int = 0) -> list[Value]:
@@ -94,5 +119,5 @@ TRANSLATIONS = _of(
     spatial_attention,
     temporal_attention,
     text_cross_attention,
-) | {round: rounded, torch.ops.aten.unbind.int: unbound}
+) | {round: rounded, torch.ops.aten.linear.default: linear, torch.ops.aten.unbind.int: unbound}
 """For ``torch.onnx.export(custom_translation_table=...)``, by operator."""

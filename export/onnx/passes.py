@@ -4,36 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
-
-def fold_transposes(graph: ir.Graph) -> frozenset[str]:
-    """Store weights that are turned on their way to a product as they are needed, as ``<name>.T``.
-
-    A weight is turned when it is written; until then only its shape matters. -> the names of all weights.
-    """
-    for node in list(graph):
-        weight = node.inputs[0] if node.op_type == "Transpose" else None
-        tensor = weight.const_value if weight is not None and weight.is_initializer() else None
-        if weight is None or tensor is None or len(tensor.shape) != 2:
-            continue
-        name = f"{weight.name}.T"
-        turned = graph.initializers.get(name)
-        if turned is None:
-            turned = ir.Value(name=name, const_value=_turned(tensor, name))
-            graph.register_initializer(turned)
-        _replace(graph, node, turned)
-    return frozenset(graph.initializers)
-
-
-def _turned(tensor: ir.TensorProtocol, name: str) -> ir.LazyTensor:
-    rows, columns = tensor.shape.numpy()
-
-    def turn() -> ir.TensorProtocol:
-        return ir.Tensor(np.ascontiguousarray(tensor.numpy().T), dtype=tensor.dtype)
-
-    return ir.LazyTensor(turn, dtype=tensor.dtype, shape=ir.Shape((columns, rows)), name=name)
+SHAPE_KEEPING = ("Gelu", "LayerNormalization", "RMSNormalization")
 
 
 def share_constants(graph: ir.Graph, weights: Collection[str]) -> None:
@@ -60,6 +33,44 @@ def share_lengths(graph: ir.Graph) -> None:
         length = _length_regained(node) if symbol is None else first.setdefault(symbol, node.outputs[0])
         if length is not None and length is not node.outputs[0]:
             _replace(graph, node, length)
+
+
+def drop_reshapes(graph: ir.Graph) -> None:
+    """Of reshapes in a row leave the last, and none that gives a value the shape that it has.
+
+    Constants and lengths must have been shared: shapes are known to be the same where they are one value. A shape with
+    a 0 asks for a length of what is shaped, and is left alone; of the free lengths only the first may be 0 in a run.
+    """
+    for node in list(graph):
+        if node.op_type != "Reshape" or _asks(node.inputs[1]):
+            continue
+        while (before := _producer(node.inputs[0], "Reshape")) is not None:
+            node.replace_input_with(0, before.inputs[0])
+        source = node.inputs[0]
+        if source is not None and _has(source, node.inputs[1]) and not node.outputs[0].is_graph_output():
+            _replace(graph, node, source)
+
+
+def _asks(shape: ir.Value | None) -> bool:
+    """Whether there is a 0 among the constants of a shape."""
+    joined = _producer(shape, "Concat")
+    tensor = None if shape is None else ir.convenience.get_const_tensor(shape)
+    return any(map(_asks, joined.inputs)) if joined is not None else tensor is not None and not tensor.numpy().all()
+
+
+def _has(value: ir.Value, shape: ir.Value | None) -> bool:
+    """Whether a value, or that of which it is made element by element, came in a shape out of a Reshape or a Gemm."""
+    node = value.producer()
+    if node is None or not node.inputs or node.inputs[0] is None:
+        return False
+    if node.op_type == "Reshape":
+        return node.inputs[1] is shape
+    if node.op_type == "Gemm":
+        rows, weight = None if shape is None else ir.convenience.get_const_tensor(shape), node.inputs[1]
+        assert weight is not None and weight.shape is not None
+        columns = weight.shape[0 if node.attributes.get_int("transB", 0) else 1]
+        return rows is not None and rows.numpy().tolist() == [-1, columns]
+    return node.op_type in SHAPE_KEEPING and _has(node.inputs[0], shape)
 
 
 def _symbol_asked(node: ir.Node) -> str | None:

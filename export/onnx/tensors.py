@@ -59,6 +59,11 @@ def reshape(x: Value, *sizes: Size) -> Value:
     return op.Reshape(x, op.Concat(*(_vector(length) for length in lengths), axis=0))
 
 
+def shaped(x: Value, like: Argument, channels: int | None = None) -> Value:
+    """x, of as many tokens as ``like`` (..., D), in its shape; ``channels`` is how wide x is, D by default."""
+    return reshape(x, *(size(like, axis) for axis in range(len(like.shape) - 1)), channels or width(like, -1))
+
+
 def steps(length: Size) -> Value:
     """0, 1, … int64 (length,)."""
     return integers(*range(length)) if isinstance(length, int) else op.Range(0, op.Squeeze(length), 1)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-PLAIN = (Tensor, nn.Parameter)
+PLAIN = frozenset((Tensor, nn.Parameter))
 
 
 def eager_on_cpu(arguments: Iterable[object]) -> bool:
@@ -15,16 +15,16 @@ def eager_on_cpu(arguments: Iterable[object]) -> bool:
 
     Tensors may also stand in lists and tuples, one level deep.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
     if torch._C._len_torch_dispatch_stack() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
     for argument in arguments:
         if isinstance(argument, Tensor):
-            if not argument.is_cpu or type(argument) not in PLAIN:
+            if type(argument) not in PLAIN or not argument.is_cpu:
                 return False
         elif isinstance(argument, (list, tuple)) and not all(
-            leaf.is_cpu and type(leaf) in PLAIN for leaf in argument if isinstance(leaf, Tensor)
+            type(leaf) in PLAIN and leaf.is_cpu for leaf in argument if isinstance(leaf, Tensor)
         ):
             return False
     return True

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .eager import eager_on_cpu
 from .language import INSTALLED, interpreted
@@ -150,7 +150,7 @@ def operation(
 
 
 def _contiguous(output: Any) -> Any:
-    return output.contiguous() if isinstance(output, Tensor) else tree_map(Tensor.contiguous, output)
+    return output.contiguous() if isinstance(output, Tensor) else type(output)(one.contiguous() for one in output)
 
 
 def _resolved(function: Callable[..., Any]) -> inspect.Signature:

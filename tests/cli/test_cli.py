@@ -90,7 +90,10 @@ def test_a_clip_is_begun_continued_and_varied(run, tmp_path):
         ((PROMPT, "-o", longer, "--extend", first), 2, "continuation"),
         ((PROMPT, "-o", other, "--video", longer, "--strength", 0.5), 2, "variation"),
         (
-            (PROMPT, "-o", begun, "--image", other, "--cfg-interval", 0.1, 0.9, "--cfg-rescale", 0.5),
+            (
+                *(PROMPT, "-o", begun, "--image", other),
+                *("--cfg-interval", 0.1, 0.9, "--cfg-rescale", 0.5, "--branch-interval", 2),
+            ),
             2,
             "image-to-audio-video",
         ),
@@ -203,6 +206,7 @@ def test_the_plan_of_a_clip_is_printed_instead_of_drawing_it(run, tmp_path):
         ([PROMPT, "-o", "{tmp}/c.mp4", "--sync-guidance", "nan"], ["sync_guidance is nan"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--cfg-interval", "0.9", "0.1"], ["0.9 to 0.1", "rising"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--cfg-rescale", "2"], ["guidance_rescale is 2"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--branch-interval", "0"], ["branch_interval is 0"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--strength", "0.5"], ["strength", "video"]),
         ([PROMPT], ["-o clip.mp4"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--takes", "0"], ["takes is 0", "from 1 to 64"]),

@@ -154,6 +154,8 @@ def naive(model: DDiT, job: Job, sound: int | None = None, steps: int | None = N
     if job.audio is not None and job.audio.clean:
         times[1] = torch.ones_like(times[1])
     expected = torch.zeros_like(z_v)
+    differences: list[Tensor | None] = [None, None]  # from the first branch to what guidance gives, `age` steps ago
+    age = 0
     for k in range(steps):
         (t_v, next_v), (t_a, next_a) = (grid[k : k + 2] for grid in times)
         z_v, z_a = held(job.video, z_v, noise_v, t_v, 1), held(job.audio, z_a, noise_a, t_a, 0)
@@ -165,9 +167,19 @@ def naive(model: DDiT, job: Job, sound: int | None = None, steps: int | None = N
             for branch in {FULL: None} | weights[0] | weights[1]
         }
         moves = []
+        guides = [len(weights[0]) > 1 and next_v > t_v, len(weights[1]) > 1 and next_a > t_a]
+        missing = any(guides[i] and differences[i] is None for i in (0, 1))
+        renews = any(guides) and (missing or age >= job.plan.branch_interval)
+        if renews:
+            differences, age = [None, None], 0
+        age += 1
         for i, of in enumerate(weights):
             guided = sum(weight * found[branch][i] for branch, weight in of.items())
             first = found[next(iter(of))][i]
+            if guides[i] and renews:
+                differences[i] = guided - first
+            elif guides[i]:
+                guided = first + differences[i]
             share = job.plan.rescale
             moves.append(guided * (share * first.std() / guided.std() + 1 - share))
         if next_v > t_v:
@@ -187,14 +199,15 @@ def assert_plain(model: DDiT, job: Job, latents: Latents, steps: int | None = No
 
 
 PLANS = st.builds(
-    lambda text, sync, static, interval, rescale: combine(
-        [text_guidance(text), sync_guidance(sync), sync_cfg_audio(static)], interval=interval, rescale=rescale
+    lambda text, sync, static, **options: combine(
+        [text_guidance(text), sync_guidance(sync), sync_cfg_audio(static)], **options
     ),
     text=st.sampled_from([0.0, 1.0, 4.0]),
     sync=st.sampled_from([0.0, 2.0]),
     static=st.sampled_from([1.0, 2.0]),
     interval=st.sampled_from([(0.0, 1.0), (0.3, 0.7)]),
     rescale=st.sampled_from([0.0, 0.7]),
+    branch_interval=st.sampled_from([1, 1, 2, 3]),
 )
 SEEDS = st.integers(0, 2**31)
 JOBS = st.builds(
@@ -220,13 +233,15 @@ HEARING_JOBS = st.builds(
     steps=st.integers(1, 3),
     lead=st.sampled_from([0.0, 0.5, 1.0]),
     guidance=st.builds(
-        lambda text, sync, video, audio: combine(
-            [text_guidance(text), sync_guidance(sync), sync_cfg_video(video), sync_cfg_audio(audio)]
+        lambda text, sync, video, audio, every: combine(
+            [text_guidance(text), sync_guidance(sync), sync_cfg_video(video), sync_cfg_audio(audio)],
+            branch_interval=every,
         ),
         text=st.sampled_from([1.0, 4.0]),
         sync=st.sampled_from([0.0, 2.0]),
         video=st.sampled_from([1.0, 3.0]),
         audio=st.sampled_from([1.0, 2.0]),
+        every=st.sampled_from([1, 1, 2]),
     ),
     sound=st.booleans(),
     prefix=st.integers(0, 1),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from syncflow.engine.exports import (
     CONSTANTS,
@@ -27,7 +30,7 @@ GRAPH = GraphSpec(
     "denoise_audio.onnx",
     {"z": Port("float32", ("R", "A", 5)), "context_of_row": Port("int64", ("R",))},
     {"velocity": Port("float32", ("R", "A", 5))},
-    {"R": Axis(1, None, 4), "A": Axis(1, 3000, 100, 2)},
+    {"R": Axis(1, None, 4), "A": Axis(0, 3000, 100, 2)},
 )
 PROOF = Proof("onnxruntime", "1.31.1", "cpu", "float32", {"denoise_audio": 1e-6}, 1e-4, {"step": [0.01, 0.02]})
 
@@ -46,7 +49,7 @@ def written(path: Path, **changes: object) -> Export:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return written(tmp_path / "onnx").path
+    return written(tmp_path / "onnx", proofs=(PROOF,)).path
 
 
 def rewrite(folder: Path, **changes: object) -> None:
@@ -112,6 +115,7 @@ def test_a_truncated_manifest(folder):
         {"proofs": [{"runtime": "onnxruntime"}]},
         {"sha256": ["denoise_audio.onnx"]},
         {"sha256": {"../outside": "0"}},
+        {"versions": []},
         {"unheard_of": 1},
     ],
     ids=str,
@@ -119,6 +123,30 @@ def test_a_truncated_manifest(folder):
 def test_manifests_that_say_something_else(folder, changes):
     rewrite(folder, **changes)
     assert "is damaged" in refusal(folder)
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.just([]) | st.just({}) | st.just(["x"])
+
+
+@given(data=st.data())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_manifest_that_was_tampered_with_is_read_or_refused(folder, data):
+    """With any one value replaced: the error is never another than the sentence."""
+    text = (folder / MANIFEST).read_text()
+    values = json.loads(text)
+    within = values
+    while True:
+        key = data.draw(st.sampled_from(sorted(within) if isinstance(within, dict) else range(len(within))))
+        if not (isinstance(within[key], (dict, list)) and within[key] and data.draw(st.booleans())):
+            break
+        within = within[key]
+    within[key] = data.draw(VALUES)
+    try:
+        (folder / MANIFEST).write_text(json.dumps(values))
+        with suppress(ValueError):
+            Export.read(folder, MODEL).check()
+    finally:
+        (folder / MANIFEST).write_text(text)
 
 
 def test_a_graph_without_a_checksum(folder):
@@ -153,6 +181,26 @@ def test_what_holds(error, holds):
 def test_speed():
     assert PROOF.speed() == 2
     assert PROOF.speed("video_decoder") == 0
+
+
+@given(axis=st.builds(Axis, st.integers(0, 9), st.none() | st.integers(9, 40), st.just(9), st.integers(1, 4)))
+def test_lengths_of_an_axis(axis):
+    most = 60 if axis.most is None else axis.most
+    assert {n for n in range(61) if axis.allows(n)} == set(range(axis.least, most + 1, axis.step))
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "taken"),
+    [
+        (1, (1, 3000, 5), True),
+        (1, (1, 3, 5), False),
+        (1, (1, 3002, 5), False),
+        (0, (0, 2, 5), False),
+        (1, (1, 2, 6), False),
+    ],
+)
+def test_inputs_that_a_graph_takes(rows, shape, taken):
+    assert GRAPH.takes({"z": shape, "context_of_row": (rows,)}) == taken
 
 
 def test_places(tmp_path, monkeypatch):

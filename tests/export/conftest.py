@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import os
 
 import pytest
-import torch
+from filelock import FileLock
 
 from syncflow.engine.components import Components
 from syncflow.engine.config import ModelConfig
@@ -42,8 +42,17 @@ def models(bundled: Components) -> dict[str, Components]:
 
 @pytest.fixture(scope="session")
 def exports(models: dict[str, Components], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Export]:
-    """The ONNX graphs of the small models."""
+    """The ONNX graphs of the small models, written by the first process that asks for them."""
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    torch.manual_seed(0)
-    folder: Path = tmp_path_factory.mktemp("exports")
-    return {name: write_export(parts, folder / name, "onnx", codecs=False) for name, parts in models.items()}
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    found = {}
+    for name, parts in models.items():
+        with FileLock(folder / f"{name}.lock"):
+            path = folder / "exports" / name
+            there = (path / "onnx").exists()
+            found[name] = (
+                Export.read(path / "onnx", parts.digest) if there else write_export(parts, path, "onnx", codecs=False)
+            )
+    return found

@@ -14,9 +14,12 @@ pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
 import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from syncflow.engine.model.layers import EPS, CrossAttention, Mlp, SelfAttention
 from syncflow.export.onnx import export_graph, graph
+from syncflow.export.onnx.passes import drop_reshapes
 from syncflow.kernels import gated_residual_norm, modulated_layer_norm, spatial_attention, text_cross_attention
 
 from .runtimes import RUNTIMES, Load, largest_error
@@ -106,12 +109,11 @@ def test_nodes_and_weights_are_named_after_the_module(written: Path) -> None:
     model = onnx.load(written).graph
     names = [node.name for node in model.node]
     assert len(set(names)) == len(names)
-    assert {"attn.qkv/linear/MatMul", "spatial_attention/Softmax", "mlp/linear_gelu/Gelu"} <= set(names)
+    assert {"attn.qkv/linear/Gemm", "spatial_attention/Softmax", "mlp/linear_gelu/Gelu"} <= set(names)
     stored = {value.name for value in model.initializer}
-    kept = set(dict(block().named_parameters())) - {"attn.q_norm.weight"}  # folded with the scale of the scores
-    assert {name for name in kept if f"{name}.T" not in stored} <= stored
-    assert {f"{linear}.weight.T" for linear in ("attn.qkv", "mlp.fc1", "mlp.fc2")} <= stored
-    constants = stored - kept - {f"{name}.T" for name in kept}
+    kept = set(dict(block().named_parameters())) - {"table", "attn.q_norm.weight"}  # folded with 1 and with a scale
+    assert kept <= stored
+    constants = stored - kept
     assert {"int64([1, 2, 3])", "modulated_layer_norm/LayerNormalization.Scale"} <= constants
     assert all("/" in name or "(" in name for name in constants)
 
@@ -120,6 +122,30 @@ def test_what_operations_repeat_is_computed_once(written: Path) -> None:
     nodes = onnx.load(written).graph.node
     assert sum(node.op_type == "Split" and len(node.output) == 6 for node in nodes) == 1
     assert sum(node.op_type == "Shape" for node in nodes) <= 6  # R, T, S, T * S, P, L
+
+
+def test_shapes_change_where_they_must(written: Path) -> None:
+    nodes = onnx.load(written).graph.node
+    shaped = {output for node in nodes if node.op_type == "Reshape" for output in node.output}
+    assert not any(node.op_type == "Reshape" and node.input[0] in shaped for node in nodes)
+    (gelu,) = (node for node in nodes if node.op_type == "Gelu")
+    assert [node.op_type for node in nodes if gelu.output[0] in node.input] == ["Gemm"]
+
+
+@pytest.mark.parametrize(
+    ("second", "left"),
+    [("back", ["Reshape(x, back)", "Gelu(b)", "Reshape(c, flat)"]), ("zero", ["Reshape(x, flat)", "Reshape(a, zero)"])],
+)
+def test_reshapes_in_a_row(second: str, left: list[str]) -> None:
+    text = f"""<ir_version: 10, opset_import: ["": 23]>
+    rows (float[N, 6] x) => (float[M, 2] y)
+    <int64[2] flat = {{-1, 2}}, int64[3] back = {{-1, 3, 2}}, int64[3] zero = {{0, -1, 2}}>
+    {{ a = Reshape(x, flat) b = Reshape(a, {second}) c = Gelu(b) d = Reshape(c, back) y = Reshape(d, flat) }}"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    drop_reshapes(model.graph)
+    common.RemoveUnusedNodesPass()(model)
+    nodes = [f"{node.op_type}({', '.join(str(value.name) for value in node.inputs if value)})" for node in model.graph]
+    assert nodes[: len(left)] == left
 
 
 def test_only_standard_operators_and_no_traces_of_the_machine(written: Path) -> None:

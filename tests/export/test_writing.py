@@ -146,7 +146,7 @@ def test_a_failed_export_leaves_the_one_before(models, tmp_path, monkeypatch):
     def fail(graph: object, path: Path) -> dict:
         raise RuntimeError("no way")
 
-    monkeypatch.setattr(writing, "_writer", lambda format: fail)
+    monkeypatch.setattr(writing, "_writer", lambda *_: fail)
     with pytest.raises(RuntimeError, match="no way"):
         write_export(models["adaptor"], tmp_path, "onnx", codecs=False)
     assert Export.read(first.path, first.model).check() == first
@@ -165,7 +165,7 @@ def test_a_codec_that_does_not_export_is_left_out(bundled, tmp_path, monkeypatch
         outputs = found if isinstance(found, tuple) else (found,)
         return {name: writing._port(y, {}) for name, y in zip(graph.outputs, outputs, strict=True)}
 
-    monkeypatch.setattr(writing, "_writer", lambda format: write)
+    monkeypatch.setattr(writing, "_writer", lambda *_: write)
     export = write_export(bundled, tmp_path, "onnx")
     assert export.missing["text_encoder"] == "NotImplementedError: no such operator"
     assert "became" in export.missing["audio_decoder"]
@@ -193,7 +193,7 @@ def _stub(parts, folder: Path, monkeypatch) -> Export:
         return {}
 
     with monkeypatch.context() as patched:
-        patched.setattr(writing, "_writer", lambda format: write)
+        patched.setattr(writing, "_writer", lambda *_: write)
         return write_export(parts, folder, "onnx", codecs=False)
 
 

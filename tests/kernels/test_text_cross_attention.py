@@ -72,3 +72,13 @@ def test_one_word_is_all_that_is_read():
     q, k, v, _, text_of_row = inputs(3, 2, 4, 6, 2, 8, torch.float32, 0)
     read = text_cross_attention(q, k, v, torch.ones(2, dtype=torch.int64), text_of_row)
     torch.testing.assert_close(read, v[text_of_row, :1].flatten(2).expand(-1, 4, -1))
+
+
+@pytest.mark.parametrize("name", ["reference", "auto"])
+def test_indices_of_four_bytes(name):
+    q, k, v = torch.randn(3, 5, 2, 6), torch.randn(2, 4, 2, 6), torch.randn(2, 4, 2, 6)
+    indices = torch.tensor([4, 2]), torch.tensor([1, 0, 1])
+    with torch.no_grad(), implementation(name):
+        expected = text_cross_attention(q, k, v, *indices)
+        found = text_cross_attention(q, k, v, *(index.int() for index in indices))
+    assert torch.equal(found, expected)

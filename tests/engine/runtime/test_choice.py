@@ -87,6 +87,24 @@ def test_codecs_go_through_graphs_where_that_pays(model, tmp_path):
     assert (chosen.runtime, chosen.codecs) == ("openvino", ())
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Codecs and text encoder by name alone."""
+
+    video: Any = "video"
+    audio: Any = "audio"
+    text: Any = "text"
+
+
+def test_only_those_codecs_are_put_behind_graphs(model, tmp_path):
+    chosen = choose("auto", model, Places(exported(tmp_path, proof("openvino")), MODEL))
+    coded = chosen.code(Parts())
+    assert coded.video.graphs.keys() == {"video_decoder"}
+    assert [coded.video.part, coded.audio.part, coded.text.part] == ["video", "audio", "text"]
+    plain = choose("torch", model, Places(tmp_path, MODEL))
+    assert plain.code(Parts()) == Parts()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -1,0 +1,177 @@
+"""What every approximate option gains and what it costs: work and time beside the distance from the exact clip.
+
+Each clip is drawn exactly and then with every option, from the same prompt and seed, in one alternating run. Fewer
+steps are the rival that needs no option: what comes no nearer to the exact clip than fewer steps of the same work is
+not worth having.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from syncflow.engine.engine import Engine
+from syncflow.engine.model.denoiser import Denoiser
+from syncflow.engine.runtime.assemble import assemble
+from syncflow.engine.sampling.loop import sample
+from syncflow.engine.sampling.memo import Memo
+from syncflow.engine.types import Clip, Latents, Request
+from syncflow.training.evaluation import evaluate_generation
+
+from .plan import explain
+from .step import PROMPTS
+
+INTERVALS = ((0.1, 0.9), (0.2, 0.8))
+BRANCH_INTERVALS = (2, 3, 4)
+STEPS = (0.75, 0.67, 0.5)  # of the exact clip's
+WARM = 2  # steps that do not count, of every option
+
+
+@dataclass(frozen=True)
+class Option:
+    """Settings of a request that differ from the exact clip's, or the way in which the d-DiT computes."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    way: str = "float32"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An option over all clips. ``flops`` of a sample; ``work`` and ``gain`` are those of the exact clip, and its time,
+    over the option's own; ``ms_p50`` from noise to latents.
+
+    ``frames_db`` and ``sound_db``: peak signal-to-noise ratios of pixels (peak 255) and samples (peak 1) against the
+    exact clips, None where there is no difference; ``video_err`` and ``audio_err``: the difference of their latents as
+    a share of them, root of the mean square. ``impact_f1``: whether what is heard is what is seen.
+    """
+
+    name: str
+    flops: int
+    work: float
+    ms_p50: float
+    gain: float
+    frames_db: float | None
+    sound_db: float | None
+    video_err: float
+    audio_err: float
+    impact_f1: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dump``."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A clip, its latents and the seconds that sampling took."""
+
+    clip: Clip
+    latents: Latents
+    seconds: float
+
+
+def options(steps: int) -> list[Option]:
+    """All there are, for a clip of so many steps."""
+    fewer = dict.fromkeys(max(1, round(share * steps)) for share in STEPS)
+    return [
+        *(Option(f"guidance from {low:g} to {high:g}", {"guidance_interval": (low, high)}) for low, high in INTERVALS),
+        *(Option(f"branch interval {n}", {"branch_interval": n}) for n in BRANCH_INTERVALS),
+        Option("bfloat16", way="bfloat16"),
+        Option("fp8 linears", way="fp8"),
+        *(Option(f"{count} step{'s' * (count > 1)}", {"steps": count}) for count in fewer if count < steps),
+    ]
+
+
+def requests(count: int, steps: int, **settings: Any) -> list[Request]:
+    """So many clips of known prompts."""
+    return [Request(PROMPTS[i % len(PROMPTS)], seed=i, steps=steps, **settings) for i in range(count)]
+
+
+def contest(
+    engine: Engine,
+    asked: Sequence[Request],
+    chosen: Sequence[Option],
+    progress: Callable[[int], object] = lambda drawn: None,
+) -> list[Row]:
+    """A row for the exact clips and one for each option; ``progress(1)`` is called after every clip."""
+    every = [Option("exact"), *chosen]
+    ways = {way: _way(engine, way) for way in dict.fromkeys(option.way for option in every)}
+    memos = {way: Memo(denoiser) for way, denoiser in ways.items()}
+    drawn: dict[str, list[Drawn]] = {option.name: [] for option in every}
+    for option in every:
+        _draw(engine, replace(asked[0], **{**option.settings, "steps": WARM}), ways[option.way], memos[option.way])
+    for request in asked:
+        for option in every:
+            one = _draw(engine, replace(request, **option.settings), ways[option.way], memos[option.way])
+            drawn[option.name].append(one)
+            progress(1)
+    flops = {option.name: explain(engine.config, replace(asked[0], **option.settings)).total for option in every}
+    ms = {name: 1e3 * statistics.median(one.seconds for one in of_option) for name, of_option in drawn.items()}
+    prompts = [request.prompt for request in asked]
+    return [
+        Row(
+            option.name,
+            flops[option.name],
+            round(flops["exact"] / flops[option.name], 3),
+            round(ms[option.name], 1),
+            round(ms["exact"] / ms[option.name], 3),
+            _decibels(255.0, ((one.clip.frames, other.clip.frames) for one, other in _pairs(drawn, option))),
+            _decibels(1.0, ((one.clip.waveform, other.clip.waveform) for one, other in _pairs(drawn, option))),
+            _share((one.latents.video, other.latents.video) for one, other in _pairs(drawn, option)),
+            _share((one.latents.audio, other.latents.audio) for one, other in _pairs(drawn, option)),
+            round(evaluate_generation([one.clip for one in drawn[option.name]], prompts).impact_f1, 3),
+        )
+        for option in every
+    ]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as Markdown."""
+    names = "option", "GFLOP", "exact / own", "ms", "exact / own", "frames", "sound", "video latents", "audio latents"
+    lines = [f"| {' | '.join((*names, 'impact F1'))} |", f"|---|{'--:|' * len(names)}"]
+    for row in rows:
+        decibels = ("-" if value is None else f"{value:.1f} dB" for value in (row.frames_db, row.sound_db))
+        work = f"{row.flops / 1e9:.1f}", f"{row.work:.2f}", f"{row.ms_p50:.0f}", f"{row.gain:.2f}"
+        errors = f"{row.video_err:.1e}", f"{row.audio_err:.1e}", f"{row.impact_f1:.2f}"
+        lines.append(f"| {' | '.join((row.name, *work, *decibels, *errors))} |")
+    return "\n".join(lines)
+
+
+def _way(engine: Engine, way: str) -> Denoiser:
+    model = engine.components.ddit
+    return assemble(model, fp8=True) if way == "fp8" else assemble(model, dtype=way)
+
+
+def _draw(engine: Engine, request: Request, denoiser: Denoiser, memo: Memo) -> Drawn:
+    prepared = engine.pipeline.prepare(engine.pipeline.read(request))
+    began = time.perf_counter()
+    found = sample(denoiser, [prepared.job], memo=memo)
+    latents = Latents(found.video.cpu(), found.audio.cpu())  # which waits for the device
+    seconds = time.perf_counter() - began
+    (clip,) = engine.pipeline.finish(prepared, found)
+    return Drawn(clip, latents, seconds)
+
+
+def _pairs(drawn: Mapping[str, Sequence[Drawn]], option: Option) -> Iterator[tuple[Drawn, Drawn]]:
+    return zip(drawn[option.name], drawn["exact"], strict=True)
+
+
+def _decibels(peak: float, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    """The ratio for the mean square over all pairs; None for none at all."""
+    error = float(np.mean([np.mean((one.astype(np.float64) - exact) ** 2) for one, exact in pairs]))
+    return round(10 * math.log10(peak**2 / error), 2) if error else None
+
+
+def _share(pairs: Iterator[tuple[Tensor, Tensor]]) -> float:
+    """Root of the mean square of differences over that of the exact values, over all pairs."""
+    sums = np.array([(float((one - exact).square().sum()), float(exact.square().sum())) for one, exact in pairs])
+    error, power = sums.sum(0)
+    return math.sqrt(error / power)

@@ -1,0 +1,205 @@
+"""Layers on a CPU in C++ (``csrc/include/syncflow/layers.h``), where the native part was built.
+
+In float32 and without gradients; ``SYNCFLOW_NATIVE=0`` switches it off. What PyTorch does in ten to twenty operations
+over short rows is one pass here, by the threads of PyTorch. With many keys, or a large weight, libraries are as fast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .derived import derived, fixed
+
+MOST_KEYS = 1024
+LARGEST_WEIGHT = 2**18  # values, of which a second copy is worth its memory: 1 MiB
+
+
+def _load() -> Any:
+    if os.environ.get("SYNCFLOW_NATIVE") == "0":
+        return None
+    try:
+        module = import_module("syncflow._native")
+    except ImportError:  # installed without a C++ compiler
+        return None
+    return module if hasattr(module, "self_attention") else None
+
+
+LOOPS = _load()
+
+
+def instructions() -> str | None:
+    """Which instructions the native part uses ("x86-64-v4", …), or None where it is not there."""
+    return None if LOOPS is None else LOOPS.instructions()
+
+
+def takes(*tensors: Tensor | None) -> bool:
+    """Whether all of these are float32 and the native part is there."""
+    return LOOPS is not None and all(x is None or x.dtype == torch.float32 for x in tensors)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor | None:
+    """``x W^T + b`` or its GELU in the tanh form; None for what it does not take.
+
+    x (..., K), weight W (N, K), bias b (N,). -> (..., N). The panels of a weight are made once and kept beside it.
+    """
+    if not takes(x, weight, bias) or weight.numel() > LARGEST_WEIGHT or not fixed(weight):
+        return None
+    count, inputs = weight.shape
+    flat = x.reshape(-1, inputs)
+    flat = flat if flat.stride(1) == 1 else flat.contiguous()
+    out = x.new_empty(*x.shape[:-1], count)
+    LOOPS.linear(
+        flat.data_ptr(),
+        derived(_panels, weight).data_ptr(),
+        _dense(bias).data_ptr(),
+        out.data_ptr(),
+        (flat.shape[0], inputs, count, flat.stride(0)),
+        gelu,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _panels(weight: Tensor) -> Tensor:
+    """A weight (N, K) as panels of some outputs, in each the inputs one after the other."""
+    weight = weight.contiguous()
+    panels = weight.new_empty(LOOPS.packed_size(*weight.shape))
+    LOOPS.pack(weight.data_ptr(), *weight.shape, panels.data_ptr())
+    return panels
+
+
+def self_attention(
+    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, turns: Tensor | None, eps: float, axis: int
+) -> Tensor | None:
+    """``spatial_attention`` (``axis`` 2, without turns) or ``temporal_attention`` (1); None for what it does not take.
+
+    qkv (R, T, S, 3, n, d), weights (d,), turns (T, d / 2, 2) or None. -> (R, T, S, n * d).
+    """
+    rows, frames, tokens, _, heads, width = qkv.shape
+    if qkv.shape[axis] > MOST_KEYS or not takes(qkv, q_weight, k_weight, turns):
+        return None
+    qkv = qkv.contiguous()
+    out = qkv.new_empty(rows, frames, tokens, heads * width)
+    one = 3 * heads * width
+    if axis == 1:
+        outer, inner, length, strides = rows, tokens, frames, (frames * tokens * one, one, tokens * one)
+    else:
+        outer, inner, length, strides = rows * frames, 1, tokens, (tokens * one, 0, one)
+    LOOPS.self_attention(
+        *(_address(x) for x in (qkv, _dense(q_weight), _dense(k_weight), _dense(turns), out)),
+        (outer, inner, length, heads, width),
+        strides,
+        eps,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def cross_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    context_of_row: Tensor | None = None,
+    lengths: Tensor | None = None,
+    turns: tuple[Tensor, Tensor] | None = None,
+    positions: tuple[Tensor, Tensor] | None = None,
+    window: float = -1.0,
+    tail: tuple[Tensor, Tensor] | None = None,
+) -> Tensor | None:
+    """``text_cross_attention`` or, with turns, ``rope_cross_attention``; None for what it does not take.
+
+    q (R, N, n, d); k, v (C, M, n, d) and ``tail`` of the same (R, E, n, d); ``context_of_row`` (R,) and ``lengths``
+    (C,) int; ``turns`` (N, d / 2, 2) and (M, d / 2, 2); ``positions`` (N,) and (M,), read with a ``window``.
+    -> (R, N, n * d).
+    """
+    tails = tail or ()
+    if k.shape[1] > MOST_KEYS or not takes(q, k, v, *tails, *(turns or ()), *(positions or ())):
+        return None
+    rows, queries, heads, width = q.shape
+    tokens = [x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, *tails)]
+    out = q.new_empty(rows, queries, heads * width)
+    strides = [x.stride()[:3] for x in tokens] + [(0, 0, 0)] * (5 - len(tokens))
+    indices = (None if x is None else x.to(torch.int64) for x in (context_of_row, lengths))
+    held = [_dense(x) for x in (*indices, *(turns or (None, None)), *(positions or (None, None)))]
+    LOOPS.cross_attention(
+        _addresses(tokens, 5),
+        strides,
+        out.data_ptr(),
+        (rows, queries, heads, width, *k.shape[:2], tails[0].shape[1] if tails else 0),
+        [_address(x) for x in held],
+        window,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def modulation(table: Tensor, rows: Tensor, *parts: int) -> list[Tensor]:
+    """What the norms and residuals read of a table (P, D) and rows (R, T or 1, P, D): of every part, both."""
+    return [each for part in parts for each in (table[part], rows[:, :, part])]
+
+
+def residual(x: Tensor, branch: Tensor, gate: Sequence[Tensor]) -> Tensor | None:
+    """``gated_residual`` of x and branch (R, T, S, D), with a :func:`modulation`; None for what it does not take."""
+    y = x.new_empty(x.shape)
+    return y if _add_and_norm(x, branch, gate, (), 0.0, y, None) else None
+
+
+def norm(x: Tensor, shift_and_scale: Sequence[Tensor], eps: float) -> Tensor | None:
+    """``modulated_layer_norm`` of x (R, T, S, D); None for what it does not take."""
+    normed = x.new_empty(x.shape)
+    return normed if _add_and_norm(x, None, (), shift_and_scale, eps, None, normed) else None
+
+
+def residual_norm(
+    x: Tensor, branch: Tensor, gate: Sequence[Tensor], shift_and_scale: Sequence[Tensor], eps: float
+) -> tuple[Tensor, Tensor] | None:
+    """``gated_residual_norm``, with an empty ``gate`` for a plain residual; None for what it does not take."""
+    y, normed = x.new_empty(x.shape), x.new_empty(x.shape)
+    return (y, normed) if _add_and_norm(x, branch, gate, shift_and_scale, eps, y, normed) else None
+
+
+def _add_and_norm(
+    x: Tensor,
+    branch: Tensor | None,
+    gate: Sequence[Tensor],
+    shift_and_scale: Sequence[Tensor],
+    eps: float,
+    y: Tensor | None,
+    normed: Tensor | None,
+) -> bool:
+    tables, rows = [*gate[::2], *shift_and_scale[::2]], [*gate[1::2], *shift_and_scale[1::2]]
+    if not takes(x, branch, *tables, *rows):
+        return False
+    strides = rows[0].stride()
+    if strides[2] != 1 or any(one.stride() != strides for one in rows):
+        return False
+    x, branch, tables = _dense(x), _dense(branch), [_dense(table) for table in tables]
+    pairs = [each.data_ptr() for pair in zip(tables, rows, strict=True) for each in pair]
+    LOOPS.residual_norm(
+        [_address(x), _address(branch), *([] if gate else [0, 0]), *pairs, *([] if shift_and_scale else [0] * 4)],
+        (_address(y), _address(normed)),
+        x.shape,
+        (strides[0], strides[1] if rows[0].shape[1] > 1 else 0),
+        eps,
+        torch.get_num_threads(),
+    )
+    return True
+
+
+def _dense(x: Tensor | None) -> Any:
+    return None if x is None else x.contiguous()
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _addresses(tensors: Sequence[Tensor], count: int) -> list[int]:
+    return [x.data_ptr() for x in tensors] + [0] * (count - len(tensors))
