@@ -1,40 +1,44 @@
-"""Recurrent layers of any length: to a trace they are one operation, not a loop over the length of the example."""
+"""Recurrent layers of any length: in a trace an ``nn.LSTM`` is one operation, not a loop over the example's length.
+
+PyTorch takes its own ``aten.lstm`` apart to know what it gives, and the result holds for that length alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-LSTM = torch.ops.aten.lstm.input
-IMPLICIT = torch._C.DispatchKey.CompositeImplicitAutograd
+OF_A_LAYER = 4  # weights: of the inputs, of the state, and the bias of each
+
+
+@torch.library.custom_op("syncflow::lstm", mutates_args=())
+def lstm(x: Tensor, weights: list[Tensor]) -> Tensor:
+    """Stacked LSTM layers that begin with states of 0: x (N, B, W) -> (N, B, H).
+
+    ``weights`` of every layer: (4H, W), (4H, H), (4H,), (4H,), as in ``nn.LSTM``.
+    """
+    layers, hidden = len(weights) // OF_A_LAYER, weights[1].shape[1]
+    state = x.new_zeros(layers, x.shape[1], hidden)
+    return torch.lstm(x, (state, state), weights, True, layers, 0.0, False, False, False)[0]
+
+
+@lstm.register_fake
+def _(x: Tensor, weights: list[Tensor]) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], weights[1].shape[1])
 
 
 @contextmanager
 def of_any_length() -> Iterator[None]:
-    """Within the block a trace asks an LSTM for the shapes of what it gives, and does not take it apart.
-
-    Taken apart, as PyTorch does it to know them, it would hold for the length of the example alone.
-    """
-    with patch.dict(LSTM.py_kernels, {IMPLICIT: _shapes}):
+    """Within the block ``nn.LSTM`` calls this operation."""
+    with patch.object(nn.LSTM, "forward", _forward):
         yield
 
 
-def _shapes(
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    has_biases: bool,
-    layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of outputs (N, B, H), or (B, N, H) if ``batch_first``, and of the last states; x (N, B, W) likewise."""
-    hidden, cell = states
-    width = hidden.shape[2] * (2 if bidirectional else 1)
-    return x.new_empty(*x.shape[:2], width), torch.empty_like(hidden), torch.empty_like(cell)
+def _forward(self: nn.LSTM, x: Tensor) -> tuple[Tensor, None]:
+    assert self.bias and not (self.bidirectional or self.batch_first or self.proj_size), "a plain LSTM"
+    names = (name for layer in self._all_weights for name in layer)
+    return lstm(x, [getattr(self, name) for name in names]), None

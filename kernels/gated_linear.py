@@ -19,6 +19,7 @@ from .gated_residual import reference as gated_residual
 from .launch import Launch, operation, supported
 from .linear import choose_tiles, flat, matmul_launch
 from .rows import inner_contiguous, takes
+from .shapes import of_residual
 
 
 def reference(
@@ -53,4 +54,4 @@ def prepare(
     return out, [matmul_launch(x_flat, weight, bias, out, choice, gate=gate)]
 
 
-gated_linear = operation(reference, prepare, cpu)
+gated_linear = operation(reference, prepare, cpu, of_residual)

@@ -14,6 +14,7 @@ from . import native
 from .blocks import load_head, store_head
 from .launch import Launch, operation, tl, triton
 from .rows import add_branch, inner_contiguous, load_modulation, place, takes, token_launch
+from .shapes import of_tokens
 
 
 def reference(x: Tensor, branch: Tensor, table: Tensor, rows: Tensor, part: int) -> Tensor:
@@ -69,4 +70,4 @@ def prepare(x: Tensor, branch: Tensor, table: Tensor, rows: Tensor, part: int) -
     return out, [token_launch("gated_residual", add_tokens, x, rows, tensors, {"PART": part})]
 
 
-gated_residual = operation(reference, prepare, cpu)
+gated_residual = operation(reference, prepare, cpu, of_tokens)

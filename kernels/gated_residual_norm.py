@@ -21,6 +21,7 @@ from .gated_residual import reference as gated_residual
 from .launch import Launch, operation, tl, triton
 from .modulated_layer_norm import reference as modulated_layer_norm
 from .rows import add_branch, inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
+from .shapes import of_tokens_twice
 
 
 def reference(
@@ -135,4 +136,4 @@ def prepare(
     return (out, normed), [token_launch(name, kernel, x, rows, tensors, constants)]
 
 
-gated_residual_norm = operation(reference, prepare, cpu)
+gated_residual_norm = operation(reference, prepare, cpu, of_tokens_twice)

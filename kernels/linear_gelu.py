@@ -15,6 +15,7 @@ from torch.nn.functional import gelu, linear
 from .dense import dense_gelu
 from .launch import Launch, operation, supported
 from .linear import choose_tiles, flat, matmul_launch
+from .shapes import of_layer
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -39,4 +40,4 @@ def prepare(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Launc
     return out, [matmul_launch(x_flat, weight, bias, out, choice, gelu=True)]
 
 
-linear_gelu = operation(reference, prepare, dense_gelu)
+linear_gelu = operation(reference, prepare, dense_gelu, of_layer)

@@ -17,6 +17,7 @@ from . import native
 from .blocks import load_head, store_head
 from .launch import Launch, operation, tl, triton
 from .rows import inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
+from .shapes import of_tokens
 
 
 def reference(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> Tensor:
@@ -75,4 +76,4 @@ def prepare(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> tu
     return out, [token_launch("modulated_layer_norm", norm_tokens, x, rows, tensors, constants)]
 
 
-modulated_layer_norm = operation(reference, prepare, cpu)
+modulated_layer_norm = operation(reference, prepare, cpu, of_tokens)

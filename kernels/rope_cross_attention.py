@@ -24,6 +24,7 @@ from torch import Tensor
 from . import formulas, native
 from .blocks import LOG2_E, absorb, cosine_sine, load_head, rotate, rounded, scores, settle, store_head
 from .launch import Launch, attention_tiles, head_tiles, operation, supported, tiles, tl, triton
+from .shapes import of_queries
 
 
 def reference(
@@ -298,4 +299,4 @@ def prepare(
     return out, [launch]
 
 
-rope_cross_attention = operation(reference, prepare, cpu)
+rope_cross_attention = operation(reference, prepare, cpu, of_queries)

@@ -15,6 +15,7 @@ from . import native
 from .flash import flash_launch
 from .formulas import attend, head_norm
 from .launch import Launch, head_tiles, operation, supported
+from .shapes import of_packed
 
 
 def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:
@@ -39,4 +40,4 @@ def prepare(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> tupl
     return out, [flash_launch("spatial_attention", qkv, out, q_weight, k_weight, None, eps, axis=2)]
 
 
-spatial_attention = operation(reference, prepare, cpu)
+spatial_attention = operation(reference, prepare, cpu, of_packed)

@@ -27,6 +27,7 @@ from .blocks import (
 )
 from .flash import flash_launch
 from .launch import Launch, head_tiles, operation, supported, tiles, tl, triton
+from .shapes import of_packed
 
 
 def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rotation: Tensor, eps: float) -> Tensor:
@@ -162,4 +163,4 @@ def prepare(
     return out, [launch]
 
 
-temporal_attention = operation(reference, prepare, cpu)
+temporal_attention = operation(reference, prepare, cpu, of_packed)

@@ -15,6 +15,7 @@ from . import native
 from .blocks import LOG2_E, absorb, load_head, rounded, scores, settle, store_head
 from .formulas import attend
 from .launch import Launch, attention_tiles, head_tiles, operation, supported, tiles, tl, triton
+from .shapes import of_queries
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, text_of_row: Tensor) -> Tensor:
@@ -135,4 +136,4 @@ def prepare(
     return out, [launch]
 
 
-text_cross_attention = operation(reference, prepare, cpu)
+text_cross_attention = operation(reference, prepare, cpu, of_queries)

@@ -32,10 +32,11 @@ inline void splat(Vector& x, float value) {
     x = none + value;
 }
 
-// e^x for x <= 0, to 2 units in the last place; below -87 what is left is 1e-38.
+// e^x for x <= 0, to 2 units in the last place; 0 below -87, where it is smaller than any normal number.
 inline void exponential(Vector& x) {
     Vector low, turns;
     splat(low, -87.0f);
+    const Vector given = x, none = {};
     x = x > low ? x : low;
     const Vector n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
     const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -48,7 +49,7 @@ inline void exponential(Vector& x) {
     const Integers power = (__builtin_convertvector(n, Integers) + 127) << 23;
     Vector scale;
     __builtin_memcpy(&scale, &power, sizeof scale);
-    x = turns * scale;
+    x = given < low ? none : turns * scale;
 }
 
 // Lane i of the result is lane lanes[i] of x.

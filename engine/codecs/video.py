@@ -20,6 +20,7 @@ from .opensora import CLASS_NAME as OPEN_SORA
 from .opensora import OpenSoraVAE
 
 STATISTICS = ("latents_mean", "latents_std")
+OF_THE_LOADING = ("_name_or_path", "_use_default_values")  # of which the second has another order in every process
 IMAGES_AT_ONCE = 4
 
 TINY_CLASS = "AutoencoderKLLTXVideo"
@@ -106,7 +107,7 @@ class VideoCodec(nn.Module):
         """Write ``config.json`` and weights in the layout they came in; shift and scale stand as ``latents_mean`` and
         ``latents_std``.
         """
-        config = {name: value for name, value in dict(self.config).items() if name != "_name_or_path"}
+        config = {name: value for name, value in dict(self.config).items() if name not in OF_THE_LOADING}
         if not isinstance(self.vae, OpenSoraVAE):
             config["_class_name"] = type(self.vae).__name__
         config |= {"latents_mean": self.shift.tolist(), "latents_std": self.scale.tolist()}

@@ -36,7 +36,8 @@ class Recording:
     @property
     def bytes(self) -> int:
         """Of its results; what it has besides is shared."""
-        return sum(leaf.nbytes for leaf in tree_leaves(self.result) if leaf is not None)
+        storages = (leaf.untyped_storage() for leaf in tree_leaves(self.result) if leaf is not None)
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 @dataclass(eq=False)

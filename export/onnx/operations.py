@@ -6,15 +6,16 @@ operations repeat, such as the split of a block's modulation, is merged afterwar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
 from ... import kernels  # noqa: F401 (registers the operations)
+from ..recurrence import OF_A_LAYER
 from .attention import rope_cross_attention, spatial_attention, temporal_attention, text_cross_attention
-from .tensors import Argument, Value, ones, op, reshape, shaped, size, width
+from .tensors import Argument, Value, integers, ones, op, reshape, shaped, size, width
 
 
 def modulated_layer_norm(x: Argument, table: Argument, rows: Argument, part: int, eps: float) -> Value:
@@ -95,6 +96,26 @@ def _modulated_norm(x: Value, table: Argument, rows: Argument, part: int, eps: f
     return op.Add(op.Mul(normed, scale), shift)
 
 
+def lstm(x: Argument, weights: Sequence[Argument]) -> Value:
+    """Stacked layers: x (N, B, W), of each layer (4H, W), (4H, H) and two biases (4H,) -> (N, B, H)."""
+    y: Value = x
+    for first in range(0, len(weights), OF_A_LAYER):
+        inputs, states, *biases = weights[first : first + OF_A_LAYER]
+        hidden = width(states, 1)
+        bias = op.Concat(*(_gates(each) for each in biases), axis=0)
+        every = op.LSTM(
+            y, *(op.Unsqueeze(one, integers(0)) for one in (_gates(inputs), _gates(states), bias)), hidden_size=hidden
+        )
+        y = op.Squeeze(every[0], integers(1))  # of one direction
+    return y
+
+
+def _gates(weight: Argument) -> Value:
+    """The gates of a weight (4H, ...) in ONNX's order: input, output, forget, cell; PyTorch has the output last."""
+    one, forget, cell, out = op.Split(weight, num_outputs=4, axis=0)
+    return op.Concat(one, out, forget, cell, axis=0)
+
+
 def unbound(x: Argument, dim: int = 0) -> list[Value]:
     """``torch.unbind``, one node for each of the parts."""
     return [op.Gather(x, i, axis=dim) for i in range(width(x, dim))]
@@ -114,6 +135,7 @@ TRANSLATIONS = _of(
     gated_residual,
     gated_residual_norm,
     linear_gelu,
+    lstm,
     modulated_layer_norm,
     rope_cross_attention,
     spatial_attention,

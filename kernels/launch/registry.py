@@ -78,14 +78,18 @@ def launches_kernels(device: torch.device) -> bool:
 
 
 def operation(
-    reference: Callable[..., Any], prepare: Prepare | None = None, cpu: Callable[..., Any] | None = None
+    reference: Callable[..., Any],
+    prepare: Prepare | None = None,
+    cpu: Callable[..., Any] | None = None,
+    shape: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Register ``reference`` (its annotations are the schema) as ``torch.ops.syncflow.<module name>``; return its door.
 
     ``prepare(*arguments)`` allocates the output and says which launches fill it, or is None where no kernel takes the
     arguments; an output that a library has made needs no launches. ``cpu(*arguments)`` computes the reference in the
-    way that suits a CPU, without gradients; neither compilers nor export see it. The op is functional: it never aliases
-    or mutates its inputs, and its outputs are contiguous.
+    way that suits a CPU, without gradients; neither compilers nor export see it. ``shape(*arguments)`` allocates what
+    the reference gives, which a trace learns from the reference where it is not told. The op is functional: it never
+    aliases or mutates its inputs, and its outputs are contiguous.
     """
     name = reference.__module__.rpartition(".")[2]
 
@@ -107,7 +111,7 @@ def operation(
     signature = _resolved(reference)
     compute.__signature__ = signature  # type: ignore[attr-defined]
     op: Any = torch.library.triton_op(f"{NAMESPACE}::{name}", compute, mutates_args=())
-    op.register_fake(contiguous)
+    op.register_fake(shape or contiguous)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         leaves, ctx.spec = tree_flatten(inputs)

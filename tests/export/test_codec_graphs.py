@@ -55,10 +55,7 @@ def run(request, parts, export):
     return load(request.param, export, parts.ddit, "float32").run
 
 
-FIXED = pytest.mark.xfail(strict=True, reason="the exporter gives the decoder's LSTM the length of its example")
-
-
-@pytest.mark.parametrize("name", [pytest.param("audio_decoder", marks=FIXED), "audio_encoder"])
+@pytest.mark.parametrize("name", AUDIO)
 def test_a_runtime_codes_sound(run, export, graphs, name):
     assert tuple(export.graphs) == AUDIO and not export.missing
     error = graph_error(run, graphs[name], export.graphs[name])

@@ -189,4 +189,5 @@ def test_what_nobody_reads_does_not_matter(exported: Callable[..., Path], name: 
 
 def test_every_operation_of_the_model_has_a_translation() -> None:
     tested = {getattr(torch.ops.syncflow, case.operation).default for case in CASES.values()}
-    assert tested == {o for o in TRANSLATIONS if isinstance(o, torch._ops.OpOverload) and o.namespace == "syncflow"}
+    known = {o for o in TRANSLATIONS if isinstance(o, torch._ops.OpOverload) and o.namespace == "syncflow"}
+    assert tested == known - {torch.ops.syncflow.lstm.default}  # of a codec: test_codec_graphs.py

@@ -1,0 +1,74 @@
+"""``syncflow bench step``: every way computes the naive step before it is timed, and is counted."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from syncflow.benchmarks import step
+from syncflow.cli import main
+from syncflow.engine.engine import Engine
+from syncflow.engine.runtime.delegate import Delegate
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.from_pretrained(runtime="torch")
+
+
+def test_a_way_is_held_against_the_naive_loop(engine):
+    ways = step.runtimes(engine, ["torch", "auto"])
+    assert list(ways) == ["torch", "auto (torch)"]
+    naive, *own = step.contest(engine, ways, batch=2, rounds=1)
+    assert (naive.name, naive.ratio, naive.rel_err) == ("naive, batch 2", 1.0, 0.0)
+    for row in own:
+        assert row.rel_err < 1e-4 and row.ms_p50 > 0
+        assert row.launches is not None and naive.launches is not None and row.launches < naive.launches
+        assert row.flops is not None and naive.flops is not None and row.flops < naive.flops
+
+
+class Off(Delegate):
+    """The audio's velocity, a hundredth too large."""
+
+    def video_pass(self, *arguments, **more):
+        return self.model.video_pass(*arguments, **more)
+
+    def audio_pass(self, *arguments, **more):
+        velocity, heard = self.model.audio_pass(*arguments, **more)
+        return 1.01 * velocity, heard
+
+
+def test_a_wrong_way_shows(engine):
+    _, row = step.contest(engine, {"off": Off(engine.components.ddit)}, batch=1, rounds=1)
+    assert 5e-3 < row.rel_err < 2e-2
+    assert row.launches is None
+
+
+def test_in_turn():
+    told = []
+    seconds = step.alternate({"a": lambda: told.append("a"), "b": lambda: told.append("b")}, 3)
+    assert told == ["a", "b"] * 5  # two that do not count
+    assert len(seconds["a"]) == len(seconds["b"]) == 3
+
+
+def test_json(monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["syncflow", "bench", "step", "--batch", "1", "--rounds", "1", "--runtimes", "auto", "--json"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["name"] for row in rows] == ["naive, batch 1", "auto (torch), batch 1"]
+    assert rows[0].keys() == {"name", "ms_p50", "ratio", "rel_err", "launches", "flops", "bytes"}
+
+
+@pytest.mark.parametrize(("name", "words"), [("tensorflow", "runtime"), ("onnxruntime", "syncflow export")])
+def test_a_runtime_that_is_not_there(monkeypatch, capsys, name, words):
+    monkeypatch.setattr(sys, "argv", ["syncflow", "bench", "step", "--runtimes", name])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
