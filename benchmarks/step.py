@@ -40,6 +40,7 @@ PROMPTS = (
     "a large white wooden ball rolls on a wooden floor",
 )
 Work = tuple[int, int, int]
+REST = 0.02  # seconds
 STEPS = 200  # of the schedule: more than a run takes
 
 
@@ -162,10 +163,14 @@ def contest(engine: Engine, ways: Mapping[str, Denoiser], batch: int, rounds: in
 
 
 def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every way in every round, in turn, after two rounds that do not count."""
+    """Seconds of every way in every round, in turn, after two rounds that do not count.
+
+    Before each there is a rest, in which threads of the last that wait awake fall asleep.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for k in range(rounds + 2):
         for name, work in ways.items():
+            time.sleep(REST)
             began = time.perf_counter()
             work()
             if k >= 2:
