@@ -13,11 +13,12 @@ from torch import Tensor
 from syncflow.engine.components import Components
 from syncflow.engine.config import DDiTConfig, ModelConfig
 from syncflow.engine.model import DDiT
+from syncflow.engine.runtime.delegate import Delegate
 
 from .flops import flops
 
 
-class CountingDenoiser:
+class CountingDenoiser(Delegate):
     """A :class:`~syncflow.engine.model.denoiser.Denoiser` of the given shape, without weights.
 
     A call whose arguments have shapes that were not seen before runs once on the meta device, where its floating-point
@@ -25,33 +26,15 @@ class CountingDenoiser:
     each method was called, ``rows`` the sum of the leading sizes of the first argument.
     """
 
+    model: DDiT
+
     def __init__(self, config: DDiTConfig) -> None:
-        self.config = config
         with torch.device("meta"):
-            self.model = DDiT(config).eval().requires_grad_(False)
+            super().__init__(DDiT(config).eval().requires_grad_(False))
         self.flops = 0
         self.calls: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
         self._seen: dict[Hashable, tuple[int, Any]] = {}
-
-    @property
-    def device(self) -> torch.device:
-        """The meta device."""
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the latents that are read."""
-        return self.model.dtype
-
-    @property
-    def null_text(self) -> Tensor:
-        """States (L, W) without values."""
-        return self.model.null_text
-
-    def sight_positions(self, frames: int, tokens: int) -> Tensor:
-        """See :class:`~syncflow.engine.model.denoiser.Denoiser`; nothing in it counts."""
-        return self.model.sight_positions(frames, tokens)
 
     def condition(self, *args: Any) -> Any:
         """Counts as its namesake of the d-DiT costs, like the methods below."""

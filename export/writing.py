@@ -123,7 +123,7 @@ def write_export(
 
 @torch.inference_mode()
 def _check_freedom(graph: Graph, outputs: Mapping[str, Port], config: ModelConfig) -> None:
-    """That no length that depends on the inputs has become a number: recurrent layers are written out as they ran."""
+    """That no length that depends on the inputs has become a number."""
     (other,) = (case for case in cases_of(axes_of(graph, config)) if case.name == "other")
     found = graph.module(*inputs_of(graph, other).values())
     ((name, port),) = outputs.items()

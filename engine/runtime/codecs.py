@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..exports import GraphSpec
-from .graphs import Graphs, Tensors
+from .graphs import Graphs
 
 
 def through(parts: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> Any:
@@ -32,9 +32,9 @@ class _Through:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.part, name)
 
-    def _has(self, name: str, inputs: Tensors) -> bool:
-        """Whether there is such a graph, for inputs as long as these."""
-        return name in self.graphs and self.graphs[name].takes({key: x.shape for key, x in inputs.items()})
+    def _has(self, name: str, **shapes: Sequence[int]) -> bool:
+        """Whether there is such a graph, for inputs of these shapes."""
+        return name in self.graphs and self.graphs[name].takes(shapes)
 
 
 class GraphVideo(_Through):
@@ -42,19 +42,19 @@ class GraphVideo(_Through):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Latents (B, C_v, T, H/8, W/8) of uint8 frames (B, F, H, W, 3)."""
-        missing = -frames.shape[1] % self.part.strides.time
-        first = frames[:, :1].expand(-1, missing, -1, -1, -1)
-        inputs = {"frames": torch.cat((first, frames), 1)}
-        if frames.dtype != torch.uint8 or not self._has("video_encoder", inputs):
+        count, length, *rest = frames.shape
+        missing = -length % self.part.strides.time
+        whole = (count, length + missing, *rest)
+        if frames.dtype != torch.uint8 or not self._has("video_encoder", frames=whole):
             return self.part.encode(frames)
-        return self.run("video_encoder", inputs)["latents"]
+        first = frames[:, :1].expand(-1, missing, -1, -1, -1)
+        return self.run("video_encoder", {"frames": torch.cat((first, frames), 1)})["latents"]
 
     def decode(self, latents: Tensor, frames: int) -> Tensor:
         """The last ``frames`` of latents: uint8 (B, F, H, W, 3)."""
-        inputs = {"latents": latents.float()}
-        if not self._has("video_decoder", inputs):
+        if not self._has("video_decoder", latents=latents.shape):
             return self.part.decode(latents, frames)
-        return self.run("video_decoder", inputs)["frames"][:, -frames:]
+        return self.run("video_decoder", {"latents": latents.float()})["frames"][:, -frames:]
 
 
 class GraphAudio(_Through):
@@ -62,18 +62,18 @@ class GraphAudio(_Through):
 
     def encode(self, waveform: Tensor) -> Tensor:
         """Latents (B, A, C_a) of a waveform (B, M)."""
-        missing = -waveform.shape[1] % self.part.hop
-        inputs = {"waveform": torch.nn.functional.pad(waveform.float(), (0, missing))}
-        if not self._has("audio_encoder", inputs):
+        count, length = waveform.shape
+        missing = -length % self.part.hop
+        if not self._has("audio_encoder", waveform=(count, length + missing)):
             return self.part.encode(waveform)
-        return self.run("audio_encoder", inputs)["latents"]
+        padded = torch.nn.functional.pad(waveform.float(), (0, missing))
+        return self.run("audio_encoder", {"waveform": padded})["latents"]
 
     def decode(self, latents: Tensor, samples: int) -> Tensor:
         """The first ``samples`` of latents: (B, M)."""
-        inputs = {"latents": latents.float()}
-        if not self._has("audio_decoder", inputs):
+        if not self._has("audio_decoder", latents=latents.shape):
             return self.part.decode(latents, samples)
-        return self.run("audio_decoder", inputs)["waveform"][:, :samples]
+        return self.run("audio_decoder", {"latents": latents.float()})["waveform"][:, :samples]
 
 
 class GraphText(_Through):

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..exports import Export, GraphSpec
 from .graphs import Tensors
 
@@ -36,8 +34,3 @@ class Sessions:
                 spec = self.export.graphs[name]
                 self._loaded[name] = self._load(spec, self.export.path / spec.file)
         return self._loaded[name](inputs)
-
-
-def contiguous(inputs: Tensors) -> dict[str, Tensor]:
-    """The same tensors, each without gaps."""
-    return {name: tensor.contiguous() for name, tensor in inputs.items()}

@@ -11,27 +11,12 @@ import numpy as np
 import pytest
 
 import syncflow
-from syncflow.cli import main
 from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import load_audio, load_clip, probe
 from syncflow.engine.model import DDiT
 
 PROMPT = "a large red rubber ball bounces on a wooden floor"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call ``syncflow`` with arguments: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["syncflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 def refused(result: tuple[int, str, str], *words: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pytest
 import torch
 
 import syncflow
-from syncflow.cli import main
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.exports import CONSTANTS, STEP, Export, Format, GraphSpec, Proof
 from syncflow.engine.package import MANIFEST, open_package, sha256
@@ -31,20 +29,6 @@ LOADERS = {
     "openvino": ("openvino", "Core"),
     "aoti": ("torch._inductor", "aoti_load_package"),
 }
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Call ``syncflow`` with arguments: exit code, standard output, standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["syncflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 def refused(result: tuple[int, str, str], words: str) -> None:
