@@ -186,7 +186,7 @@ class _Parts:
             self.t, self.fps = torch.zeros(1), torch.zeros(1)
             self.words, self.times = self.text(), self.modulation()
             self.time = self.audio_time()
-            self.features = self.model.video(self.z_v, *self.times, self.words, self.row)[1]
+            self.features = self.model.video(self.z_v, *self.times, self.words, self.row, keep=lambda _, x: x)[1]
             self.context = self.video(seen=self.row)[1]
             self.sight = Sight(self.model.sight_positions(s.latent_frames, s.spatial_tokens))
 

@@ -22,7 +22,7 @@ def step(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each way that count, in turn.")] = 20,
     runtimes: Annotated[
-        str, typer.Option(help="Who computes, with commas: auto, torch, compiled, onnxruntime, openvino, aoti.")
+        str, typer.Option(help="Who computes, with commas: auto, torch, native, compiled, onnxruntime, openvino, aoti.")
     ] = "torch",
     model: options.Model = None,
     json: options.Json = False,

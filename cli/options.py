@@ -17,7 +17,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Runtime = Annotated[
     str,
     typer.Option(
-        help="Who computes: torch, compiled, onnxruntime, openvino, aoti, …; "
+        help="Who computes: torch, native, compiled, onnxruntime, openvino, aoti, …; "
         "auto takes the fastest that `syncflow export` has verified."
     ),
 ]

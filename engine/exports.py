@@ -74,7 +74,8 @@ class Proof:
     """What ``syncflow verify`` found of one runtime of this ``version``, computing in this precision on this device.
 
     ``errors`` by graph, relative to the largest element, None for a graph that failed; ``bound`` is what they may be.
-    ``seconds`` that a ``step`` took, and every codec: here and in PyTorch, on the machine that measured.
+    ``seconds`` that a ``step`` took, here and without exports, and every codec, here and in PyTorch, on the machine
+    that measured.
     """
 
     runtime: str
@@ -96,9 +97,9 @@ class Proof:
         return all(error is not None and error <= self.bound for error in errors)
 
     def speed(self, part: str = STEP) -> float:
-        """How often this runtime does a part in the time in which PyTorch does it once; 0 if nobody measured it."""
-        here, torch = self.seconds.get(part, (1.0, 0.0))
-        return torch / here
+        """How often this runtime does a part while it is done once without exports; 0 if nobody measured it."""
+        here, otherwise = self.seconds.get(part, (1.0, 0.0))
+        return otherwise / here
 
 
 @dataclass(frozen=True)

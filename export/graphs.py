@@ -79,8 +79,8 @@ class DenoiseVideo(_Part):
             )
             return (velocity,)
         z, times, text, text_of_row = inputs
-        velocity, features = self.model.video(z, *times, text, text_of_row)
-        return velocity, *(self.model.audio.pool(feature) for feature in features)
+        velocity, pooled = self.model.video(z, *times, text, text_of_row, keep=lambda _, x: self.model.audio.pool(x))
+        return velocity, *pooled
 
 
 class DenoiseAdapt(_Part):
@@ -88,7 +88,8 @@ class DenoiseAdapt(_Part):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         of = self.named(tensors)
-        return tuple(self.model.audio.adapt(collected("feature", of), of["positions"]))
+        turns = self.model.audio.turns(of["positions"])
+        return tuple(self.model.audio.adapt(i, x, turns) for i, x in enumerate(collected("feature", of)))
 
 
 class DenoiseAudio(_Part):

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..engine.components import Components
 from ..engine.exports import STEP, Device, Export, GraphSpec, Precision, Proof
 from ..engine.model.denoiser import Denoiser
-from ..engine.runtime.choice import load, version_of
+from ..engine.runtime.choice import load, version_of, without_exports
 from ..engine.runtime.graphs import Graphs, graph_names
 from ..engine.runtime.precision import DTYPES
 from ..engine.sampling.apart import batch_of
@@ -60,7 +60,7 @@ def verify(
             seconds[graph.name] = _graph_seconds(denoiser.run, graph)
     if all(errors[name] is not None for name in of_model):
         progress("a step")
-        seconds[STEP] = step_seconds([denoiser, components.ddit], components)
+        seconds[STEP] = step_seconds([denoiser, without_exports(components.ddit, precision)[1]], components)
     return Proof(runtime, version_of(runtime), device, precision, errors, BOUNDS[precision], seconds)
 
 

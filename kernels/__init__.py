@@ -5,7 +5,7 @@
 __version__ = "0"
 
 if "." in __name__:
-    from .dense import dense
+    from .dense import dense, dense_patches
     from .formulas import rotation
     from .fp8_linear import fp8_linear
     from .gated_linear import gated_linear
@@ -23,6 +23,7 @@ if "." in __name__:
 
 __all__ = [
     "dense",
+    "dense_patches",
     "fp8_linear",
     "gated_linear",
     "gated_residual",

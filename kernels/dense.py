@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import conv3d, gelu, linear
 
 from . import native
 from .launch import suits_cpu
@@ -40,6 +40,20 @@ def dense_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if _pays(x, weight, bias):
         return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "gelu", [], "tanh")
     return gelu(linear(x, weight, bias), approximate="tanh")
+
+
+def dense_patches(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The layer on patches: a convolution whose stride is its kernel, on a CPU without its layouts.
+
+    z (R, C, T, H, W), weight (D, C, 1, p, p), bias (D,). -> (R, T, H / p * W / p, D).
+    """
+    patch = weight.shape[-1]
+    if torch.is_grad_enabled() or not suits_cpu((z, weight, bias)):
+        return conv3d(z, weight, bias, stride=(1, patch, patch)).flatten(3).permute(0, 2, 3, 1)
+    patches = z.unflatten(4, (-1, patch)).unflatten(3, (-1, patch)).permute(0, 2, 3, 5, 1, 4, 6)
+    flat = patches.reshape(z.shape[0], z.shape[2], patches.shape[2] * patches.shape[3], weight[0].numel())
+    found = native.linear(flat, weight, bias)
+    return linear(flat, weight.flatten(1), bias) if found is None else found
 
 
 def _pays(x: Tensor, weight: Tensor, bias: Tensor) -> bool:

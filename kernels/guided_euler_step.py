@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import native
 from .launch import Launch, operation, supported, tiles, tl, triton
 from .launch.launching import DTYPES
 
@@ -38,6 +39,27 @@ def reference(
 ) -> list[Tensor]:
     """The guided step of each modality, then the known part at its own time."""
     stepped = [_step(*entry) for entry in zip(z, v, rows, weights, dt, known, noise, mask, t, strict=True)]
+    copies = [] if dtype is None else [latent.to(dtype, copy=True) for latent in stepped]
+    return stepped + copies
+
+
+def cpu(
+    z: Sequence[Tensor],
+    v: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    dt: Sequence[Tensor],
+    known: Sequence[Tensor | None],
+    noise: Sequence[Tensor | None],
+    mask: Sequence[Tensor | None],
+    t: Sequence[Tensor | None],
+    dtype: torch.dtype | None,
+) -> list[Tensor]:
+    """The same in one pass over the latents of which nothing is known."""
+    stepped = []
+    for entry in zip(z, v, rows, weights, dt, known, noise, mask, t, strict=True):
+        found = native.guided_step(*entry[:5]) if entry[5] is None else None
+        stepped.append(_step(*entry) if found is None else found)
     copies = [] if dtype is None else [latent.to(dtype, copy=True) for latent in stepped]
     return stepped + copies
 
@@ -272,4 +294,4 @@ def _packed(v: Tensor) -> Tensor:
     return v
 
 
-guided_euler_step = operation(reference, prepare)
+guided_euler_step = operation(reference, prepare, cpu)

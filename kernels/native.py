@@ -46,11 +46,12 @@ def takes(*tensors: Tensor | None) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor | None:
     """``x W^T + b`` or its GELU in the tanh form; None for what it does not take.
 
-    x (..., K), weight W (N, K), bias b (N,). -> (..., N). The panels of a weight are made once and kept beside it.
+    x (..., K), weight W (N, K) or with more axes in place of K, bias b (N,). -> (..., N). The panels of a weight are
+    made once and kept beside it.
     """
     if not takes(x, weight, bias) or weight.numel() > LARGEST_WEIGHT or not fixed(weight):
         return None
-    count, inputs = weight.shape
+    count, inputs = weight.shape[0], weight[0].numel()
     flat = x.reshape(-1, inputs)
     flat = flat if flat.stride(1) == 1 else flat.contiguous()
     out = x.new_empty(*x.shape[:-1], count)
@@ -68,7 +69,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Te
 
 def _panels(weight: Tensor) -> Tensor:
     """A weight (N, K) as panels of some outputs, in each the inputs one after the other."""
-    weight = weight.contiguous()
+    weight = weight.flatten(1).contiguous()
     panels = weight.new_empty(LOOPS.packed_size(*weight.shape))
     LOOPS.pack(weight.data_ptr(), *weight.shape, panels.data_ptr())
     return panels
@@ -136,6 +137,19 @@ def cross_attention(
         [_address(x) for x in held],
         window,
         torch.get_num_threads(),
+    )
+    return out
+
+
+def guided_step(z: Tensor, v: Tensor, rows: Tensor, weights: Tensor, dt: Tensor) -> Tensor | None:
+    """``guided_euler_step`` of one modality without known latents; None for what it does not take."""
+    if not takes(z, v, weights, dt) or rows.dtype != torch.int64:
+        return None
+    given = [x.contiguous() for x in (z, v, rows, weights, dt)]
+    out = torch.empty_like(given[0])
+    size = z.numel() // max(z.shape[0], 1)
+    LOOPS.guided_step(
+        [x.data_ptr() for x in (*given, out)], (*rows.shape, size, size), v.shape[0], torch.get_num_threads()
     )
     return out
 

@@ -69,6 +69,17 @@ void residual_norm(std::array<Address, 8> given, std::array<Address, 2> out, std
                             threads);
 }
 
+void guided_step(std::array<Address, 6> tensors, std::array<std::int64_t, 4> sizes, std::int64_t v_rows, int threads) {
+    const auto [requests, branches, size, stride] = sizes;
+    const syncflow::GuidedStep call = {floats(tensors[0]), floats(tensors[1]), integers(tensors[2]), floats(tensors[3]),
+                                       floats(tensors[4]), writable(tensors[5]), requests, branches, size, stride};
+    for (std::int64_t i = 0; i < requests * branches; ++i) {
+        if (call.rows[i] < 0 || call.rows[i] >= v_rows) throw py::index_error("a branch is a row that is not there");
+    }
+    const py::gil_scoped_release released;
+    syncflow::guided_step(call, threads);
+}
+
 }  // namespace
 
 void bind_layers(py::module_& module) {
@@ -79,5 +90,6 @@ void bind_layers(py::module_& module) {
     module.def("pack", &pack, unlocked);
     module.def("packed_size", &syncflow::packed_size);
     module.def("residual_norm", &residual_norm, unlocked);
+    module.def("guided_step", &guided_step);
     module.def("instructions", &syncflow::instructions);
 }

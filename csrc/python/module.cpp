@@ -9,6 +9,7 @@ namespace py = pybind11;
 
 #ifdef SYNCFLOW_CPU
 void bind_layers(py::module_& module);
+void bind_blocks(py::module_& module);
 #endif
 
 namespace {
@@ -29,5 +30,6 @@ PYBIND11_MODULE(_native, module) {
     module.def("normal", &normal, py::arg("seed"), py::arg("stream"), py::arg("substream"), py::arg("offset"), py::arg("count"));
 #ifdef SYNCFLOW_CPU
     bind_layers(module);
+    bind_blocks(module);
 #endif
 }

@@ -1,110 +1,12 @@
-// The loops of layers.h, compiled once for each set of instructions. Nothing of the standard library is instantiated
-// here: the linker would keep one copy of it, and processors that lack the instructions would run into it.
-#include <cstddef>
+// The loops of layers.h, compiled once for each set of instructions.
+#include "layers_loops.h"
+
 #include <cstdint>
 
-#include "layers_loops.h"
+#include "vectors.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {
-
-constexpr std::int64_t LANES = 16;
-#ifdef __AVX512F__
-constexpr std::int64_t ROWS = 8;  // queries at a time: with two vectors each they fill the registers
-#else
-constexpr std::int64_t ROWS = 4;
-#endif
-constexpr float HIDDEN = -3.0e38f;
-
-typedef float Vector __attribute__((vector_size(64)));
-typedef std::int32_t Integers __attribute__((vector_size(64)));
-
-inline Vector load(const float* from) {
-    Vector x;
-    __builtin_memcpy(&x, from, sizeof x);
-    return x;
-}
-
-inline void store(float* to, const Vector& x) { __builtin_memcpy(to, &x, sizeof x); }
-
-inline void splat(Vector& x, float value) {
-    const Vector none = {};
-    x = none + value;
-}
-
-// e^x for x <= 0, to 2 units in the last place; 0 below -87, where it is smaller than any normal number.
-inline void exponential(Vector& x) {
-    Vector low, turns;
-    splat(low, -87.0f);
-    const Vector given = x, none = {};
-    x = x > low ? x : low;
-    const Vector n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
-    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    turns = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    turns = turns * r + 8.3334519073e-3f;
-    turns = turns * r + 4.1665795894e-2f;
-    turns = turns * r + 1.6666665459e-1f;
-    turns = turns * r + 5.0000001201e-1f;
-    turns = turns * r * r + r + 1.0f;
-    const Integers power = (__builtin_convertvector(n, Integers) + 127) << 23;
-    Vector scale;
-    __builtin_memcpy(&scale, &power, sizeof scale);
-    x = given < low ? none : turns * scale;
-}
-
-// Lane i of the result is lane lanes[i] of x.
-inline Vector shuffled(const Vector& x, const Integers& lanes) {
-#ifdef __clang__
-    Vector y;
-    for (int i = 0; i < LANES; ++i) y[i] = x[lanes[i]];
-    return y;
-#else
-    return __builtin_shuffle(x, lanes);
-#endif
-}
-
-// The upper half of the first 2 * step lanes brought down to the lower.
-template <int step>
-inline Vector folded(const Vector& x) {
-    const Integers lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return shuffled(x, (lanes + step) & 15);
-}
-
-inline float sum(Vector x) {
-    x += folded<8>(x);
-    x += folded<4>(x);
-    x += folded<2>(x);
-    return x[0] + x[1];
-}
-
-inline float largest(Vector x) {
-    Vector y = folded<8>(x);
-    x = x > y ? x : y;
-    y = folded<4>(x);
-    x = x > y ? x : y;
-    y = folded<2>(x);
-    x = x > y ? x : y;
-    return x[0] > x[1] ? x[0] : x[1];
-}
-
-inline std::int64_t padded(std::int64_t count) { return (count + LANES - 1) / LANES * LANES; }
-
-// Turns pairs of channels by their angles, whose cosine and sine are given.
-inline void rotate(float* x, const float* turns, std::int64_t width) {
-    const Integers first = {0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14};
-    const Integers other = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
-    const Vector signs = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
-    const std::int64_t whole = width / LANES * LANES;
-    for (std::int64_t c = 0; c < whole; c += LANES) {
-        const Vector from = load(x + c), angle = load(turns + c);
-        store(x + c, from * shuffled(angle, first) + shuffled(from, other) * (signs * shuffled(angle, first + 1)));
-    }
-    for (std::int64_t c = whole; c < width; c += 2) {
-        const float even = x[c], odd = x[c + 1], cosine = turns[c], sine = turns[c + 1];
-        x[c] = even * cosine - odd * sine;
-        x[c + 1] = even * sine + odd * cosine;
-    }
-}
 
 // RMS norm, weight and rotation of one head of one token.
 inline void prepare(const float* from, const float* weight, const float* turns, float eps, std::int64_t width, float scale,
@@ -128,31 +30,6 @@ struct Seen {
     const float* reach;
     std::int64_t count, stride, width;
 };
-
-// out[i, :] = sum over c of a[i, c] b[c, :] for ROWS rows and COLUMNS vectors of columns.
-template <int COLUMNS>
-inline void product(const float* a, std::int64_t a_stride, const float* b, std::int64_t b_stride, std::int64_t count, float* out,
-                    std::int64_t out_stride) {
-    Vector found[ROWS][COLUMNS] = {};
-    for (std::int64_t c = 0; c < count; ++c) {
-        Vector row[COLUMNS];
-        for (int v = 0; v < COLUMNS; ++v) row[v] = load(b + c * b_stride + v * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < ROWS; ++i) {
-            for (int v = 0; v < COLUMNS; ++v) found[i][v] += a[i * a_stride + c] * row[v];
-        }
-    }
-    for (int i = 0; i < ROWS; ++i) {
-        for (int v = 0; v < COLUMNS; ++v) store(out + i * out_stride + v * LANES, found[i][v]);
-    }
-}
-
-inline void products(const float* a, std::int64_t a_stride, const float* b, std::int64_t b_stride, std::int64_t count, float* out,
-                     std::int64_t out_stride, std::int64_t columns) {
-    std::int64_t j = 0;
-    for (; j + 2 * LANES <= columns; j += 2 * LANES) product<2>(a, a_stride, b + j, b_stride, count, out + j, out_stride);
-    for (; j < columns; j += LANES) product<1>(a, a_stride, b + j, b_stride, count, out + j, out_stride);
-}
 
 // ROWS queries at once: their products with all keys, the softmax of each, its product with the values.
 inline void attend(const float* queries, const float* positions, const Seen& seen, float* scores, float* mixed) {
@@ -192,16 +69,6 @@ inline void attend(const float* queries, const float* positions, const Seen& see
     for (std::int64_t i = 0; i < ROWS; ++i) {
         for (std::int64_t c = 0; c < wide; ++c) mixed[i * wide + c] *= inverse[i];
     }
-}
-
-// u (1 + tanh(sqrt(2 / pi) (u + 0.044715 u^3))) / 2, which is u times the logistic function of twice the bracket.
-inline void gelu(Vector& u) {
-    const Vector t = u * (u * u * 0.0713548162726f + 1.59576912161f), none = {};
-    Vector e = t > none ? -t : t;
-    exponential(e);
-    Vector one;
-    splat(one, 1);
-    u *= (t > none ? one : e) / (one + e);
 }
 
 inline void put_value(const float* from, std::int64_t width, std::int64_t wide, float* to) {
@@ -404,6 +271,19 @@ void residual_norm(const ResidualNorm& call, std::int64_t group, float* memory) 
         float* const normed = call.normed + place;
         for (std::int64_t c = 0; c < width; ++c) normed[c] = (x[c] - mean) * inverse * scale[c] + shift[c];
     }
+}
+
+void guided_step(const GuidedStep& call, std::int64_t request) {
+    const float* const z = call.z + request * call.size;
+    float* const out = call.out + request * call.size;
+    for (std::int64_t c = 0; c < call.size; ++c) out[c] = 0;
+    for (std::int64_t g = request * call.branches; g < (request + 1) * call.branches; ++g) {
+        const float weight = call.weights[g];
+        if (weight == 0) continue;
+        const float* const v = call.v + call.rows[g] * call.v_stride;
+        for (std::int64_t c = 0; c < call.size; ++c) out[c] += weight * v[c];
+    }
+    for (std::int64_t c = 0; c < call.size; ++c) out[c] = z[c] + call.dt[request] * out[c];
 }
 
 }  // namespace syncflow::SYNCFLOW_INSTRUCTIONS

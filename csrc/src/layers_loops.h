@@ -3,6 +3,14 @@
 
 #include "syncflow/layers.h"
 
+namespace syncflow {
+
+// Queries of a unit of attention: all, whose keys are laid out once, or where there are few heads for the threads an
+// even share.
+std::int64_t attention_block(std::int64_t queries, std::int64_t heads, int threads);
+
+}  // namespace syncflow
+
 #define SYNCFLOW_DECLARE(level)                                                                                               \
     namespace syncflow::level {                                                                                               \
     /* Floats that a unit of attention needs beside its arguments. */                                                         \
@@ -15,6 +23,7 @@
                 float* memory);                                                                                               \
     /* The tokens of a row and frame; 3 D floats of memory. */                                                                \
     void residual_norm(const ResidualNorm&, std::int64_t group, float* memory);                                               \
+    void guided_step(const GuidedStep&, std::int64_t request);                                                                \
     }
 
 SYNCFLOW_DECLARE(baseline)

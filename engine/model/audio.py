@@ -19,7 +19,7 @@ from ...kernels import rope_cross_attention, rotation, temporal_attention
 from ..config import DDiTConfig
 from .bridges import NO_WINDOW, Context
 from .denoiser import Sight
-from .layers import EPS, CrossAttention, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
+from .layers import EPS, CrossAttention, Linear, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
 
 def self_attend(attention: SelfAttention, x: Tensor, turns: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class ModalityAdaptor(nn.Module):
         super().__init__()
         self.attn = SelfAttention(config.width, config.audio_heads)
         self.norm = nn.LayerNorm(config.width)
-        self.linear = nn.Linear(config.width, config.width)
+        self.linear = Linear(config.width, config.width)
 
     def forward(self, x: Tensor, turns: Tensor) -> Tensor:
         return self.linear(self.norm(self_attend(self.attn, x, turns)))
@@ -55,6 +55,19 @@ class AudioLayer(nn.Module):
         self.cross_attn = CrossAttention(width, config.audio_heads)
         self.mlp = Mlp(width, int(width * config.mlp_ratio))
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+
+    def forward(
+        self, x: Tensor, state: AudioState, context: Tensor | None = None, *, drawn: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens x (R, A, D) after the layer, and after its self-attention; no style.
+
+        context (C, M, 2, n, d); positions, tail and sight are those of ``state``. Only the first ``drawn`` rows go on
+        after the self-attention.
+        """
+        x = attended = self.attend(x, state.turns)
+        if drawn is not None:
+            x, state = x[:drawn], state.take(slice(drawn))
+        return self.feed(x, self.read(x, state, state.at, context)), attended
 
     def attend(self, x: Tensor, turns: Tensor) -> Tensor:
         """x after self-attention: (R, A, D) -> (R, A, D)."""
@@ -139,7 +152,7 @@ class AudioTower(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.x_embedder = nn.Linear(config.audio_channels, width)
+        self.x_embedder = Linear(config.audio_channels, width)
         self.t_embedder = ScalarEmbedding(width)
         self.adaptors = nn.ModuleList(
             ModalityAdaptor(config)
@@ -148,7 +161,7 @@ class AudioTower(nn.Module):
         )
         self.layers = nn.ModuleList(AudioLayer(config) for _ in range(config.depth))
         self.final_norm = nn.LayerNorm(width)
-        self.final_linear = nn.Linear(width, config.audio_channels)
+        self.final_linear = Linear(width, config.audio_channels)
         self.register_buffer("freqs", rope_frequencies(config.audio_head_width, config.rope_theta))
         nn.init.zeros_(self.final_linear.weight)
         nn.init.zeros_(self.final_linear.bias)
@@ -171,13 +184,19 @@ class AudioTower(nn.Module):
             1 if self.config.adaptor_tokens == "frame" else tokens
         )
 
-    def adapt(self, pooled: list[Tensor], positions: Tensor) -> Context:
-        """Pooled features of every layer (C, M, D) at ``positions`` (M,) as contexts: once a video pass."""
+    def turns(self, positions: Tensor) -> Tensor:
+        """Cosines and sines at ``positions`` (M,) on the clock of the audio. -> (M, d / 2, 2)."""
+        return rotation(positions[:, None] * self.freqs.float())
+
+    def adapt(self, index: int, pooled: Tensor, turns: Tensor) -> Tensor:
+        """Pooled features (C, M, D) of layer ``index`` as the contexts (C, M, 2, n, d) that its audio layer reads."""
         assert self.config.bridge == "adaptor"
-        turns = rotation(positions[:, None] * self.freqs.float())
-        if self.adaptors:
-            pooled = [adaptor(x, turns) for adaptor, x in zip(self.adaptors, pooled, strict=True)]
-        return [self._layer(i).cross_attn.pack(x) for i, x in enumerate(pooled)]
+        adapted = self.adaptors[index](pooled, turns) if self.adaptors else pooled
+        return self._layer(index).cross_attn.pack(adapted)
+
+    def context(self, index: int, feature: Tensor, rows: Tensor, turns: Tensor) -> Tensor:
+        """:meth:`adapt` of rows (C,) of the features (R, T, S, D) of layer ``index``: once a video pass."""
+        return self.adapt(index, self.pool(feature)[rows], turns)
 
     def forward(
         self,
@@ -218,11 +237,13 @@ class AudioTower(nn.Module):
         put in front of rows ``styled`` (N,), at the positions before 0.
         """
         tail = time[:, None] if text is None else torch.cat((time[:, None], text), 1)
-        frequencies = self.freqs.float()
-        first = 0 if style is None else -style.shape[1]
-        at = torch.arange(first, z.shape[1], device=z.device, dtype=torch.float32)
-        turns = rotation(at[:, None] * frequencies)
-        return AudioState(self.x_embedder(z), at, turns, tail, frequencies, sight, style, styled)
+        at, turns = self.clock(0 if style is None else -style.shape[1], z.shape[1])
+        return AudioState(self.x_embedder(z), at, turns, tail, self.freqs.float(), sight, style, styled)
+
+    def clock(self, first: int, end: int) -> tuple[Tensor, Tensor]:
+        """Positions of audio tokens ``first`` to ``end`` - 1 (N,), and their cosines and sines (N, d / 2, 2)."""
+        at = torch.arange(first, end, device=self.freqs.device, dtype=torch.float32)
+        return at, rotation(at[:, None] * self.freqs.float())
 
     def layer(
         self,
@@ -238,20 +259,19 @@ class AudioTower(nn.Module):
         context (C, M, 2, n, d); ``branches`` (R, A, D) and (N, A_r, D) are added to the tokens and to the style at the
         entry. Only the first ``drawn`` rows go on after the self-attention.
         """
-        layer, x, style, at = self._layer(index), state.x, state.style, state.at
+        layer, x, style = self._layer(index), state.x, state.style
         if branches is not None:
             x, style = x + branches[0], None if style is None else style + branches[1]
         if style is None:
-            x = sound = layer.attend(x, state.turns)
-        else:
-            x, style = layer.attend_with_style(x, style, state.turns, state.styled)
-            sound, count = x, style.shape[1]
-            tail = state.tail if state.styled is None else state.tail[state.styled]
-            style = layer.feed(style, layer.read(style, replace(state, tail=tail), at[:count]))
-            at = at[count:]
-        if drawn is not None:
-            x, state = x[:drawn], state.take(slice(drawn))
-        return replace(state, x=layer.feed(x, layer.read(x, state, at, context)), style=style), sound
+            x, sound = layer(x, state, context, drawn=drawn)
+            return replace(state if drawn is None else state.take(slice(drawn)), x=x), sound
+        assert drawn is None, "rows that only serve others are those of a one-way model, which has no style"
+        x, style = layer.attend_with_style(x, style, state.turns, state.styled)
+        sound, count = x, style.shape[1]
+        tail = state.tail if state.styled is None else state.tail[state.styled]
+        style = layer.feed(style, layer.read(style, replace(state, tail=tail), state.at[:count]))
+        x = layer.feed(x, layer.read(x, state, state.at[count:], context))
+        return replace(state, x=x, style=style), sound
 
     def finish(self, state: AudioState) -> Tensor:
         """Velocity (R, A, C_a) after the last layer; the style is dropped."""

@@ -11,6 +11,8 @@ In a one-way model the tower that reads nothing runs first, whole; in ``global_l
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -85,11 +87,11 @@ class DDiT(nn.Module):
             assert isinstance(self.bridge, AudioRopeBridge)
             clocks = video_clock(z.shape[2], self._tokens(z), heard[0].shape[1], self.video.rope.freqs.float())
             readers = self.bridge.readers(heard, heard_of_row, clocks)
-        velocity, features = self.video(z, *times, text, text_of_row, readers, prefix_of_row, drawn)
-        if seen is None:
-            return velocity, []
-        pooled = [self.audio.pool(feature)[seen] for feature in features]
-        return velocity, self.audio.adapt(pooled, self.sight_positions(z.shape[2], self._tokens(z)))
+        keep = None
+        if seen is not None:
+            turns = self.audio.turns(self.sight_positions(z.shape[2], self._tokens(z)))
+            keep = partial(self.audio.context, rows=seen, turns=turns)
+        return self.video(z, *times, text, text_of_row, readers, prefix_of_row, drawn, keep)
 
     def audio_pass(
         self,

@@ -8,7 +8,7 @@ adds at the entry of a layer is such a residual, without a gate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import (
+    dense_patches,
     gated_linear,
     gated_residual,
     gated_residual_norm,
@@ -28,7 +29,7 @@ from ...kernels import (
 from ..config import DDiTConfig
 from ..types import Conditioning
 from .bridges import Reader
-from .layers import EPS, CrossAttention, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
+from .layers import EPS, CrossAttention, Linear, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
 ATTENTION, MLP = 0, 3  # where the (shift, scale, gate) of each half of a block stands in its table
 
@@ -43,6 +44,30 @@ class STDiTBlock(nn.Module):
         self.attn = SelfAttention(width, config.heads)
         self.cross_attn = CrossAttention(width, config.heads)
         self.mlp = Mlp(width, int(width * config.mlp_ratio))
+
+    def forward(
+        self,
+        x: Tensor,
+        normed: Tensor,
+        state: VideoState,
+        place: int,
+        following: STDiTBlock | None,
+        *,
+        temporal: bool = False,
+        drawn: int | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The tokens x (R, T, S, D) after the block, what the ``following`` one's attention reads of them, and the
+        tokens after this block's attention.
+
+        ``normed`` is what this block's attention reads of x; rows of modulation, turns and text are those of ``state``,
+        whose texts have this block at ``place``. Only the first ``drawn`` rows go on after the attention.
+        """
+        rows, text, text_of_row = state.rows, state.text, state.text_of_row
+        x = attended = self.attend(x, normed, rows, state.turns if temporal else None)
+        if drawn is not None:
+            x, rows, text_of_row = x[:drawn], rows[:drawn], text_of_row[:drawn]
+        x, normed = self.read_text(x, rows, text.keys[place], text.values[place], text.lengths, text_of_row)
+        return *self.feed(x, normed, rows, following), attended
 
     def norm(self, x: Tensor, rows: Tensor) -> Tensor:
         """What the self-attention reads of x (R, T, S, D); the first block's, since the others' comes with ``feed``."""
@@ -103,7 +128,8 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv3d(config.video_channels, config.width, kernel_size=patch, stride=patch)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.proj(z).flatten(3).permute(0, 2, 3, 1)
+        assert self.proj.bias is not None
+        return dense_patches(z, self.proj.weight, self.proj.bias)
 
 
 class FinalLayer(nn.Module):
@@ -113,7 +139,7 @@ class FinalLayer(nn.Module):
         super().__init__()
         channels = config.video_channels * (2 if config.sigma_head else 1)
         self.scale_shift_table = nn.Parameter(torch.randn(2, config.width) / config.width**0.5)
-        self.linear = nn.Linear(config.width, config.patch**2 * channels)
+        self.linear = Linear(config.width, config.patch**2 * channels)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         rows = embedded[:, :, None].expand(-1, -1, 2, -1)
@@ -128,10 +154,6 @@ class Rope(nn.Module):
     def __init__(self, head_width: int, theta: float) -> None:
         super().__init__()
         self.register_buffer("freqs", rope_frequencies(head_width, theta))
-
-    def rotation(self, frames: int) -> Tensor:
-        """Cosines and sines of latent frames 0 .. T-1. -> (T, d / 2, 2)."""
-        return rotation(torch.arange(frames, device=self.freqs.device)[:, None] * self.freqs.float())
 
 
 @dataclass(frozen=True)
@@ -226,8 +248,10 @@ class VideoTower(nn.Module):
         readers: Mapping[int, Reader] | None = None,
         prefix_of_row: Tensor | None = None,
         drawn: int | None = None,
+        keep: Callable[[int, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Velocity (R, C_v, T, H, W) and, per layer, the tokens after temporal attention (R, T, S, D).
+        """Velocity (R, C_v, T, H, W) and, per layer, what ``keep(layer, x)`` makes of the tokens x (R, T, S, D) after
+        its temporal attention, which are not kept themselves; nothing without it.
 
         ``readers``: by layer, what a bridge makes of the tokens at its entry and adds to them. With ``prefix_of_row``
         (R,) int64 the arguments have a row for each of P prefixes, and only the layers that have readers work on all
@@ -236,7 +260,7 @@ class VideoTower(nn.Module):
         """
         readers = readers or {}
         state = self.enter(z, rows, embedded, text, text_of_row)
-        features, last = [], self.config.depth - 1
+        kept, last = [], self.config.depth - 1
         for i in range(self.config.depth):
             if prefix_of_row is not None and i == min(readers, default=0):
                 state = state.take(prefix_of_row)
@@ -244,14 +268,15 @@ class VideoTower(nn.Module):
             state, feature = self.layer(
                 i, state, branch, ahead=i + 1 not in readers, drawn=drawn if i == last else None
             )
-            features.append(feature)
-        return self.finish(state), features
+            if keep is not None:
+                kept.append(keep(i, feature))
+        return self.finish(state), kept
 
     def enter(self, z: Tensor, rows: Tensor, embedded: Tensor, text: Conditioning, text_of_row: Tensor) -> VideoState:
         """z (R, C_v, T, H, W) before the first layer; rows and embedded from :meth:`modulation`."""
         size = z.shape[3] // self.config.patch, z.shape[4] // self.config.patch
-        x = self.x_embedder(z) + self._positions(*size, z)
-        return VideoState(x, None, rows, embedded, text, text_of_row, self.rope.rotation(z.shape[2]), size)
+        x = self.x_embedder(z) + self.positions(*size).to(z.dtype)
+        return VideoState(x, None, rows, embedded, text, text_of_row, self.turns(z.shape[2]), size)
 
     def layer(
         self,
@@ -275,13 +300,10 @@ class VideoTower(nn.Module):
             x, normed = spatial.enter(x, branch, rows)
         elif normed is None:
             normed = spatial.norm(x, rows)
-        x = spatial.attend(x, normed, rows, None)
-        x, normed = spatial.feed(*self._read_text(2 * index, spatial, x, state), rows, temporal)
-        assert normed is not None
-        x = feature = temporal.attend(x, normed, rows, state.turns)
+        x, normed, _ = spatial(x, normed, state, 2 * index, temporal)
+        x, normed, feature = temporal(x, normed, state, 2 * index + 1, following, temporal=True, drawn=drawn)
         if drawn is not None:
-            x, rows, state = x[:drawn], rows[:drawn], state.take(slice(drawn))
-        x, normed = temporal.feed(*self._read_text(2 * index + 1, temporal, x, state), rows, following)
+            state = state.take(slice(drawn))
         return replace(state, x=x, normed=normed), feature
 
     def finish(self, state: VideoState) -> Tensor:
@@ -294,12 +316,11 @@ class VideoTower(nn.Module):
     def _blocks(self, index: int) -> tuple[STDiTBlock, STDiTBlock]:
         return cast("tuple[STDiTBlock, STDiTBlock]", (self.spatial_blocks[index], self.temporal_blocks[index]))
 
-    @staticmethod
-    def _read_text(place: int, block: STDiTBlock, x: Tensor, state: VideoState) -> tuple[Tensor, Tensor]:
-        text = state.text
-        return block.read_text(x, state.rows, text.keys[place], text.values[place], text.lengths, state.text_of_row)
+    def turns(self, frames: int) -> Tensor:
+        """Cosines and sines of latent frames 0 .. T-1. -> (T, d / 2, 2)."""
+        return rotation(torch.arange(frames, device=self.rope.freqs.device)[:, None] * self.rope.freqs.float())
 
-    def _positions(self, height: int, width: int, like: Tensor) -> Tensor:
+    def positions(self, height: int, width: int) -> Tensor:
         """2-D sin-cos embedding (S, D), scaled so that a new resolution keeps the positions of the base resolution.
 
         Tokens (height, width); columns fill the first half of D, as in Open-Sora.
@@ -308,13 +329,14 @@ class VideoTower(nn.Module):
         pixels = self.config.patch * 8
         scale = (height * width) ** 0.5 * pixels / self.config.base_size
         base = round((height * width) ** 0.5)
-        ladder = rope_frequencies(dim, 10_000.0, like.device)
+        device = self.rope.freqs.device
+        ladder = rope_frequencies(dim, 10_000.0, device)
 
         def encode(count: int) -> Tensor:
-            grid = torch.arange(count, device=like.device, dtype=torch.float32) / scale * (base / count)
+            grid = torch.arange(count, device=device, dtype=torch.float32) / scale * (base / count)
             angles = grid[:, None] * ladder
             return torch.cat((angles.sin(), angles.cos()), -1)
 
         columns = encode(width)[None].expand(height, -1, -1)
         rows = encode(height)[:, None].expand(-1, width, -1)
-        return torch.cat((columns, rows), -1).flatten(0, 1).to(like.dtype)
+        return torch.cat((columns, rows), -1).flatten(0, 1)

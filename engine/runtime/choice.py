@@ -1,7 +1,8 @@
-"""Who computes the passes: PyTorch, or another runtime with the graphs that were exported for it.
+"""Who computes the passes: PyTorch, the native part, or another runtime with the graphs that were exported for it.
 
 ``auto`` takes the fastest runtime that is installed and that ``syncflow verify`` found right, in the version that is
-installed, on this kind of device; else PyTorch.
+installed, on this kind of device, and faster than what needs no export; else that: the native part for small models in
+float32 on a CPU, PyTorch otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from .assemble import assemble
 from .codecs import through
 from .delegate import describe
 from .graphs import GraphDenoiser, graph_names
-from .precision import DTYPES
+from .native import NativeDDiT, objection, pays
+from .precision import DTYPES, cast
 from .sessions import Sessions
 
 
@@ -45,7 +47,7 @@ LIBRARIES: dict[str, Library] = {
     "tensorrt-graphed": Library("tensorrt", "tensorrt", "gpu", ("cuda",)),
 }
 OF_TORCH = {"torch": "eager", "graphed": "graphed", "compiled": "compiled"}
-RUNTIMES = ("auto", *OF_TORCH, *LIBRARIES)
+RUNTIMES = ("auto", *OF_TORCH, "native", *LIBRARIES)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,17 @@ def choose(runtime: str, model: DDiT, places: Places, precision: str = "float32"
         if proof is not None and (fault := _fault(proof, model)):
             raise ValueError(f"the runtime {runtime} computes this model wrongly in {precision}: {fault}")
         return Chosen(load(runtime, export, model, wanted), runtime, "it was asked for", proof)
+    if runtime == "native":
+        return Chosen(NativeDDiT(cast(model, DTYPES[precision])), runtime, "it was asked for")
     return Chosen(assemble(model, OF_TORCH[runtime], dtype=precision), runtime, "it was asked for")
+
+
+def without_exports(model: DDiT, precision: Precision = "float32") -> tuple[str, Denoiser]:
+    """The faster of the runtimes that need no graphs: its name, and the model in it."""
+    model = cast(model, DTYPES[precision])
+    if pays(model.config) and not objection(model):
+        return "native", NativeDDiT(model)
+    return "torch", model
 
 
 def load(runtime: str, export: Export, model: DDiT, precision: Precision) -> GraphDenoiser:
@@ -174,18 +186,19 @@ def _automatic(model: DDiT, places: Places, precision: Precision) -> Chosen:
         if proof is not None and not others[runtime]:
             proofs[runtime] = export, proof
     for runtime, (export, proof) in sorted(proofs.items(), key=lambda item: -item[1][1].speed()):
-        here, torch = proof.seconds[STEP]
-        why = f"the fastest that was verified: {1000 * here:.3g} ms a step, {1000 * torch:.3g} in PyTorch"
+        here, otherwise = proof.seconds[STEP]
+        why = f"the fastest that was verified: {1000 * here:.3g} ms a step, {1000 * otherwise:.3g} without exports"
         try:
-            denoiser = load(runtime, export, model, precision)
+            loaded = load(runtime, export, model, precision)
         except ValueError as error:
             others[runtime] = str(error)
             warnings.warn(f"{error}; the next best runtime is taken", stacklevel=2)
             continue
         slower = {name: f"{1000 * p.seconds[STEP][0]:.3g} ms a step" for name, (_, p) in proofs.items()}
         rest = {name: said or slower[name] for name, said in others.items() if name != runtime}
-        return Chosen(denoiser, runtime, why, proof, rest)
-    return Chosen(assemble(model, dtype=precision), "torch", "no other runtime was verified to be faster", None, others)
+        return Chosen(loaded, runtime, why, proof, rest)
+    runtime, denoiser = without_exports(model, precision)
+    return Chosen(denoiser, runtime, "no other runtime was verified to be faster", None, others)
 
 
 def _objection(proof: Proof | None, installed: str, model: DDiT) -> str:
@@ -194,7 +207,7 @@ def _objection(proof: Proof | None, installed: str, model: DDiT) -> str:
         return "not verified on this kind of device; `syncflow verify` does it"
     if proof.version != installed:
         return f"version {proof.version} was verified, and {installed} is installed; run `syncflow verify` again"
-    return _fault(proof, model) or ("" if proof.speed() > 1 else "not faster than PyTorch")
+    return _fault(proof, model) or ("" if proof.speed() > 1 else "not faster than what needs no export")
 
 
 def _fault(proof: Proof, model: DDiT) -> str:

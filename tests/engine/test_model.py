@@ -235,7 +235,7 @@ def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
     config = SMALL.replace(adaptor_tokens=adaptor_tokens)
     model = randomised(config)
     (z, times, text, rows), _ = passes(model, inputs(frames=3))
-    _, features = model.video(z, *times, text, rows)
+    _, features = model.video(z, *times, text, rows, keep=lambda _, x: x)
     _, contexts = model.video_pass(z, times, text, rows, seen=rows)
     tokens = 3 if adaptor_tokens == "frame" else 3 * (SIDE // 2) ** 2
     turns = rotation(model.sight_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
@@ -308,7 +308,7 @@ def test_the_bridge_carries_features_after_temporal_attention(model):
     for i, block in enumerate(model.video.temporal_blocks):
         hooks.append(block.cross_attn.q_linear.register_forward_hook(lambda _, x, __, i=i: seen.update({i: x[0]})))
     z, times, text, rows = given
-    _, features = model.video(z, *times, text, rows)
+    _, features = model.video(z, *times, text, rows, keep=lambda _, x: x)
     for hook in hooks:
         hook.remove()
     assert len(features) == SMALL.depth
@@ -334,15 +334,15 @@ def positions(config, height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(2, 2), (4, 4), (1, 1), (1, 5), (3, 2), (8, 4), (7, 11)])
 def test_positions_are_those_of_open_sora(model, height, width):
-    actual = model.video._positions(height, width, torch.zeros(()))
+    actual = model.video.positions(height, width)
     torch.testing.assert_close(actual, positions(SMALL, height, width), atol=1e-5, rtol=1e-5)
 
 
 def test_positions_at_and_above_the_base_size():
     config = SMALL.replace(base_size=64)
     tower = VideoTower(config)
-    base = tower._positions(4, 4, torch.zeros(())).view(4, 4, -1)
-    double = tower._positions(8, 8, torch.zeros(())).view(8, 8, -1)
+    base = tower.positions(4, 4).view(4, 4, -1)
+    double = tower.positions(8, 8).view(8, 8, -1)
     torch.testing.assert_close(base[0, :, 0], torch.arange(4.0).sin())
     torch.testing.assert_close(base[:, 0, 8], torch.arange(4.0).sin())
     torch.testing.assert_close(double[0, :, 0], (torch.arange(8.0) / 2).sin())
@@ -352,7 +352,7 @@ def test_positions_at_and_above_the_base_size():
 def test_a_rectangle_covers_the_same_ground_as_a_square():
     """Both sides of any shape span the side of the square of its area, at the base resolution's scale."""
     tower = VideoTower(SMALL.replace(base_size=64))
-    wide = tower._positions(2, 8, torch.zeros(())).view(2, 8, -1)
+    wide = tower.positions(2, 8).view(2, 8, -1)
     torch.testing.assert_close(wide[0, :, 0], (torch.arange(8.0) / 2).sin())
     torch.testing.assert_close(wide[:, 0, 8], (torch.arange(2.0) * 2).sin())
 

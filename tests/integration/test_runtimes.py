@@ -22,11 +22,13 @@ from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import load_clip
 from syncflow.engine.model import DDiT
 from syncflow.engine.runtime.graphs import graph_names
+from syncflow.kernels import native
 
 PAPERS = ("syncflow", "syncphony", "harmony")
 PROMPTS = ("a large red rubber ball bounces on a wooden floor", "a small green metal ball falls on a stone floor")
 CLIPS = ({"seconds": 0.5}, {"seconds": 1.0, "width": 96})
 BOUND = 1e-4
+NATIVE = () if native.LOOPS is None else ("native",)
 CODECS = {"text_encoder", "video_encoder", "video_decoder", "audio_encoder", "audio_decoder"}
 
 
@@ -125,7 +127,7 @@ def test_the_same_seed_is_the_same_clip(exported, clip, count):
     plain = exported.engine("torch").generate(requests)
     other = exported.engine("torch").generate(Request(PROMPTS[0], seed=9, steps=3, **clip))
     assert max(alike(plain[0], other)) < 35  # or everything would be alike
-    for runtime in exported.runtimes:
+    for runtime in (*NATIVE, *exported.runtimes):
         drawn = exported.engine(runtime).generate(requests)
         assert exported.engine(runtime).describe()["runtime"] == runtime
         for a, b in zip(drawn, plain, strict=True):
@@ -134,20 +136,20 @@ def test_the_same_seed_is_the_same_clip(exported, clip, count):
 
 
 def test_the_same_seed_is_the_same_file(exported, tmp_path):
-    files = {runtime: tmp_path / f"{runtime}.mp4" for runtime in ("torch", *exported.runtimes)}
+    files = {runtime: tmp_path / f"{runtime}.mp4" for runtime in ("torch", *NATIVE, *exported.runtimes)}
     for runtime, file in files.items():
         arguments = ("--model", exported.package, "--runtime", runtime, "--steps", 2, "--seconds", 0.5, "--json")
         code, _, err = call("generate", PROMPTS[0], "-o", file, *arguments)
         assert code == 0, err
     plain = load_clip(files["torch"])
-    for runtime in exported.runtimes:
+    for runtime in (*NATIVE, *exported.runtimes):
         assert min(alike(load_clip(files[runtime]), plain)) >= 40, runtime
 
 
 def test_auto_takes_what_was_verified(exported):
     """Whichever is fastest here, its clip is PyTorch's."""
     engine = Engine.from_pretrained(exported.package)
-    assert engine.describe()["runtime"] in ("torch", *exported.runtimes)
+    assert engine.describe()["runtime"] in ("torch", *NATIVE, *exported.runtimes)
     request = Request(PROMPTS[0], seed=3, steps=2, seconds=0.5)
     assert min(alike(engine.generate(request), exported.engine("torch").generate(request))) >= 40
 

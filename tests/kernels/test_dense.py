@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import linear
+from torch.nn.functional import conv3d, linear
 
-from syncflow.kernels import dense, implementation, native
+from syncflow.kernels import dense, dense_patches, implementation, native
 
 ONEDNN = torch.backends.mkldnn.is_available()
 
@@ -84,3 +84,31 @@ def test_compilers_see_a_linear_layer():
         exported = torch.export.export(Layer(), arguments)
     called = [node.target for node in exported.graph.nodes if node.op == "call_function"]
     assert called == [torch.ops.aten.linear.default]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@given(
+    rows=st.integers(0, 3),
+    channels=st.integers(1, 5),
+    frames=st.integers(1, 4),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    patch=st.integers(1, 3),
+    width=st.sampled_from([1, 32, 50]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=40)
+def test_patches_are_a_convolution(dtype, rows, channels, frames, size, patch, width, seed):
+    """The same on a CPU without gradients as everywhere else, also of latents that lie strided."""
+    generator = torch.Generator().manual_seed(seed)
+    height, across = size[0] * patch, size[1] * patch
+    z = torch.randn(rows, frames, channels, height, across, generator=generator).transpose(1, 2).to(dtype)
+    weight = torch.randn(width, channels, 1, patch, patch, generator=generator).to(dtype)
+    bias = torch.randn(width, generator=generator).to(dtype)
+    with torch.no_grad():
+        found = dense_patches(z, weight, bias)
+    exact = conv3d(z.double(), weight.double(), bias.double(), stride=(1, patch, patch)).flatten(3).permute(0, 2, 3, 1)
+    assert (found.shape, found.dtype) == ((rows, frames, size[0] * size[1], width), dtype)
+    tolerance = 64 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found.double(), exact, rtol=tolerance, atol=tolerance * (channels * patch**2) ** 0.5)
+    given = dense_patches(z, weight, bias)  # with gradients on
+    torch.testing.assert_close(given.double(), exact, rtol=tolerance, atol=tolerance * (channels * patch**2) ** 0.5)

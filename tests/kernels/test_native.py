@@ -137,6 +137,30 @@ def test_linear(rows, inputs, outputs, gelu, seed):
     assert_close(found, exact)
 
 
+@given(st.integers(0, 5), st.integers(1, 7), st.integers(1, 4), st.sampled_from([1, 15, 64, 1000]), SEEDS)
+@settings(max_examples=60)
+def test_guided_step(requests, rows, branches, size, seed):
+    """Also where a branch that does not count is no number."""
+    torch.manual_seed(seed)
+    z, v = torch.randn(requests, size, 2), torch.randn(rows, 2, size).transpose(1, 2)
+    of_row, weights = torch.randint(0, rows, (requests, branches)), torch.randn(requests, branches)
+    weights[torch.rand_like(weights) < 0.3] = 0
+    unread = sorted(set(range(rows)) - set(of_row[weights != 0].tolist()))
+    v[unread] = torch.nan
+    dt = torch.rand(requests)
+    nothing = ([None],) * 4
+    (exact,) = reference_list([z], [v], [of_row], [weights], [dt], *nothing, None)
+    assert_close(native.guided_step(z, v, of_row, weights, dt), exact)
+
+
+def reference_list(*arguments):
+    """That of ``guided_euler_step``, whose tensors stand in lists."""
+    wide = (
+        [x.double() if x is not None and x.is_floating_point() else x for x in one] if one else one for one in arguments
+    )
+    return import_module("syncflow.kernels.guided_euler_step").reference(*wide)
+
+
 def test_a_weight_that_changes_is_read_anew():
     """In place, or by a checkpoint."""
     layer, x = torch.nn.Linear(8, 40).requires_grad_(False), torch.randn(3, 8)
@@ -211,6 +235,8 @@ def test_what_is_not_there_is_not_read():
         native.cross_attention(q, k, k, context_of_row=torch.tensor([0, 2]))
     with pytest.raises(IndexError, match="longer"):
         native.cross_attention(q, k, k, lengths=torch.tensor([4, 5]))
+    with pytest.raises(IndexError, match="not there"):
+        native.guided_step(k[:1], k, torch.tensor([[2]]), torch.ones(1, 1), torch.ones(1))
 
 
 def test_what_it_leaves_to_others():

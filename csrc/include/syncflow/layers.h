@@ -67,6 +67,17 @@ struct Linear {
     bool gelu;
 };
 
+// z' = z + dt * sum over g of weights[g] * v[rows[g]] of every request; a branch of weight 0 is not read.
+struct GuidedStep {
+    const float* z;            // (requests, size)
+    const float* v;            // (any, size), rows apart by v_stride
+    const std::int64_t* rows;  // (requests, branches)
+    const float* weights;      // (requests, branches)
+    const float* dt;           // (requests)
+    float* out;                // (requests, size)
+    std::int64_t requests, branches, size, v_stride;
+};
+
 // Floats of a packed weight (out, in), and the packing: panels of PANEL outputs, in each the inputs one after the other.
 constexpr std::int64_t PANEL = 32;
 std::int64_t packed_size(std::int64_t out, std::int64_t in);
@@ -76,6 +87,7 @@ void linear(const Linear& call, int threads);
 void self_attention(const SelfAttention& call, int threads);
 void cross_attention(const CrossAttention& call, int threads);
 void residual_norm(const ResidualNorm& call, int threads);
+void guided_step(const GuidedStep& call, int threads);
 
 // Which instructions they use: "x86-64-v4", "x86-64-v3" or "baseline".
 const char* instructions();

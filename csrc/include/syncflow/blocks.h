@@ -1,0 +1,150 @@
+// Whole blocks of a d-DiT on a CPU, in float32: one call each, which keeps a tile of tokens in the cache from the
+// attention to the residual of the MLP.
+//
+// Keys and values that many tokens read are laid out once ("folded"): the projection around a cross-attention moves to
+// its few keys and values. With q = Wq x + b and y = Wo p v + c,
+//
+//     q . k = x . (Wq^T k) + b . k,        y = p (v Wo^T) + c,
+//
+// so tokens are multiplied with n M keys and values of the width of the tower instead of with two square matrices.
+// Every output element is summed in one order, whatever the threads and the rows beside it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "syncflow/floats.h"
+
+namespace syncflow {
+
+// Weight (out, in) of a linear layer in panels of outputs (`pack` in layers.h), and its bias.
+struct Panels {
+    Panels() = default;
+    Panels(const float* weight, const float* bias, std::int64_t out, std::int64_t in);
+
+    std::int64_t out = 0, in = 0;
+    Floats weight, bias;
+};
+
+// Weights in the layout of torch.nn.Linear: (out, in) and (out).
+struct Weights {
+    const float* weight;
+    const float* bias;
+};
+
+// What both kinds of block have. D channels in n heads of d; an MLP of H.
+struct BlockWeights {
+    std::int64_t width, heads, hidden;
+    Weights qkv, proj;     // of the self-attention: (3 D, D), (D, D)
+    const float* q_norm;   // (d)
+    const float* k_norm;   // (d)
+    Weights query, key_value, read;  // of the cross-attention: (D, D), (2 D, D), (D, D)
+    Weights up, down;      // of the MLP: (H, D), (D, H)
+};
+
+class Block {
+   public:
+    explicit Block(const BlockWeights& weights);
+
+    // What blocks take: whole panels.
+    static bool suits(std::int64_t width, std::int64_t heads, std::int64_t hidden);
+
+    std::int64_t width, heads, hidden;
+    Panels qkv, proj, query, key_value, up, down;
+    Floats q_norm, k_norm;
+    Floats query_rows, query_bias;  // Wq as it is: (D, D)
+    Floats read_columns, read_bias; // Wo transposed: (D, D)
+};
+
+// A modality adaptor (self-attention, LayerNorm, linear) and the keys and values that an audio layer makes of it.
+class Adaptor {
+   public:
+    struct Parts {
+        std::int64_t width, heads;
+        Weights qkv, proj;
+        const float* q_norm;
+        const float* k_norm;
+        Weights norm, linear, key_value;
+        float norm_eps;
+    };
+    explicit Adaptor(const Parts& parts);
+
+    struct Call {
+        const float* features;     // (R, T, S, D)
+        const std::int64_t* rows;  // (C)
+        bool pooled;               // the mean of each frame's tokens, or all of them
+        const float* turns;        // (M, d / 2, 2) for M = T or T S
+        float* context;            // (C, M, 2, n, d)
+        std::int64_t C, T, S;
+        float eps;
+    };
+    void operator()(const Call& call, int threads) const;
+
+    std::int64_t width, heads;
+    Panels qkv, proj, linear, key_value;
+    Floats q_norm, k_norm, norm_weight, norm_bias;
+    float norm_eps;
+};
+
+// What the tokens of a row read of P texts, folded.
+struct Text {
+    struct Prompt {
+        Panels keys;    // (n M, D)
+        Panels values;  // (D, n M)
+    };
+    std::vector<Prompt> prompts;
+};
+
+// A spatial or temporal block of STDiT: `table` (6, D) is its scale_shift_table.
+class VideoBlock : public Block {
+   public:
+    VideoBlock(const BlockWeights& weights, const float* table);
+
+    // keys and values (P, M, n, d) at strides for the first two axes; lengths (P).
+    Text fold(const float* keys, const float* values, std::int64_t prompt_stride, std::int64_t token_stride,
+              const std::int64_t* lengths, std::int64_t prompts) const;
+
+    struct Call {
+        const float* x;       // (R, T, S, D), dense, like all of these
+        const float* normed;  // what the self-attention reads of x
+        const float* rows;    // (R, T or 1, 6, D) at the strides below: modulation
+        std::int64_t row_stride, frame_stride;  // the latter 0 for 1
+        const Text* text;
+        const std::int64_t* text_of_row;  // (R)
+        const float* turns;               // (T, d / 2, 2) of a temporal block, null in a spatial one
+        const VideoBlock* following;      // whose norm `next` is; may be null
+        float* attended;  // x after the self-attention, of all R rows; may be null
+        float* y;         // x after the block, of the first `drawn` rows; may be x
+        float* next;      // what the following block's self-attention reads of y; may be `normed`
+        std::int64_t R, T, S, drawn;
+        float eps;
+    };
+    void operator()(const Call& call, int threads) const;
+
+    Floats table;
+};
+
+// A layer of the audio tower: `norms` (3, 2, D) are weight and bias of its LayerNorms, whose epsilon is `norm_eps`.
+class AudioLayer : public Block {
+   public:
+    AudioLayer(const BlockWeights& weights, const float* norms, float norm_eps);
+
+    struct Call {
+        const float* x;        // (R, A, D)
+        const float* turns;    // (A, d / 2, 2)
+        const float* context;  // (C, M, 2, n, d) keys and values of C contexts, or null
+        const float* context_turns;          // (M, d / 2, 2)
+        const std::int64_t* context_of_row;  // (R), -1 for none; null: a row's own
+        const float* tail;                   // (R, E, D): tokens that a row reads beside its context
+        float* attended;                     // x after the self-attention, of all R rows; may be null
+        float* y;                            // x after the layer, of the first `drawn` rows; may be x
+        std::int64_t R, A, M, E, drawn;
+        float eps;
+    };
+    void operator()(const Call& call, int threads) const;
+
+    Floats norms;
+    float norm_eps;
+};
+
+}  // namespace syncflow

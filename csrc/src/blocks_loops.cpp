@@ -1,0 +1,435 @@
+// The loops of blocks.h, compiled once for each set of instructions.
+#include "blocks_loops.h"
+
+#include <cstdint>
+
+#include "syncflow/layers.h"
+#include "vectors.h"
+
+namespace syncflow::SYNCFLOW_INSTRUCTIONS {
+namespace {
+
+constexpr int COLUMNS = PANEL / LANES;
+constexpr std::int64_t LINE = 16;  // floats that memory brings at a time
+
+// x W^T + b of `rows` rows of x, sixteen outputs at a time: each(row, output, values). Outputs go up to the end of the
+// last panel.
+template <typename Each>
+inline void apply(const Matrix& w, const float* x, std::int64_t stride, std::int64_t rows, float* padding, Each each) {
+    const std::int64_t whole = rows / ROWS * ROWS;
+    for (std::int64_t r = whole; r < rows; ++r) {
+        for (std::int64_t c = 0; c < w.in; ++c) padding[(r - whole) * w.in + c] = x[r * stride + c];
+    }
+    for (std::int64_t r = rows; whole < rows && r < whole + ROWS; ++r) {
+        for (std::int64_t c = 0; c < w.in; ++c) padding[(r - whole) * w.in + c] = 0;
+    }
+    const std::int64_t groups = (rows + ROWS - 1) / ROWS, ahead = (PANEL * w.in + groups * LINE - 1) / (groups * LINE) * LINE;
+    for (std::int64_t column = 0; column < w.out; column += PANEL) {
+        const float* const panel = w.packed + column * w.in;
+        const float* next = panel + PANEL * w.in;  // fetched while this one is multiplied
+        Vector bias[COLUMNS];
+        for (int v = 0; v < COLUMNS; ++v) bias[v] = load(w.bias + column + v * LANES);
+        for (std::int64_t i = 0; i < rows; i += ROWS) {
+            if (column + PANEL < w.out) {
+                for (std::int64_t c = 0; c < ahead; c += LINE) __builtin_prefetch(next + c);
+                next += ahead;
+            }
+            float found[ROWS * PANEL];
+            if (i < whole) {
+                product<COLUMNS>(x + i * stride, stride, panel, PANEL, w.in, found, PANEL);
+            } else {
+                product<COLUMNS>(padding, w.in, panel, PANEL, w.in, found, PANEL);
+            }
+            const std::int64_t live = rows - i < ROWS ? rows - i : ROWS;
+            for (std::int64_t r = 0; r < live; ++r) {
+                for (int v = 0; v < COLUMNS; ++v) each(i + r, column + v * LANES, load(found + r * PANEL + v * LANES) + bias[v]);
+            }
+        }
+    }
+}
+
+// (x - mean) / sqrt(variance + eps) of D channels, sixteen at a time: each(channel, values).
+template <typename Each>
+inline void normalize(const float* x, std::int64_t width, float eps, Each each) {
+    Vector sums = {}, squares = {};
+    for (std::int64_t c = 0; c < width; c += LANES) sums += load(x + c);
+    const float mean = sum(sums) / static_cast<float>(width);
+    for (std::int64_t c = 0; c < width; c += LANES) {
+        const Vector apart = load(x + c) - mean;
+        squares += apart * apart;
+    }
+    const float inverse = 1 / __builtin_sqrtf(sum(squares) / static_cast<float>(width) + eps);
+    for (std::int64_t c = 0; c < width; c += LANES) each(c, (load(x + c) - mean) * inverse);
+}
+
+// The softmax of `count` scores. Lanes behind the last are written too, with 0.
+inline void soften(const float* scores, std::int64_t count, float* weights) {
+    const Integers lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const Vector none = {};
+    Vector top, hidden, total = {};
+    splat(hidden, HIDDEN);
+    top = hidden;
+    for (std::int64_t j = 0; j < count; j += LANES) {
+        Vector x = load(scores + j);
+        x = lanes < static_cast<std::int32_t>(count - j) ? x : hidden;
+        top = x > top ? x : top;
+    }
+    const float best = largest(top);
+    for (std::int64_t j = 0; j < count; j += LANES) {
+        Vector weight = load(scores + j) - best;
+        exponential(weight);
+        weight = lanes < static_cast<std::int32_t>(count - j) ? weight : none;
+        total += weight;
+        store(weights + j, weight);
+    }
+    const float inverse = 1 / sum(total);
+    for (std::int64_t j = 0; j < count; j += LANES) store(weights + j, load(weights + j) * inverse);
+}
+
+// Vectors (count, n, d), tokens apart by stride, times rows h d .. (h + 1) d of matrix (D, D) for head h:
+// each(head, token, column, values).
+template <typename Each>
+inline void fold(const float* vectors, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width,
+                 const float* matrix, Each each) {
+    const std::int64_t of_head = width / heads;
+    for (std::int64_t j = 0; j < count; j += ROWS) {
+        const std::int64_t live = count - j < ROWS ? count - j : ROWS;
+        const float* from[ROWS];
+        for (std::int64_t r = 0; r < ROWS; ++r) from[r] = vectors + (j + (r < live ? r : live - 1)) * stride;
+        for (std::int64_t h = 0; h < heads; ++h) {
+            for (std::int64_t column = 0; column < width; column += PANEL) {
+                Vector found[ROWS][COLUMNS] = {};
+                for (std::int64_t i = 0; i < of_head; ++i) {
+                    const float* const row = matrix + (h * of_head + i) * width + column;
+#pragma GCC unroll 8
+                    for (int r = 0; r < ROWS; ++r) {
+                        for (int v = 0; v < COLUMNS; ++v) found[r][v] += from[r][h * of_head + i] * load(row + v * LANES);
+                    }
+                }
+#pragma GCC unroll 8
+                for (int r = 0; r < ROWS; ++r) {
+                    if (r < live) {
+                        for (int v = 0; v < COLUMNS; ++v) each(h, j + r, column + v * LANES, found[r][v]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+inline float* taken(float*& memory, std::int64_t floats) {
+    float* const given = memory;
+    memory += floats;
+    return given;
+}
+
+inline std::int64_t largest(std::int64_t a, std::int64_t b, std::int64_t c) {
+    const std::int64_t of_two = a > b ? a : b;
+    return of_two > c ? of_two : c;
+}
+
+}  // namespace
+
+std::int64_t tail_scratch(std::int64_t width, std::int64_t hidden, std::int64_t scores) {
+    return TILE * (3 * width + hidden + 2 * score_stride(scores)) + GROUP * largest(width, hidden, scores) + 6 * width;
+}
+
+void head(const Head& call, std::int64_t unit, float* memory) {
+    const std::int64_t width = call.width, heads = call.heads, of_head = width / heads, one = 3 * width;
+    const std::int64_t first = first_of(call.tiles, unit), rows = last_of(call.tiles, unit) - first;
+    float* const packed = call.packed + first * one;
+    apply(call.qkv, call.x + first * width, width, rows, memory,
+          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(packed + r * one + c, found); });
+
+    const Integers even = {0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14};
+    const Integers swapped = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
+    const Vector signs = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
+    const float softmax = 1 / __builtin_sqrtf(static_cast<float>(of_head));
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float* const turns = call.turns == nullptr ? nullptr : call.turns + (first + r) / call.spread % call.length * of_head;
+        for (std::int64_t part = 0; part < 2 * heads; part += LANES) {  // heads of q, then of k
+            const std::int64_t some = 2 * heads - part < LANES ? 2 * heads - part : LANES;
+            float* const from = packed + r * one + part * of_head;
+            Vector squares[LANES] = {};
+            for (std::int64_t h = 0; h < some; ++h) {
+                for (std::int64_t c = 0; c < of_head; c += LANES) squares[h] += load(from + h * of_head + c) * load(from + h * of_head + c);
+            }
+            float scales[LANES];
+            const Vector mean = sums(squares) / static_cast<float>(of_head) + call.eps;
+            for (int h = 0; h < LANES; ++h) scales[h] = 1 / __builtin_sqrtf(mean[h]);
+            for (std::int64_t h = 0; h < some; ++h) {
+                const bool query = part + h < heads;
+                const float *const weight = query ? call.q_norm : call.k_norm, scale = scales[h] * (query ? softmax : 1);
+                for (std::int64_t c = 0; c < of_head; c += LANES) {
+                    float* const at = from + h * of_head + c;
+                    Vector x = load(at) * load(weight + c) * scale;
+                    if (turns != nullptr) {
+                        const Vector angle = load(turns + c);
+                        x = x * shuffled(angle, even) + shuffled(x, swapped) * (signs * shuffled(angle, even + 1));
+                    }
+                    store(at, x);
+                }
+            }
+        }
+    }
+}
+
+void mix(const Mixing& call, std::int64_t unit, std::int64_t block, float* memory) {
+    const std::int64_t width = call.width, length = call.length, stride = padded(length), token = call.token_stride;
+    const std::int64_t blocks = (length + block - 1) / block, head = unit / blocks % call.heads, sequence = unit / blocks / call.heads;
+    const std::int64_t first = unit % blocks * block, last = first + block < length ? first + block : length;
+    const std::int64_t at = sequence / call.inner * call.outer_stride + sequence % call.inner * call.inner_stride;
+    const float* const q = call.packed + at + head * width;
+    const float* const k = q + call.heads * width;
+    const float* const v = k + call.heads * width;
+    float* const out = call.mixed + at / 3 + head * width;
+    float* const keys = taken(memory, width * stride);
+    float* const scores = taken(memory, ROWS * stride);
+    float* const some = taken(memory, ROWS * width);
+    float* const mixed = taken(memory, ROWS * width);
+
+    for (std::int64_t j = 0; j < length; j += LANES) {
+        for (std::int64_t c = 0; c < width; c += LANES) lay_across(k + j * token + c, token, length - j, keys + c * stride + j, stride);
+    }
+    for (std::int64_t i = first; i < last; i += ROWS) {
+        const std::int64_t live = last - i < ROWS ? last - i : ROWS;
+        const float* queries = q + i * token;
+        std::int64_t apart = token;
+        if (live < ROWS) {
+            for (std::int64_t r = 0; r < ROWS; ++r) {
+                for (std::int64_t c = 0; c < width; c += LANES) store(some + r * width + c, load(queries + (r < live ? r : 0) * token + c));
+            }
+            queries = some;
+            apart = width;
+        }
+        products(queries, apart, keys, stride, width, scores, stride, stride);
+        for (std::int64_t r = 0; r < ROWS; ++r) soften(scores + r * stride, length, scores + r * stride);
+        if (live == ROWS) {
+            products(scores, stride, v, token, length, out + i * (token / 3), token / 3, width);
+        } else {
+            products(scores, stride, v, token, length, mixed, width, width);
+            for (std::int64_t r = 0; r < live; ++r) {
+                for (std::int64_t c = 0; c < width; c += LANES) store(out + (i + r) * (token / 3) + c, load(mixed + r * width + c));
+            }
+        }
+    }
+}
+
+void adapt(const Adapting& call, std::int64_t context, float* memory) {
+    const std::int64_t width = call.width, count = call.pooled ? call.T : call.T * call.S;
+    const float* const features = call.features + call.rows[context] * call.T * call.S * width;
+    float* const x = taken(memory, count * width);
+    float* const packed = taken(memory, 3 * count * width);
+    float* const mixed = taken(memory, count * width);
+    float* const y = taken(memory, count * width);
+    if (call.pooled) {
+        const float share = 1 / static_cast<float>(call.S);
+        for (std::int64_t t = 0; t < count; ++t) {
+            for (std::int64_t c = 0; c < width; c += LANES) {
+                Vector total = {};
+                for (std::int64_t s = 0; s < call.S; ++s) total += load(features + (t * call.S + s) * width + c);
+                store(x + t * width + c, total * share);
+            }
+        }
+    }
+    const Tiles whole = {count, (count + GROUP - 1) / GROUP, 1};
+    head({call.pooled ? x : features, call.qkv, call.q_norm, call.k_norm, call.turns, packed, width, call.heads, 1, count, whole, call.eps},
+         0, memory);
+    const Mixing mixing = {packed, mixed, 1, 1, count, call.heads, width / call.heads, 0, 0, 3 * width};
+    for (std::int64_t h = 0; h < call.heads; ++h) mix(mixing, h, count, memory);
+    apply(call.proj, mixed, width, count, memory,
+          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(y + r * width + c, found); });
+    for (std::int64_t r = 0; r < count; ++r) {
+        normalize(y + r * width, width, call.norm_eps, [&](std::int64_t c, const Vector& found) {
+            store(x + r * width + c, found * load(call.norm_weight + c) + load(call.norm_bias + c));
+        });
+    }
+    apply(call.linear, x, width, count, memory,
+          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(y + r * width + c, found); });
+    float* const out = call.context + context * count * 2 * width;
+    apply(call.key_value, y, width, count, memory,
+          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(out + r * 2 * width + c, found); });
+}
+
+void video_tail(const VideoTail& call, std::int64_t unit, float* memory) {
+    const std::int64_t width = call.width, section = unit / call.tiles.count, tile = unit % call.tiles.count;
+    const std::int64_t row = section / call.sections_of_row, frame = section % call.sections_of_row;
+    const std::int64_t first = first_of(call.tiles, tile), rows = last_of(call.tiles, tile) - first;
+    const std::int64_t place = (section * call.tiles.tokens + first) * width;
+
+    float* const modulation = taken(memory, 6 * width);
+    const float* const given = call.rows + row * call.row_stride + frame * call.frame_stride;
+    for (std::int64_t c = 0; c < 6 * width; ++c) modulation[c] = call.table[c] + given[c];
+    const float *const gate = modulation + 2 * width, *const shift = modulation + 3 * width;
+    const float *const scale = modulation + 4 * width, *const gate_mlp = modulation + 5 * width;
+
+    float* const x = taken(memory, TILE * width);
+    const float* const before = call.x + place;
+    const TextKeys* const text = row < call.drawn ? call.texts + call.text_of_row[row] : nullptr;
+    const std::int64_t scores = text == nullptr ? 0 : text->keys.out, stride = score_stride(scores);
+    float* const padding = taken(memory, GROUP * largest(width, call.up.out, scores));
+    apply(call.proj, call.mixed + place, width, rows, padding, [&](std::int64_t r, std::int64_t c, const Vector& found) {
+        store(x + r * width + c, load(before + r * width + c) + load(gate + c) * found);
+    });
+    if (call.attended != nullptr) {
+        for (std::int64_t c = 0; c < rows * width; c += LANES) store(call.attended + place + c, load(x + c));
+    }
+    if (text == nullptr) return;
+
+    float* const score = taken(memory, TILE * stride);
+    float* const weight = taken(memory, TILE * stride);
+    apply(text->keys, x, width, rows, padding,
+          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(score + r * stride + c, found); });
+    const std::int64_t count = scores / call.heads;
+    for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t h = 0; h < call.heads; ++h) soften(score + r * stride + h * count, count, weight + r * stride + h * count);
+    }
+    apply(text->values, weight, stride, rows, padding, [&](std::int64_t r, std::int64_t c, const Vector& found) {
+        store(x + r * width + c, load(x + r * width + c) + found);
+    });
+
+    float* const normed = taken(memory, TILE * width);
+    for (std::int64_t r = 0; r < rows; ++r) {
+        normalize(x + r * width, width, call.eps, [&](std::int64_t c, const Vector& found) {
+            store(normed + r * width + c, found * (load(scale + c) + 1) + load(shift + c));
+        });
+    }
+    float* const hidden = taken(memory, TILE * call.up.out);
+    apply(call.up, normed, width, rows, padding, [&](std::int64_t r, std::int64_t c, Vector found) {
+        gelu(found);
+        store(hidden + r * call.up.out + c, found);
+    });
+    float* const y = call.y + place;
+    apply(call.down, hidden, call.up.out, rows, padding, [&](std::int64_t r, std::int64_t c, const Vector& found) {
+        store(y + r * width + c, load(x + r * width + c) + load(gate_mlp + c) * found);
+    });
+    if (call.next_table == nullptr) return;
+    for (std::int64_t c = 0; c < width; ++c) {
+        modulation[c] = call.next_table[c] + given[c];
+        modulation[width + c] = call.next_table[width + c] + given[width + c];
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+        normalize(y + r * width, width, call.eps, [&](std::int64_t c, const Vector& found) {
+            store(call.next + place + r * width + c, found * (load(modulation + width + c) + 1) + load(modulation + c));
+        });
+    }
+}
+
+void audio_keys(const AudioKeys& call, std::int64_t row, float* memory) {
+    const std::int64_t width = call.width, heads = call.heads, of_head = width / heads;
+    const std::int64_t context = call.context == nullptr ? -1 : call.context_of_row == nullptr ? row : call.context_of_row[row];
+    const std::int64_t known = context < 0 ? 0 : call.M, count = known + call.E, stride = padded(count);
+    float* const keys = call.keys + row * call.key_stride;
+    float* const values = call.values + row * call.value_stride;
+    float* const tail = taken(memory, call.E * 2 * width);
+    float* const one = taken(memory, of_head);
+    call.counts[row] = count;
+
+    apply(call.key_value, call.tail + row * call.E * width, width, call.E, memory,
+          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(tail + r * 2 * width + c, found); });
+    const float* const from = known == 0 ? nullptr : call.context + context * call.M * 2 * width;
+    const float scale = 1 / __builtin_sqrtf(static_cast<float>(of_head));
+    for (std::int64_t j = 0; j < stride; ++j) {
+        for (std::int64_t h = 0; h < heads; ++h) {
+            const float* const key = (j < known ? from + j * 2 * width : tail + (j - known) * 2 * width) + h * of_head;
+            for (std::int64_t c = 0; c < of_head; ++c) one[c] = j < count ? key[c] * scale : 0;
+            if (j < known) rotate(one, call.context_turns + j * of_head, of_head);
+            for (std::int64_t c = 0; c < of_head; ++c) keys[(h * of_head + c) * stride + j] = one[c];
+        }
+    }
+    const auto put = [&](std::int64_t offset) {
+        return [=](std::int64_t h, std::int64_t j, std::int64_t c, const Vector& found) {
+            store(values + c / PANEL * heads * count * PANEL + (h * count + offset + j) * PANEL + c % PANEL, found);
+        };
+    };
+    if (known > 0) fold(from + width, 2 * width, known, heads, width, call.read_columns, put(0));
+    fold(tail + width, 2 * width, call.E, heads, width, call.read_columns, put(known));
+}
+
+void audio_tail(const AudioTail& call, std::int64_t unit, float* memory) {
+    const std::int64_t width = call.width, heads = call.heads, of_head = width / heads;
+    const std::int64_t row = unit / call.tiles.count, tile = unit % call.tiles.count;
+    const std::int64_t first = first_of(call.tiles, tile), rows = last_of(call.tiles, tile) - first;
+    const std::int64_t place = (row * call.tiles.tokens + first) * width;
+    const std::int64_t count = call.read.counts[row], scores = heads * count, keys = padded(count), stride = score_stride(scores);
+    const float* const norms = call.norms;
+
+    float* const x = taken(memory, TILE * width);
+    float* const y = taken(memory, TILE * width);
+    float* const padding = taken(memory, GROUP * largest(width, call.up.out, scores));
+    const auto into_y = [&](std::int64_t r, std::int64_t c, const Vector& found) { store(y + r * width + c, found); };
+    // to = from + LN(y)
+    const auto add = [&](const float* from, std::int64_t which, float* to) {
+        const float *const weight = norms + 2 * which * width, *const bias = weight + width;
+        for (std::int64_t r = 0; r < rows; ++r) {
+            normalize(y + r * width, width, call.norm_eps, [&](std::int64_t c, const Vector& found) {
+                store(to + r * width + c, load(from + r * width + c) + (found * load(weight + c) + load(bias + c)));
+            });
+        }
+    };
+    apply(call.proj, call.mixed + place, width, rows, padding, into_y);
+    add(call.x + place, 0, x);
+    if (call.attended != nullptr) {
+        for (std::int64_t c = 0; c < rows * width; c += LANES) store(call.attended + place + c, load(x + c));
+    }
+    if (row >= call.drawn) return;
+
+    float* const query = taken(memory, TILE * width);
+    float* const weight = taken(memory, TILE * stride);
+    float* const score = taken(memory, ROWS * keys);
+    for (std::int64_t r = rows; r < TILE; ++r) {
+        for (std::int64_t c = 0; c < width; ++c) query[r * width + c] = 0;
+    }
+    apply(call.query, x, width, rows, padding,
+          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(query + r * width + c, found); });
+    const float* const own = call.read.keys + row * call.read.key_stride;
+    for (std::int64_t i = 0; i < rows; i += ROWS) {
+        const std::int64_t live = rows - i < ROWS ? rows - i : ROWS;
+        for (std::int64_t h = 0; h < heads; ++h) {
+            float* const at = query + i * width + h * of_head;
+            for (std::int64_t r = 0; r < live; ++r) rotate(at + r * width, call.turns + (first + i + r) * of_head, of_head);
+            products(at, width, own + h * of_head * keys, keys, of_head, score, keys, keys);
+            for (std::int64_t r = 0; r < live; ++r) soften(score + r * keys, count, weight + (i + r) * stride + h * count);
+        }
+    }
+    const Matrix values = {call.read.values + row * call.read.value_stride, call.read_bias, width, scores};
+    apply(values, weight, stride, rows, padding, into_y);
+    add(x, 1, x);
+
+    float* const hidden = taken(memory, TILE * call.up.out);
+    apply(call.up, x, width, rows, padding, [&](std::int64_t r, std::int64_t c, Vector found) {
+        gelu(found);
+        store(hidden + r * call.up.out + c, found);
+    });
+    apply(call.down, hidden, call.up.out, rows, padding, into_y);
+    add(x, 2, call.y + place);
+}
+
+void fold_keys(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width, const float* rows,
+               const float* bias, float* packed, float* packed_bias) {
+    const std::int64_t of_head = width / heads, out = (heads * count + PANEL - 1) / PANEL * PANEL;
+    const float scale = 1 / __builtin_sqrtf(static_cast<float>(of_head));
+    for (std::int64_t c = 0; c < out * width; ++c) packed[c] = 0;
+    for (std::int64_t c = 0; c < out; ++c) packed_bias[c] = 0;
+    fold(keys, stride, count, heads, width, rows, [&](std::int64_t h, std::int64_t j, std::int64_t c, const Vector& found) {
+        const std::int64_t one = h * count + j;
+        float* const to = packed + one / PANEL * PANEL * width + one % PANEL;
+        for (int v = 0; v < LANES; ++v) to[(c + v) * PANEL] = found[v] * scale;
+    });
+    for (std::int64_t h = 0; h < heads; ++h) {
+        for (std::int64_t j = 0; j < count; ++j) {
+            float product = 0;
+            for (std::int64_t c = h * of_head; c < (h + 1) * of_head; ++c) product += bias[c] * keys[j * stride + c];
+            packed_bias[h * count + j] = product * scale;
+        }
+    }
+}
+
+void fold_values(const float* values, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width,
+                 const float* columns, float* packed) {
+    fold(values, stride, count, heads, width, columns, [&](std::int64_t h, std::int64_t j, std::int64_t c, const Vector& found) {
+        store(packed + c / PANEL * heads * count * PANEL + (h * count + j) * PANEL + c % PANEL, found);
+    });
+}
+
+}  // namespace syncflow::SYNCFLOW_INSTRUCTIONS

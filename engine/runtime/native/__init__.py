@@ -1,0 +1,56 @@
+"""A d-DiT whose blocks are each one call of the native part: a CPU's runtime for small models in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ....kernels import native
+from ...config import DDiTConfig
+from ...model import DDiT
+from .blocks import share
+from .towers import NativeAudioTower, NativeVideoTower
+
+__all__ = ["NativeDDiT", "objection", "pays"]
+
+WIDEST = 256  # beyond, the matrix products of libraries are as fast, and the weights of a block fit no cache
+VECTORS = ("x86-64-v3", "x86-64-v4")  # instructions with which it was measured to be the fastest
+
+
+class NativeDDiT(DDiT):
+    """A model with the weights of ``model`` whose blocks are computed by the native part.
+
+    What that does not take, many keys or a style, is computed as in ``model``. Raises ``ValueError`` where there is no
+    native part, or where it does not suit the model.
+    """
+
+    def __init__(self, model: DDiT) -> None:
+        if why := objection(model):
+            raise ValueError(f"the runtime native {why}")
+        nn.Module.__init__(self)
+        share(self, model)
+        self.config, self.bridge = model.config, model.bridge
+        self.video, self.audio = NativeVideoTower(model.video), NativeAudioTower(model.audio)
+        self.train(model.training)
+
+
+def objection(model: DDiT) -> str:
+    """Why the native part cannot compute the blocks of this model; nothing if it can."""
+    config = model.config
+    if native.LOOPS is None:
+        return "needs the native part, which was not built or is switched off by SYNCFLOW_NATIVE=0"
+    if model.device.type != "cpu" or model.dtype != torch.float32:
+        dtype = str(model.dtype).removeprefix("torch.")
+        return f"computes in float32 on a CPU; this model is in {dtype} on {model.device.type}"
+    hidden = int(config.width * config.mlp_ratio)
+    if not all(native.LOOPS.suits(config.width, heads, hidden) for heads in (config.heads, config.audio_heads)):
+        return (
+            "takes widths and MLPs that are multiples of 32 and heads whose width is one of 16; this model has a width "
+            f"of {config.width}, an MLP of {hidden}, {config.heads} heads and {config.audio_heads} of the audio"
+        )
+    return ""
+
+
+def pays(config: DDiTConfig) -> bool:
+    """Whether a model is small enough, and the processor such, that native blocks are the fastest."""
+    return config.width <= WIDEST and native.instructions() in VECTORS
