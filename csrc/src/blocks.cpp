@@ -108,14 +108,14 @@ Block::Block(const BlockWeights& w)
       proj(w.proj.weight, w.proj.bias, w.width, w.width),
       query(w.query.weight, w.query.bias, w.width, w.width),
       key_value(w.key_value.weight, w.key_value.bias, 2 * w.width, w.width),
+      read(w.read.weight, w.read.bias, w.width, w.width),
       up(w.up.weight, w.up.bias, w.hidden, w.width),
       down(w.down.weight, w.down.bias, w.width, w.hidden),
       q_norm(copied(w.q_norm, w.width / w.heads)),
       k_norm(copied(w.k_norm, w.width / w.heads)),
       query_rows(copied(w.query.weight, w.width * w.width)),
       query_bias(copied(w.query.bias, w.width)),
-      read_columns(transposed(w.read.weight, w.width)),
-      read_bias(copied(w.read.bias, w.width)) {}
+      read_columns(transposed(w.read.weight, w.width)) {}
 
 Adaptor::Adaptor(const Parts& p)
     : width(p.width),
@@ -148,12 +148,23 @@ Text VideoBlock::fold(const float* keys, const float* values, std::int64_t promp
                       const std::int64_t* lengths, std::int64_t prompts) const {
     Text text;
     for (std::int64_t p = 0; p < prompts; ++p) {
-        Text::Prompt prompt = {blank(heads * lengths[p], width), blank(width, heads * lengths[p])};
-        SYNCFLOW_BEST(fold_keys)(keys + p * prompt_stride, token_stride, lengths[p], heads, width, query_rows.data(),
-                                 query_bias.data(), prompt.keys.weight.data(), prompt.keys.bias.data());
-        SYNCFLOW_BEST(fold_values)(values + p * prompt_stride, token_stride, lengths[p], heads, width, read_columns.data(),
-                                   prompt.values.weight.data());
-        prompt.values.bias = read_bias;
+        const float *const k = keys + p * prompt_stride, *const v = values + p * prompt_stride;
+        const std::int64_t count = lengths[p];
+        Text::Prompt prompt = {count, folds(count), {}, {}};
+        if (prompt.folded) {
+            prompt.keys = blank(heads * count, width);
+            prompt.values = blank(width, heads * count);
+            SYNCFLOW_BEST(fold_keys)(k, token_stride, count, heads, width, query_rows.data(), query_bias.data(),
+                                     prompt.keys.weight.data(), prompt.keys.bias.data());
+            SYNCFLOW_BEST(fold_values)(v, token_stride, count, heads, width, read_columns.data(), prompt.values.weight.data());
+            prompt.values.bias = read.bias;
+        } else {
+            prompt.keys.weight.resize(static_cast<std::size_t>(width * shares(count, 16) * 16));
+            SYNCFLOW_BEST(lay_keys)(k, token_stride, count, heads, width, prompt.keys.weight.data());
+            for (std::int64_t j = 0; j < count; ++j) {
+                prompt.values.weight.insert(prompt.values.weight.end(), v + j * token_stride, v + j * token_stride + width);
+            }
+        }
         text.prompts.push_back(std::move(prompt));
     }
     return text;
@@ -184,19 +195,19 @@ void VideoBlock::operator()(const Call& call, int threads) const {
     const std::int64_t outer = temporal ? call.R : call.R * call.T, length = temporal ? call.T : call.S;
     const Mixing mixing = {packed, mixed, outer, temporal ? call.S : 1, length, heads, width / heads,
                            3 * frame * (temporal ? call.T : 1), temporal ? 3 * width : 0, 3 * (temporal ? frame : width)};
-    std::vector<TextKeys> texts;
-    std::int64_t scores = 0;
+    std::vector<Reading> texts;
+    std::int64_t most = 0;
     for (const Text::Prompt& prompt : call.text->prompts) {
-        texts.push_back({view(prompt.keys), view(prompt.values)});
-        scores = std::max(scores, prompt.keys.out);
+        texts.push_back({prompt.count, prompt.folded, view(prompt.keys), view(prompt.values)});
+        most = std::max(most, prompt.count);
     }
     const std::int64_t sections = call.frame_stride == 0 ? 1 : call.T;
     const VideoTail tail = {call.x, mixed, call.rows, call.row_stride, call.frame_stride, table.data(),
                             call.following == nullptr ? nullptr : call.following->table.data(),
-                            texts.data(), call.text_of_row, view(proj), view(up), view(down),
+                            texts.data(), call.text_of_row, view(proj), view(query), view(read), view(up), view(down),
                             call.attended, call.y, call.next, sections, call.drawn, width, heads,
                             tiles_of(call.R * sections, call.T * call.S / sections, threads), call.eps};
-    const std::int64_t floats = SYNCFLOW_BEST(tail_scratch)(width, hidden, scores);
+    const std::int64_t floats = SYNCFLOW_BEST(tail_scratch)(width, hidden, most, heads);
     const auto unit = SYNCFLOW_BEST(video_tail);
     const SelfAttending attention(*this, call.normed, mixing, packed, call.turns, call.eps, threads);
     auto begin = [&](std::int64_t i) { attention.project(i); };
@@ -230,24 +241,25 @@ void AudioLayer::operator()(const Call& call, int threads) const {
         return;
     }
     const std::int64_t keys = call.E + (call.context == nullptr ? 0 : call.M);
-    const std::int64_t key_stride = width * ((keys + 15) / 16 * 16), value_stride = width * heads * keys;
+    const bool folded = folds(keys);
+    const std::int64_t key_stride = width * shares(keys, 16) * 16, value_stride = width * keys * (folded ? heads : 1);
     float* const packed = workspace(tokens * 4 * width + call.R * (key_stride + value_stride));
     float* const mixed = packed + tokens * 3 * width;
     float* const laid_keys = mixed + tokens * width;
-    std::vector<std::int64_t> counts(static_cast<std::size_t>(call.R));
+    std::vector<Reading> readings(static_cast<std::size_t>(call.R));
     const Mixing mixing = {packed, mixed, call.R, 1, call.A, heads, width / heads, 3 * call.A * width, 0, 3 * width};
-    const AudioKeys read = {call.context, call.context_turns, call.context_of_row, call.tail, view(key_value), read_columns.data(),
-                            call.M, call.E, width, heads, laid_keys, laid_keys + call.R * key_stride, counts.data(),
-                            key_stride, value_stride};
-    const AudioTail tail = {call.x, mixed, call.turns, norms.data(), read, read_bias.data(), view(proj), view(query), view(up),
+    const AudioKeys laid = {call.context, call.context_turns, call.context_of_row, call.tail, view(key_value), read_columns.data(),
+                            read.bias.data(), call.M, call.E, width, heads, laid_keys, laid_keys + call.R * key_stride,
+                            readings.data(), key_stride, value_stride, folded};
+    const AudioTail tail = {call.x, mixed, call.turns, norms.data(), readings.data(), view(proj), view(query), view(read), view(up),
                             view(down), call.attended, call.y, call.drawn, width, heads, tiles_of(call.R, call.A, threads), norm_eps};
-    const std::int64_t floats = SYNCFLOW_BEST(tail_scratch)(width, hidden, heads * keys);
+    const std::int64_t floats = SYNCFLOW_BEST(tail_scratch)(width, hidden, keys, heads);
     const auto lay_out = SYNCFLOW_BEST(audio_keys);
     const auto unit = SYNCFLOW_BEST(audio_tail);
     const SelfAttending attention(*this, call.x, mixing, packed, call.turns, call.eps, threads);
     auto begin = [&](std::int64_t i) {
         if (i < call.drawn) {
-            lay_out(read, i, thread_memory(2 * call.E * width + GROUP * width + width));
+            lay_out(laid, i, thread_memory(2 * call.E * width + GROUP * width + width));
         } else {
             attention.project(i - call.drawn);
         }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "attention.h"
 #include "syncflow/layers.h"
 #include "vectors.h"
 
@@ -62,30 +63,6 @@ inline void normalize(const float* x, std::int64_t width, float eps, Each each) 
     for (std::int64_t c = 0; c < width; c += LANES) each(c, (load(x + c) - mean) * inverse);
 }
 
-// The softmax of `count` scores. Lanes behind the last are written too, with 0.
-inline void soften(const float* scores, std::int64_t count, float* weights) {
-    const Integers lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const Vector none = {};
-    Vector top, hidden, total = {};
-    splat(hidden, HIDDEN);
-    top = hidden;
-    for (std::int64_t j = 0; j < count; j += LANES) {
-        Vector x = load(scores + j);
-        x = lanes < static_cast<std::int32_t>(count - j) ? x : hidden;
-        top = x > top ? x : top;
-    }
-    const float best = largest(top);
-    for (std::int64_t j = 0; j < count; j += LANES) {
-        Vector weight = load(scores + j) - best;
-        exponential(weight);
-        weight = lanes < static_cast<std::int32_t>(count - j) ? weight : none;
-        total += weight;
-        store(weights + j, weight);
-    }
-    const float inverse = 1 / sum(total);
-    for (std::int64_t j = 0; j < count; j += LANES) store(weights + j, load(weights + j) * inverse);
-}
-
 // Vectors (count, n, d), tokens apart by stride, times rows h d .. (h + 1) d of matrix (D, D) for head h:
 // each(head, token, column, values).
 template <typename Each>
@@ -128,10 +105,56 @@ inline std::int64_t largest(std::int64_t a, std::int64_t b, std::int64_t c) {
     return of_two > c ? of_two : c;
 }
 
+// What a tile of tokens x reads, after its projection: each(row, output, values). Queries are turned by turns + r * d
+// unless that is null. Needs 2 TILE D + TILE score_stride(n count) floats of memory, and its padding.
+template <typename Each>
+inline void read(const Reading& reading, const Matrix& query, const Matrix& project, const float* turns, const float* x,
+                 std::int64_t rows, std::int64_t heads, std::int64_t width, float* padding, float* memory, Each each) {
+    const std::int64_t of_head = width / heads, count = reading.count, compact = score_stride(heads * count);
+    float* const weights = taken(memory, TILE * compact);
+    if (reading.folded && reading.keys.out > 0) {
+        float* const scores = taken(memory, TILE * compact);
+        apply(reading.keys, x, width, rows, padding,
+              [&](std::int64_t r, std::int64_t c, const Vector& found) { store(scores + r * compact + c, found); });
+        for (std::int64_t r = 0; r < rows; ++r) {
+            for (std::int64_t h = 0; h < heads; ++h) soften(scores + r * compact + h * count, count, weights + r * compact + h * count);
+        }
+        apply(reading.values, weights, compact, rows, padding, each);
+        return;
+    }
+    const std::int64_t stride = padded(count);
+    float* const queries = taken(memory, TILE * width);
+    float* const mixed = taken(memory, TILE * width);
+    float* const scores = taken(memory, ROWS * stride);
+    for (std::int64_t c = rows * width; c < TILE * width; ++c) queries[c] = 0;
+    apply(query, x, width, rows, padding,
+          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(queries + r * width + c, found); });
+    for (std::int64_t i = 0; i < rows; i += ROWS) {
+        const std::int64_t live = rows - i < ROWS ? rows - i : ROWS;
+        for (std::int64_t h = 0; h < heads; ++h) {
+            float* const q = queries + i * width + h * of_head;
+            for (std::int64_t r = 0; r < live && turns != nullptr; ++r) rotate(q + r * width, turns + (i + r) * of_head, of_head);
+            products(q, width, reading.keys.packed + h * of_head * stride, stride, of_head, scores, stride, stride);
+            if (reading.folded) {
+                for (std::int64_t r = 0; r < live; ++r) soften(scores + r * stride, count, weights + (i + r) * compact + h * count);
+                continue;
+            }
+            for (std::int64_t r = 0; r < ROWS; ++r) soften(scores + r * stride, count, scores + r * stride);
+            products(scores, stride, reading.values.packed + h * of_head, width, count, mixed + i * width + h * of_head, width, of_head);
+        }
+    }
+    if (reading.folded) {
+        apply(reading.values, weights, compact, rows, padding, each);
+    } else {
+        apply(project, mixed, width, rows, padding, each);
+    }
+}
+
 }  // namespace
 
-std::int64_t tail_scratch(std::int64_t width, std::int64_t hidden, std::int64_t scores) {
-    return TILE * (3 * width + hidden + 2 * score_stride(scores)) + GROUP * largest(width, hidden, scores) + 6 * width;
+std::int64_t tail_scratch(std::int64_t width, std::int64_t hidden, std::int64_t keys, std::int64_t heads) {
+    const std::int64_t scores = score_stride(heads * keys), reading = 2 * scores + 2 * width + keys + LANES;
+    return TILE * (2 * width + (hidden > reading ? hidden : reading)) + GROUP * largest(width, hidden, scores) + 6 * width;
 }
 
 void head(const Head& call, std::int64_t unit, float* memory) {
@@ -141,35 +164,17 @@ void head(const Head& call, std::int64_t unit, float* memory) {
     apply(call.qkv, call.x + first * width, width, rows, memory,
           [&](std::int64_t r, std::int64_t c, const Vector& found) { store(packed + r * one + c, found); });
 
-    const Integers even = {0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14};
-    const Integers swapped = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
-    const Vector signs = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
     const float softmax = 1 / __builtin_sqrtf(static_cast<float>(of_head));
-    for (std::int64_t r = 0; r < rows; ++r) {
-        const float* const turns = call.turns == nullptr ? nullptr : call.turns + (first + r) / call.spread % call.length * of_head;
-        for (std::int64_t part = 0; part < 2 * heads; part += LANES) {  // heads of q, then of k
-            const std::int64_t some = 2 * heads - part < LANES ? 2 * heads - part : LANES;
-            float* const from = packed + r * one + part * of_head;
-            Vector squares[LANES] = {};
-            for (std::int64_t h = 0; h < some; ++h) {
-                for (std::int64_t c = 0; c < of_head; c += LANES) squares[h] += load(from + h * of_head + c) * load(from + h * of_head + c);
-            }
-            float scales[LANES];
-            const Vector mean = sums(squares) / static_cast<float>(of_head) + call.eps;
-            for (int h = 0; h < LANES; ++h) scales[h] = 1 / __builtin_sqrtf(mean[h]);
-            for (std::int64_t h = 0; h < some; ++h) {
-                const bool query = part + h < heads;
-                const float *const weight = query ? call.q_norm : call.k_norm, scale = scales[h] * (query ? softmax : 1);
-                for (std::int64_t c = 0; c < of_head; c += LANES) {
-                    float* const at = from + h * of_head + c;
-                    Vector x = load(at) * load(weight + c) * scale;
-                    if (turns != nullptr) {
-                        const Vector angle = load(turns + c);
-                        x = x * shuffled(angle, even) + shuffled(x, swapped) * (signs * shuffled(angle, even + 1));
-                    }
-                    store(at, x);
-                }
-            }
+    for (std::int64_t r = 0; r < rows; r += LANES) {
+        const std::int64_t live = rows - r < LANES ? rows - r : LANES;
+        const float* turns[LANES] = {};
+        for (std::int64_t i = 0; i < live && call.turns != nullptr; ++i) {
+            turns[i] = call.turns + (first + r + i) / call.spread % call.length * of_head;
+        }
+        for (std::int64_t h = 0; h < heads; ++h) {
+            float* const q = packed + r * one + h * of_head;
+            prepare_heads(q, one, live, call.q_norm, turns, call.eps, of_head, softmax, q, one);
+            prepare_heads(q + width, one, live, call.k_norm, turns, call.eps, of_head, 1, q + width, one);
         }
     }
 }
@@ -184,34 +189,21 @@ void mix(const Mixing& call, std::int64_t unit, std::int64_t block, float* memor
     const float* const v = k + call.heads * width;
     float* const out = call.mixed + at / 3 + head * width;
     float* const keys = taken(memory, width * stride);
-    float* const scores = taken(memory, ROWS * stride);
     float* const some = taken(memory, ROWS * width);
-    float* const mixed = taken(memory, ROWS * width);
-
     for (std::int64_t j = 0; j < length; j += LANES) {
         for (std::int64_t c = 0; c < width; c += LANES) lay_across(k + j * token + c, token, length - j, keys + c * stride + j, stride);
     }
     for (std::int64_t i = first; i < last; i += ROWS) {
         const std::int64_t live = last - i < ROWS ? last - i : ROWS;
-        const float* queries = q + i * token;
-        std::int64_t apart = token;
-        if (live < ROWS) {
-            for (std::int64_t r = 0; r < ROWS; ++r) {
-                for (std::int64_t c = 0; c < width; c += LANES) store(some + r * width + c, load(queries + (r < live ? r : 0) * token + c));
-            }
-            queries = some;
-            apart = width;
-        }
-        products(queries, apart, keys, stride, width, scores, stride, stride);
-        for (std::int64_t r = 0; r < ROWS; ++r) soften(scores + r * stride, length, scores + r * stride);
+        float* const to = out + i * (token / 3);
         if (live == ROWS) {
-            products(scores, stride, v, token, length, out + i * (token / 3), token / 3, width);
-        } else {
-            products(scores, stride, v, token, length, mixed, width, width);
-            for (std::int64_t r = 0; r < live; ++r) {
-                for (std::int64_t c = 0; c < width; c += LANES) store(out + (i + r) * (token / 3) + c, load(mixed + r * width + c));
-            }
+            answer(q + i * token, token, live, keys, stride, length, width, v, token, to, token / 3, memory);
+            continue;
         }
+        for (std::int64_t r = 0; r < ROWS; ++r) {
+            for (std::int64_t c = 0; c < width; c += LANES) store(some + r * width + c, load(q + (r < live ? i + r : i) * token + c));
+        }
+        answer(some, width, live, keys, stride, length, width, v, token, to, token / 3, memory);
     }
 }
 
@@ -265,29 +257,19 @@ void video_tail(const VideoTail& call, std::int64_t unit, float* memory) {
 
     float* const x = taken(memory, TILE * width);
     const float* const before = call.x + place;
-    const TextKeys* const text = row < call.drawn ? call.texts + call.text_of_row[row] : nullptr;
-    const std::int64_t scores = text == nullptr ? 0 : text->keys.out, stride = score_stride(scores);
-    float* const padding = taken(memory, GROUP * largest(width, call.up.out, scores));
+    const bool drawn = row < call.drawn;
+    const Reading* const text = drawn ? call.texts + call.text_of_row[row] : nullptr;
+    float* const padding = taken(memory, GROUP * largest(width, call.up.out, drawn ? score_stride(call.heads * text->count) : 0));
     apply(call.proj, call.mixed + place, width, rows, padding, [&](std::int64_t r, std::int64_t c, const Vector& found) {
         store(x + r * width + c, load(before + r * width + c) + load(gate + c) * found);
     });
     if (call.attended != nullptr) {
         for (std::int64_t c = 0; c < rows * width; c += LANES) store(call.attended + place + c, load(x + c));
     }
-    if (text == nullptr) return;
+    if (!drawn) return;
 
-    float* const score = taken(memory, TILE * stride);
-    float* const weight = taken(memory, TILE * stride);
-    apply(text->keys, x, width, rows, padding,
-          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(score + r * stride + c, found); });
-    const std::int64_t count = scores / call.heads;
-    for (std::int64_t r = 0; r < rows; ++r) {
-        for (std::int64_t h = 0; h < call.heads; ++h) soften(score + r * stride + h * count, count, weight + r * stride + h * count);
-    }
-    apply(text->values, weight, stride, rows, padding, [&](std::int64_t r, std::int64_t c, const Vector& found) {
-        store(x + r * width + c, load(x + r * width + c) + found);
-    });
-
+    read(*text, call.query, call.read, nullptr, x, rows, call.heads, width, padding, memory,
+         [&](std::int64_t r, std::int64_t c, const Vector& found) { store(x + r * width + c, load(x + r * width + c) + found); });
     float* const normed = taken(memory, TILE * width);
     for (std::int64_t r = 0; r < rows; ++r) {
         normalize(x + r * width, width, call.eps, [&](std::int64_t c, const Vector& found) {
@@ -323,40 +305,48 @@ void audio_keys(const AudioKeys& call, std::int64_t row, float* memory) {
     float* const values = call.values + row * call.value_stride;
     float* const tail = taken(memory, call.E * 2 * width);
     float* const one = taken(memory, of_head);
-    call.counts[row] = count;
+    call.readings[row] = {count, call.folded, {keys, nullptr, 0, 0}, {values, call.read_bias, width, heads * count}};
 
     apply(call.key_value, call.tail + row * call.E * width, width, call.E, memory,
           [&](std::int64_t r, std::int64_t c, const Vector& found) { store(tail + r * 2 * width + c, found); });
-    const float* const from = known == 0 ? nullptr : call.context + context * call.M * 2 * width;
+    const float* const from = known == 0 ? tail : call.context + context * call.M * 2 * width;
     const float scale = 1 / __builtin_sqrtf(static_cast<float>(of_head));
-    for (std::int64_t j = 0; j < stride; ++j) {
+    for (std::int64_t c = 0; c < width * stride; ++c) keys[c] = 0;
+    for (std::int64_t j = 0; j < count; ++j) {
         for (std::int64_t h = 0; h < heads; ++h) {
             const float* const key = (j < known ? from + j * 2 * width : tail + (j - known) * 2 * width) + h * of_head;
-            for (std::int64_t c = 0; c < of_head; ++c) one[c] = j < count ? key[c] * scale : 0;
+            for (std::int64_t c = 0; c < of_head; ++c) one[c] = key[c] * scale;
             if (j < known) rotate(one, call.context_turns + j * of_head, of_head);
             for (std::int64_t c = 0; c < of_head; ++c) keys[(h * of_head + c) * stride + j] = one[c];
         }
+    }
+    if (!call.folded) {
+        for (std::int64_t j = 0; j < count; ++j) {
+            const float* const value = (j < known ? from + j * 2 * width : tail + (j - known) * 2 * width) + width;
+            for (std::int64_t c = 0; c < width; c += LANES) store(values + j * width + c, load(value + c));
+        }
+        return;
     }
     const auto put = [&](std::int64_t offset) {
         return [=](std::int64_t h, std::int64_t j, std::int64_t c, const Vector& found) {
             store(values + c / PANEL * heads * count * PANEL + (h * count + offset + j) * PANEL + c % PANEL, found);
         };
     };
-    if (known > 0) fold(from + width, 2 * width, known, heads, width, call.read_columns, put(0));
+    fold(from + width, 2 * width, known, heads, width, call.read_columns, put(0));
     fold(tail + width, 2 * width, call.E, heads, width, call.read_columns, put(known));
 }
 
 void audio_tail(const AudioTail& call, std::int64_t unit, float* memory) {
-    const std::int64_t width = call.width, heads = call.heads, of_head = width / heads;
-    const std::int64_t row = unit / call.tiles.count, tile = unit % call.tiles.count;
+    const std::int64_t width = call.width, row = unit / call.tiles.count, tile = unit % call.tiles.count;
     const std::int64_t first = first_of(call.tiles, tile), rows = last_of(call.tiles, tile) - first;
     const std::int64_t place = (row * call.tiles.tokens + first) * width;
-    const std::int64_t count = call.read.counts[row], scores = heads * count, keys = padded(count), stride = score_stride(scores);
+    const bool drawn = row < call.drawn;
     const float* const norms = call.norms;
 
     float* const x = taken(memory, TILE * width);
     float* const y = taken(memory, TILE * width);
-    float* const padding = taken(memory, GROUP * largest(width, call.up.out, scores));
+    float* const padding =
+        taken(memory, GROUP * largest(width, call.up.out, drawn ? score_stride(call.heads * call.readings[row].count) : 0));
     const auto into_y = [&](std::int64_t r, std::int64_t c, const Vector& found) { store(y + r * width + c, found); };
     // to = from + LN(y)
     const auto add = [&](const float* from, std::int64_t which, float* to) {
@@ -372,28 +362,10 @@ void audio_tail(const AudioTail& call, std::int64_t unit, float* memory) {
     if (call.attended != nullptr) {
         for (std::int64_t c = 0; c < rows * width; c += LANES) store(call.attended + place + c, load(x + c));
     }
-    if (row >= call.drawn) return;
+    if (!drawn) return;
 
-    float* const query = taken(memory, TILE * width);
-    float* const weight = taken(memory, TILE * stride);
-    float* const score = taken(memory, ROWS * keys);
-    for (std::int64_t r = rows; r < TILE; ++r) {
-        for (std::int64_t c = 0; c < width; ++c) query[r * width + c] = 0;
-    }
-    apply(call.query, x, width, rows, padding,
-          [&](std::int64_t r, std::int64_t c, const Vector& found) { store(query + r * width + c, found); });
-    const float* const own = call.read.keys + row * call.read.key_stride;
-    for (std::int64_t i = 0; i < rows; i += ROWS) {
-        const std::int64_t live = rows - i < ROWS ? rows - i : ROWS;
-        for (std::int64_t h = 0; h < heads; ++h) {
-            float* const at = query + i * width + h * of_head;
-            for (std::int64_t r = 0; r < live; ++r) rotate(at + r * width, call.turns + (first + i + r) * of_head, of_head);
-            products(at, width, own + h * of_head * keys, keys, of_head, score, keys, keys);
-            for (std::int64_t r = 0; r < live; ++r) soften(score + r * keys, count, weight + (i + r) * stride + h * count);
-        }
-    }
-    const Matrix values = {call.read.values + row * call.read.value_stride, call.read_bias, width, scores};
-    apply(values, weight, stride, rows, padding, into_y);
+    const float* const turns = call.turns + first * (width / call.heads);
+    read(call.readings[row], call.query, call.read, turns, x, rows, call.heads, width, padding, memory, into_y);
     add(x, 1, x);
 
     float* const hidden = taken(memory, TILE * call.up.out);
@@ -403,6 +375,15 @@ void audio_tail(const AudioTail& call, std::int64_t unit, float* memory) {
     });
     apply(call.down, hidden, call.up.out, rows, padding, into_y);
     add(x, 2, call.y + place);
+}
+
+void lay_keys(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width, float* laid) {
+    const std::int64_t across = padded(count);
+    const float scale = 1 / __builtin_sqrtf(static_cast<float>(width / heads));
+    for (std::int64_t c = 0; c < width * across; ++c) laid[c] = 0;
+    for (std::int64_t j = 0; j < count; ++j) {
+        for (std::int64_t c = 0; c < width; ++c) laid[c * across + j] = keys[j * stride + c] * scale;
+    }
 }
 
 void fold_keys(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width, const float* rows,

@@ -12,7 +12,11 @@ struct Matrix {
     std::int64_t out, in;
 };
 
-struct TextKeys {
+// What a row reads: `count` keys and values, folded (keys null where queries are turned), or laid out for products as
+// keys (n, d, padded(count)), scaled, and values (count, D).
+struct Reading {
+    std::int64_t count;
+    bool folded;
     Matrix keys, values;
 };
 
@@ -80,9 +84,9 @@ struct VideoTail {
     std::int64_t row_stride, frame_stride;
     const float* table;
     const float* next_table;  // null: no `next`
-    const TextKeys* texts;
+    const Reading* texts;
     const std::int64_t* text_of_row;
-    Matrix proj, up, down;
+    Matrix proj, query, read, up, down;
     float* attended;
     float* y;
     float* next;
@@ -91,7 +95,7 @@ struct VideoTail {
     float eps;
 };
 
-// What an audio row reads: keys (n, d, padded(count)) and folded values (D, n count) of its context and its tail.
+// What an audio row reads of its context and its tail: turned keys (n, d, padded(count)), and values, folded or not.
 struct AudioKeys {
     const float* context;
     const float* context_turns;
@@ -99,11 +103,13 @@ struct AudioKeys {
     const float* tail;
     Matrix key_value;
     const float* read_columns;
+    const float* read_bias;
     std::int64_t M, E, width, heads;
-    float* keys;           // of all rows, key_stride apart
-    float* values;         // of all rows, value_stride apart, packed
-    std::int64_t* counts;  // of all rows
+    float* keys;        // of all rows, key_stride apart
+    float* values;      // of all rows, value_stride apart
+    Reading* readings;  // of all rows
     std::int64_t key_stride, value_stride;
+    bool folded;
 };
 
 struct AudioTail {
@@ -111,9 +117,8 @@ struct AudioTail {
     const float* mixed;
     const float* turns;
     const float* norms;
-    AudioKeys read;
-    const float* read_bias;
-    Matrix proj, query, up, down;
+    const Reading* readings;
+    Matrix proj, query, read, up, down;
     float* attended;
     float* y;
     std::int64_t drawn, width, heads;
@@ -125,8 +130,8 @@ struct AudioTail {
 
 #define SYNCFLOW_DECLARE_BLOCKS(level)                                                                                        \
     namespace syncflow::level {                                                                                               \
-    /* Floats that a unit of a tail needs, for an MLP of `hidden` and rows of so many scores. */                              \
-    std::int64_t tail_scratch(std::int64_t width, std::int64_t hidden, std::int64_t scores);                                  \
+    /* Floats that a unit of a tail needs, for an MLP of `hidden` and rows that read so many keys. */                              \
+    std::int64_t tail_scratch(std::int64_t width, std::int64_t hidden, std::int64_t keys, std::int64_t heads);                \
     void head(const Head&, std::int64_t unit, float* memory);                                                                 \
     /* `block` queries of a head of a sequence; (GROUP + d) padded(length) + 2 GROUP d floats of memory. */                   \
     void mix(const Mixing&, std::int64_t unit, std::int64_t block, float* memory);                                            \
@@ -136,6 +141,8 @@ struct AudioTail {
     void audio_tail(const AudioTail&, std::int64_t unit, float* memory);                                                      \
     /* A row's keys and values; (2 E + GROUP + 1) D floats of memory. */                                                      \
     void audio_keys(const AudioKeys&, std::int64_t row, float* memory);                                                       \
+    /* Keys (count, n, d), tokens apart by stride, to (n, d, padded(count)), scaled for a softmax. */                         \
+    void lay_keys(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width, float* laid); \
     /* Keys (count, n, d), tokens apart by stride, through rows (D, D) to panels of (n count, D), scaled for a softmax. */    \
     void fold_keys(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width,        \
                    const float* rows, const float* bias, float* packed, float* packed_bias);                                  \

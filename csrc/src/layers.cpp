@@ -7,7 +7,7 @@
 namespace syncflow {
 namespace {
 
-constexpr std::int64_t BLOCK = 32;       // rows of a linear layer's unit
+constexpr std::int64_t BLOCK = 32;       // rows of a linear layer's unit, or up to four times as many where there are plenty
 constexpr std::int64_t ALONE = 1 << 15;  // multiply-adds up to which waking another thread takes longer
 
 template <typename Body>
@@ -60,10 +60,12 @@ void pack(const float* weight, std::int64_t out, std::int64_t in, float* packed)
 void linear(const Linear& call, int threads) {
     constexpr std::int64_t PANELS = 4;  // of a unit: they pass through the cache while its rows stay there
     const std::int64_t panels = blocks(call.out, PANEL), groups = blocks(panels, PANELS);
+    std::int64_t block = BLOCK;
+    while (block < 4 * BLOCK && blocks(call.rows, 2 * block) * groups >= 8 * threads) block *= 2;
     const auto unit = SYNCFLOW_BEST(linear);
-    shared(blocks(call.rows, BLOCK) * groups, call.rows * call.in * call.out, threads, [&](std::int64_t i) {
-        const std::int64_t row = i / groups * BLOCK, first = i % groups * PANELS;
-        const std::int64_t last_row = row + BLOCK < call.rows ? row + BLOCK : call.rows;
+    shared(blocks(call.rows, block) * groups, call.rows * call.in * call.out, threads, [&](std::int64_t i) {
+        const std::int64_t row = i / groups * block, first = i % groups * PANELS;
+        const std::int64_t last_row = row + block < call.rows ? row + block : call.rows;
         const std::int64_t last = first + PANELS < panels ? first + PANELS : panels;
         unit(call, row, last_row, first, last, thread_memory(8 * PANEL + 8 * call.in));
     });

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "attention.h"
 #include "vectors.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
@@ -76,11 +77,36 @@ inline void put_value(const float* from, std::int64_t width, std::int64_t wide, 
     for (std::int64_t c = width; c < wide; ++c) to[c] = 0;
 }
 
+// `self_attention` of queries first to last of a head whose width is whole vectors.
+void attend_whole_vectors(const SelfAttention& call, const float* q, std::int64_t first, std::int64_t last, float* out, float* memory) {
+    const std::int64_t width = call.width, length = call.length, stride = padded(length), token = call.token_stride;
+    const float* const k = q + call.heads * width;
+    float* const keys = memory;
+    float* const some = keys + width * stride;
+    float* const more = some + LANES * width;
+    const float* turns[LANES] = {};
+    const auto prepare_from = [&](const float* from, const float* weight, std::int64_t at, std::int64_t live, float scale) {
+        for (std::int64_t r = 0; r < live && call.turns != nullptr; ++r) turns[r] = call.turns + (at + r) * width;
+        prepare_heads(from + at * token, token, live, weight, turns, call.eps, width, scale, some, width);
+    };
+    for (std::int64_t j = 0; j < length; j += LANES) {
+        prepare_from(k, call.k_weight, j, length - j < LANES ? length - j : LANES, 1);
+        for (std::int64_t c = 0; c < width; c += LANES) lay_across(some + c, width, length - j, keys + c * stride + j, stride);
+    }
+    const float scale = 1 / __builtin_sqrtf(static_cast<float>(width));
+    for (std::int64_t c = 0; c < LANES * width; ++c) some[c] = 0;
+    for (std::int64_t i = first; i < last; i += ROWS) {
+        const std::int64_t live = last - i < ROWS ? last - i : ROWS;
+        prepare_from(q, call.q_weight, i, live, scale);
+        answer(some, width, live, keys, stride, length, width, k + call.heads * width, token, out + i * (token / 3), token / 3, more);
+    }
+}
+
 }  // namespace
 
 std::int64_t scratch(std::int64_t keys, std::int64_t width) {
     const std::int64_t stride = padded(keys), wide = padded(width);
-    return stride * (width + ROWS + 2) + keys * wide + 2 * ROWS * wide + wide;
+    return stride * (width + ROWS + 2) + keys * wide + 2 * ROWS * wide + wide + LANES * wide;
 }
 
 void self_attention(const SelfAttention& call, std::int64_t unit, std::int64_t block, float* memory) {
@@ -95,6 +121,10 @@ void self_attention(const SelfAttention& call, std::int64_t unit, std::int64_t b
     const float* const k = q + part;
     const float* const v = k + part;
     float* const out = call.out + at / 3 + head * width;
+    if (width % LANES == 0) {
+        attend_whole_vectors(call, q, first, last, out, memory);
+        return;
+    }
     float* const keys = memory;
     float* const values = keys + width * stride;
     float* const scores = values + length * wide;

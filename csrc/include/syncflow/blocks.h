@@ -1,12 +1,13 @@
 // Whole blocks of a d-DiT on a CPU, in float32: one call each, which keeps a tile of tokens in the cache from the
 // attention to the residual of the MLP.
 //
-// Keys and values that many tokens read are laid out once ("folded"): the projection around a cross-attention moves to
-// its few keys and values. With q = Wq x + b and y = Wo p v + c,
+// A cross-attention that reads few keys has them folded: its projections move from the tokens to the keys and values.
+// With q = Wq x + b and y = Wo p v + c,
 //
 //     q . k = x . (Wq^T k) + b . k,        y = p (v Wo^T) + c,
 //
-// so tokens are multiplied with n M keys and values of the width of the tower instead of with two square matrices.
+// so a token is multiplied with n M keys and values of the width of the tower instead of with two square matrices and M
+// of the width of a head: less work while M (n - 1) < D.
 // Every output element is summed in one order, whatever the threads and the rows beside it.
 #pragma once
 
@@ -49,11 +50,14 @@ class Block {
     // What blocks take: whole panels.
     static bool suits(std::int64_t width, std::int64_t heads, std::int64_t hidden);
 
+    // Whether so many keys are fewer than the projections around them.
+    bool folds(std::int64_t keys) const { return keys * (heads - 1) < width; }
+
     std::int64_t width, heads, hidden;
-    Panels qkv, proj, query, key_value, up, down;
+    Panels qkv, proj, query, key_value, read, up, down;
     Floats q_norm, k_norm;
     Floats query_rows, query_bias;  // Wq as it is: (D, D)
-    Floats read_columns, read_bias; // Wo transposed: (D, D)
+    Floats read_columns;            // Wo transposed: (D, D)
 };
 
 // A modality adaptor (self-attention, LayerNorm, linear) and the keys and values that an audio layer makes of it.
@@ -86,11 +90,13 @@ class Adaptor {
     float norm_eps;
 };
 
-// What the tokens of a row read of P texts, folded.
+// What the tokens of a row read of P texts.
 struct Text {
     struct Prompt {
-        Panels keys;    // (n M, D)
-        Panels values;  // (D, n M)
+        std::int64_t count;
+        bool folded;
+        Panels keys;    // folded (n M, D), or only the weight: (n, d, M in whole vectors), scaled
+        Panels values;  // folded (D, n M), or only the weight: (M, D)
     };
     std::vector<Prompt> prompts;
 };

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ....kernels import native
+from ....kernels.launch import suits_cpu
 from ...model.audio import AudioLayer, AudioState, ModalityAdaptor
 from ...model.layers import EPS, CrossAttention
 from ...model.video import STDiTBlock, VideoState
@@ -37,9 +38,9 @@ class Latest(Generic[T]):
         return self._made
 
 
-def _few(keys: int, heads: int, width: int) -> bool:
-    """Whether tokens multiply with so many folded keys and values about as fast as with the two projections."""
-    return keys * (heads - 1) <= 2 * width
+def here(x: Tensor) -> bool:
+    """Whether the native part may compute with x: nothing wants gradients, traces, counts or asks for another way."""
+    return not torch.is_grad_enabled() and suits_cpu((x,))
 
 
 class NativeBlock(STDiTBlock):
@@ -66,7 +67,7 @@ class NativeBlock(STDiTBlock):
 
         What comes out takes the place of ``x`` and ``normed``. A spatial block tells no tokens after the attention.
         """
-        if torch.is_grad_enabled() or not _few(state.text.keys.shape[2], self.heads, self.width):
+        if not here(x):
             return super().forward(x, normed, state, place, following, temporal=temporal, drawn=drawn)
         assert following is None or isinstance(following, NativeBlock)
         text = self._text(state.text.keys, state.text, place)
@@ -117,8 +118,7 @@ class NativeAudioLayer(AudioLayer):
         tail, sight = state.tail, state.sight
         if sight is None:
             context = None
-        keys = tail.shape[1] + (0 if context is None else context.shape[1])
-        if torch.is_grad_enabled() or not _few(keys, self.heads, self.width):
+        if not here(x):
             return super().forward(x, state, context, drawn=drawn)
         rows, audio, count = *x.shape[:2], x.shape[0] if drawn is None else drawn
         x = x.contiguous()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...model.audio import AudioLayer, AudioTower, ModalityAdaptor
 from ...model.video import STDiTBlock, VideoTower
-from .blocks import Latest, NativeAdaptor, NativeAudioLayer, NativeBlock, share
+from .blocks import Latest, NativeAdaptor, NativeAudioLayer, NativeBlock, here, share
 
 SHAPES = 64  # that are kept
 
@@ -64,6 +64,6 @@ class NativeAudioTower(AudioTower):
 
     def context(self, index: int, feature: Tensor, rows: Tensor, turns: Tensor) -> Tensor:
         """See :class:`~syncflow.engine.model.audio.AudioTower`."""
-        if not self._contexts:
+        if not self._contexts or not here(feature):
             return super().context(index, feature, rows, turns)
         return self._contexts[index](feature, rows, turns)

@@ -21,7 +21,7 @@ from syncflow.engine.runtime.native import WIDEST, NativeDDiT
 from syncflow.engine.runtime.native.blocks import Latest
 from syncflow.engine.sampling.apart import batch_of
 from syncflow.engine.types import Conditioning
-from syncflow.kernels import native
+from syncflow.kernels import implementation, native
 
 from ..plain import CONFIG, HEARING_JOBS, JOBS, assert_plain, job, randomised
 
@@ -233,6 +233,21 @@ def test_gradients_go_through_pytorch(models):
         velocity, _ = its.video_pass(z, rest[0], text, torch.zeros(2, dtype=torch.long))
         velocity.square().sum().backward()
     assert z.grad is not None and z.grad.abs().sum() > 0
+
+
+def test_another_way_may_be_asked_for(models):
+    """The reference of every operation, as in the plain model, to the bit."""
+    plain, blocks, _ = models["adaptor"]
+    with torch.inference_mode(), implementation("reference"):
+        text = plain.condition(torch.randn(1, CONFIG.text_tokens, CONFIG.text_width), torch.tensor([3]))
+        inputs = (
+            torch.randn(2, 3, 2, 4, 4),
+            plain.modulation(torch.rand(2, 1), torch.ones(2)),
+            text,
+            torch.tensor([0, 0]),
+        )
+        usual, found = (its.video_pass(*inputs, seen=torch.arange(2)) for its in (plain, blocks))
+    assert all(torch.equal(a, b) for a, b in zip(numbers(usual), numbers(found), strict=True))
 
 
 def test_what_it_does_not_suit(models, tmp_path):
