@@ -32,7 +32,7 @@ Panels blank(std::int64_t out, std::int64_t in) {
     return made;
 }
 
-Matrix view(const Panels& panels) { return {panels.weight.data(), panels.bias.data(), panels.out, panels.in}; }
+Matrix view(const Panels& panels) { return {panels.weight.data(), panels.bias.data(), panels.out, panels.in, panels.in}; }
 
 // Memory of the calling thread that its threads fill for each other.
 float* workspace(std::int64_t floats) {
@@ -207,7 +207,7 @@ void VideoBlock::operator()(const Call& call, int threads) const {
                             texts.data(), call.text_of_row, view(proj), view(query), view(read), view(up), view(down),
                             call.attended, call.y, call.next, sections, call.drawn, width, heads,
                             tiles_of(call.R * sections, call.T * call.S / sections, threads), call.eps};
-    const std::int64_t floats = SYNCFLOW_BEST(tail_scratch)(width, hidden, most, heads);
+    const std::int64_t floats = SYNCFLOW_BEST(tail_scratch)(width, most, heads);
     const auto unit = SYNCFLOW_BEST(video_tail);
     const SelfAttending attention(*this, call.normed, mixing, packed, call.turns, call.eps, threads);
     auto begin = [&](std::int64_t i) { attention.project(i); };
@@ -253,7 +253,7 @@ void AudioLayer::operator()(const Call& call, int threads) const {
                             readings.data(), key_stride, value_stride, folded};
     const AudioTail tail = {call.x, mixed, call.turns, norms.data(), readings.data(), view(proj), view(query), view(read), view(up),
                             view(down), call.attended, call.y, call.drawn, width, heads, tiles_of(call.R, call.A, threads), norm_eps};
-    const std::int64_t floats = SYNCFLOW_BEST(tail_scratch)(width, hidden, keys, heads);
+    const std::int64_t floats = SYNCFLOW_BEST(tail_scratch)(width, keys, heads);
     const auto lay_out = SYNCFLOW_BEST(audio_keys);
     const auto unit = SYNCFLOW_BEST(audio_tail);
     const SelfAttending attention(*this, call.x, mixing, packed, call.turns, call.eps, threads);

@@ -11,7 +11,8 @@ namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {
 
 constexpr int COLUMNS = PANEL / LANES;
-constexpr std::int64_t LINE = 16;  // floats that memory brings at a time
+constexpr std::int64_t LINE = 16;    // floats that memory brings at a time
+constexpr std::int64_t CHUNK = 128;  // hidden channels of an MLP
 
 // x W^T + b of `rows` rows of x, sixteen outputs at a time: each(row, output, values). Outputs go up to the end of the
 // last panel.
@@ -26,10 +27,10 @@ inline void apply(const Matrix& w, const float* x, std::int64_t stride, std::int
     }
     const std::int64_t groups = (rows + ROWS - 1) / ROWS, ahead = (PANEL * w.in + groups * LINE - 1) / (groups * LINE) * LINE;
     for (std::int64_t column = 0; column < w.out; column += PANEL) {
-        const float* const panel = w.packed + column * w.in;
-        const float* next = panel + PANEL * w.in;  // fetched while this one is multiplied
+        const float* const panel = w.packed + column * w.depth;
+        const float* next = panel + PANEL * w.depth;  // fetched while this one is multiplied
         Vector bias[COLUMNS];
-        for (int v = 0; v < COLUMNS; ++v) bias[v] = load(w.bias + column + v * LANES);
+        for (int v = 0; v < COLUMNS; ++v) bias[v] = w.bias == nullptr ? Vector{} : load(w.bias + column + v * LANES);
         for (std::int64_t i = 0; i < rows; i += ROWS) {
             if (column + PANEL < w.out) {
                 for (std::int64_t c = 0; c < ahead; c += LINE) __builtin_prefetch(next + c);
@@ -150,11 +151,34 @@ inline void read(const Reading& reading, const Matrix& query, const Matrix& proj
     }
 }
 
+// The MLP of a tile of x, some of its hidden channels at a time, which stay in the cache. -> y. Needs TILE * CHUNK floats
+// of memory, and its padding.
+inline void feed(const Matrix& up, const Matrix& down, const float* x, std::int64_t rows, float* padding, float* memory, float* y) {
+    for (std::int64_t first = 0; first < up.out; first += CHUNK) {
+        const std::int64_t some = up.out - first < CHUNK ? up.out - first : CHUNK;
+        const Matrix up_part = {up.packed + first * up.depth, up.bias + first, some, up.in, up.depth};
+        const Matrix down_part = {down.packed + first * PANEL, down.bias, down.out, some, down.depth};
+        apply(up_part, x, up.in, rows, padding, [&](std::int64_t r, std::int64_t c, Vector found) {
+            gelu(found);
+            store(memory + r * some + c, found);
+        });
+        if (first == 0) {
+            apply(down_part, memory, some, rows, padding,
+                  [&](std::int64_t r, std::int64_t c, const Vector& found) { store(y + r * down.out + c, found); });
+        } else {
+            const Matrix more = {down_part.packed, nullptr, down.out, some, down.depth};
+            apply(more, memory, some, rows, padding, [&](std::int64_t r, std::int64_t c, const Vector& found) {
+                store(y + r * down.out + c, load(y + r * down.out + c) + found);
+            });
+        }
+    }
+}
+
 }  // namespace
 
-std::int64_t tail_scratch(std::int64_t width, std::int64_t hidden, std::int64_t keys, std::int64_t heads) {
+std::int64_t tail_scratch(std::int64_t width, std::int64_t keys, std::int64_t heads) {
     const std::int64_t scores = score_stride(heads * keys), reading = 2 * scores + 2 * width + keys + LANES;
-    return TILE * (2 * width + (hidden > reading ? hidden : reading)) + GROUP * largest(width, hidden, scores) + 6 * width;
+    return TILE * largest(3 * width + CHUNK, 2 * width + reading, 0) + GROUP * largest(width, CHUNK, scores) + 6 * width;
 }
 
 void head(const Head& call, std::int64_t unit, float* memory) {
@@ -259,7 +283,7 @@ void video_tail(const VideoTail& call, std::int64_t unit, float* memory) {
     const float* const before = call.x + place;
     const bool drawn = row < call.drawn;
     const Reading* const text = drawn ? call.texts + call.text_of_row[row] : nullptr;
-    float* const padding = taken(memory, GROUP * largest(width, call.up.out, drawn ? score_stride(call.heads * text->count) : 0));
+    float* const padding = taken(memory, GROUP * largest(width, CHUNK, drawn ? score_stride(call.heads * text->count) : 0));
     apply(call.proj, call.mixed + place, width, rows, padding, [&](std::int64_t r, std::int64_t c, const Vector& found) {
         store(x + r * width + c, load(before + r * width + c) + load(gate + c) * found);
     });
@@ -276,15 +300,14 @@ void video_tail(const VideoTail& call, std::int64_t unit, float* memory) {
             store(normed + r * width + c, found * (load(scale + c) + 1) + load(shift + c));
         });
     }
-    float* const hidden = taken(memory, TILE * call.up.out);
-    apply(call.up, normed, width, rows, padding, [&](std::int64_t r, std::int64_t c, Vector found) {
-        gelu(found);
-        store(hidden + r * call.up.out + c, found);
-    });
+    float* const fed = taken(memory, TILE * width);
+    feed(call.up, call.down, normed, rows, padding, memory, fed);
     float* const y = call.y + place;
-    apply(call.down, hidden, call.up.out, rows, padding, [&](std::int64_t r, std::int64_t c, const Vector& found) {
-        store(y + r * width + c, load(x + r * width + c) + load(gate_mlp + c) * found);
-    });
+    for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t c = r * width; c < (r + 1) * width; c += LANES) {
+            store(y + c, load(x + c) + load(gate_mlp + c - r * width) * load(fed + c));
+        }
+    }
     if (call.next_table == nullptr) return;
     for (std::int64_t c = 0; c < width; ++c) {
         modulation[c] = call.next_table[c] + given[c];
@@ -305,7 +328,7 @@ void audio_keys(const AudioKeys& call, std::int64_t row, float* memory) {
     float* const values = call.values + row * call.value_stride;
     float* const tail = taken(memory, call.E * 2 * width);
     float* const one = taken(memory, of_head);
-    call.readings[row] = {count, call.folded, {keys, nullptr, 0, 0}, {values, call.read_bias, width, heads * count}};
+    call.readings[row] = {count, call.folded, {keys, nullptr, 0, 0, 0}, {values, call.read_bias, width, heads * count, heads * count}};
 
     apply(call.key_value, call.tail + row * call.E * width, width, call.E, memory,
           [&](std::int64_t r, std::int64_t c, const Vector& found) { store(tail + r * 2 * width + c, found); });
@@ -346,7 +369,7 @@ void audio_tail(const AudioTail& call, std::int64_t unit, float* memory) {
     float* const x = taken(memory, TILE * width);
     float* const y = taken(memory, TILE * width);
     float* const padding =
-        taken(memory, GROUP * largest(width, call.up.out, drawn ? score_stride(call.heads * call.readings[row].count) : 0));
+        taken(memory, GROUP * largest(width, CHUNK, drawn ? score_stride(call.heads * call.readings[row].count) : 0));
     const auto into_y = [&](std::int64_t r, std::int64_t c, const Vector& found) { store(y + r * width + c, found); };
     // to = from + LN(y)
     const auto add = [&](const float* from, std::int64_t which, float* to) {
@@ -368,12 +391,7 @@ void audio_tail(const AudioTail& call, std::int64_t unit, float* memory) {
     read(call.readings[row], call.query, call.read, turns, x, rows, call.heads, width, padding, memory, into_y);
     add(x, 1, x);
 
-    float* const hidden = taken(memory, TILE * call.up.out);
-    apply(call.up, x, width, rows, padding, [&](std::int64_t r, std::int64_t c, Vector found) {
-        gelu(found);
-        store(hidden + r * call.up.out + c, found);
-    });
-    apply(call.down, hidden, call.up.out, rows, padding, into_y);
+    feed(call.up, call.down, x, rows, padding, memory, y);
     add(x, 2, call.y + place);
 }
 

@@ -5,11 +5,11 @@
 
 namespace syncflow {
 
-// Panels and bias of a linear layer.
+// Panels and bias of a linear layer, or of some of its inputs: a panel has `depth` of them.
 struct Matrix {
     const float* packed;
     const float* bias;
-    std::int64_t out, in;
+    std::int64_t out, in, depth;
 };
 
 // What a row reads: `count` keys and values, folded (keys null where queries are turned), or laid out for products as
@@ -130,8 +130,8 @@ struct AudioTail {
 
 #define SYNCFLOW_DECLARE_BLOCKS(level)                                                                                        \
     namespace syncflow::level {                                                                                               \
-    /* Floats that a unit of a tail needs, for an MLP of `hidden` and rows that read so many keys. */                              \
-    std::int64_t tail_scratch(std::int64_t width, std::int64_t hidden, std::int64_t keys, std::int64_t heads);                \
+    /* Floats that a unit of a tail needs whose rows read so many keys. */                              \
+    std::int64_t tail_scratch(std::int64_t width, std::int64_t keys, std::int64_t heads);                                     \
     void head(const Head&, std::int64_t unit, float* memory);                                                                 \
     /* `block` queries of a head of a sequence; (GROUP + d) padded(length) + 2 GROUP d floats of memory. */                   \
     void mix(const Mixing&, std::int64_t unit, std::int64_t block, float* memory);                                            \
