@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -22,20 +23,26 @@ from ...model.video import STDiTBlock, VideoState
 T = TypeVar("T")
 
 
-class Latest(Generic[T]):
-    """``make(tensor, …)``, kept for the tensor of the last call: for what many calls read and none writes."""
+class OfTensor(Generic[T]):
+    """``make(tensor, …)`` once for every tensor that nobody writes to, kept as long as it lives."""
 
     def __init__(self, make: Callable[..., T]) -> None:
         self._make = make
-        self._of: weakref.ref[Tensor] | None = None
-        self._made: T
+        self._kept: dict[int, tuple[weakref.ref[Tensor], T]] = {}
 
     def __call__(self, tensor: Tensor, *more: Any) -> T:
         """The same object as long as ``tensor`` is the same."""
-        if self._of is None or self._of() is not tensor:
-            self._made = self._make(tensor, *more)
-            self._of = weakref.ref(tensor)
-        return self._made
+        key = id(tensor)
+        found = self._kept.get(key)
+        if found is None or found[0]() is not tensor:
+            found = weakref.ref(tensor, partial(self._forget, key)), self._make(tensor, *more)
+            self._kept[key] = found
+        return found[1]
+
+    def _forget(self, key: int, gone: weakref.ref[Tensor]) -> None:
+        found = self._kept.get(key)
+        if found is not None and found[0] is gone:
+            self._kept.pop(key, None)
 
 
 def here(x: Tensor) -> bool:
@@ -50,7 +57,7 @@ class NativeBlock(STDiTBlock):
         share(self, block)
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
         self.made = native.LOOPS.VideoBlock(_arrays(block), self.width, self.heads, self.mlp.fc1.out_features)
-        self._text = Latest(self._fold)
+        self._text = OfTensor(self._fold)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...model.audio import AudioLayer, AudioTower, ModalityAdaptor
 from ...model.video import STDiTBlock, VideoTower
-from .blocks import Latest, NativeAdaptor, NativeAudioLayer, NativeBlock, here, share
+from .blocks import NativeAdaptor, NativeAudioLayer, NativeBlock, OfTensor, here, share
 
 SHAPES = 64  # that are kept
 
@@ -50,7 +50,7 @@ class NativeAudioTower(AudioTower):
     def __init__(self, tower: AudioTower) -> None:
         share(self, tower)
         config = self.config = tower.config
-        self.turns = Latest(plainly(tower.turns))  # type: ignore[method-assign, assignment]
+        self.turns = OfTensor(plainly(tower.turns))  # type: ignore[method-assign, assignment]
         layers = [cast("AudioLayer", layer) for layer in tower.layers]
         heard = config.bridge != "adaptor"
         self.layers = nn.ModuleList(NativeAudioLayer(layer, self.turns, heard=heard) for layer in layers)

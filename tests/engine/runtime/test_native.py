@@ -18,7 +18,7 @@ from syncflow.engine.model import DDiT
 from syncflow.engine.model.denoiser import Sight
 from syncflow.engine.runtime.choice import choose, without_exports
 from syncflow.engine.runtime.native import WIDEST, NativeDDiT
-from syncflow.engine.runtime.native.blocks import Latest
+from syncflow.engine.runtime.native.blocks import OfTensor
 from syncflow.engine.sampling.apart import batch_of
 from syncflow.engine.types import Conditioning
 from syncflow.kernels import implementation, native
@@ -296,12 +296,14 @@ def test_weights_are_shared(models):
     }
 
 
-def test_the_latest_is_kept_as_long_as_its_tensor():
+def test_what_is_made_of_a_tensor_lives_as_long():
     made = []
-    latest = Latest(lambda x: made.append(x.sum()) or made[-1])
+    of = OfTensor(lambda x: made.append(float(x.sum())) or made[-1])
     first, second = torch.ones(2), torch.ones(3)
-    assert latest(first) is latest(first) and len(made) == 1
-    assert latest(second) == 3 and latest(first) == 2 and len(made) == 3
+    assert [of(first), of(second), of(first), of(second)] == [2, 3, 2, 3] and made == [2, 3]
+    del first
+    assert len(of._kept) == 1
+    assert of(second) == 3 and made == [2, 3]
 
 
 @pytest.mark.parametrize("instructions", ["x86-64-v3", "baseline"])
