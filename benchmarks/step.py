@@ -27,6 +27,7 @@ from syncflow.engine.runtime.graphs import GraphDenoiser
 from syncflow.engine.sampling.apart import batch_of
 from syncflow.engine.sampling.guidance import Branch
 from syncflow.engine.sampling.job import Job, Text
+from syncflow.engine.sampling.memo import Memo
 from syncflow.engine.types import Latents, Request
 from syncflow.kernels.launch import implementation
 
@@ -42,6 +43,7 @@ PROMPTS = (
 Work = tuple[int, int, int]
 REST = 0.02  # seconds
 STEPS = 200  # of the schedule: more than a run takes
+TAKE_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -180,23 +182,42 @@ def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
     return seconds
 
 
-def takes(engine: Engine, counts: Sequence[int] = (1, 8), steps: int = 8, rounds: int = 5) -> dict[int, float]:
-    """Median seconds from noise to latents of one video with so many sounds, at the model's own lead."""
+@dataclass(frozen=True)
+class Takes:
+    """Milliseconds from noise to latents of one video with one sound and with eight, and their ratio."""
 
-    def sampling(count: int) -> Callable[[], object]:
+    name: str
+    one_ms: float
+    eight_ms: float
+    ratio: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dump``."""
+        return asdict(self)
+
+
+def takes(engine: Engine, ways: Mapping[str, Denoiser], steps: int = TAKE_STEPS, rounds: int = 5) -> list[Takes]:
+    """Medians for every way, all of them in turn, at the model's own lead."""
+
+    def sampling(denoiser: Denoiser, memo: Memo, count: int) -> Callable[[], object]:
         request = Request(PROMPTS[0], steps=steps, takes=count)
         job = engine.pipeline.prepare(engine.pipeline.read(request)).job
 
         def work() -> None:
-            batch = batch_of(engine.components.ddit, engine.memo)
+            batch = batch_of(denoiser, memo)
             batch.join([job])
             while not batch.step():
                 pass
 
         return work
 
-    seconds = alternate({str(count): sampling(count) for count in counts}, rounds)
-    return {count: statistics.median(seconds[str(count)]) for count in counts}
+    works: dict[str, Callable[[], object]] = {}
+    for name, denoiser in ways.items():
+        memo = Memo(denoiser)
+        works |= {f"{name} {count}": sampling(denoiser, memo, count) for count in (1, 8)}
+    ms = {name: 1e3 * statistics.median(seconds) for name, seconds in alternate(works, rounds).items()}
+    pairs = {name: (ms[f"{name} 1"], ms[f"{name} 8"]) for name in ways}
+    return [Takes(name, round(one, 1), round(eight, 1), round(eight / one, 3)) for name, (one, eight) in pairs.items()]
 
 
 class Traffic(TorchDispatchMode):

@@ -38,15 +38,14 @@ def step(
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
     ways = steps.runtimes(engine, options.choices("runtime", runtimes, RUNTIMES))
     rows = [row for size in batch or (1, 8) for row in steps.contest(engine, ways, size, rounds)]
-    plain = "torch" in ways and not engine.config.ddit.video_reads_audio
-    seconds = steps.takes(engine) if plain else {}
-    ratio = seconds[8] / seconds[1] if seconds else None
+    takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, ways)
     if json:
-        options.show_json({"rows": [row.to_dict() for row in rows], "eight_takes_over_one": ratio})
+        options.show_json({"rows": [row.to_dict() for row in rows], "takes": [one.to_dict() for one in takes]})
     else:
         print(steps.table(rows))
-        if ratio is not None:
-            print(f"8 sounds of one video take {ratio:.2f} times as long as one")
+        for one in takes:
+            times = f"{one.eight_ms:.0f} ms, {one.ratio:.2f} times the {one.one_ms:.0f} of one"
+            print(f"8 sounds of one video, {steps.TAKE_STEPS} steps, {one.name}: {times}")
 
 
 @app.command()

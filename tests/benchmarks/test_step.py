@@ -64,7 +64,10 @@ def test_json(engine, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    found = json.loads(capsys.readouterr().out)
+    (takes,), rows = found["takes"], found["rows"]
+    assert takes["eight_ms"] == pytest.approx(takes["ratio"] * takes["one_ms"], rel=0.01)
+    assert takes["name"] == f"auto ({automatic})" and takes["ratio"] > 1
     assert [row["name"] for row in rows] == ["naive, batch 1", f"auto ({automatic}), batch 1"]
     assert rows[0].keys() == {"name", "ms_p50", "ratio", "rel_err", "launches", "flops", "bytes"}
 
