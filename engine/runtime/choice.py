@@ -179,7 +179,7 @@ def _automatic(model: DDiT, places: Places, precision: Precision) -> Chosen:
         try:
             export = _export(runtime, model, places, precision)
             proof = export.proof(runtime, _device(model), precision)
-            others[runtime] = _objection(proof, version_of(runtime), model)
+            others[runtime] = _objection(proof, runtime, model)
         except ValueError as error:
             others[runtime] = str(error)
             continue
@@ -201,13 +201,21 @@ def _automatic(model: DDiT, places: Places, precision: Precision) -> Chosen:
     return Chosen(denoiser, runtime, "no other runtime was verified to be faster", None, others)
 
 
-def _objection(proof: Proof | None, installed: str, model: DDiT) -> str:
-    """Why a runtime is not taken without being asked for; nothing if it may be."""
+def _objection(proof: Proof | None, runtime: str, model: DDiT) -> str:
+    """Why a runtime is not taken without being asked for; nothing if it may be.
+
+    Raises ``ValueError`` where its library is missing, which is imported for no other runtime than one that may be.
+    """
     if proof is None:
         return "not verified on this kind of device; `syncflow verify` does it"
+    if fault := _fault(proof, model):
+        return fault
+    if proof.speed() <= 1:
+        return "not faster than what needs no export"
+    installed = version_of(runtime)
     if proof.version != installed:
         return f"version {proof.version} was verified, and {installed} is installed; run `syncflow verify` again"
-    return _fault(proof, model) or ("" if proof.speed() > 1 else "not faster than what needs no export")
+    return ""
 
 
 def _fault(proof: Proof, model: DDiT) -> str:
