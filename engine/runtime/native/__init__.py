@@ -18,7 +18,7 @@ VECTORS = ("x86-64-v3", "x86-64-v4")  # instructions with which it was measured 
 
 
 class NativeDDiT(DDiT):
-    """A model with the weights of ``model`` whose blocks are computed by the native part.
+    """A model whose blocks are computed by the native part, with the weights that ``model`` has now.
 
     What that does not take, many keys or a style, is computed as in ``model``. Raises ``ValueError`` where there is no
     native part, or where it does not suit the model.
