@@ -18,7 +18,7 @@ Runtime = Annotated[
     str,
     typer.Option(
         help="Who computes: torch, native, compiled, onnxruntime, openvino, aoti, …; "
-        "auto takes the fastest that `syncflow export` has verified."
+        "auto takes the fastest that `syncflow verify` found right or that needs no export."
     ),
 ]
 Precision = Annotated[

@@ -38,9 +38,8 @@ def reference(
     dtype: torch.dtype | None,
 ) -> list[Tensor]:
     """The guided step of each modality, then the known part at its own time."""
-    stepped = [_step(*entry) for entry in zip(z, v, rows, weights, dt, known, noise, mask, t, strict=True)]
-    copies = [] if dtype is None else [latent.to(dtype, copy=True) for latent in stepped]
-    return stepped + copies
+    entries = zip(z, v, rows, weights, dt, known, noise, mask, t, strict=True)
+    return _with_copies([_step(*entry) for entry in entries], dtype)
 
 
 def cpu(
@@ -60,8 +59,11 @@ def cpu(
     for entry in zip(z, v, rows, weights, dt, known, noise, mask, t, strict=True):
         found = native.guided_step(*entry[:5]) if entry[5] is None else None
         stepped.append(_step(*entry) if found is None else found)
-    copies = [] if dtype is None else [latent.to(dtype, copy=True) for latent in stepped]
-    return stepped + copies
+    return _with_copies(stepped, dtype)
+
+
+def _with_copies(stepped: list[Tensor], dtype: torch.dtype | None) -> list[Tensor]:
+    return stepped + ([] if dtype is None else [latent.to(dtype, copy=True) for latent in stepped])
 
 
 def _step(

@@ -7,22 +7,16 @@
 
 #include <array>
 #include <map>
-#include <stdexcept>
 #include <string>
+
+#include "addresses.h"
 
 namespace py = pybind11;
 
 namespace {
 
-using Address = std::uintptr_t;
 using Array = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Arrays = std::map<std::string, Array>;
-
-const float* floats(Address address) { return reinterpret_cast<const float*>(address); }
-
-float* writable(Address address) { return reinterpret_cast<float*>(address); }
-
-const std::int64_t* integers(Address address) { return reinterpret_cast<const std::int64_t*>(address); }
 
 const float* vector(const Arrays& arrays, const std::string& name, std::int64_t size) {
     const Array& found = arrays.at(name);

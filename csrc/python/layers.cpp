@@ -4,20 +4,14 @@
 
 #include <array>
 
+#include "addresses.h"
 #include "syncflow/layers.h"
 
 namespace py = pybind11;
 
 namespace {
 
-using Address = std::uintptr_t;
 using Strides = std::array<std::int64_t, 3>;
-
-const float* floats(Address address) { return reinterpret_cast<const float*>(address); }
-
-float* writable(Address address) { return reinterpret_cast<float*>(address); }
-
-const std::int64_t* integers(Address address) { return reinterpret_cast<const std::int64_t*>(address); }
 
 syncflow::CrossAttention::Tokens tokens(Address address, const Strides& s) { return {floats(address), s[0], s[1], s[2]}; }
 

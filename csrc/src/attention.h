@@ -13,9 +13,6 @@ namespace {
 // of channels turned by turns[r] unless it is null. `to` may be `from`.
 inline void prepare_heads(const float* from, std::int64_t stride, std::int64_t live, const float* weight, const float* const* turns,
                           float eps, std::int64_t width, float scale, float* to, std::int64_t to_stride) {
-    const Integers even = {0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14};
-    const Integers swapped = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
-    const Vector signs = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
     Vector squares[LANES] = {};
     for (std::int64_t r = 0; r < live; ++r) {
         for (std::int64_t c = 0; c < width; c += LANES) squares[r] += load(from + r * stride + c) * load(from + r * stride + c);
@@ -26,10 +23,7 @@ inline void prepare_heads(const float* from, std::int64_t stride, std::int64_t l
     for (std::int64_t r = 0; r < live; ++r) {
         for (std::int64_t c = 0; c < width; c += LANES) {
             Vector x = load(from + r * stride + c) * load(weight + c) * scales[r];
-            if (turns[r] != nullptr) {
-                const Vector angle = load(turns[r] + c);
-                x = x * shuffled(angle, even) + shuffled(x, swapped) * (signs * shuffled(angle, even + 1));
-            }
+            if (turns[r] != nullptr) x = turned(x, load(turns[r] + c));
             store(to + r * to_stride + c, x);
         }
     }

@@ -55,12 +55,6 @@ Tiles tiles_of(std::int64_t sections, std::int64_t tokens, int threads) {
 // stay in its own cache. Otherwise they share the tokens of all rows.
 bool apart(std::int64_t rows, int threads) { return threads > 1 && (rows % threads == 0 || rows >= 4 * threads); }
 
-template <typename Each>
-void each_apart(std::int64_t rows, int threads, Each each) {
-    const Loop loop = loop_of(rows, each);
-    parallel(&loop, 1, threads);
-}
-
 // The self-attention of a block: its projection, a tile at a time, and a share of the queries of a head at a time.
 class SelfAttending {
    public:
@@ -137,9 +131,7 @@ void Adaptor::operator()(const Call& call, int threads) const {
                                view(qkv), view(proj), view(linear), view(key_value), call.context, call.T, call.S, width, heads,
                                call.pooled, call.eps, norm_eps};
     const auto unit = SYNCFLOW_BEST(adapt);
-    auto each = [&](std::int64_t i) { unit(adapting, i, thread_memory(floats)); };
-    const Loop loop = loop_of(call.C, each);
-    parallel(&loop, 1, threads);
+    parallel_for(call.C, threads, [&](std::int64_t i) { unit(adapting, i, thread_memory(floats)); });
 }
 
 VideoBlock::VideoBlock(const BlockWeights& weights, const float* given) : Block(weights), table(copied(given, 6 * weights.width)) {}
@@ -173,7 +165,7 @@ Text VideoBlock::fold(const float* keys, const float* values, std::int64_t promp
 void VideoBlock::operator()(const Call& call, int threads) const {
     const std::int64_t frame = call.S * width, tokens = call.R * call.T * call.S;
     if (apart(call.R, threads)) {
-        each_apart(call.R, threads, [&](std::int64_t r) {
+        parallel_for(call.R, threads, [&](std::int64_t r) {
             const std::int64_t place = r * call.T * frame;
             Call one = call;
             one.x += place;
@@ -225,7 +217,7 @@ AudioLayer::AudioLayer(const BlockWeights& weights, const float* given, float gi
 void AudioLayer::operator()(const Call& call, int threads) const {
     const std::int64_t tokens = call.R * call.A;
     if (apart(call.R, threads)) {
-        each_apart(call.R, threads, [&](std::int64_t r) {
+        parallel_for(call.R, threads, [&](std::int64_t r) {
             const std::int64_t place = r * call.A * width;
             Call one = call;
             one.x += place;

@@ -130,7 +130,7 @@ struct AudioTail {
 
 #define SYNCFLOW_DECLARE_BLOCKS(level)                                                                                        \
     namespace syncflow::level {                                                                                               \
-    /* Floats that a unit of a tail needs whose rows read so many keys. */                              \
+    /* Floats that a unit of a tail needs whose rows read so many keys. */                                                    \
     std::int64_t tail_scratch(std::int64_t width, std::int64_t keys, std::int64_t heads);                                     \
     void head(const Head&, std::int64_t unit, float* memory);                                                                 \
     /* `block` queries of a head of a sequence; (GROUP + d) padded(length) + 2 GROUP d floats of memory. */                   \

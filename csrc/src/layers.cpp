@@ -12,8 +12,7 @@ constexpr std::int64_t ALONE = 1 << 15;  // multiply-adds up to which waking ano
 
 template <typename Body>
 void shared(std::int64_t units, std::int64_t work, int threads, Body body) {
-    const Loop loop = loop_of(units, body);
-    parallel(&loop, 1, work <= ALONE ? 1 : threads);
+    parallel_for(units, work <= ALONE ? 1 : threads, body);
 }
 
 std::int64_t blocks(std::int64_t queries, std::int64_t block) { return (queries + block - 1) / block; }

@@ -16,15 +16,16 @@ struct Loop {
 // that of PyTorch); by this thread alone where there is none.
 void parallel(const Loop* loops, int count, int threads);
 
-inline void parallel_for(std::int64_t count, int threads, void (*body)(void*, std::int64_t), void* data) {
-    const Loop loop{count, body, data};
-    parallel(&loop, 1, threads);
-}
-
 // A loop over a callable, which must live as long as it.
 template <typename Body>
 Loop loop_of(std::int64_t count, Body& body) {
     return {count, [](void* data, std::int64_t i) { (*static_cast<Body*>(data))(i); }, &body};
+}
+
+template <typename Body>
+void parallel_for(std::int64_t count, int threads, Body body) {
+    const Loop loop = loop_of(count, body);
+    parallel(&loop, 1, threads);
 }
 
 }  // namespace syncflow

@@ -175,16 +175,18 @@ inline void lay_across(const float* from, std::int64_t from_stride, std::int64_t
 
 inline std::int64_t padded(std::int64_t count) { return (count + LANES - 1) / LANES * LANES; }
 
-// Turns pairs of channels by their angles, whose cosine and sine are given.
-inline void rotate(float* x, const float* turns, std::int64_t width) {
+// Pairs of lanes turned by their angles, whose cosine and sine are given.
+inline Vector turned(const Vector& x, const Vector& angle) {
     const Integers first = {0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14};
     const Integers other = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
     const Vector signs = {-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1};
+    return x * shuffled(angle, first) + shuffled(x, other) * (signs * shuffled(angle, first + 1));
+}
+
+// The same of all channels, in place.
+inline void rotate(float* x, const float* turns, std::int64_t width) {
     const std::int64_t whole = width / LANES * LANES;
-    for (std::int64_t c = 0; c < whole; c += LANES) {
-        const Vector from = load(x + c), angle = load(turns + c);
-        store(x + c, from * shuffled(angle, first) + shuffled(from, other) * (signs * shuffled(angle, first + 1)));
-    }
+    for (std::int64_t c = 0; c < whole; c += LANES) store(x + c, turned(load(x + c), load(turns + c)));
     for (std::int64_t c = whole; c < width; c += 2) {
         const float even = x[c], odd = x[c + 1], cosine = turns[c], sine = turns[c + 1];
         x[c] = even * cosine - odd * sine;

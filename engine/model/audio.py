@@ -243,7 +243,7 @@ class AudioTower(nn.Module):
     def clock(self, first: int, end: int) -> tuple[Tensor, Tensor]:
         """Positions of audio tokens ``first`` to ``end`` - 1 (N,), and their cosines and sines (N, d / 2, 2)."""
         at = torch.arange(first, end, device=self.freqs.device, dtype=torch.float32)
-        return at, rotation(at[:, None] * self.freqs.float())
+        return at, self.turns(at)
 
     def layer(
         self,
