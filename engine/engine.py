@@ -12,6 +12,7 @@ import torch
 
 from .batching import Batcher, Handle, Limits, Policy, Stages
 from .components import Components
+from .config import SequenceConfig
 from .exports import Places
 from .memory import Memory
 from .pipeline import Pipeline, Prepared, Read
@@ -52,8 +53,7 @@ class Engine:
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
         self.places = Places(folder, components.digest)
-        workload = Workload(self.config.sequence, partial(stepper, self.config.sequence))
-        self.chosen = choose(runtime, components.ddit, self.places, precision, workload)
+        self.chosen = choose(runtime, components.ddit, self.places, precision, workload(self.config.sequence))
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.code(components), self.device)
         self.memo = Memo(self.denoiser)
@@ -214,6 +214,11 @@ class _Seats:
 
     def join(self, prepared: Sequence[Prepared]) -> None:
         self.batch.join([one.job for one in prepared])
+
+
+def workload(sequence: SequenceConfig) -> Workload:
+    """What is timed to choose a runtime: a step of one clip of this size, with text guidance."""
+    return Workload(sequence, partial(stepper, sequence))
 
 
 def bundled_model() -> Path:

@@ -8,8 +8,10 @@ import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 CPUINFO = Path("/proc/cpuinfo")
 X86 = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
@@ -35,9 +37,8 @@ class Processor:
 
 
 def processor(device: str | torch.device = "cpu") -> Processor:
-    """The processor that computes on a device: this machine's CPU, or its GPU."""
-    device = torch.device(device)
-    return cpu() if device.type == "cpu" else _gpu(device)
+    """The processor that computes on a device: a GPU for a CUDA device, this machine's CPU for others."""
+    return _gpu(str(device)) if str(device).startswith("cuda") else cpu()
 
 
 @cache
@@ -90,7 +91,9 @@ def _name_without_cpuinfo() -> str:
     return f"{name or platform.processor()} {platform.machine()}".strip()
 
 
-def _gpu(device: torch.device) -> Processor:
+def _gpu(device: str) -> Processor:
+    import torch
+
     major, minor = torch.cuda.get_device_capability(device)
     return _named(f"{torch.cuda.get_device_name(device)} sm_{major}{minor}")
 

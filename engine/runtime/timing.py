@@ -18,7 +18,7 @@ REST = 0.005  # seconds before each turn, in which threads of the last runtime t
 TURN = 0.05  # seconds of steps in a turn
 BUDGET = 0.25  # seconds of steps of a runtime, in all its turns
 ROUNDS = 3  # turns of a runtime, at least
-SLOW = 2.0  # times the fastest: a runtime beyond gets no more turns after its second, and beyond its double after one
+SLOW, VERY_SLOW = 2.0, 8.0  # times the fastest: a runtime beyond gets no more turns after two of them, or after one
 LIMIT = 0.5  # seconds of a step in plain PyTorch, beyond which nothing more is timed
 PEAK = 100e9  # floating-point operations a second, about what one thread of a fast CPU does in float32
 
@@ -103,7 +103,7 @@ def measure(
             spent[name] += sum(turn)
             counted[name] += turn[1:] or turn
         rounds += 1
-        limit = min(min(counted[name]) for name in racing) * (SLOW if rounds > 1 else 2 * SLOW)
+        limit = min(min(counted[name]) for name in racing) * (SLOW if rounds > 1 else VERY_SLOW)
         racing = [name for name in racing if min(counted[name]) <= limit]
         if len(racing) == 1 or (rounds >= ROUNDS and min(spent[name] for name in racing) >= BUDGET):
             break
