@@ -43,7 +43,7 @@ def _quotas(cgroups: Path, membership: Path) -> Iterator[float]:
     with suppress(OSError):
         lines = membership.read_text().splitlines()
     for line in lines:
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         unified = controllers == ""
         if not unified and "cpu" not in controllers.split(","):
             continue
