@@ -21,6 +21,7 @@ from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import load_clip
 from syncflow.engine.model import DDiT
+from syncflow.engine.runtime.calibration import ALIKE
 from syncflow.engine.runtime.graphs import graph_names
 from syncflow.kernels import native
 
@@ -146,10 +147,15 @@ def test_the_same_seed_is_the_same_file(exported, tmp_path):
         assert min(alike(load_clip(files[runtime]), plain)) >= 40, runtime
 
 
-def test_auto_takes_what_was_verified(exported):
+def test_auto_times_what_was_verified(exported, monkeypatch):
     """Whichever is fastest here, its clip is PyTorch's."""
+    monkeypatch.setenv("SYNCFLOW_CALIBRATION", "on")
     engine = Engine.from_pretrained(exported.package)
-    assert engine.describe()["runtime"] in ("torch", *NATIVE, *exported.runtimes)
+    told = engine.describe()
+    graphs = graph_names(engine.config.ddit)
+    right = {p["runtime"] for p in exported.proofs if max(p["errors"][name] for name in graphs) <= BOUND}
+    assert told["step_ms"].keys() == {"torch", *(("torch-plain", "native") if NATIVE else ()), *right}
+    assert min(told["step_ms"].values()) >= ALIKE * told["step_ms"][told["runtime"]]
     request = Request(PROMPTS[0], seed=3, steps=2, seconds=0.5)
     assert min(alike(engine.generate(request), exported.engine("torch").generate(request))) >= 40
 
