@@ -10,7 +10,7 @@ SEED ?= 7
 CLIPS ?= 6000
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench train-tiny clean
+.PHONY: help setup demo test check gate bench train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ check: setup ## lint, format, types, and the floors of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gate: setup ## fail where a kernel or the choice of a runtime is slow, at every instruction level of this machine
+	$(BIN)/syncflow bench gate
 
 bench: setup ## the benchmarks; the results go to out/bench.json
 	@mkdir -p out
