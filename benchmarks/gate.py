@@ -54,11 +54,9 @@ class Check:
 
 def best_of(tries: int, least: float, ratio: Callable[[], float]) -> tuple[float, int]:
     """The largest of up to so many ratios, and how many it took: no more once one reaches ``least``."""
-    best = 0.0
-    for count in range(1, tries + 1):
-        best = max(best, ratio())
-        if best >= least:
-            break
+    best, count = 0.0, 0
+    while count < tries and best < least:
+        best, count = max(best, ratio()), count + 1
     return best, count
 
 
