@@ -44,8 +44,10 @@ def inference_precision(precision: Precision) -> Precision:
     """What OpenVINO computes in on this processor when it is asked for ``precision``: float32 where that is lacking."""
     import openvino
 
+    if precision == "float32":
+        return precision
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return precision if CAPABILITIES.get(precision) in capabilities else "float32"
+    return precision if CAPABILITIES[precision] in capabilities else "float32"
 
 
 def sessions(export: Export, precision: Precision = "float32", *, threads: int | None = None) -> Sessions:
