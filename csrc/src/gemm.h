@@ -45,7 +45,7 @@ inline void multiply_strip(const float* a, std::int64_t a_stride, std::int64_t r
                            std::int64_t depth, const float* next, Epilogue epilogue) {
     constexpr int most = registers == 1 ? 8 : MICRO_ROWS;
     alignas(Vector) float sums[most * registers * LANES];
-    const std::int64_t ahead = next == nullptr ? 0 : (depth * most + rows - 1) / rows;  // rows of `next` for some of a
+    const std::int64_t ahead = next == nullptr || rows == 0 ? 0 : (depth * most + rows - 1) / rows;  // rows of `next` for some of a
     for (std::int64_t i = 0, some = 0; i < rows; i += some) {
         const float* const from = a + i * a_stride;
         const std::int64_t left = rows - i;
