@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.setup
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+CORE := .venv/.core
+DEV := .venv/.dev
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 
 PROMPT ?= a large red rubber ball bounces on a wooden floor
@@ -20,16 +22,22 @@ PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## install into .venv, once and again when the build files change
+setup: $(DEV) ## install into .venv all that is worked with, once and again when the build files change
 
-$(STAMP): setup.py pyproject.toml constraints.txt $(NATIVE_SOURCES)
+# What drawing and looking at clips needs, and the native part.
+$(CORE): setup.py pyproject.toml constraints.txt $(NATIVE_SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[train,export,openvino,test,dev]"
-	mkdir -p .venv/src && ln -sfn ../.. .venv/src/syncflow
+	$(PIP_INSTALL) --editable .
 	@$(BIN)/python -c "from syncflow.engine.sampling.noise import native_status; print(native_status())"
 	@touch $@
 
-demo: setup ## a clip from the bundled model: out/demo.mp4 and out/demo.png
+# And what training, exports, tests and checks need: of what is installed, only these extras are added.
+$(DEV): $(CORE)
+	$(PIP_INSTALL) "syncflow[train,export,openvino,test,dev]"
+	mkdir -p .venv/src && ln -sfn ../.. .venv/src/syncflow
+	@touch $@
+
+demo: $(CORE) ## a clip from the bundled model: out/demo.mp4 and out/demo.png
 	@mkdir -p out
 	$(BIN)/syncflow generate "$(PROMPT)" --seed $(SEED) -o out/demo.mp4
 	$(BIN)/syncflow inspect out/demo.mp4 -o out/demo.png

@@ -39,7 +39,7 @@ class CMakeBuild(build_ext):
                 f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output.parent}",
             ]
             subprocess.run(configure, check=True)
-            subprocess.run(["cmake", "--build", str(work)], check=True)
+            subprocess.run(["cmake", "--build", str(work), "--parallel", str(os.cpu_count() or 1)], check=True)
         except (ImportError, OSError, subprocess.CalledProcessError) as error:
             raise CompileError(f"the native part did not build: {error}") from error
 
