@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: the repository root is the package ``syncflow``, and CMake builds its native part.
 
-Set ``SYNCFLOW_NATIVE=0`` to install without the native part. Without CMake or a C++17 compiler the install succeeds all
+Set ``SYNCFLOW_NATIVE=0`` to install without the native part. Without CMake or a C++20 compiler the install succeeds all
 the same and numpy does that work.
 """
 
