@@ -111,6 +111,35 @@ def calibrate(
 
 
 @app.command()
+def gate(
+    instructions: Annotated[
+        str | None, typer.Option(help="Check one instruction level; every level of this machine otherwise.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Fail where a kernel or the automatic choice is slow: two ratios at every instruction level, within one process.
+
+    The linear kernel must reach half the rate of a loop of multiply-adds, and a step of the chosen runtime must be no
+    slower than plain PyTorch. Exit code 1 where a check fails.
+    """
+    from ..benchmarks import instructions as levels
+
+    if instructions is not None:
+        levels.limit(instructions)
+    from ..benchmarks import gate as gates
+
+    if instructions is not None:
+        levels.check(instructions)
+    checks = gates.check_all_levels() if instructions is None else gates.check_level()
+    if json:
+        options.show_json({"checks": [check.to_dict() for check in checks]})
+    else:
+        print(gates.table(checks))
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
 def approximate(
     clips: Annotated[int, typer.Option(min=1, help="Clips, each drawn with every option in turn.")] = 8,
     steps: Annotated[int | None, typer.Option(min=2, help="Steps of the exact clips; the model's default.")] = None,

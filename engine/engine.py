@@ -17,6 +17,7 @@ from .exports import Places
 from .memory import Memory
 from .pipeline import Pipeline, Prepared, Read
 from .runtime.choice import choose
+from .runtime.threads import limit_threads
 from .runtime.timing import Workload
 from .sampling.apart import Apart, batch_of
 from .sampling.batch import Batch
@@ -50,6 +51,7 @@ class Engine:
         self.components = components
         self.config = components.config
         self.device = torch.device(device)
+        self.threads = limit_threads()
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
         self.places = Places(folder, components.digest)
@@ -86,7 +88,7 @@ class Engine:
         conditions; ``others`` says why not other runtimes.
         """
         model = {"model": self.config.name, "model_hash": self.components.digest, "device": str(self.device)}
-        return model | self.chosen.describe()
+        return model | {"threads": self.threads} | self.chosen.describe()
 
     @overload
     def generate(

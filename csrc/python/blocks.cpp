@@ -81,23 +81,23 @@ void adapt(const syncflow::Adaptor& adaptor, std::array<Address, 3> given, Addre
 void video_block(const syncflow::VideoBlock& block, const syncflow::VideoBlock* following, const syncflow::Text& text,
                  std::array<Address, 5> given, std::array<Address, 3> out, std::array<std::int64_t, 4> sizes,
                  std::array<std::int64_t, 2> strides, float eps, int threads) {
-    const auto [x, normed, rows, text_of_row, turns] = given;
+    const auto [x, normed, rows, text_of_row, rope] = given;
     check(integers(text_of_row), sizes[0], 0, static_cast<std::int64_t>(text.prompts.size()));
     const py::gil_scoped_release released;
-    block({floats(x), floats(normed), floats(rows), strides[0], strides[1], &text, integers(text_of_row), floats(turns), following,
+    block({floats(x), floats(normed), floats(rows), strides[0], strides[1], &text, integers(text_of_row), floats(rope), following,
            writable(out[0]), writable(out[1]), writable(out[2]), sizes[0], sizes[1], sizes[2], sizes[3], eps},
           threads);
 }
 
 void audio_layer(const syncflow::AudioLayer& layer, std::array<Address, 6> given, std::array<Address, 2> out,
                  std::array<std::int64_t, 6> sizes, float eps, int threads) {
-    const auto [x, turns, context, context_turns, context_of_row, tail] = given;
-    const auto [rows, audio, contexts, keys, beside, drawn] = sizes;
+    const auto [x, rope, context, context_rope, context_of_row, tail] = given;
+    const auto [rows, audio, contexts, keys, beside, num_outputs] = sizes;
     if (context != 0 && context_of_row != 0) check(integers(context_of_row), rows, -1, contexts);
     if (context != 0 && context_of_row == 0 && rows > contexts) throw py::index_error("a row reads what is not there");
     const py::gil_scoped_release released;
-    layer({floats(x), floats(turns), floats(context), floats(context_turns), integers(context_of_row), floats(tail),
-           writable(out[0]), writable(out[1]), rows, audio, keys, beside, drawn, eps},
+    layer({floats(x), floats(rope), floats(context), floats(context_rope), integers(context_of_row), floats(tail),
+           writable(out[0]), writable(out[1]), rows, audio, keys, beside, num_outputs, eps},
           threads);
 }
 

@@ -15,10 +15,10 @@ using Strides = std::array<std::int64_t, 3>;
 
 syncflow::CrossAttention::Tokens tokens(Address address, const Strides& s) { return {floats(address), s[0], s[1], s[2]}; }
 
-void self_attention(Address qkv, Address q_weight, Address k_weight, Address turns, Address out, std::array<std::int64_t, 5> sizes,
+void self_attention(Address qkv, Address q_weight, Address k_weight, Address rope, Address out, std::array<std::int64_t, 5> sizes,
                     Strides strides, float eps, int threads) {
     const auto [outer, inner, length, heads, width] = sizes;
-    syncflow::self_attention({floats(qkv), floats(q_weight), floats(k_weight), floats(turns), writable(out), outer, inner, length,
+    syncflow::self_attention({floats(qkv), floats(q_weight), floats(k_weight), floats(rope), writable(out), outer, inner, length,
                               heads, width, strides[0], strides[1], strides[2], eps},
                              threads);
 }
@@ -86,4 +86,6 @@ void bind_layers(py::module_& module) {
     module.def("residual_norm", &residual_norm, unlocked);
     module.def("guided_step", &guided_step);
     module.def("instructions", &syncflow::instructions);
+    module.def("instruction_levels", &syncflow::instruction_levels);
+    module.def("multiply_add_rate", &syncflow::multiply_add_rate, py::arg("seconds"), unlocked);
 }

@@ -1,77 +1,91 @@
-// Attention among the tokens of a sequence, for heads whose width is whole vectors. As vectors.h, internal to the file
-// that includes it.
+// Attention of one head: norms and rotations of queries and keys, the softmax, and the two products around it. As
+// simd.h, internal to the file that includes it.
 #pragma once
 
 #include <cstdint>
 
-#include "vectors.h"
+#include "gemm.h"
+#include "simd.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {
 
-// RMS norm, weight and rotation of one head of up to sixteen tokens: x / sqrt(mean(x^2) + eps) * weight * scale, pairs
-// of channels turned by turns[r] unless it is null. `to` may be `from`.
-inline void prepare_heads(const float* from, std::int64_t stride, std::int64_t live, const float* weight, const float* const* turns,
-                          float eps, std::int64_t width, float scale, float* to, std::int64_t to_stride) {
+constexpr std::int64_t QUERIES = 24;  // at a time: their scores stay in the first cache
+
+// One head of up to LANES tokens: x / sqrt(mean(x^2) + eps) * weight * scale, rotated by rope[token] (d / 2, 2) unless
+// that is null. `whole` if the width is whole registers; else channels up to those are written too, as 0, and `to` must
+// not be `from`.
+template <bool whole>
+inline void rms_norm_and_rotate(const float* from, std::int64_t stride, std::int64_t tokens, const float* weight,
+                                const float* const* rope, float eps, std::int64_t width, float scale, float* to,
+                                std::int64_t to_stride) {
     Vector squares[LANES] = {};
-    for (std::int64_t r = 0; r < live; ++r) {
-        for (std::int64_t c = 0; c < width; c += LANES) squares[r] += load(from + r * stride + c) * load(from + r * stride + c);
-    }
-    float scales[LANES];
-    store(scales, sums(squares) / static_cast<float>(width) + eps);
-    for (int r = 0; r < LANES; ++r) scales[r] = scale / __builtin_sqrtf(scales[r]);
-    for (std::int64_t r = 0; r < live; ++r) {
+    for (std::int64_t t = 0; t < tokens; ++t) {
         for (std::int64_t c = 0; c < width; c += LANES) {
-            Vector x = load(from + r * stride + c) * load(weight + c) * scales[r];
-            if (turns[r] != nullptr) x = turned(x, load(turns[r] + c));
-            store(to + r * to_stride + c, x);
+            const Vector x = load_channels<whole>(from + t * stride + c, width - c);
+            squares[t] += x * x;
+        }
+    }
+    float factors[LANES];
+    store(factors, sums(squares) / static_cast<float>(width) + eps);
+    for (int t = 0; t < LANES; ++t) factors[t] = scale * rsqrt(factors[t]);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+        for (std::int64_t c = 0; c < width; c += LANES) {
+            const std::int64_t left = width - c;
+            Vector x = load_channels<whole>(from + t * stride + c, left) * load_channels<whole>(weight + c, left) * factors[t];
+            if (rope[t] != nullptr) x = rotate_pairs(x, load_channels<whole>(rope[t] + c, left));
+            store(to + t * to_stride + c, x);
         }
     }
 }
 
-// The softmax of `count` scores. Lanes behind the last are written too, with 0.
-inline void soften(const float* scores, std::int64_t count, float* weights) {
-    const Integers lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const Vector none = {};
-    Vector top, hidden, total = {};
-    splat(hidden, HIDDEN);
-    top = hidden;
-    for (std::int64_t j = 0; j < count; j += LANES) {
-        Vector x = load(scores + j);
-        x = lanes < static_cast<std::int32_t>(count - j) ? x : hidden;
-        top = x > top ? x : top;
-    }
-    const float best = largest(top);
-    for (std::int64_t j = 0; j < count; j += LANES) {
-        Vector weight = load(scores + j) - best;
-        exponential(weight);
-        weight = lanes < static_cast<std::int32_t>(count - j) ? weight : none;
+// The softmax of `count` scores, where MASKED ones weigh nothing; all 0 where all are masked. Writes whole registers,
+// with 0 behind the last score.
+inline void softmax(const float* scores, std::int64_t count, float* weights) {
+    const Vector masked = broadcast(MASKED);
+    const std::int64_t whole = count / LANES * LANES;
+    Vector top = masked, total = {};
+    for (std::int64_t j = 0; j < whole; j += LANES) top = max(top, load(scores + j));
+    if (whole < count) top = max(top, first_lanes(load(scores + whole), count - whole, masked));
+    const Vector largest = broadcast(max(top));
+    const auto weigh = [&](const Vector& x) { return x > masked ? exp_nonpositive(x - largest) : Vector{}; };
+    for (std::int64_t j = 0; j < whole; j += LANES) {
+        const Vector weight = weigh(load(scores + j));
         total += weight;
         store(weights + j, weight);
     }
-    const float inverse = 1 / sum(total);
+    if (whole < count) {
+        const Vector weight = weigh(first_lanes(load(scores + whole), count - whole, masked));
+        total += weight;
+        store(weights + whole, weight);
+    }
+    const float all = sum(total), inverse = all > 0 ? 1 / all : 0;
     for (std::int64_t j = 0; j < count; j += LANES) store(weights + j, load(weights + j) * inverse);
 }
 
-// What ROWS queries, of which `live` count, read of `count` keys (width, stride) and values that are `apart`. Needs
-// ROWS (stride + width) floats of memory.
-inline void answer(const float* queries, std::int64_t queries_apart, std::int64_t live, const float* keys, std::int64_t stride,
-                   std::int64_t count, std::int64_t width, const float* values, std::int64_t apart, float* out,
-                   std::int64_t out_apart, float* memory) {
-    float* const scores = memory;
-    float* const mixed = scores + ROWS * stride;
-    products(queries, queries_apart, keys, stride, width, scores, stride, stride);
-    for (std::int64_t r = 0; r < live; ++r) soften(scores + r * stride, count, scores + r * stride);
-    if (live == ROWS) {
-        products(scores, stride, values, apart, count, out, out_apart, width);
-        return;
+// softmax(q k^T) v of `queries` queries (d) and `count` keys (d, key_stride), of which mask(query, scores) may mask
+// some, and values (count, d). Widths are whole registers. Needs queries * key_stride floats of memory.
+template <typename Mask>
+inline void attend(const float* q, std::int64_t q_stride, std::int64_t queries, const float* keys, std::int64_t key_stride,
+                   std::int64_t count, std::int64_t depth, const float* values, std::int64_t value_stride, std::int64_t width,
+                   float* out, std::int64_t out_stride, float* scores, Mask mask) {
+    multiply(q, q_stride, queries, keys, key_stride, depth, count,
+             [&](std::int64_t r, std::int64_t j, const Vector& x) { store(scores + r * key_stride + j, x); });
+    for (std::int64_t r = 0; r < queries; ++r) {
+        mask(r, scores + r * key_stride);
+        softmax(scores + r * key_stride, count, scores + r * key_stride);
     }
-    for (std::int64_t r = live; r < ROWS; ++r) {
-        for (std::int64_t j = 0; j < stride; j += LANES) store(scores + r * stride + j, Vector{});
-    }
-    products(scores, stride, values, apart, count, mixed, width, width);
-    for (std::int64_t r = 0; r < live; ++r) {
-        for (std::int64_t c = 0; c < width; c += LANES) store(out + r * out_apart + c, load(mixed + r * width + c));
+    multiply(scores, key_stride, queries, values, value_stride, count, width,
+             [&](std::int64_t r, std::int64_t c, const Vector& x) { store(out + r * out_stride + c, x); });
+}
+
+// Keys (count, width) to (width, key_stride), whole registers of them.
+inline void transpose_keys(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t width, float* to,
+                           std::int64_t key_stride) {
+    for (std::int64_t j = 0; j < count; j += LANES) {
+        for (std::int64_t c = 0; c < width; c += LANES) {
+            transpose_tile(keys + j * stride + c, stride, count - j, to + c * key_stride + j, key_stride);
+        }
     }
 }
 

@@ -1,52 +1,57 @@
 #include "syncflow/layers.h"
 
-#include "layers_loops.h"
-#include "levels.h"
-#include "parallel.h"
+#include <algorithm>
+#include <chrono>
+
+#include "instruction_level.h"
+#include "layer_kernels.h"
+#include "thread_pool.h"
 
 namespace syncflow {
 namespace {
 
-constexpr std::int64_t BLOCK = 32;       // rows of a linear layer's unit, or up to four times as many where there are plenty
-constexpr std::int64_t ALONE = 1 << 15;  // multiply-adds up to which waking another thread takes longer
+constexpr std::int64_t BLOCK = 32;           // rows of a linear layer's unit, or up to four times as many
+constexpr std::int64_t SERIAL_WORK = 1 << 15;  // multiply-adds up to which waking another thread takes longer
+
+const LayerKernels& kernels() { return SYNCFLOW_KERNELS(layer_kernels); }
 
 template <typename Body>
-void shared(std::int64_t units, std::int64_t work, int threads, Body body) {
-    parallel_for(units, work <= ALONE ? 1 : threads, body);
+void share(std::int64_t units, std::int64_t work, int threads, Body body) {
+    parallel_for(units, work <= SERIAL_WORK ? 1 : threads, body);
 }
 
-std::int64_t blocks(std::int64_t queries, std::int64_t block) { return (queries + block - 1) / block; }
+std::int64_t divide_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }
 
 }  // namespace
 
 std::int64_t attention_block(std::int64_t queries, std::int64_t heads, int threads) {
-    constexpr std::int64_t LEAST = 64;
-    const std::int64_t parts = heads >= 4 * threads ? 1 : blocks(queries, LEAST);
-    return queries > 0 ? blocks(queries, parts) : 1;
+    constexpr std::int64_t fewest = 64;
+    const std::int64_t parts = heads >= 4 * threads ? 1 : divide_up(queries, fewest);
+    return queries > 0 ? divide_up(queries, parts) : 1;
 }
 
 void self_attention(const SelfAttention& call, int threads) {
     const std::int64_t heads = call.outer * call.inner * call.heads, block = attention_block(call.length, heads, threads);
-    const std::int64_t units = heads * blocks(call.length, block);
-    const std::int64_t floats = SYNCFLOW_BEST(scratch)(call.length, call.width);
-    const auto unit = SYNCFLOW_BEST(self_attention);
-    shared(units, units * block * call.length * call.width, threads,
-           [&](std::int64_t i) { unit(call, i, block, thread_memory(floats)); });
+    const std::int64_t units = heads * divide_up(call.length, block);
+    const std::int64_t floats = kernels().attention_memory(call.length, call.width);
+    const auto unit = kernels().self_attention;
+    share(units, units * block * call.length * call.width, threads,
+          [&](std::int64_t i) { unit(call, i, block, thread_memory(floats)); });
 }
 
 void cross_attention(const CrossAttention& call, int threads) {
     const std::int64_t heads = call.rows * call.heads, block = attention_block(call.queries, heads, threads);
-    const std::int64_t units = heads * blocks(call.queries, block), keys = call.keys + call.tail;
-    const std::int64_t floats = SYNCFLOW_BEST(scratch)(keys, call.width);
-    const auto unit = SYNCFLOW_BEST(cross_attention);
-    shared(units, units * block * keys * call.width, threads,
-           [&](std::int64_t i) { unit(call, i, block, thread_memory(floats)); });
+    const std::int64_t units = heads * divide_up(call.queries, block), keys = call.keys + call.tail;
+    const std::int64_t floats = kernels().attention_memory(keys, call.width);
+    const auto unit = kernels().cross_attention;
+    share(units, units * block * keys * call.width, threads,
+          [&](std::int64_t i) { unit(call, i, block, thread_memory(floats)); });
 }
 
-std::int64_t packed_size(std::int64_t out, std::int64_t in) { return blocks(out, PANEL) * PANEL * in; }
+std::int64_t packed_size(std::int64_t out, std::int64_t in) { return divide_up(out, PANEL) * PANEL * in; }
 
 void pack(const float* weight, std::int64_t out, std::int64_t in, float* packed) {
-    for (std::int64_t panel = 0; panel < blocks(out, PANEL); ++panel) {
+    for (std::int64_t panel = 0; panel < divide_up(out, PANEL); ++panel) {
         for (std::int64_t k = 0; k < in; ++k) {
             for (std::int64_t c = 0; c < PANEL; ++c) {
                 const std::int64_t row = panel * PANEL + c;
@@ -57,29 +62,40 @@ void pack(const float* weight, std::int64_t out, std::int64_t in, float* packed)
 }
 
 void linear(const Linear& call, int threads) {
-    constexpr std::int64_t PANELS = 4;  // of a unit: they pass through the cache while its rows stay there
-    const std::int64_t panels = blocks(call.out, PANEL), groups = blocks(panels, PANELS);
+    constexpr std::int64_t some = 4;  // panels of a unit: they pass through the cache while its rows stay there
+    const std::int64_t panels = divide_up(call.out, PANEL), groups = divide_up(panels, some);
     std::int64_t block = BLOCK;
-    while (block < 4 * BLOCK && blocks(call.rows, 2 * block) * groups >= 8 * threads) block *= 2;
-    const auto unit = SYNCFLOW_BEST(linear);
-    shared(blocks(call.rows, block) * groups, call.rows * call.in * call.out, threads, [&](std::int64_t i) {
-        const std::int64_t row = i / groups * block, first = i % groups * PANELS;
-        const std::int64_t last_row = row + block < call.rows ? row + block : call.rows;
-        const std::int64_t last = first + PANELS < panels ? first + PANELS : panels;
-        unit(call, row, last_row, first, last, thread_memory(8 * PANEL + 8 * call.in));
+    while (block < 4 * BLOCK && divide_up(call.rows, 2 * block) * groups >= 8 * threads) block *= 2;
+    const auto unit = kernels().linear;
+    share(divide_up(call.rows, block) * groups, call.rows * call.in * call.out, threads, [&](std::int64_t i) {
+        const std::int64_t row = i / groups * block, first = i % groups * some;
+        unit(call, row, std::min(row + block, call.rows), first, std::min(first + some, panels));
     });
 }
 
 void residual_norm(const ResidualNorm& call, int threads) {
     const std::int64_t groups = call.rows * call.frames;
-    const auto unit = SYNCFLOW_BEST(residual_norm);
-    shared(groups, groups * call.tokens * call.width, threads,
-           [&](std::int64_t i) { unit(call, i, thread_memory(3 * call.width)); });
+    const auto unit = kernels().residual_norm;
+    share(groups, groups * call.tokens * call.width, threads,
+          [&](std::int64_t i) { unit(call, i, thread_memory(3 * call.width)); });
 }
 
 void guided_step(const GuidedStep& call, int threads) {
-    const auto unit = SYNCFLOW_BEST(guided_step);
-    shared(call.requests, call.requests * call.branches * call.size, threads, [&](std::int64_t i) { unit(call, i); });
+    const auto unit = kernels().guided_step;
+    share(call.requests, call.requests * call.branches * call.size, threads, [&](std::int64_t i) { unit(call, i); });
+}
+
+double multiply_add_rate(double seconds) {
+    using Clock = std::chrono::steady_clock;
+    const auto unit = kernels().multiply_adds;
+    float result = 0;
+    double most = 0;
+    for (const auto start = Clock::now(); std::chrono::duration<double>(Clock::now() - start).count() < seconds;) {
+        const auto before = Clock::now();
+        const std::int64_t count = unit(1 << 14, &result);
+        most = std::max(most, static_cast<double>(count) / std::chrono::duration<double>(Clock::now() - before).count());
+    }
+    return most;
 }
 
 }  // namespace syncflow

@@ -3,16 +3,13 @@
 
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <vector>
+
+#include "check.h"
 
 namespace {
 
-void expect(bool holds, const char* what) {
-    if (holds) return;
-    std::fprintf(stderr, "failed: %s\n", what);
-    std::exit(EXIT_FAILURE);
-}
+using syncflow::test::expect;
 
 void philox_gives_the_published_vectors() {
     using syncflow::philox4x32;

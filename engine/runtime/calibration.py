@@ -172,8 +172,9 @@ def _plausible(times: Times, candidates: Collection[str]) -> bool:
 
 
 def _keep(found: Calibration) -> Calibration:
+    """On disk, or, where that cannot be written or timing was stopped, which may be a matter of today, in memory."""
     _of_process.pop(found.key.digest, None)
-    if _write(found):
+    if not found.times.stopped and _write(found):
         return replace(found, file=found.key.file)
     _of_process[found.key.digest] = found
     return found

@@ -121,6 +121,9 @@ def operation(
 
     signature = _resolved(reference)
     compute.__signature__ = signature  # type: ignore[attr-defined]
+    # triton_op looks for kernels in the source of what a function wraps, for which it imports the compiler (2 s); a
+    # reference has none, and a builtin has no source.
+    compute.__wrapped__ = len
     op: Any = torch.library.triton_op(f"{NAMESPACE}::{name}", compute, mutates_args=())
     op.register_fake(shape or contiguous)
 

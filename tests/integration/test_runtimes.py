@@ -161,11 +161,19 @@ def test_auto_times_what_was_verified(exported, monkeypatch):
 
 
 def test_half_precision_has_its_own_bound(exported):
-    """OpenVINO in bfloat16: what random weights make of its rounding is near, and is said to hold or not to hold."""
+    """OpenVINO in bfloat16: what random weights make of its rounding is near, and is said to hold or not to hold.
+
+    A processor without the type computes in float32, to float32's bound.
+    """
     code, out, _ = call("verify", exported.package, "--runtimes", "openvino", "--precision", "bfloat16", "--json")
     (proof,) = json.loads(out)["exports"][0]["runtimes"]
     assert (proof["precision"], proof["bound"]) == ("bfloat16", 5e-2)
-    errors = list(proof["errors"].values())
-    assert code == int(max(errors) > 5e-2)
-    assert max(errors) < 0.2
-    assert proof["errors"]["prepare_times"] <= BOUND < proof["errors"]["prepare_text"] < 5e-2
+    errors = proof["errors"]
+    largest = max(errors.values())
+    assert code == int(largest > 5e-2)
+    assert errors["prepare_times"] <= BOUND
+    if "BF16" in pytest.importorskip("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert BOUND < errors["prepare_text"] < 5e-2
+        assert largest < 0.2
+    else:
+        assert largest <= BOUND

@@ -1,7 +1,7 @@
-// Whole blocks of a d-DiT on a CPU, in float32: one call each, which keeps a tile of tokens in the cache from the
-// attention to the residual of the MLP.
+// Blocks of a d-DiT on a CPU, in float32: one call each, which keeps a tile of tokens in the cache from the attention
+// to the residual of the MLP.
 //
-// A cross-attention that reads few keys has them folded: its projections move from the tokens to the keys and values.
+// A cross-attention over few keys has them folded: its projections move from the tokens to the keys and values.
 // With q = Wq x + b and y = Wo p v + c,
 //
 //     q . k = x . (Wq^T k) + b . k,        y = p (v Wo^T) + c,
@@ -33,13 +33,13 @@ struct Weights {
     const float* bias;
 };
 
-// What both kinds of block have. D channels in n heads of d; an MLP of H.
+// The weights of both kinds of block: D channels in n heads of d, an MLP of H.
 struct BlockWeights {
     std::int64_t width, heads, hidden;
     Weights qkv, proj;     // of the self-attention: (3 D, D), (D, D)
     const float* q_norm;   // (d)
     const float* k_norm;   // (d)
-    Weights query, key_value, read;  // of the cross-attention: (D, D), (2 D, D), (D, D)
+    Weights cross_query, cross_key_value, cross_out;  // of the cross-attention: (D, D), (2 D, D), (D, D)
     Weights up, down;      // of the MLP: (H, D), (D, H)
 };
 
@@ -47,17 +47,17 @@ class Block {
    public:
     explicit Block(const BlockWeights& weights);
 
-    // What blocks take: whole panels.
+    // Whether a block can have these sizes: whole panels, and heads of whole registers.
     static bool suits(std::int64_t width, std::int64_t heads, std::int64_t hidden);
 
-    // Whether so many keys are fewer than the projections around them.
+    // Whether so many keys take less work with the projections folded into them.
     bool folds(std::int64_t keys) const { return keys * (heads - 1) < width; }
 
     std::int64_t width, heads, hidden;
-    Panels qkv, proj, query, key_value, read, up, down;
+    Panels qkv, proj, cross_query, cross_key_value, cross_out, up, down;
     Floats q_norm, k_norm;
-    Floats query_rows, query_bias;  // Wq as it is: (D, D)
-    Floats read_columns;            // Wo transposed: (D, D)
+    Floats query_weight, query_bias;  // Wq as it is: (D, D)
+    Floats cross_out_transposed;      // Wo transposed: (D, D)
 };
 
 // A modality adaptor (self-attention, LayerNorm, linear) and the keys and values that an audio layer makes of it.
@@ -77,7 +77,7 @@ class Adaptor {
         const float* features;     // (R, T, S, D)
         const std::int64_t* rows;  // (C)
         bool pooled;               // the mean of each frame's tokens, or all of them
-        const float* turns;        // (M, d / 2, 2) for M = T or T S
+        const float* rope;        // (M, d / 2, 2) for M = T or T S
         float* context;            // (C, M, 2, n, d)
         std::int64_t C, T, S;
         float eps;
@@ -90,12 +90,12 @@ class Adaptor {
     float norm_eps;
 };
 
-// What the tokens of a row read of P texts.
+// The keys and values of P texts, for the cross-attention of one block.
 struct Text {
     struct Prompt {
         std::int64_t count;
         bool folded;
-        Panels keys;    // folded (n M, D), or only the weight: (n, d, M in whole vectors), scaled
+        Panels keys;    // folded (n M, D), or only the weight: (n, d, M in whole registers), scaled
         Panels values;  // folded (D, n M), or only the weight: (M, D)
     };
     std::vector<Prompt> prompts;
@@ -112,17 +112,17 @@ class VideoBlock : public Block {
 
     struct Call {
         const float* x;       // (R, T, S, D), dense, like all of these
-        const float* normed;  // what the self-attention reads of x
-        const float* rows;    // (R, T or 1, 6, D) at the strides below: modulation
+        const float* normed;  // the modulated norm of x, which the self-attention projects
+        const float* modulation;  // (R, T or 1, 6, D) at the strides below
         std::int64_t row_stride, frame_stride;  // the latter 0 for 1
         const Text* text;
         const std::int64_t* text_of_row;  // (R)
-        const float* turns;               // (T, d / 2, 2) of a temporal block, null in a spatial one
+        const float* rope;               // (T, d / 2, 2) of a temporal block, null in a spatial one
         const VideoBlock* following;      // whose norm `next` is; may be null
         float* attended;  // x after the self-attention, of all R rows; may be null
-        float* y;         // x after the block, of the first `drawn` rows; may be x
-        float* next;      // what the following block's self-attention reads of y; may be `normed`
-        std::int64_t R, T, S, drawn;
+        float* y;         // x after the block, of the first `num_outputs` rows; may be x
+        float* next;      // the modulated norm of y for the following block; may be `normed`
+        std::int64_t R, T, S, num_outputs;
         float eps;
     };
     void operator()(const Call& call, int threads) const;
@@ -137,14 +137,14 @@ class AudioLayer : public Block {
 
     struct Call {
         const float* x;        // (R, A, D)
-        const float* turns;    // (A, d / 2, 2)
+        const float* rope;    // (A, d / 2, 2)
         const float* context;  // (C, M, 2, n, d) keys and values of C contexts, or null
-        const float* context_turns;          // (M, d / 2, 2)
+        const float* context_rope;          // (M, d / 2, 2)
         const std::int64_t* context_of_row;  // (R), -1 for none; null: a row's own
-        const float* tail;                   // (R, E, D): tokens that a row reads beside its context
+        const float* tail;                   // (R, E, D): tokens that follow the context of a row
         float* attended;                     // x after the self-attention, of all R rows; may be null
-        float* y;                            // x after the layer, of the first `drawn` rows; may be x
-        std::int64_t R, A, M, E, drawn;
+        float* y;                            // x after the layer, of the first `num_outputs` rows; may be x
+        std::int64_t R, A, M, E, num_outputs;
         float eps;
     };
     void operator()(const Call& call, int threads) const;

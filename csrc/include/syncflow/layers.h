@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace syncflow {
 
@@ -16,7 +18,7 @@ struct SelfAttention {
     const float* qkv;
     const float* q_weight;  // (d)
     const float* k_weight;  // (d)
-    const float* turns;     // (length, d / 2, 2) cosines and sines, or null
+    const float* rope;     // (length, d / 2, 2) cosines and sines, or null
     float* out;
     std::int64_t outer, inner, length, heads, width;
     std::int64_t outer_stride, inner_stride, token_stride;
@@ -34,8 +36,8 @@ struct CrossAttention {
     std::int64_t rows, queries, heads, width, keys, tail;
     const std::int64_t* context_of_row;  // (rows), -1 for none; null: a row's own
     const std::int64_t* lengths;         // of every context, or null for `keys`
-    const float* q_turns;                // (queries, d / 2, 2) and (keys, d / 2, 2), or both null
-    const float* k_turns;
+    const float* q_rope;                // (queries, d / 2, 2) and (keys, d / 2, 2), or both null
+    const float* k_rope;
     const float* q_positions;  // (queries) and (keys), read only with a window of 0 or more
     const float* k_positions;
     float window;
@@ -89,7 +91,14 @@ void cross_attention(const CrossAttention& call, int threads);
 void residual_norm(const ResidualNorm& call, int threads);
 void guided_step(const GuidedStep& call, int threads);
 
-// Which instructions they use: "x86-64-v4", "x86-64-v3" or "baseline".
+// The instruction level that runs: "x86-64-v4", "x86-64-v3" or "baseline"; the best of the processor, unless the
+// environment variable SYNCFLOW_INSTRUCTIONS names another. Throws std::invalid_argument where it names none of these.
 const char* instructions();
+
+// All levels of this processor, lowest first.
+std::vector<std::string> instruction_levels();
+
+// Multiply-adds a second of a loop that does nothing else, by one thread: the most that a layer could reach.
+double multiply_add_rate(double seconds);
 
 }  // namespace syncflow

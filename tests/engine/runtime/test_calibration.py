@@ -226,3 +226,10 @@ def test_another_value_of_the_switch_is_refused(monkeypatch):
     monkeypatch.setenv("SYNCFLOW_CALIBRATION", "maybe")
     with pytest.raises(ValueError, match="SYNCFLOW_CALIBRATION is 'maybe'; it must be on or off"):
         enabled()
+
+
+def test_a_race_that_was_stopped_is_not_kept_on_disk(key, cache):
+    """A busy machine makes every step slow for a while: the next process times again."""
+    stopped = Times({key.candidates[0]: 9.0}, stopped="a step takes 9.0 s")
+    found = calibrated(key, lambda: stopped)
+    assert found.file is None and not key.file.exists()

@@ -1,4 +1,4 @@
-// Loops shared among the threads that the process already has.
+// Loops shared among threads.
 #pragma once
 
 #include <cstdint>
@@ -12,19 +12,20 @@ struct Loop {
     void* data;
 };
 
-// One loop after the other, each by up to `threads` threads of the OpenMP runtime that is loaded (in a Python process
-// that of PyTorch); by this thread alone where there is none.
+// One loop after the other, each by up to `threads` threads: those of the OpenMP runtime that is loaded (in a Python
+// process that of PyTorch, whose threads would compete with others), else those of a pool of this library. A caller that
+// finds the pool busy runs its loops alone.
 void parallel(const Loop* loops, int count, int threads);
 
 // A loop over a callable, which must live as long as it.
 template <typename Body>
-Loop loop_of(std::int64_t count, Body& body) {
+Loop make_loop(std::int64_t count, Body& body) {
     return {count, [](void* data, std::int64_t i) { (*static_cast<Body*>(data))(i); }, &body};
 }
 
 template <typename Body>
 void parallel_for(std::int64_t count, int threads, Body body) {
-    const Loop loop = loop_of(count, body);
+    const Loop loop = make_loop(count, body);
     parallel(&loop, 1, threads);
 }
 
