@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import warnings
 
 import typer
 
 from . import bench, data, evaluate, export, generate, inspect, retake, train, verify
+
+GC_THRESHOLD = 100_000  # objects made between two collections, of which imports and loading make none that can go
 
 app = typer.Typer(
     name="syncflow",
@@ -29,6 +32,7 @@ app.add_typer(bench.app, name="bench")
 
 def main() -> None:
     """Entry point of the console script."""
+    gc.set_threshold(GC_THRESHOLD)
     warnings.showwarning = _one_line
     try:
         app()

@@ -37,7 +37,11 @@ class Components:
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read and verify a package. Raises ``ValueError`` for one that is missing, incomplete, damaged or foreign."""
-        package = open_package(folder)
+        return cls.of(open_package(folder))
+
+    @classmethod
+    def of(cls, package: Package) -> Self:
+        """Read the parts of a verified package. Raises ``ValueError`` for parts that are not those of a model."""
         return cls(
             package.config,
             _load_ddit(package),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ from .eager import eager_on_cpu
 from .language import INSTALLED, interpreted
 from .launching import Launch
 
+if not INSTALLED:
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it would say so once for every operation
 NAMESPACE = "syncflow"
 SUITED = ("auto", "torch")  # implementations in which a CPU computes an operation in the way that suits it best
 Implementation = Literal["auto", "triton", "torch", "reference"]
