@@ -2,36 +2,61 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.setup
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+CORE := .venv/.core
+DEV := .venv/.dev
 NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
 
 PROMPT ?= a large red rubber ball bounces on a wooden floor
 SEED ?= 7
 CLIPS ?= 6000
 
+# What limits each library to AVX2. OpenVINO needs its own limit and oneDNN's to agree; ONNX Runtime knows none.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" SYNCFLOW_INSTRUCTIONS=x86-64-v3
+PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile
+
 .DELETE_ON_ERROR:
+<<<<<<< HEAD
 .PHONY: help setup demo test native-test sanitize lanes check bench train-tiny clean
+=======
+.PHONY: help setup demo test test-avx2 check gate bench train-tiny clean
+>>>>>>> d038929af24408b091eebca1a4e50f135a0d3294
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## install into .venv, once and again when the build files change
+setup: $(DEV) ## install into .venv all that is worked with, once and again when the build files change
 
-$(STAMP): setup.py pyproject.toml constraints.txt $(NATIVE_SOURCES)
+# What drawing and looking at clips needs, and the native part.
+$(CORE): setup.py pyproject.toml constraints.txt $(NATIVE_SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable ".[train,export,openvino,test,dev]"
-	mkdir -p .venv/src && ln -sfn ../.. .venv/src/syncflow
+	$(PIP_INSTALL) --editable .
 	@$(BIN)/python -c "from syncflow.engine.sampling.noise import native_status; print(native_status())"
 	@touch $@
 
-demo: setup ## a clip from the bundled model: out/demo.mp4 and out/demo.png
+# And what training, exports, tests and checks need: of what is installed, only these extras are added.
+$(DEV): $(CORE)
+	$(PIP_INSTALL) "syncflow[train,export,openvino,test,dev]"
+	mkdir -p .venv/src && ln -sfn ../.. .venv/src/syncflow
+	@touch $@
+
+demo: $(CORE) ## a clip from the bundled model: out/demo.mp4 and out/demo.png
 	@mkdir -p out
 	$(BIN)/syncflow generate "$(PROMPT)" --seed $(SEED) -o out/demo.mp4
 	$(BIN)/syncflow inspect out/demo.mp4 -o out/demo.png
 	@echo "The clip is $(CURDIR)/out/demo.mp4, what it shows and sounds like is drawn in $(CURDIR)/out/demo.png"
 
+<<<<<<< HEAD
 test: setup native-test ## the test suite: that of C++, then that of Python, a file at a time on every core
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
+=======
+test: setup ## the test suite, a file at a time on every core
+	$(BIN)/python $(PYTEST)
+
+test-avx2: setup ## the test suite with every library limited to AVX2, as on a processor without AVX-512
+	$(AVX2) $(BIN)/python $(PYTEST)
+>>>>>>> d038929af24408b091eebca1a4e50f135a0d3294
 
 # Configures, builds and tests presets of CMakePresets.json, each in a folder under build/.
 CORES = $(shell getconf _NPROCESSORS_ONLN)
@@ -54,6 +79,9 @@ check: setup ## lint, format, types, and the floors of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gate: setup ## fail where a kernel or the choice of a runtime is slow, at every instruction level of this machine
+	$(BIN)/syncflow bench gate
 
 bench: setup ## the benchmarks; the results go to out/bench.json
 	@mkdir -p out

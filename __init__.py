@@ -5,6 +5,8 @@ The public face. Everything heavy (torch, codecs, media) is imported on first us
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,11 @@ from .engine.types import Clip, Request
 
 if TYPE_CHECKING:
     from .engine.engine import Engine
+
+# PyTorch's idle threads spin for milliseconds before they sleep, and take a core from a process beside this one. Read
+# when PyTorch is loaded: without effect where that came first.
+if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 __version__ = "0.1.0"
 __all__ = ["Clip", "Engine", "ModelConfig", "Request", "SequenceConfig", "__version__", "preset"]

@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: the repository root is the package ``syncflow``, and CMake builds its native part.
 
-Set ``SYNCFLOW_NATIVE=0`` to install without the native part. Without CMake or a C++17 compiler the install succeeds all
+Set ``SYNCFLOW_NATIVE=0`` to install without the native part. Without CMake or a C++20 compiler the install succeeds all
 the same and numpy does that work.
 """
 
@@ -39,7 +39,7 @@ class CMakeBuild(build_ext):
                 f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output.parent}",
             ]
             subprocess.run(configure, check=True)
-            subprocess.run(["cmake", "--build", str(work)], check=True)
+            subprocess.run(["cmake", "--build", str(work), "--parallel", str(os.cpu_count() or 1)], check=True)
         except (ImportError, OSError, subprocess.CalledProcessError) as error:
             raise CompileError(f"the native part did not build: {error}") from error
 

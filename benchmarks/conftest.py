@@ -11,6 +11,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from syncflow.engine.engine import Engine, bundled_model
+from syncflow.engine.runtime.processor import processor
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,20 +38,10 @@ def engine(model_folder: Path) -> Engine:
 def measured(benchmark: BenchmarkFixture) -> BenchmarkFixture:
     """``benchmark`` with the machine in its ``extra_info``."""
     benchmark.extra_info["machine"] = {
-        "cpu": cpu_name(),
+        "cpu": processor().name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
     return benchmark
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from syncflow.engine.engine import Engine
+from syncflow.engine.engine import Engine, workload
 from syncflow.engine.model import DDiT
 from syncflow.engine.model.denoiser import Denoiser
-from syncflow.engine.runtime.choice import choose
+from syncflow.engine.runtime.choice import Chosen, choose
 from syncflow.engine.runtime.graphs import GraphDenoiser
 from syncflow.engine.sampling.apart import batch_of
 from syncflow.engine.sampling.guidance import Branch
@@ -31,6 +31,7 @@ from syncflow.engine.sampling.memo import Memo
 from syncflow.engine.types import Latents, Request
 from syncflow.kernels.launch import implementation
 
+from . import instructions
 from .bare import LIBRARIES, Bare
 from .flops import flops
 
@@ -43,23 +44,48 @@ PROMPTS = (
 Work = tuple[int, int, int]
 REST = 0.02  # seconds
 STEPS = 200  # of the schedule: more than a run takes
-TAKE_STEPS = 8
+TAKE_STEPS, TAKE_ROUNDS = 8, 5
+COUNTED = ("torch", "torch-plain")  # runtimes whose operations PyTorch can count
+
+
+def quiet(rounds: Sequence[int], desc: str) -> Iterable[int]:
+    """No progress bar: takes the place of ``tqdm``."""
+    return rounds
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How ways are timed: ``rounds`` that count, a ``clock`` in seconds, and ``progress``, which is called as ``tqdm``
+    is.
+
+    ``time.perf_counter`` measures what a user waits. ``time.process_time`` measures what the threads of this process
+    compute, added up, including threads that wait awake: of use on a machine where others compute too.
+    """
+
+    rounds: int = 20
+    clock: Callable[[], float] = time.perf_counter
+    progress: Callable[..., Iterable[int]] = quiet
 
 
 @dataclass(frozen=True)
 class Row:
     """``ms_p50`` of a step; ``ratio`` naive time over its own; ``rel_err`` of its velocities against the naive ones.
 
-    ``launches`` are operations sent to the device, ``flops`` and ``bytes`` what they compute and what their arguments
-    and results take; None for a way that does not run PyTorch's operations.
+    ``runtime`` computes it, with at most these ``instructions`` ("x86-64-v3", …). ``flops`` are floating-point
+    operations of a step: of the naive loop its own, of the others those of a step in plain PyTorch, which a runtime may
+    undercut; ``gflops`` are billions of these a second. ``launches`` are operations sent to the device and ``bytes``
+    what their arguments and results take; None for a way that does not run PyTorch's operations.
     """
 
     name: str
+    runtime: str
+    instructions: str
     ms_p50: float
     ratio: float
+    gflops: float
     rel_err: float
     launches: int | None
-    flops: int | None
+    flops: int
     bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,69 +142,84 @@ def requests(engine: Engine, batch: int, takes: int = 1) -> list[Job]:
     return jobs
 
 
-def runtimes(engine: Engine, names: Sequence[str]) -> dict[str, Denoiser]:
+def runtimes(engine: Engine, names: Sequence[str]) -> dict[str, Chosen]:
     """The model of an engine in several runtimes, by name; "auto" also says which it is.
 
     Raises ``ValueError`` for one that is not there.
     """
-    ways: dict[str, Denoiser] = {}
+    ways: dict[str, Chosen] = {}
     for name in names:
-        chosen = choose(name, engine.components.ddit, engine.places)
-        ways[name if name == chosen.runtime else f"{name} ({chosen.runtime})"] = chosen.denoiser
+        chosen = choose(name, engine.components.ddit, engine.places, workload=workload(engine.config.sequence))
+        ways[name if name == chosen.runtime else f"{name} ({chosen.runtime})"] = chosen
     return ways
 
 
-def contest(engine: Engine, ways: Mapping[str, Denoiser], batch: int, rounds: int) -> list[Row]:
+def contest(engine: Engine, ways: Mapping[str, Chosen], batch: int, timing: Timing) -> list[Row]:
     """Rows for a batch: the naive loop, then every way, each round one step of each in turn.
 
     Beside a way that runs the graphs of a library stands the library alone with the same graphs.
     """
     jobs = requests(engine, batch)
-    naive = Naive(engine.components.ddit, jobs)
+    naive, counted = Naive(engine.components.ddit, jobs), Naive(engine.components.ddit, jobs)
     steppers: dict[str, Any] = {"naive": naive}
-    before, errors = naive.latents, {"naive": 0.0}
-    work: dict[str, Work] = {"naive": _work(Naive(engine.components.ddit, jobs).step)}
+    runtime_of, before, errors = {"naive": "naive"}, naive.latents, {"naive": 0.0}
+    launches, of_naive, traffic = _work(counted.step)
+    seen: dict[str, tuple[int, int]] = {"naive": (launches, traffic)}
     naive.step()
     expected = naive.latents
-    for name, denoiser in ways.items():
-        steppers[name] = batch_of(denoiser)
+    for name, way in ways.items():
+        steppers[name], runtime_of[name] = batch_of(way.denoiser), way.runtime
         steppers[name].join(jobs)
         steppers[name].step()
         errors[name] = _error(steppers[name].latents, expected, before)
-        if type(denoiser) is DDiT:  # of the native part's work nobody tells
-            work[name] = _work(steppers[name].step)
-        if isinstance(denoiser, GraphDenoiser) and name in LIBRARIES:
-            alone = Bare(name, denoiser, jobs)
+        if way.runtime in COUNTED:
+            launches, _, traffic = _work(steppers[name].step)
+            seen[name] = launches, traffic
+        if isinstance(way.denoiser, GraphDenoiser) and name in LIBRARIES:
+            alone = Bare(name, way.denoiser, jobs)
             steppers[f"{name} alone"], errors[f"{name} alone"] = alone, alone.error
-    seconds = alternate({name: stepper.step for name, stepper in steppers.items()}, rounds)
+            runtime_of[f"{name} alone"] = name
+    plain = batch_of(engine.components.ddit)
+    plain.join(jobs)
+    of_others = flops(plain.step)
+    seconds = alternate({name: stepper.step for name, stepper in steppers.items()}, timing, f"batch {batch}")
     median = {name: statistics.median(times) for name, times in seconds.items()}
-    return [
-        Row(
-            f"{name}, batch {batch}",
-            round(1e3 * median[name], 3),
-            round(median["naive"] / median[name], 3),
-            errors[name],
-            *work.get(name, (None, None, None)),
+    rows = []
+    for name in steppers:
+        count = of_naive if name == "naive" else of_others
+        launched, moved = seen.get(name, (None, None))
+        rows.append(
+            Row(
+                name=f"{name}, batch {batch}",
+                runtime=runtime_of[name],
+                instructions=instructions.used(),
+                ms_p50=round(1e3 * median[name], 3),
+                ratio=round(median["naive"] / median[name], 3),
+                gflops=round(count / median[name] / 1e9, 2),
+                rel_err=errors[name],
+                launches=launched,
+                flops=count,
+                bytes=moved,
+            )
         )
-        for name in steppers
-    ]
+    return rows
 
 
-def alternate(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def alternate(ways: Mapping[str, Callable[[], object]], timing: Timing, desc: str = "timing") -> dict[str, list[float]]:
     """Seconds of every way in every round, in turn, after two rounds that do not count.
 
     Before each there is a rest, in which threads of the last that wait awake fall asleep, and the same work once: what
     is timed finds threads and caches as a loop does that goes on.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for k in range(rounds + 2):
+    for k in timing.progress(range(timing.rounds + 2), desc=desc):
         for name, work in ways.items():
             time.sleep(REST)
             work()
-            began = time.perf_counter()
+            began = timing.clock()
             work()
             if k >= 2:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(timing.clock() - began)
     return seconds
 
 
@@ -196,7 +237,7 @@ class Takes:
         return asdict(self)
 
 
-def takes(engine: Engine, ways: Mapping[str, Denoiser], steps: int = TAKE_STEPS, rounds: int = 5) -> list[Takes]:
+def takes(engine: Engine, ways: Mapping[str, Chosen], timing: Timing, steps: int = TAKE_STEPS) -> list[Takes]:
     """Medians for every way, all of them in turn, at the model's own lead."""
 
     def sampling(denoiser: Denoiser, memo: Memo, count: int) -> Callable[[], object]:
@@ -212,10 +253,11 @@ def takes(engine: Engine, ways: Mapping[str, Denoiser], steps: int = TAKE_STEPS,
         return work
 
     works: dict[str, Callable[[], object]] = {}
-    for name, denoiser in ways.items():
-        memo = Memo(denoiser)
-        works |= {f"{name} {count}": sampling(denoiser, memo, count) for count in (1, 8)}
-    ms = {name: 1e3 * statistics.median(seconds) for name, seconds in alternate(works, rounds).items()}
+    for name, way in ways.items():
+        memo = Memo(way.denoiser)
+        works |= {f"{name} {count}": sampling(way.denoiser, memo, count) for count in (1, 8)}
+    seconds = alternate(works, replace(timing, rounds=min(timing.rounds, TAKE_ROUNDS)), "eight sounds")
+    ms = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
     pairs = {name: (ms[f"{name} 1"], ms[f"{name} 8"]) for name in ways}
     return [Takes(name, round(one, 1), round(eight, 1), round(eight / one, 3)) for name, (one, eight) in pairs.items()]
 
@@ -238,12 +280,15 @@ class Traffic(TorchDispatchMode):
 
 def table(rows: Sequence[Row]) -> str:
     """Rows as Markdown."""
-    lines = ["| step | ms | naive / own | error | launches | GFLOP | MB |", "|---|--:|--:|--:|--:|--:|--:|"]
+    lines = [
+        "| step | ms | naive / own | GFLOP/s | error | launches | GFLOP | MB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for row in rows:
-        work = ("", "", "")
-        if row.launches is not None and row.flops is not None and row.bytes is not None:
-            work = (f"{row.launches}", f"{row.flops / 1e9:.2f}", f"{row.bytes / 1e6:.0f}")
-        cells = (row.name, f"{row.ms_p50:.1f}", f"{row.ratio:.2f}", f"{row.rel_err:.1e}", *work)
+        launches = "" if row.launches is None else f"{row.launches}"
+        traffic = "" if row.bytes is None else f"{row.bytes / 1e6:.0f}"
+        speed = f"{row.ms_p50:.1f}", f"{row.ratio:.2f}", f"{row.gflops:.1f}"
+        cells = (row.name, *speed, f"{row.rel_err:.1e}", launches, f"{row.flops / 1e9:.2f}", traffic)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

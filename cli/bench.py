@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,8 +23,25 @@ def step(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each way that count, in turn.")] = 20,
     runtimes: Annotated[
-        str, typer.Option(help="Who computes, with commas: auto, torch, native, compiled, onnxruntime, openvino, aoti.")
-    ] = "torch",
+        str,
+        typer.Option(
+            help="Who computes, with commas: auto, torch, torch-plain, native, compiled, onnxruntime, openvino, aoti."
+        ),
+    ] = "auto",
+    instructions: Annotated[
+        str | None,
+        typer.Option(
+            help="Limit the C++ part and PyTorch to a level of this processor: baseline, x86-64-v3 (AVX2) or "
+            "x86-64-v4 (AVX-512)."
+        ),
+    ] = None,
+    clock: Annotated[
+        Literal["wall", "cpu"],
+        typer.Option(
+            help="wall: what a user waits. cpu: CPU time of all threads together, for a machine where others compute "
+            "too; it says how much work a step is, not how soon it is done."
+        ),
+    ] = "wall",
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
@@ -31,21 +49,94 @@ def step(
 
     Runtimes of graphs need those that `syncflow export` writes.
     """
+    from ..benchmarks import instructions as levels
+
+    if instructions is not None:
+        levels.limit(instructions)
+    import time
+
     from ..benchmarks import step as steps
     from ..engine.engine import Engine
     from ..engine.runtime.choice import RUNTIMES
 
+    if instructions is not None:
+        levels.check(instructions)
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
     ways = steps.runtimes(engine, options.choices("runtime", runtimes, RUNTIMES))
-    rows = [row for size in batch or (1, 8) for row in steps.contest(engine, ways, size, rounds)]
-    takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, ways)
+    timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, _bar)
+    rows = [row for size in batch or (1, 8) for row in steps.contest(engine, ways, size, timing)]
+    takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, ways, timing)
     if json:
-        options.show_json({"rows": [row.to_dict() for row in rows], "takes": [one.to_dict() for one in takes]})
+        found = {"rows": [row.to_dict() for row in rows], "takes": [one.to_dict() for one in takes]}
+        options.show_json({"clock": clock, **found})
     else:
         print(steps.table(rows))
         for one in takes:
             times = f"{one.eight_ms:.0f} ms, {one.ratio:.2f} times the {one.one_ms:.0f} of one"
             print(f"8 sounds of one video, {steps.TAKE_STEPS} steps, {one.name}: {times}")
+        if clock == "cpu":
+            print("ms are CPU time of all threads together")
+
+
+@app.command()
+def calibrate(
+    renew: Annotated[bool, typer.Option("--renew", help="Time again, whatever is known.")] = False,
+    precision: options.Precision = "float32",
+    model: options.Model = None,
+    json: options.Json = False,
+) -> None:
+    """Which runtime `auto` takes on this CPU and what a step takes in each, timed now if it is not known yet."""
+    from ..engine.components import Components
+    from ..engine.engine import workload
+    from ..engine.exports import Places
+    from ..engine.runtime.choice import choose
+
+    folder = options.model_folder(model)
+    parts = Components.load(folder)
+    places, step = Places(folder, parts.digest), workload(parts.config.sequence)
+    chosen = choose("auto", parts.ddit, places, precision, step, renew=renew)
+    if json:
+        options.show_json({"model": parts.config.name, "precision": precision, **chosen.describe()})
+        return
+    if (timed := chosen.calibration) is not None:
+        key = timed.key
+        level = "" if key.instructions is None else f", {key.instructions}"
+        print(f"{parts.config.name} in {precision} on {key.processor}{level}, {key.threads} threads, {timed.date}")
+        for name, ms in timed.milliseconds().items():
+            print(f"{name:20} {ms:9.2f} ms a step")
+        print(
+            "kept in this process alone: the cache cannot be written" if timed.file is None else f"kept in {timed.file}"
+        )
+    print(f"auto takes {chosen.runtime}: {chosen.why}")
+
+
+@app.command()
+def gate(
+    instructions: Annotated[
+        str | None, typer.Option(help="Check one instruction level; every level of this machine otherwise.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Fail where a kernel or the automatic choice is slow: two ratios at every instruction level, within one process.
+
+    The linear kernel must reach half the rate of a loop of multiply-adds, and a step of the chosen runtime must be no
+    slower than plain PyTorch. Exit code 1 where a check fails.
+    """
+    from ..benchmarks import instructions as levels
+
+    if instructions is not None:
+        levels.limit(instructions)
+    from ..benchmarks import gate as gates
+
+    if instructions is not None:
+        levels.check(instructions)
+    checks = gates.check_all_levels() if instructions is None else gates.check_level()
+    if json:
+        options.show_json({"checks": [check.to_dict() for check in checks]})
+    else:
+        print(gates.table(checks))
+    if not all(check.passed for check in checks):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -98,6 +189,13 @@ def kernels(
         _report(aot, dtype, preset, operation, batch, overrides, jobs, json)
     else:
         _time(dtype, preset, operation, batch, json)
+
+
+def _bar(rounds: Sequence[int], desc: str) -> Iterable[int]:
+    """Rounds under a progress bar on standard error."""
+    from tqdm import tqdm
+
+    return tqdm(rounds, desc=desc, unit="round", file=sys.stderr, leave=False, disable=None)
 
 
 def _report(

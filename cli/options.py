@@ -17,8 +17,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Runtime = Annotated[
     str,
     typer.Option(
-        help="Who computes: torch, native, compiled, onnxruntime, openvino, aoti, …; "
-        "auto takes the fastest that `syncflow verify` found right or that needs no export."
+        help="Who computes: torch, torch-plain, native, compiled, onnxruntime, openvino, aoti, …; auto takes the "
+        "fastest, which it times on a CPU (`syncflow bench calibrate`)."
     ),
 ]
 Precision = Annotated[

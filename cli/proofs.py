@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def installed(export: Export, device: Device, precision: Precision | None = None) -> list[str]:
     """The runtimes that can compute an export here, in this precision or its own."""
-    from ..engine.runtime.choice import able
+    from ..engine.runtime.libraries import able
 
     return able(export, device, precision or export.precision)
 

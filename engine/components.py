@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .codecs import AudioCodec, TextEncoder, VideoCodec
-from .codecs.files import read_config
+from .codecs.files import read_config, skip_initialization
 from .config import DDiTConfig, ModelConfig
 from .model import DDiT
 from .package import Package, open_package, write_manifest
@@ -76,7 +76,7 @@ class Components:
 
 def _load_ddit(package: Package) -> DDiT:
     folder = package.component("ddit")
-    with torch.device("meta"):
+    with skip_initialization():
         model = DDiT(DDiTConfig.from_dict(read_config(folder)))
     try:
         state = {name: tensor.float() for name, tensor in load_file(folder / DDIT_WEIGHTS).items()}

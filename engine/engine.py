@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self, overload
@@ -12,14 +12,18 @@ import torch
 
 from .batching import Batcher, Handle, Limits, Policy, Stages
 from .components import Components
+from .config import SequenceConfig
 from .exports import Places
 from .memory import Memory
 from .pipeline import Pipeline, Prepared, Read
 from .runtime.choice import choose
+from .runtime.threads import limit_threads
+from .runtime.timing import Workload
 from .sampling.apart import Apart, batch_of
 from .sampling.batch import Batch
 from .sampling.loop import StepCallback, sample
 from .sampling.memo import Memo
+from .sampling.trial import stepper
 from .types import Clip, Latents, Request
 
 BUNDLED = "pretrained/syncflow-tiny"
@@ -47,10 +51,11 @@ class Engine:
         self.components = components
         self.config = components.config
         self.device = torch.device(device)
+        self.threads = limit_threads()
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
         self.places = Places(folder, components.digest)
-        self.chosen = choose(runtime, components.ddit, self.places, precision)
+        self.chosen = choose(runtime, components.ddit, self.places, precision, workload(self.config.sequence))
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.code(components), self.device)
         self.memo = Memo(self.denoiser)
@@ -63,11 +68,13 @@ class Engine:
     ) -> Self:
         """Load a model package, or the bundled ``syncflow-tiny``. ``device`` "auto" takes a GPU where there is one.
 
-        ``runtime`` computes the model: "auto" takes the fastest that is installed, has graphs (``syncflow export``) and
-        was found right (``syncflow verify``); :meth:`describe` says which and why. ``settings`` are those of the
-        engine: ``precision``, "float32" unless less is enough; ``deterministic``, a clip's bits do not depend on who
-        shares its batch; ``limits`` and ``policy`` of batching. Raises ``ValueError`` for a folder that is no package
-        or does not match its checksums, and for a runtime that is not there.
+        ``runtime`` computes the model: "auto" takes the fastest of those that need no export and of exported graphs
+        (``syncflow export``) that were found right here (``syncflow verify``). On a CPU it times a step of each when it
+        meets a model for the first time, about a second, and keeps the result; :meth:`describe` has the times and says
+        which it is and why. ``settings`` are those of the engine: ``precision``, "float32" unless less is enough;
+        ``deterministic``, a clip's bits do not depend on who shares its batch; ``limits`` and ``policy`` of batching.
+        Raises ``ValueError`` for a folder that is no package or does not match its checksums, and for a runtime that is
+        not there.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,9 +82,13 @@ class Engine:
         return cls(Components.load(folder), device, runtime=runtime, folder=folder, **settings)
 
     def describe(self) -> dict[str, Any]:
-        """The model, the device, and who computes on it, why and how; ``others`` says why not other runtimes."""
+        """The model, the device, and who computes on it, why and how.
+
+        ``step_ms`` are the milliseconds of a step in every runtime that was timed, ``timed`` when and under which
+        conditions; ``others`` says why not other runtimes.
+        """
         model = {"model": self.config.name, "model_hash": self.components.digest, "device": str(self.device)}
-        return model | self.chosen.describe()
+        return model | {"threads": self.threads} | self.chosen.describe()
 
     @overload
     def generate(
@@ -205,6 +216,11 @@ class _Seats:
 
     def join(self, prepared: Sequence[Prepared]) -> None:
         self.batch.join([one.job for one in prepared])
+
+
+def workload(sequence: SequenceConfig) -> Workload:
+    """What is timed to choose a runtime: a step of one clip of this size, with text guidance."""
+    return Workload(sequence, partial(stepper, sequence))
 
 
 def bundled_model() -> Path:

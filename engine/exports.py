@@ -74,8 +74,8 @@ class Proof:
     """What ``syncflow verify`` found of one runtime of this ``version``, computing in this precision on this device.
 
     ``errors`` by graph, relative to the largest element, None for a graph that failed; ``bound`` is what they may be.
-    ``seconds`` that a ``step`` took, here and without exports, and every codec, here and in PyTorch, on the machine
-    that measured.
+    ``seconds`` that a ``step`` took, here and without exports, and every codec, here and in PyTorch. ``processor`` is
+    where all of that was found: on another one a library may compute other numbers, in another time.
     """
 
     runtime: str
@@ -85,11 +85,12 @@ class Proof:
     errors: Mapping[str, float | None]
     bound: float
     seconds: Mapping[str, Sequence[float]]
+    processor: str = ""
 
     @property
-    def of(self) -> tuple[str, Device, Precision]:
+    def of(self) -> tuple[str, Device, Precision, str]:
         """Of what, whatever the version."""
-        return self.runtime, self.device, self.precision
+        return self.runtime, self.device, self.precision, self.processor
 
     def holds(self, graphs: Iterable[str]) -> bool:
         """Whether the errors of these graphs are known and within their bound."""
@@ -196,9 +197,14 @@ class Export:
         """The same with what was found of a runtime, in place of what was found of it before."""
         return replace(self, proofs=(*(p for p in self.proofs if p.of != proof.of), proof))
 
-    def proof(self, runtime: str, device: Device, precision: Precision) -> Proof | None:
-        """What was found of a runtime, if anything was."""
-        return next((p for p in self.proofs if p.of == (runtime, device, precision)), None)
+    def proof(self, runtime: str, device: Device, precision: Precision, processor: str) -> Proof | None:
+        """What was found of a runtime on a processor, if anything was."""
+        return next((p for p in self.proofs if p.of == (runtime, device, precision, processor)), None)
+
+    def elsewhere(self, runtime: str, device: Device, precision: Precision, processor: str) -> list[str]:
+        """The other processors on which something was found of a runtime."""
+        wanted = runtime, device, precision
+        return [p.processor for p in self.proofs if p.of[:3] == wanted and p.processor != processor]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 
 from torch import nn
 
-from ..engine.codecs.audio import PaddedConv
+from ..engine.codecs import seanet
 from ..engine.config import MAX_SECONDS, MAX_SIDE, ModelConfig
 from ..engine.exports import Axis
 from .graphs import Graph
@@ -46,5 +46,5 @@ def _least_tokens(codec: nn.Module) -> int:
 
     Of fewer, PyTorch's codec makes more by zeros before it mirrors them, and a graph cannot.
     """
-    mirrors = [layer for layer in codec.modules() if isinstance(layer, PaddedConv) and layer.mode == "reflect"]
+    mirrors = [layer for layer in codec.modules() if isinstance(layer, seanet.Conv) and layer.mode == "reflect"]
     return max((side for layer in mirrors for side in layer.sides), default=0) + 1

@@ -6,7 +6,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,14 +14,12 @@ from torch import Tensor
 from ..engine.components import Components
 from ..engine.exports import STEP, Device, Export, GraphSpec, Precision, Proof
 from ..engine.model.denoiser import Denoiser
-from ..engine.runtime.choice import load, version_of, without_exports
+from ..engine.runtime.choice import without_exports
 from ..engine.runtime.graphs import Graphs, graph_names
+from ..engine.runtime.libraries import load, version_of
 from ..engine.runtime.precision import DTYPES
-from ..engine.sampling.apart import batch_of
-from ..engine.sampling.batch import Batch
-from ..engine.sampling.guidance import cfg
-from ..engine.sampling.job import Job, Text
-from ..engine.sampling.schedule import schedule
+from ..engine.runtime.processor import processor
+from ..engine.sampling.trial import stepper
 from .cases import cases_of, inputs_of
 from .graphs import Graph
 from .writing import Progress, graphs_of
@@ -61,7 +58,8 @@ def verify(
     if all(errors[name] is not None for name in of_model):
         progress("a step")
         seconds[STEP] = step_seconds([denoiser, without_exports(components.ddit, precision)[1]], components)
-    return Proof(runtime, version_of(runtime), device, precision, errors, BOUNDS[precision], seconds)
+    here = str(processor(components.ddit.device))
+    return Proof(runtime, version_of(runtime), device, precision, errors, BOUNDS[precision], seconds, here)
 
 
 @torch.inference_mode()
@@ -96,18 +94,8 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 def step_seconds(denoisers: Sequence[Denoiser], components: Components) -> list[float]:
     """The median time of a step of one clip with text guidance: two rows through both towers."""
-    d = components.config.ddit
-    text = Text(torch.randn(d.text_tokens, d.text_width, generator=torch.Generator().manual_seed(0)), d.text_tokens)
-    job = Job(components.config.sequence, 0, schedule(STEPS + 1), cfg(2.0), text)
-    batches = [batch_of(denoiser) for denoiser in denoisers]
-    for batch in batches:
-        batch.join([job])
-
-    def step(batch: Batch) -> Tensor:
-        batch.step()
-        return batch.latents.video
-
-    return _in_turns([partial(step, batch) for batch in batches], STEPS)
+    steps = [stepper(components.config.sequence, denoiser) for denoiser in denoisers]
+    return _in_turns(steps, STEPS)
 
 
 @torch.inference_mode()

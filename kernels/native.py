@@ -1,7 +1,8 @@
 """Layers on a CPU in C++ (``csrc/include/syncflow/layers.h``), where the native part was built.
 
-In float32 and without gradients; ``SYNCFLOW_NATIVE=0`` switches it off. What PyTorch does in ten to twenty operations
-over short rows is one pass here, by the threads of PyTorch. With many keys, or a large weight, libraries are as fast.
+In float32 and without gradients. ``SYNCFLOW_NATIVE=0`` switches it off for a process, ``implementation("torch")`` for a
+block of code. What PyTorch does in ten to twenty operations over short rows is one pass here, by the threads of
+PyTorch. With many keys, or a large weight, libraries are as fast.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .derived import derived, fixed
+from .launch import current_implementation
 
 MOST_KEYS = 1024
 LARGEST_WEIGHT = 2**18  # values, of which a second copy is worth its memory: 1 MiB
@@ -39,8 +41,9 @@ def instructions() -> str | None:
 
 
 def takes(*tensors: Tensor | None) -> bool:
-    """Whether all of these are float32 and the native part is there."""
-    return LOOPS is not None and all(x is None or x.dtype == torch.float32 for x in tensors)
+    """Whether all of these are float32, and the native part is there and may compute (``implementation("auto")``)."""
+    allowed = LOOPS is not None and current_implementation() == "auto"
+    return allowed and all(x is None or x.dtype == torch.float32 for x in tensors)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor | None:

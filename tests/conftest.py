@@ -1,7 +1,8 @@
 """What must be set before the first import of a library.
 
 Every process of the tests computes with one thread, since there is one for each core. Without a GPU the Triton kernels
-run in their interpreter. Exports in the user's cache do not count: the tests choose their runtimes.
+run in their interpreter. Exports in the user's cache do not count, and runtimes are not timed: the tests choose theirs,
+and those of the timing switch it on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 
 _cache = tempfile.TemporaryDirectory(prefix="syncflow-")
 os.environ["SYNCFLOW_CACHE"] = _cache.name
+os.environ["SYNCFLOW_CALIBRATION"] = "off"
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

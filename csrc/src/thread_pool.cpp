@@ -15,9 +15,8 @@
 namespace syncflow {
 namespace {
 
-constexpr int MAX_LOOPS = 8;     // of a call
-constexpr int SPINS = 1 << 10;   // looks at a flag before a waiting thread lets another one run
-constexpr int YIELDS = 1 << 6;   // and then before it sleeps, where it can
+constexpr int MAX_LOOPS = 8;    // of a call
+constexpr int SPINS = 3 << 10;  // looks at a flag before a waiting thread sleeps
 
 void pause() {
 #if defined(__x86_64__)
@@ -27,28 +26,14 @@ void pause() {
 #endif
 }
 
-// Waits for a condition that another running thread is about to make true.
-template <typename Condition>
-void spin_until(Condition condition) {
-    for (int looks = 0; !condition(); ++looks) {
-        if (looks < SPINS) {
-            pause();
-        } else {
-            std::this_thread::yield();
-        }
-    }
-}
-
-// Waits until `value` is no longer `old`, in the end asleep.
-std::uint32_t wait_for_change(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
-    for (int looks = 0; looks < SPINS + YIELDS; ++looks) {
-        const std::uint32_t now = value.load(std::memory_order_acquire);
+// Waits until `value` is no longer `old`: awake for some microseconds, in which most waits end, and then asleep, so that
+// a process beside this one gets the core.
+template <typename T>
+T wait_for_change(const std::atomic<T>& value, T old) {
+    for (int looks = 0; looks < SPINS; ++looks) {
+        const T now = value.load(std::memory_order_acquire);
         if (now != old) return now;
-        if (looks < SPINS) {
-            pause();
-        } else {
-            std::this_thread::yield();
-        }
+        pause();
     }
     value.wait(old, std::memory_order_acquire);
     return value.load(std::memory_order_acquire);
@@ -73,8 +58,9 @@ void run(LoopSequence& shared, int team) {
             for (std::int64_t i = first; i < last; ++i) loop.body(loop.data, i);
         }
         if (k + 1 == shared.count || team == 1) continue;
-        shared.done[k].fetch_add(1, std::memory_order_acq_rel);
-        spin_until([&] { return shared.done[k].load(std::memory_order_acquire) >= team; });
+        int done = shared.done[k].fetch_add(1, std::memory_order_acq_rel) + 1;
+        if (done == team) shared.done[k].notify_all();
+        while (done < team) done = wait_for_change(shared.done[k], done);
     }
 }
 

@@ -6,16 +6,13 @@ Strides 8*6*5*4 = 960: 48 kHz mono gives 50 latents a second (SyncFlow section 3
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from .files import load_weights, read_config, read_weights, write_component
-
-if TYPE_CHECKING:
-    from transformers.models.encodec.modeling_encodec import EncodecConv1d
+from .files import load_weights, read_config, read_weights, skip_initialization, write_component
+from .seanet import Decoder, Encoder, SeanetConfig
 
 STEM = "model"
 
@@ -35,29 +32,23 @@ TINY_SETTINGS: dict[str, Any] = {
 class AudioCodec(nn.Module):
     """Waveform float (B, M) in [-1, 1] <-> latents (B, A, C_a), per channel of mean 0 and deviation 1, A = M / 960.
 
-    ``settings`` are those of ``transformers.EncodecConfig`` and ``latent_channels`` (C_a); ``latents_mean`` and
+    ``settings`` are those of :class:`~.seanet.SeanetConfig` and ``latent_channels`` (C_a); ``latents_mean`` and
     ``latents_std`` are the statistics of the latents over data.
     """
 
     shift: Tensor
     scale: Tensor
 
-    @torch.inference_mode(False)  # weight normalisation cannot be folded under inference mode
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
-        from transformers import EncodecConfig
-        from transformers.models.encodec.modeling_encodec import EncodecDecoder, EncodecEncoder
-
         super().__init__()
         self.config: dict[str, Any] = dict(TINY_SETTINGS if settings is None else settings)
-        ours = {"latent_channels", "latents_mean", "latents_std", "_class_name"}
-        encodec = EncodecConfig(**{name: value for name, value in self.config.items() if name not in ours})
+        seanet = SeanetConfig.from_dict(self.config)
         self.channels = int(self.config["latent_channels"])
-        self.sample_rate: int = encodec.sampling_rate
-        self.hop: int = encodec.hop_length
-        self.encoder = _plain(EncodecEncoder(encodec))
-        self.to_moments = nn.Conv1d(encodec.hidden_size, 2 * self.channels, 1)
-        self.from_latents = nn.Conv1d(self.channels, encodec.hidden_size, 1)
-        self.decoder = _plain(EncodecDecoder(encodec))
+        self.sample_rate, self.hop = seanet.sampling_rate, seanet.hop
+        self.encoder = Encoder(seanet)
+        self.to_moments = nn.Conv1d(seanet.hidden_size, 2 * self.channels, 1)
+        self.from_latents = nn.Conv1d(self.channels, seanet.hidden_size, 1)
+        self.decoder = Decoder(seanet)
         self.register_buffer("shift", torch.zeros(self.channels), persistent=False)
         self.register_buffer("scale", torch.ones(self.channels), persistent=False)
         self._initialize()
@@ -77,7 +68,8 @@ class AudioCodec(nn.Module):
                 f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} "
                 "and its latent_channels"
             )
-        codec = cls(config)
+        with skip_initialization():
+            codec = cls(config)
         load_weights(codec, read_weights(folder, STEM), folder)
         return codec.eval()
 
@@ -96,9 +88,7 @@ class AudioCodec(nn.Module):
                 layer.weight.normal_(0, (1.4 / (layer.in_channels * taps)) ** 0.5)
                 if layer.bias is not None:
                     layer.bias.zero_()
-        encoder, decoder = self.encoder.get_submodule("layers"), self.decoder.get_submodule("layers")
-        assert isinstance(encoder, nn.ModuleList) and isinstance(decoder, nn.ModuleList)
-        first, last = encoder[0].get_submodule("conv"), decoder[-1].get_submodule("conv")
+        first, last = self.encoder.layers[0].get_submodule("conv"), self.decoder.layers[-1].get_submodule("conv")
         assert isinstance(first, nn.Conv1d) and isinstance(last, nn.Conv1d)
         first.weight.mul_(LOUDNESS)
         last.weight.div_(LOUDNESS)
@@ -141,37 +131,3 @@ class AudioCodec(nn.Module):
             allowed = f"{(count - 1) * self.hop + 1} to {count * self.hop}"
             raise ValueError(f"samples is {samples}; {count} audio latents decode to {allowed}")
         return self.decoder(self.from_latents(latents))[:, 0, :samples]
-
-
-class PaddedConv(nn.Module):
-    """EnCodec's convolution of a length that its stride divides, with its paddings as plain numbers.
-
-    The library keeps them in tensors, which neither shapes alone nor a traced graph can read.
-    """
-
-    def __init__(self, layer: EncodecConv1d) -> None:
-        super().__init__()
-        self.conv, self.mode, self.pad = layer.conv, layer.pad_mode, layer._pad1d
-        self.norm = layer.norm if layer.norm_type == "time_group_norm" else nn.Identity()
-        (kernel,), (stride,), (dilation,) = layer.conv.kernel_size, layer.conv.stride, layer.conv.dilation
-        total = (kernel - 1) * dilation + 1 - stride
-        right = 0 if layer.causal else total // 2
-        self.sides = total - right, right
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, N) -> (B, C', N / stride)."""
-        return self.norm(self.conv(self.pad(x, self.sides, mode=self.mode)))
-
-
-def _plain(module: nn.Module) -> nn.Module:
-    """Fold weight normalisation into plain weights and paddings into plain numbers: graphs export as convolutions."""
-    from transformers.models.encodec.modeling_encodec import EncodecConv1d
-
-    for layer in module.modules():
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight")
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, EncodecConv1d):
-                setattr(parent, name, PaddedConv(child))
-    return module

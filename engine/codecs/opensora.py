@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .files import INSTALL
+
 CLASS_NAME = "VideoAutoencoderPipeline"
 IMAGE_FACTOR = 0.18215
 IMAGES_AT_ONCE = 4
@@ -51,7 +53,10 @@ class OpenSoraVAE(nn.Module):
     scale: Tensor
 
     def __init__(self, config: dict[str, Any] | None = None) -> None:
-        from diffusers import AutoencoderKL
+        try:
+            from diffusers import AutoencoderKL
+        except ImportError:
+            raise ValueError(f"the autoencoder {CLASS_NAME!r} needs diffusers; {INSTALL}") from None
 
         super().__init__()
         values = dict(config or {})

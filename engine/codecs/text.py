@@ -1,6 +1,6 @@
 """Text encoder: prompts -> states, a T5 encoder with its tokenizer.
 
-The tiny one reads UTF-8 bytes (``ByT5Tokenizer``, no vocabulary file) and is trained together with the video tower.
+The tiny one reads UTF-8 bytes, for which no vocabulary file is needed, and is trained together with the video tower.
 """
 
 from __future__ import annotations
@@ -8,44 +8,70 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 
-from .files import read_config
+from .files import INSTALL, read_config, read_weights, skip_initialization, write_component
+from .t5 import T5Encoder
 
 BYTE_VOCABULARY = 384
+STEM = "model"
 
 TINY_SETTINGS: dict[str, Any] = {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 256, "dropout_rate": 0.0}
 
 
-class TextEncoder(nn.Module):
-    """``encoder`` is a ``T5EncoderModel`` with its ``tokenizer``; prompts are padded or cut to ``max_tokens`` (L)."""
+class Tokenizer(Protocol):
+    """What a text encoder asks of a tokenizer; those of transformers have it."""
 
-    def __init__(self, encoder: nn.Module, tokenizer: Any, max_tokens: int) -> None:
+    def __call__(self, prompts: list[str], **settings: Any) -> Any:
+        """``input_ids`` of ``prompts``, and with ``padding`` their ``attention_mask``."""
+
+    def save_pretrained(self, folder: Any) -> Any:
+        """Write the tokenizer's files."""
+
+
+class ByteTokenizer:
+    """The bytes of a prompt as ByT5 numbers them, from 3 on, and an end of 1; padding is 0."""
+
+    def __call__(self, prompts: list[str], *, max_length: int | None = None, **_: Any) -> dict[str, Any]:
+        """Ids of each prompt, or with a ``max_length`` all of them cut and padded to it, and their mask."""
+        most = None if max_length is None else max_length - 1
+        found = [[*(byte + 3 for byte in prompt.encode()[:most]), 1] for prompt in prompts]
+        if max_length is None:
+            return {"input_ids": found}
+        ids, mask = (torch.zeros(len(found), max_length, dtype=torch.int64) for _ in range(2))
+        for row, numbers in enumerate(found):
+            ids[row, : len(numbers)], mask[row, : len(numbers)] = torch.tensor(numbers), 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def save_pretrained(self, folder: Any) -> None:
+        """There is nothing to write."""
+
+
+class TextEncoder(nn.Module):
+    """A :class:`~.t5.T5Encoder` with its ``tokenizer``; prompts are padded or cut to ``max_tokens`` (L)."""
+
+    def __init__(self, encoder: T5Encoder, tokenizer: Tokenizer, max_tokens: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
-        self.config: Any = encoder.config
 
     @property
     def width(self) -> int:
         """W, the width of the states."""
-        return int(self.config.d_model)
+        return int(self.encoder.config["d_model"])
 
     @classmethod
     def build(cls, settings: dict[str, Any] | None = None, max_tokens: int = 64) -> Self:
         """A byte-level encoder with fresh weights; ``settings`` are those of ``T5Config``, the tiny one by default."""
-        from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
-
         values = dict(TINY_SETTINGS if settings is None else settings)
         values.setdefault("vocab_size", BYTE_VOCABULARY)
         values.setdefault("d_kv", values["d_model"] // values["num_heads"])
-        return cls(T5EncoderModel(T5Config(**values)), ByT5Tokenizer(), max_tokens)
+        return cls(T5Encoder(values), ByteTokenizer(), max_tokens)
 
     @classmethod
     def from_pretrained(
@@ -57,26 +83,17 @@ class TextEncoder(nn.Module):
         model with a byte vocabulary needs none. ``max_tokens`` defaults to what the folder says, or 300. Raises
         ``ValueError`` for a missing, foreign or damaged folder; only local safetensors are read.
         """
-        from safetensors import SafetensorError
-        from transformers import T5EncoderModel
-
         folder = Path(folder)
         config = read_config(folder)
         if config.get("model_type") not in ("t5", "mt5"):
             raise ValueError(f"{folder} holds a {config.get('model_type')!r} model; a text encoder must be a T5 ('t5')")
         try:
-            with _no_bars():
-                loaded: Any = T5EncoderModel.from_pretrained(
-                    folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-                )
-                encoder, report = loaded
-        except (OSError, RuntimeError, SafetensorError) as error:
+            tensors = read_weights(folder, STEM)
+        except ValueError as error:
             raise ValueError(f"{folder} cannot be read as a T5 encoder in safetensors: {error}") from None
-        if report["missing_keys"] or report["mismatched_keys"]:
-            wrong = sorted(str(key) for key in (*report["missing_keys"], *report["mismatched_keys"]))
-            raise ValueError(
-                f"the weights in {folder} do not fit their config.json: {len(wrong)} tensors, first {wrong[0]}"
-            )
+        with skip_initialization():
+            encoder = T5Encoder(config)
+        _load(encoder, tensors, folder)
         limit = max_tokens or int(config.get("max_tokens", 300))
         return cls(encoder.eval(), _tokenizer(folder, tokenizer, config), limit)
 
@@ -86,13 +103,12 @@ class TextEncoder(nn.Module):
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.config.max_tokens = self.max_tokens
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as beside, _no_bars():
-            self.encoder.save_pretrained(beside)  # type: ignore[operator]
-            if not _reads_bytes(self.tokenizer):
-                self.tokenizer.save_pretrained(beside)
-            for path in sorted(Path(beside).iterdir(), key=lambda p: p.name == "config.json"):
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as beside:
+            self.tokenizer.save_pretrained(beside)
+            for path in Path(beside).iterdir():
                 os.replace(path, folder / path.name)
+        config = self.encoder.config | {"architectures": ["T5EncoderModel"], "max_tokens": self.max_tokens}
+        write_component(folder, config, self.encoder, STEM)
 
     def tokenize(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, L) int64 and mask (B, L) bool of ``prompts``; one that is too long is cut with a warning."""
@@ -109,7 +125,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """States (B, L, W); those of padding are zero."""
-        states = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        states = self.encoder(ids, mask)
         return states * mask.unsqueeze(-1).to(states.dtype)
 
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
@@ -119,34 +135,40 @@ class TextEncoder(nn.Module):
         return self(ids, mask), mask
 
 
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without transformers' own progress bars."""
-    from transformers.utils import logging
+def _load(encoder: T5Encoder, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Take the encoder's tensors, in their own precision, out of those of a whole T5. Raises ``ValueError``."""
+    found = dict(tensors)
+    if "encoder.embed_tokens.weight" in found:
+        found.setdefault("shared.weight", found["encoder.embed_tokens.weight"])
+    own = encoder.state_dict()
+    wrong = sorted(name for name, tensor in own.items() if name not in found or found[name].shape != tensor.shape)
+    if wrong:
+        raise ValueError(
+            f"the weights in {folder} do not fit their config.json: {len(wrong)} tensors, first {wrong[0]}"
+        )
+    encoder.load_state_dict({name: found[name] for name in own}, assign=True)
+    for name, parameter in encoder.named_parameters():
+        if name.endswith(".wo.weight") and parameter.dtype == torch.float16:  # beyond float16 in the MLPs of T5 XXL
+            parameter.data = parameter.data.float()
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
-
-def _tokenizer(folder: Path, given: str | Path | None, config: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer, ByT5Tokenizer
-
+def _tokenizer(folder: Path, given: str | Path | None, config: dict[str, Any]) -> Tokenizer:
     places = [Path(given)] if given is not None else [folder, folder.parent / "tokenizer"]
     for place in places:
         if any((place / name).exists() for name in ("tokenizer_config.json", "tokenizer.json", "spiece.model")):
-            try:
-                return AutoTokenizer.from_pretrained(place, local_files_only=True)
-            except (OSError, ValueError, KeyError) as error:
-                raise ValueError(f"the tokenizer in {place} cannot be read: {error}") from None
+            return _vocabulary(place)
     if given is None and config.get("vocab_size") == BYTE_VOCABULARY:
-        return ByT5Tokenizer()
+        return ByteTokenizer()
     raise ValueError(f"no tokenizer in {' or '.join(map(str, places))}; it needs tokenizer.json or spiece.model")
 
 
-def _reads_bytes(tokenizer: Any) -> bool:
-    return type(tokenizer).__name__ == "ByT5Tokenizer"
+def _vocabulary(folder: Path) -> Any:
+    """A tokenizer of transformers, from its files."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise ValueError(f"the tokenizer in {folder} needs transformers; {INSTALL}") from None
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from None

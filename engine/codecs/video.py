@@ -1,13 +1,14 @@
 """Video codec: frames <-> latents with any diffusers video autoencoder (method.md section 7).
 
-The tiny codec is ``AutoencoderKLLTXVideo`` on 2x4x4 pixel patches with one strided convolution: 4x in time, 8x in
-space, all convolutions on the coarse grids, channel-wise norms only, so that sizes and durations not seen in training
-behave alike.
+The tiny codec is LTX-Video's (:mod:`.ltx`, which needs no diffusers) on 2x4x4 pixel patches with one strided
+convolution: 4x in time, 8x in space, all convolutions on the coarse grids, channel-wise norms only, so that sizes and
+durations not seen in training behave alike.
 """
 
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from .files import load_weights, read_config, read_weights, write_component
+from . import ltx
+from .files import INSTALL, load_weights, read_config, read_weights, skip_initialization, write_component
 from .opensora import CLASS_NAME as OPEN_SORA
 from .opensora import OpenSoraVAE
 
@@ -23,7 +25,7 @@ STATISTICS = ("latents_mean", "latents_std")
 OF_THE_LOADING = ("_name_or_path", "_use_default_values")  # of which the second has another order in every process
 IMAGES_AT_ONCE = 4
 
-TINY_CLASS = "AutoencoderKLLTXVideo"
+TINY_CLASS = ltx.CLASS_NAME
 TINY_SETTINGS: dict[str, Any] = {
     "in_channels": 6,
     "out_channels": 6,
@@ -62,10 +64,10 @@ class Strides:
 class VideoCodec(nn.Module):
     """Frames uint8 (B, F, H, W, 3) <-> latents (B, C_v, T, H/8, W/8) of mean 0 and deviation 1, T = ceil(F / 4).
 
-    ``vae`` is a diffusers autoencoder or :class:`OpenSoraVAE`; ``shift`` and ``scale`` (C_v,) are mean and deviation of
-    its latents over data. A 2-D ``AutoencoderKL`` is applied frame by frame (T = F). Frame counts that the time factor
-    does not divide are padded at the front with the first frame; so is what autoencoders want that treat their first
-    frame apart.
+    ``vae`` is a diffusers autoencoder, :class:`~.ltx.LTXVideoVAE` or :class:`OpenSoraVAE`; ``shift`` and ``scale``
+    (C_v,) are mean and deviation of its latents over data. A 2-D ``AutoencoderKL`` is applied frame by frame (T = F).
+    Frame counts that the time factor does not divide are padded at the front with the first frame; so is what
+    autoencoders want that treat their first frame apart.
     """
 
     shift: Tensor
@@ -85,7 +87,8 @@ class VideoCodec(nn.Module):
     @classmethod
     def build(cls, class_name: str = TINY_CLASS, settings: dict[str, Any] | None = None) -> Self:
         """A codec with fresh weights; the tiny one by default."""
-        return cls(_autoencoder(class_name).from_config(TINY_SETTINGS if settings is None else settings))
+        values = TINY_SETTINGS if settings is None else settings
+        return cls(_autoencoder(class_name, values).from_config(values))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -95,9 +98,11 @@ class VideoCodec(nn.Module):
         """
         folder = Path(folder)
         config = read_config(folder)
-        kind = _autoencoder(config.get("_class_name") or config.get("model_type"))
+        kind = _autoencoder(config.get("_class_name") or config.get("model_type"), config)
         accepted = inspect.signature(kind.__init__).parameters
-        vae = kind.from_config({n: value for n, value in config.items() if n not in STATISTICS or n in accepted})
+        values = {n: value for n, value in config.items() if n not in STATISTICS or n in accepted}
+        with skip_initialization() if kind is ltx.LTXVideoVAE else nullcontext():
+            vae = kind.from_config(values)
         load_weights(vae, _renamed(read_weights(folder, _stem(vae))), folder)
         codec = cls(vae)
         codec.set_statistics(*_statistics(vae, config, codec.channels))
@@ -109,7 +114,7 @@ class VideoCodec(nn.Module):
         """
         config = {name: value for name, value in dict(self.config).items() if name not in OF_THE_LOADING}
         if not isinstance(self.vae, OpenSoraVAE):
-            config["_class_name"] = type(self.vae).__name__
+            config["_class_name"] = _class_name(self.vae)
         config |= {"latents_mean": self.shift.tolist(), "latents_std": self.scale.tolist()}
         write_component(Path(folder), config, self.vae, _stem(self.vae), dtype)
 
@@ -191,11 +196,16 @@ class VideoCodec(nn.Module):
         return self.vae.decode(latents).sample[:, :, -frames:]  # type: ignore[operator]
 
 
-def _autoencoder(class_name: object) -> Any:
-    import diffusers
-
+def _autoencoder(class_name: object, config: dict[str, Any]) -> Any:
+    """The class of an autoencoder with these settings, by the name that diffusers knows it by."""
     if class_name == OPEN_SORA:
         return OpenSoraVAE
+    if class_name == ltx.CLASS_NAME and ltx.supported(config):
+        return ltx.LTXVideoVAE
+    try:
+        import diffusers
+    except ImportError:
+        raise ValueError(f"the autoencoder {class_name!r} needs diffusers; {INSTALL}") from None
     if (
         not isinstance(class_name, str)
         or not class_name.startswith("AutoencoderKL")
@@ -205,6 +215,10 @@ def _autoencoder(class_name: object) -> Any:
             f"class {class_name!r} is no video autoencoder; it must be one of diffusers' AutoencoderKL… classes"
         )
     return getattr(diffusers, class_name)
+
+
+def _class_name(vae: nn.Module) -> str:
+    return ltx.CLASS_NAME if isinstance(vae, ltx.LTXVideoVAE) else type(vae).__name__
 
 
 def _stem(vae: nn.Module) -> str:
@@ -217,6 +231,9 @@ def _channels(vae: Any) -> int:
 
 def _strides(vae: Any) -> Strides:
     """Ask a twin without weights (on the meta device) how many frames it makes of two, three and four latents."""
+    if isinstance(vae, ltx.LTXVideoVAE):
+        (time, space), cropped = vae.factors, vae.cropped_frames
+        return Strides(time, space, first_frame=cropped == time - 1 > 0, first_latent=cropped > 0)
     with torch.device("meta"), torch.no_grad():
         twin = type(vae).from_config(vae.config).eval()
         try:

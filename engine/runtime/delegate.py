@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...kernels import native
-from ...kernels.launch import launches_kernels
+from ...kernels.launch import current_implementation, launches_kernels
 from ..config import DDiTConfig
 from ..model import DDiT
 from ..model.denoiser import Denoiser, Modulation
@@ -69,12 +69,14 @@ def describe(model: Denoiser) -> dict[str, Any]:
         "compile": False,
         "dtype": str(model.dtype).removeprefix("torch."),
         "fp8": isinstance(model, DDiT) and has_fp8_linears(model),
-        "kernels": _kernels(model.device),
+        "kernels": _kernels(model),
     }
 
 
-def _kernels(device: torch.device) -> str:
-    if launches_kernels(device):
+def _kernels(model: Denoiser) -> str:
+    if launches_kernels(model.device):
         return "triton"
-    found = native.instructions() if device.type == "cpu" else None
-    return "reference" if found is None else f"native {found}"
+    chosen = current_implementation()
+    if chosen == "auto" and model.device.type == "cpu" and model.dtype == torch.float32 and native.LOOPS is not None:
+        return f"native {native.instructions()}"
+    return "torch" if chosen == "torch" else "reference"

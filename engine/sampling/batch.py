@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,8 @@ class Batch(ABC):
     @torch.inference_mode()
     def step(self) -> list[int]:
         """One Euler step of every request; the places of those that have now done their last."""
-        self._step(self._weights(self.video), self._weights(self.audio))
+        with getattr(self.model, "operations", nullcontext)():
+            self._step(self._weights(self.video), self._weights(self.audio))
         return [b for b, job in enumerate(self.jobs) if self.video.each[b].step >= len(job.schedule)]
 
     @abstractmethod

@@ -159,7 +159,7 @@ def _native() -> tuple[ModuleType | None, str]:
     try:
         return import_module("..._native", __package__), "native part: built"
     except ModuleNotFoundError:
-        remedy = "to build it, install CMake and a C++17 compiler, then install syncflow again"
+        remedy = "to build it, install CMake and a C++20 compiler, then install syncflow again"
         return None, f"native part missing, numpy stands in with the same results; {remedy}"
     except ImportError as error:
         return None, f"native part does not load, numpy stands in with the same results: {error}"

@@ -20,6 +20,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
 from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules.common import slice_split_rule
 from torch import Tensor, nn
 
 from .naming import forget_origins, name_all, name_lengths
@@ -28,6 +29,8 @@ from .passes import drop_reshapes, share_constants, share_lengths
 from .tensors import OPSET
 
 EMBEDDED = 2**26  # bytes of weights up to which a graph is one file
+# The library's own, without the one that searches all nodes again at every node; no graph here has what it looks for.
+RULES = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule is not slice_split_rule]
 
 Axes = Mapping[str, Mapping[int, str]]
 
@@ -104,7 +107,7 @@ def _simplify(model: ir.Model, weights: Collection[str]) -> None:
     share_lengths(model.graph)
     for _ in range(2):
         optimizer.fold_constants_ir(model)
-        rewriter.rewrite(model)
+        rewriter.rewrite(model, RULES)
         common.RemoveUnusedNodesPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     share_constants(model.graph, weights)

@@ -3,11 +3,19 @@
 from . import tiles
 from .language import interpreted, tl, triton
 from .launching import Launch, attention_tiles, has_fp8, head_tiles, supported
-from .registry import implementation, launches_kernels, libraries, operation, suits_cpu
+from .registry import (
+    current_implementation,
+    implementation,
+    launches_kernels,
+    libraries,
+    operation,
+    suits_cpu,
+)
 
 __all__ = [
     "Launch",
     "attention_tiles",
+    "current_implementation",
     "has_fp8",
     "head_tiles",
     "implementation",

@@ -15,7 +15,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
+from typing import cast as typed
 
 import torch
 from torch import Tensor
@@ -26,16 +27,19 @@ from .language import INSTALLED, interpreted
 from .launching import Launch
 
 NAMESPACE = "syncflow"
-Implementation = Literal["auto", "triton", "reference"]
+SUITED = ("auto", "torch")  # implementations in which a CPU computes an operation in the way that suits it best
+Implementation = Literal["auto", "triton", "torch", "reference"]
 Output = Tensor | tuple[Tensor, ...] | list[Tensor]
 Prepare = Callable[..., tuple[Output, list[Launch]] | None]
 
 
 def _checked(name: str) -> Implementation:
-    for known in ("auto", "triton", "reference"):
+    for known in get_args(Implementation):
         if name == known:
-            return known
-    raise ValueError(f"kernel implementation {name!r} is none of auto, triton, reference (SYNCFLOW_KERNELS)")
+            return typed("Implementation", known)
+    raise ValueError(
+        f"kernel implementation {name!r} is none of {', '.join(get_args(Implementation))} (SYNCFLOW_KERNELS)"
+    )
 
 
 _of_process: Implementation = _checked(os.environ.get("SYNCFLOW_KERNELS", "auto"))
@@ -46,9 +50,11 @@ _chosen: ContextVar[Implementation] = ContextVar("chosen", default=_of_process)
 def implementation(name: Implementation) -> Iterator[None]:
     """Choose who computes the operations within a ``with`` block; ``SYNCFLOW_KERNELS`` chooses for a process.
 
-    ``auto``: Triton on a GPU, or a library where an operation has one; on a CPU what suits it, where an operation has
-    that; the reference elsewhere. ``reference``: the reference everywhere. ``triton``: Triton in place of libraries
-    too, and also on a CPU, which needs its interpreter (``TRITON_INTERPRET=1`` before the first import).
+    ``auto``: Triton on a GPU, or a library where an operation has one; on a CPU the C++ operations and oneDNN, where an
+    operation has that; the reference elsewhere. ``torch``: the same without Triton and without the C++ operations, so
+    that PyTorch's own operations compute everything. ``reference``: the reference everywhere. ``triton``: Triton in
+    place of libraries too, and also on a CPU, which needs its interpreter (``TRITON_INTERPRET=1`` before the first
+    import). The choice belongs to the thread (or asyncio task) that makes it; other threads keep theirs.
     """
     if _checked(name) == "triton" and not INSTALLED:
         raise ValueError("the Triton kernels need triton; install it with `pip install syncflow[gpu]`")
@@ -59,6 +65,11 @@ def implementation(name: Implementation) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def current_implementation() -> Implementation:
+    """Who computes the operations here and now, as :func:`implementation` or ``SYNCFLOW_KERNELS`` chose."""
+    return _chosen.get()
+
+
 def libraries() -> bool:
     """Whether a library may compute what there is a Triton kernel for."""
     return _chosen.get() != "triton"
@@ -66,13 +77,13 @@ def libraries() -> bool:
 
 def suits_cpu(arguments: Iterable[object]) -> bool:
     """Whether a call with these arguments, without gradients, may be computed in the way that suits a CPU best."""
-    return eager_on_cpu(arguments) and _chosen.get() == "auto"
+    return eager_on_cpu(arguments) and _chosen.get() in SUITED
 
 
 def launches_kernels(device: torch.device) -> bool:
     """Whether operations on this device launch Triton kernels, where they have them."""
     chosen = _chosen.get()
-    if chosen == "reference" or not INSTALLED:
+    if chosen in ("reference", "torch") or not INSTALLED:
         return False
     return device.type == "cuda" or (chosen == "triton" and device.type == "cpu" and interpreted())
 
@@ -110,6 +121,9 @@ def operation(
 
     signature = _resolved(reference)
     compute.__signature__ = signature  # type: ignore[attr-defined]
+    # triton_op looks for kernels in the source of what a function wraps, for which it imports the compiler (2 s); a
+    # reference has none, and a builtin has no source.
+    compute.__wrapped__ = len
     op: Any = torch.library.triton_op(f"{NAMESPACE}::{name}", compute, mutates_args=())
     op.register_fake(shape or contiguous)
 
@@ -146,7 +160,7 @@ def operation(
         if torch.is_grad_enabled():
             return reference(*args, **kwargs)
         if eager_on_cpu((*args, *kwargs.values())) and (chosen := _chosen.get()) != "triton":
-            return _contiguous((cpu if cpu is not None and chosen == "auto" else reference)(*args, **kwargs))
+            return _contiguous((cpu if cpu is not None and chosen in SUITED else reference)(*args, **kwargs))
         return op(*args, **kwargs)
 
     door.prepare = prepare  # type: ignore[attr-defined]

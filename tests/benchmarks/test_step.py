@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 
-from syncflow.benchmarks import step
+from syncflow.benchmarks import instructions, step
+from syncflow.benchmarks.step import Timing
 from syncflow.cli import main
 from syncflow.engine.engine import Engine
-from syncflow.engine.runtime.choice import without_exports
+from syncflow.engine.runtime.choice import Chosen, without_exports
 from syncflow.engine.runtime.delegate import Delegate
+from syncflow.engine.runtime.processor import Processor, processor
+from syncflow.kernels import native
+
+ONCE = Timing(rounds=1)
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +31,17 @@ def test_a_way_is_held_against_the_naive_loop(engine):
     ways = step.runtimes(engine, ["torch", "auto"])
     automatic, _ = without_exports(engine.components.ddit)
     assert list(ways) == ["torch", f"auto ({automatic})"]
-    naive, *own = step.contest(engine, ways, batch=2, rounds=1)
+    naive, *own = step.contest(engine, ways, 2, ONCE)
     assert (naive.name, naive.ratio, naive.rel_err) == ("naive, batch 2", 1.0, 0.0)
     assert all(row.rel_err < 1e-4 and row.ms_p50 > 0 for row in own)
     torch, _ = own
     assert torch.launches is not None and naive.launches is not None and torch.launches < naive.launches
-    assert torch.flops is not None and naive.flops is not None and torch.flops < naive.flops
+    assert torch.flops < naive.flops and own[1].flops == torch.flops
     assert (own[1].launches is None) is (automatic == "native")
+    for row in (naive, *own):
+        assert row.gflops == pytest.approx(row.flops / row.ms_p50 / 1e6, rel=0.01)
+        assert row.instructions == instructions.used()
+    assert [row.runtime for row in (naive, *own)] == ["naive", "torch", automatic]
 
 
 class Off(Delegate):
@@ -44,16 +56,34 @@ class Off(Delegate):
 
 
 def test_a_wrong_way_shows(engine):
-    _, row = step.contest(engine, {"off": Off(engine.components.ddit)}, batch=1, rounds=1)
+    _, row = step.contest(engine, {"off": Chosen(Off(engine.components.ddit), "off", "")}, 1, ONCE)
     assert 5e-3 < row.rel_err < 2e-2
     assert row.launches is None
 
 
 def test_in_turn():
     told = []
-    seconds = step.alternate({"a": lambda: told.append("a"), "b": lambda: told.append("b")}, 3)
+    seconds = step.alternate({"a": lambda: told.append("a"), "b": lambda: told.append("b")}, Timing(3))
     assert told == ["a", "a", "b", "b"] * 5  # two rounds that do not count, and in each the first time
     assert len(seconds["a"]) == len(seconds["b"]) == 3
+
+
+def test_progress_is_told():
+    told = []
+
+    def bar(rounds, desc):
+        for k in rounds:
+            told.append((desc, k))
+            yield k
+
+    step.alternate({"a": lambda: None}, Timing(2, progress=bar), "batch 8")
+    assert told == [("batch 8", k) for k in range(4)]
+
+
+def test_cpu_time_leaves_out_what_others_compute():
+    """Waiting is what a process does while others have its cores."""
+    seconds = step.alternate({"waits": lambda: time.sleep(0.05)}, Timing(3, clock=time.process_time))
+    assert max(seconds["waits"]) < 0.04
 
 
 def test_json(engine, monkeypatch, capsys):
@@ -69,7 +99,9 @@ def test_json(engine, monkeypatch, capsys):
     assert takes["eight_ms"] == pytest.approx(takes["ratio"] * takes["one_ms"], rel=0.01)
     assert takes["name"] == f"auto ({automatic})" and takes["ratio"] > 1
     assert [row["name"] for row in rows] == ["naive, batch 1", f"auto ({automatic}), batch 1"]
-    assert rows[0].keys() == {"name", "ms_p50", "ratio", "rel_err", "launches", "flops", "bytes"}
+    assert rows[0].keys() >= {"name", "ms_p50", "ratio", "rel_err", "launches", "flops", "bytes"}
+    assert rows[1]["runtime"] == automatic and rows[1]["gflops"] > 0 and rows[1]["instructions"] == instructions.used()
+    assert found["clock"] == "wall"
 
 
 @pytest.mark.parametrize(("name", "words"), [("tensorflow", "runtime"), ("onnxruntime", "syncflow export")])
@@ -79,3 +111,71 @@ def test_a_runtime_that_is_not_there(monkeypatch, capsys, name, words):
         main()
     assert ended.value.code == 2
     assert words in capsys.readouterr().err
+
+
+# Instruction levels
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """None of the variables set; what is set in the test is gone after it."""
+    for name in instructions.VARIABLES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_an_unknown_level_lists_the_others(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["syncflow", "bench", "step", "--instructions", "avx"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "the instruction level is 'avx'; it must be one of baseline, x86-64-v3, x86-64-v4" in said
+
+
+def test_a_level_that_the_processor_lacks(monkeypatch, clean):
+    """PyTorch would crash with it."""
+    monkeypatch.setattr(instructions, "processor", lambda: Processor("Old", "0", frozenset(("sse2", "avx2"))))
+    with pytest.raises(ValueError, match="this processor has no x86-64-v3: it lacks bmi2, fma"):
+        instructions.limit("x86-64-v3")
+    assert not set(instructions.VARIABLES) & os.environ.keys()
+
+
+def test_a_level_that_the_native_part_lacks(monkeypatch):
+    monkeypatch.setattr(native, "instructions", lambda: "baseline")
+    instructions.check("baseline")
+    with pytest.raises(ValueError, match="uses baseline and has no x86-64-v3"):
+        instructions.check("x86-64-v3")
+
+
+def test_a_process_that_has_torch_begins_anew(monkeypatch, clean):
+    """With the same arguments, once."""
+    begun = []
+    monkeypatch.setattr(instructions.os, "execv", lambda program, arguments: begun.append((program, arguments)))
+    instructions.limit("baseline")
+    assert begun == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
+    assert os.environ["SYNCFLOW_INSTRUCTIONS"] == "baseline" and os.environ["ATEN_CPU_CAPABILITY"] == "default"
+    instructions.limit("baseline")
+    assert len(begun) == 1
+
+
+PROGRAM = """
+import {first}
+from syncflow.benchmarks import instructions
+instructions.limit({level!r})
+import torch
+from syncflow.kernels import native
+print(native.instructions(), torch.backends.cpu.get_cpu_capability())
+"""
+
+
+@pytest.mark.parametrize("first", ["sys", "torch"])
+@pytest.mark.parametrize("level", ["baseline", "x86-64-v3"])
+def test_the_native_part_and_torch_are_limited_alike(first, level):
+    if not processor().flags >= instructions.NEEDED[level]:
+        pytest.skip(f"this processor has no {level}")
+    environment = {name: value for name, value in os.environ.items() if name not in instructions.VARIABLES}
+    command = [sys.executable, "-c", PROGRAM.format(first=first, level=level)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    expected = None if native.LOOPS is None else level
+    assert done.stdout.split() == [str(expected), {"baseline": "DEFAULT", "x86-64-v3": "AVX2"}[level]]

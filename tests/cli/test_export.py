@@ -72,7 +72,7 @@ def runtime(request, monkeypatch) -> str:
         raise Opened(str(path))
 
     class Core:
-        compile_model = staticmethod(refuse)
+        compile_model = read_model = staticmethod(refuse)
 
     module, name = LOADERS[request.param]
     library = pytest.importorskip(module)

@@ -32,7 +32,7 @@ GRAPH = GraphSpec(
     {"velocity": Port("float32", ("R", "A", 5))},
     {"R": Axis(1, None, 4), "A": Axis(0, 3000, 100, 2)},
 )
-PROOF = Proof("onnxruntime", "1.31.1", "cpu", "float32", {"denoise_audio": 1e-6}, 1e-4, {"step": [0.01, 0.02]})
+PROOF = Proof("onnxruntime", "1.31.1", "cpu", "float32", {"denoise_audio": 1e-6}, 1e-4, {"step": [0.01, 0.02]}, "a CPU")
 
 
 def written(path: Path, **changes: object) -> Export:
@@ -162,11 +162,24 @@ def test_a_proof_replaces_the_one_before(folder):
     export = Export.read(folder, MODEL)
     other = dataclasses.replace(PROOF, runtime="openvino")
     again = dataclasses.replace(PROOF, version="1.32.0")
-    for proof in (PROOF, other, again):
+    elsewhere = dataclasses.replace(PROOF, processor="another CPU")
+    for proof in (PROOF, other, elsewhere, again):
         export = export.proven(proof)
-    assert export.proofs == (other, again)
-    assert export.proof("onnxruntime", "cpu", "float32") == again
-    assert export.proof("onnxruntime", "cuda", "float32") is None
+    assert export.proofs == (other, elsewhere, again)
+    assert export.proof("onnxruntime", "cpu", "float32", "a CPU") == again
+    assert export.proof("onnxruntime", "cpu", "float32", "another CPU") == elsewhere
+    assert export.proof("onnxruntime", "cuda", "float32", "a CPU") is None
+    assert export.elsewhere("onnxruntime", "cpu", "float32", "a CPU") == ["another CPU"]
+
+
+def test_what_older_versions_found_was_found_on_no_known_processor(folder):
+    """Their manifests do not name it."""
+    values = json.loads((folder / MANIFEST).read_text())
+    del values["proofs"][0]["processor"]
+    rewrite(folder, **values)
+    export = Export.read(folder, MODEL)
+    assert export.proof("onnxruntime", "cpu", "float32", "a CPU") is None
+    assert export.elsewhere("onnxruntime", "cpu", "float32", "a CPU") == [""]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from syncflow.engine.runtime.openvino import compile_graph
+
 Run = Callable[[Mapping[str, Tensor]], list[Tensor]]
 Load = Callable[[Path], Run]
 
@@ -33,9 +35,8 @@ def onnxruntime(path: Path) -> Run:
 @cache
 def openvino(path: Path) -> Run:
     """The graph in OpenVINO on the CPU, in float32, loaded once."""
-    library = pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = library.Core().compile_model(path, "CPU", settings)
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    compiled = compile_graph(path, {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1})
     names = [value.any_name for value in compiled.inputs]
 
     def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:

@@ -44,6 +44,13 @@ def test_what_is_odd_is_among_them(models):
     assert all(usual[name].shape != other[name].shape for name in audio.inputs)
 
 
+def test_the_smallest_lengths_come_first():
+    """A kernel that is compiled for them must serve all others."""
+    first, *others = cases_of({"R": Axis(1, None, 4), "T": Axis(1, None, 8)})
+    assert first.lengths == {"R": 1, "T": 1}
+    assert any(case.lengths["T"] >= 8 for case in others)
+
+
 def test_rows_without_a_bridge(models):
     (joint,) = (g for g in graphs_of(models["global_local"], "cpu", codecs=False) if g.name == "denoise_joint")
     smallest = next(c for c in cases_of(axes_of(joint, models["global_local"].config)) if c.name == "smallest")

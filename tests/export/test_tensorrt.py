@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from syncflow.engine.exports import Axis, Export, Port
 from syncflow.engine.package import sha256
 from syncflow.engine.runtime import capture, tensorrt
-from syncflow.engine.runtime.choice import load
 from syncflow.engine.runtime.graphs import graph_names
+from syncflow.engine.runtime.libraries import load
 from syncflow.engine.sampling.loop import sample
 from syncflow.export.graphs import denoiser_graphs
 from syncflow.export.tensorrt.profiles import bounded, profiles_of, shapes_of

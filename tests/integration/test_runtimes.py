@@ -21,6 +21,7 @@ from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import load_clip
 from syncflow.engine.model import DDiT
+from syncflow.engine.runtime.calibration import ALIKE
 from syncflow.engine.runtime.graphs import graph_names
 from syncflow.kernels import native
 
@@ -146,20 +147,33 @@ def test_the_same_seed_is_the_same_file(exported, tmp_path):
         assert min(alike(load_clip(files[runtime]), plain)) >= 40, runtime
 
 
-def test_auto_takes_what_was_verified(exported):
+def test_auto_times_what_was_verified(exported, monkeypatch):
     """Whichever is fastest here, its clip is PyTorch's."""
+    monkeypatch.setenv("SYNCFLOW_CALIBRATION", "on")
     engine = Engine.from_pretrained(exported.package)
-    assert engine.describe()["runtime"] in ("torch", *NATIVE, *exported.runtimes)
+    told = engine.describe()
+    graphs = graph_names(engine.config.ddit)
+    right = {p["runtime"] for p in exported.proofs if max(p["errors"][name] for name in graphs) <= BOUND}
+    assert told["step_ms"].keys() == {"torch", *(("torch-plain", "native") if NATIVE else ()), *right}
+    assert min(told["step_ms"].values()) >= ALIKE * told["step_ms"][told["runtime"]]
     request = Request(PROMPTS[0], seed=3, steps=2, seconds=0.5)
     assert min(alike(engine.generate(request), exported.engine("torch").generate(request))) >= 40
 
 
 def test_half_precision_has_its_own_bound(exported):
-    """OpenVINO in bfloat16: what random weights make of its rounding is near, and is said to hold or not to hold."""
+    """OpenVINO in bfloat16: what random weights make of its rounding is near, and is said to hold or not to hold.
+
+    A processor without the type computes in float32, to float32's bound.
+    """
     code, out, _ = call("verify", exported.package, "--runtimes", "openvino", "--precision", "bfloat16", "--json")
     (proof,) = json.loads(out)["exports"][0]["runtimes"]
     assert (proof["precision"], proof["bound"]) == ("bfloat16", 5e-2)
-    errors = list(proof["errors"].values())
-    assert code == int(max(errors) > 5e-2)
-    assert max(errors) < 0.2
-    assert proof["errors"]["prepare_times"] <= BOUND < proof["errors"]["prepare_text"] < 5e-2
+    errors = proof["errors"]
+    largest = max(errors.values())
+    assert code == int(largest > 5e-2)
+    assert errors["prepare_times"] <= BOUND
+    if "BF16" in pytest.importorskip("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert BOUND < errors["prepare_text"] < 5e-2
+        assert largest < 0.2
+    else:
+        assert largest <= BOUND

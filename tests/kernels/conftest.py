@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -25,34 +25,43 @@ def poisoned_allocations() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def check() -> Callable[..., None]:
-    """``check(operation, formulation, *arguments)``: the tolerance rule, for reference, default and Triton kernel.
+    """``check(operation, formulation, *arguments, orders=())``: the rule, for reference, default and Triton kernel.
 
     ``formulation`` is run in float64 for the truth and in the arguments' own dtype for what plain PyTorch makes of it;
     the operation's error may be twice the latter's and two roundings of the largest element. Without a GPU the kernel
     runs in Triton's interpreter, and the default is what suits a CPU. Arguments and outputs may be lists or tuples of
-    tensors.
+    tensors. ``orders`` are the formulation with its sums in other orders: of few elements the error of one is chance,
+    and plain PyTorch's is the largest of all.
     """
 
     def widen(leaf: object) -> object:
         return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
-    def run(operation: Callable[..., object], formulation: Callable[..., object], *arguments: object) -> None:
+    def largest(found: Tensor, exact: Tensor) -> float:
+        return (found.double() - exact).abs().max().item()
+
+    def run(
+        operation: Callable[..., object],
+        formulation: Callable[..., object],
+        *arguments: object,
+        orders: Sequence[Callable[..., object]] = (),
+    ) -> None:
         exact = tree_leaves(formulation(*tree_map(widen, arguments)))
-        plain = tree_leaves(formulation(*arguments))
+        plain = [tree_leaves(of_plain(*arguments)) for of_plain in (formulation, *orders)]
         assert operation.prepare(*arguments) is not None, "no kernel takes these arguments"  # type: ignore[attr-defined]
         for name in ("reference", "auto", "triton"):
             with torch.no_grad(), implementation(name):
                 actual = tree_leaves(operation(*arguments))
             assert len(actual) == len(exact)
-            for a, p, e in zip(actual, plain, exact, strict=True):
+            for a, e, *p in zip(actual, exact, *plain, strict=True):
                 assert a.shape == e.shape
-                assert a.dtype == p.dtype
+                assert a.dtype == p[0].dtype
                 assert a.is_contiguous()
                 if not a.numel():
                     continue
                 floor = 2 * torch.finfo(a.dtype).eps * e.abs().max().item()
-                allowed = 2 * (p.double() - e).abs().max().item() + floor
-                error = (a.double() - e).abs().max().item()
+                allowed = 2 * max(largest(one, e) for one in p) + floor
+                error = largest(a, e)
                 assert error <= allowed, f"{name}: {error:.3g} is more than {allowed:.3g}"
 
     return run

@@ -157,7 +157,7 @@ def test_what_suits_a_cpu_is_the_reference_up_to_rounding(name, examples):
 def test_plain_calls_on_a_cpu_pass_the_dispatcher_by(name, examples):
     """And calls that something watches do not."""
     arguments = plain(examples[name](torch.float32))
-    for chosen in ("auto", "reference"):
+    for chosen in ("auto", "torch", "reference"):
         with torch.no_grad(), implementation(chosen):
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
                 getattr(kernels, name)(*arguments)
@@ -195,7 +195,7 @@ def test_compile_on_a_cpu_computes_the_reference(name, examples):
 
 
 def test_an_unknown_implementation_is_refused():
-    with pytest.raises(ValueError, match="none of auto, triton, reference"), implementation("cuda"):
+    with pytest.raises(ValueError, match="none of auto, triton, torch, reference"), implementation("cuda"):
         pass
 
 

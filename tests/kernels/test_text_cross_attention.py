@@ -20,6 +20,17 @@ def formulation(q, k, v, lengths, text_of_row):
     return torch.stack(outputs) if outputs else q.flatten(2)
 
 
+def with_channels_reversed(q, k, v, lengths, text_of_row):
+    return formulation(q.flip(-1), k.flip(-1), v, lengths, text_of_row)
+
+
+def with_words_reversed(q, k, v, lengths, text_of_row):
+    k, v = k.clone(), v.clone()
+    for text, length in enumerate(lengths.tolist()):
+        k[text, :length], v[text, :length] = k[text, :length].flip(0), v[text, :length].flip(0)
+    return formulation(q, k, v, lengths, text_of_row)
+
+
 def inputs(rows, texts, tokens, words, heads, width, dtype, seed, strided=False):
     generator = torch.Generator().manual_seed(seed)
     q = torch.randn(rows, tokens, heads, width, generator=generator)
@@ -43,7 +54,8 @@ def inputs(rows, texts, tokens, words, heads, width, dtype, seed, strided=False)
 )
 @settings(max_examples=40)
 def test_equals_sdpa(check, dtype, rows, texts, tokens, words, heads, width, strided, seed):
-    check(text_cross_attention, formulation, *inputs(rows, texts, tokens, words, heads, width, dtype, seed, strided))
+    arguments = inputs(rows, texts, tokens, words, heads, width, dtype, seed, strided)
+    check(text_cross_attention, formulation, *arguments, orders=(with_channels_reversed, with_words_reversed))
 
 
 @pytest.mark.parametrize("name", ["reference", "auto", "triton"])

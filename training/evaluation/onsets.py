@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .mel import mel_spectrogram, pick_peaks
+
 HOP_SECONDS = 0.005
 WINDOW_SECONDS = 0.02
 LAG = 2
@@ -19,26 +21,16 @@ APART_SECONDS = 0.08
 def audio_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """Times (s) at which sounds begin in ``waveform`` (M,), in order; empty for silence.
 
-    Peaks of :func:`onset_strength` that stand ``RISE_DB`` above their neighbourhood, by librosa's peak picking with
-    an absolute threshold: nothing is scaled to the loudest, so faint noise alone has no onsets. The time is the top
-    of the parabola through a peak, which is finer than the hop.
+    Peaks of :func:`onset_strength` that stand ``RISE_DB`` above their neighbourhood, by an absolute threshold: nothing
+    is scaled to the loudest, so faint noise alone has no onsets. The time is the top of the parabola through a peak,
+    which is finer than the hop.
     """
-    from librosa.onset import onset_detect
-
     strength = onset_strength(waveform, sample_rate)
     if not strength.any():
         return np.empty(0)
     around = round(NEIGHBOURHOOD_SECONDS / HOP_SECONDS)
-    peaks = onset_detect(
-        onset_envelope=strength,
-        units="frames",
-        normalize=False,
-        delta=RISE_DB,
-        wait=round(APART_SECONDS / HOP_SECONDS),
-        pre_max=around // 2,
-        post_max=around // 2,
-        pre_avg=2 * around,
-        post_avg=2 * around,
+    peaks = pick_peaks(
+        strength, top=around // 2, mean=2 * around, rise=RISE_DB, apart=round(APART_SECONDS / HOP_SECONDS)
     )
     return (peaks + _summit(strength, peaks)) * HOP_SECONDS
 
@@ -50,23 +42,20 @@ def onset_strength(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     Levels below ``SILENCE_DB`` of full scale, and below ``RANGE_DB`` under the loudest, count as silence: what a codec
     murmurs between two sounds is not heard as a third.
     """
-    from librosa.feature import melspectrogram
-
     sound = np.asarray(waveform, dtype=np.float32)
     hop, window = round(HOP_SECONDS * sample_rate), round(WINDOW_SECONDS * sample_rate)
     if len(sound) < window:
         return np.zeros(1 + len(sound) // hop)
     size = 1 << (window - 1).bit_length()
-    energy = melspectrogram(
-        y=sound,
-        sr=sample_rate,
-        n_fft=size,
-        win_length=window,
-        hop_length=hop,
-        n_mels=BANDS,
-        fmin=LOWEST,
-        fmax=min(HIGHEST, sample_rate / 2),
-        norm=None,
+    energy = mel_spectrogram(
+        sound,
+        sample_rate,
+        size=size,
+        window=window,
+        hop=hop,
+        bands=BANDS,
+        lowest=LOWEST,
+        highest=min(HIGHEST, sample_rate / 2),
     )
     return np.concatenate([np.zeros(LAG), _rise(energy, window).mean(axis=0) + _rise(energy.sum(axis=0), window) / 2])
 

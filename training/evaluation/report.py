@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .inspection import SILENCE_DB, Inspection, inspect_clip
+from .mel import hz_to_mel, mel_spectrogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,13 +138,8 @@ def _draw_spectrogram(panel: Axes, clip: Clip) -> None:
     if len(clip.waveform) < clip.sample_rate // 50:
         panel.set_yticks([])
         return
-    from librosa import hz_to_mel
-    from librosa.feature import melspectrogram
-
     window = 1 << round(np.log2(clip.sample_rate / 40))
-    energy = melspectrogram(
-        y=clip.waveform, sr=clip.sample_rate, n_fft=window, hop_length=window // 8, n_mels=MEL_BANDS, norm=None
-    )
+    energy = mel_spectrogram(clip.waveform, clip.sample_rate, size=window, hop=window // 8, bands=MEL_BANDS)
     level = 10 * np.log10(np.maximum(energy / (window / 4) ** 2, 1e-12))
     top = float(hz_to_mel(clip.sample_rate / 2))
     seconds = len(clip.waveform) / clip.sample_rate

@@ -1,4 +1,4 @@
-// Floats that begin where a cache line does, as vectors of sixteen want them.
+// Floats that begin where a cache line does.
 #pragma once
 
 #include <cstddef>

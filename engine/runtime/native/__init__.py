@@ -14,7 +14,7 @@ from .towers import NativeAudioTower, NativeVideoTower
 __all__ = ["NativeDDiT", "objection", "pays"]
 
 WIDEST = 256  # beyond, the matrix products of libraries are as fast, and the weights of a block fit no cache
-VECTORS = ("x86-64-v3", "x86-64-v4")  # instructions with which it was measured to be the fastest
+VECTORS = ("x86-64-v3", "x86-64-v4")  # instructions for which the native part has vectors as wide as the registers
 
 
 class NativeDDiT(DDiT):
@@ -52,5 +52,6 @@ def objection(model: DDiT) -> str:
 
 
 def pays(config: DDiTConfig) -> bool:
-    """Whether a model is small enough, and the processor such, that native blocks are the fastest."""
+    """Whether native blocks are expected to be the fastest, where nothing is timed: for a small model, on a processor
+    whose vectors the native part uses."""
     return config.width <= WIDEST and native.instructions() in VECTORS

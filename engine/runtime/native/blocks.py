@@ -47,7 +47,7 @@ class OfTensor(Generic[T]):
 
 def here(x: Tensor) -> bool:
     """Whether the native part may compute with x: nothing wants gradients, traces, counts or asks for another way."""
-    return not torch.is_grad_enabled() and suits_cpu((x,))
+    return not torch.is_grad_enabled() and suits_cpu((x,)) and native.takes(x)
 
 
 class NativeBlock(STDiTBlock):

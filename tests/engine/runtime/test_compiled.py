@@ -12,20 +12,16 @@ from syncflow.engine.runtime.assemble import assemble
 from syncflow.engine.runtime.capture import called
 from syncflow.engine.runtime.compiled import CompiledDenoiser
 from syncflow.engine.runtime.graphed import GraphedDenoiser
+from syncflow.engine.runtime.precision import cast
 from syncflow.engine.sampling.apart import batch_of
+from syncflow.engine.types import Latents
 
 from ..plain import CONFIG, job, randomised
-from .test_graphed import assert_same
 
 WIDE = CONFIG.replace(width=192, depth=2)  # wide enough for every way that an operation chooses by size
 
 
-@pytest.fixture(scope="module", params=["adaptor", "audio_rope", "global_local"])
-def pair(request):
-    """A model and the same compiled."""
-    torch._dynamo.reset()
-    model = randomised(WIDE.replace(bridge=request.param, first_block=int(request.param == "audio_rope")))
-    return model, CompiledDenoiser(model, backend="aot_eager")
+JOBS = [job(seed, steps=2, negative=True) for seed in range(5)]
 
 
 def run(denoiser, jobs):
@@ -36,23 +32,58 @@ def run(denoiser, jobs):
     return batch.latents
 
 
-def test_compiled_passes_give_the_same(pair):
+def errors(found, exact):
+    """The largest deviation of every job's video and audio."""
+    pairs = ((found.video, exact.video), (found.audio, exact.audio))
+    return [(a.double() - b.double()).abs().max().item() for a, b in pairs]
+
+
+@pytest.fixture(scope="module", params=["adaptor", "audio_rope", "global_local"])
+def pair(request):
+    """A model and the same compiled."""
+    torch._dynamo.reset()
+    model = randomised(WIDE.replace(bridge=request.param, first_block=int(request.param == "audio_rope")))
+    return model, CompiledDenoiser(model, backend="aot_eager")
+
+
+@pytest.fixture(scope="module")
+def check(pair):
+    """``check(latents)`` of the first jobs: their error is at most twice that of plain PyTorch and two roundings.
+
+    The truth is the model in float64. The error of plain PyTorch is the largest of all jobs, together and alone, since
+    what a single one becomes is chance.
+    """
+    model, _ = pair
+    exact = run(cast(model, torch.float64), JOBS)
+    alone = [run(model, [one]) for one in JOBS]
+    plain = [run(model, JOBS), Latents(*(torch.cat([getattr(x, m) for x in alone]) for m in ("video", "audio")))]
+    usual = [max(both) for both in zip(*(errors(found, exact) for found in plain), strict=True)]
+    roundings = [2 * torch.finfo(torch.float32).eps * x.abs().max().item() for x in (exact.video, exact.audio)]
+
+    def held(found):
+        count = len(found.video)
+        right = Latents(exact.video[:count], exact.audio[:count])
+        for error, of_plain, floor in zip(errors(found, right), usual, roundings, strict=True):
+            assert error <= 2 * of_plain + floor
+
+    return held
+
+
+def test_compiled_passes_give_the_same(pair, check):
     model, compiled = pair
     torch._dynamo.utils.counters.clear()
     for count in (2, 3, 5):
-        jobs = [job(seed, steps=2, negative=True) for seed in range(count)]
-        assert_same(run(compiled, jobs), run(model, jobs))
+        check(run(compiled, JOBS[:count]))
     passes = 1 if model.config.bridge == "global_local" else 2
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == passes
     assert compiled.describe()["compile"] == "aot_eager"
 
 
-def test_compiled_passes_are_recorded(pair):
+def test_compiled_passes_are_recorded(pair, check):
     """The tape cannot watch a compiled function: what stands for a recording here is the call."""
-    model, compiled = pair
+    _, compiled = pair
     graphed = GraphedDenoiser(compiled, capture=called)
-    jobs = [job(seed, steps=2, negative=True) for seed in range(2)]
-    assert_same(run(graphed, jobs), run(model, jobs))
+    check(run(graphed, JOBS[:2]))
     told = graphed.describe()
     assert told["graphs"] and told["compile"] == "aot_eager"
 

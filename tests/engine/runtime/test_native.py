@@ -274,9 +274,9 @@ def test_without_a_native_part(models, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("width", "instructions", "runtime"),
-    [(32, "x86-64-v4", "native"), (32, "baseline", "torch"), (WIDEST + 32, "x86-64-v4", "torch")],
+    [(32, "x86-64-v4", "native"), (32, "baseline", "torch-plain"), (WIDEST + 32, "x86-64-v4", "torch")],
 )
-def test_it_is_chosen_where_it_was_found_to_pay(tmp_path, monkeypatch, width, instructions, runtime):
+def test_it_is_chosen_by_rule_where_it_is_expected_to_pay(tmp_path, monkeypatch, width, instructions, runtime):
     monkeypatch.setattr(native, "instructions", lambda: instructions)
     model = randomised(SMALL.replace(width=width, heads=2, audio_heads=2))
     chosen = choose("auto", model, Places(tmp_path, "7" * 64))
