@@ -17,7 +17,7 @@ constexpr int SKIPPED = 77;  // SKIP_RETURN_CODE of the tests in CMakeLists.txt
 
 // Fills what this thread's calls work in with NaN: a result that depends on what they find there becomes one.
 inline void spoil_thread_memory() {
-    constexpr std::int64_t floats = 1 << 20;
+    constexpr std::int64_t floats = 1 << 18;
     std::fill_n(thread_memory(floats), floats, NOT_WRITTEN);
 }
 
