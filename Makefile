@@ -17,11 +17,7 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL
 PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 .DELETE_ON_ERROR:
-<<<<<<< HEAD
-.PHONY: help setup demo test native-test sanitize lanes check bench train-tiny clean
-=======
-.PHONY: help setup demo test test-avx2 check gate bench train-tiny clean
->>>>>>> d038929af24408b091eebca1a4e50f135a0d3294
+.PHONY: help setup demo test test-avx2 native-test sanitize lanes check gate bench train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,16 +43,11 @@ demo: $(CORE) ## a clip from the bundled model: out/demo.mp4 and out/demo.png
 	$(BIN)/syncflow inspect out/demo.mp4 -o out/demo.png
 	@echo "The clip is $(CURDIR)/out/demo.mp4, what it shows and sounds like is drawn in $(CURDIR)/out/demo.png"
 
-<<<<<<< HEAD
 test: setup native-test ## the test suite: that of C++, then that of Python, a file at a time on every core
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
-=======
-test: setup ## the test suite, a file at a time on every core
 	$(BIN)/python $(PYTEST)
 
-test-avx2: setup ## the test suite with every library limited to AVX2, as on a processor without AVX-512
+test-avx2: setup native-test ## the test suite with every library limited to AVX2, as on a processor without AVX-512
 	$(AVX2) $(BIN)/python $(PYTEST)
->>>>>>> d038929af24408b091eebca1a4e50f135a0d3294
 
 # Configures, builds and tests presets of CMakePresets.json, each in a folder under build/.
 CORES = $(shell getconf _NPROCESSORS_ONLN)
