@@ -52,7 +52,7 @@ test-avx2: setup native-test ## the test suite with every library limited to AVX
 # Configures, builds and tests presets of CMakePresets.json, each in a folder under build/.
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 run-presets = set -e; for preset in $(1); do \
-	  cmake --preset $$preset; cmake --build --preset $$preset --parallel $(CORES); ctest --preset $$preset --parallel $(CORES); \
+	  cmake --preset $$preset; MAKEFLAGS= cmake --build --preset $$preset --parallel $(CORES); ctest --preset $$preset --parallel $(CORES); \
 	done
 
 native-test: ## the C++ tests, where CMake and a compiler are there
