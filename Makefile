@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 CORE := .venv/.core
 DEV := .venv/.dev
-NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f)
+NATIVE_SOURCES := CMakeLists.txt $(shell find csrc -type f -not -path "csrc/tests/*")
 
 PROMPT ?= a large red rubber ball bounces on a wooden floor
 SEED ?= 7
