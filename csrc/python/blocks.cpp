@@ -8,6 +8,7 @@
 #include <array>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "addresses.h"
 
@@ -78,27 +79,73 @@ void adapt(const syncflow::Adaptor& adaptor, std::array<Address, 3> given, Addre
     adaptor({floats(given[0]), integers(given[1]), pooled, floats(given[2]), writable(out), sizes[0], sizes[2], sizes[3], eps}, threads);
 }
 
-void video_block(const syncflow::VideoBlock& block, const syncflow::VideoBlock* following, const syncflow::Text& text,
-                 std::array<Address, 5> given, std::array<Address, 3> out, std::array<std::int64_t, 4> sizes,
-                 std::array<std::int64_t, 2> strides, float eps, int threads) {
+// Blocks one after the other, in place: x and the norm that the first begins with. `following` is the block whose norm
+// the last leaves behind, if any. A temporal block has a place for its tokens after the attention, a spatial one has none.
+void run_video(const std::vector<const syncflow::VideoBlock*>& blocks, const syncflow::VideoBlock* following,
+               const std::vector<const syncflow::Text*>& texts, const std::vector<Address>& attended, std::array<Address, 5> given,
+               std::array<std::int64_t, 4> sizes, std::array<std::int64_t, 2> strides, float eps, int threads) {
     const auto [x, normed, rows, text_of_row, rope] = given;
-    check(integers(text_of_row), sizes[0], 0, static_cast<std::int64_t>(text.prompts.size()));
+    const auto [R, T, S, num_outputs] = sizes;
+    const std::size_t count = blocks.size();
+    if (texts.size() != count || attended.size() != count) throw py::value_error("every block needs a text and a place");
+    std::vector<syncflow::VideoStep> steps;
+    for (std::size_t i = 0; i < count; ++i) {
+        check(integers(text_of_row), R, 0, static_cast<std::int64_t>(texts[i]->prompts.size()));
+        const bool last = i + 1 == count;
+        steps.push_back({blocks[i],
+                         {.x = floats(x),
+                          .normed = floats(normed),
+                          .modulation = floats(rows),
+                          .row_stride = strides[0],
+                          .frame_stride = strides[1],
+                          .text = texts[i],
+                          .text_of_row = integers(text_of_row),
+                          .rope = attended[i] == 0 ? nullptr : floats(rope),
+                          .following = last ? following : blocks[i + 1],
+                          .attended = writable(attended[i]),
+                          .y = writable(x),
+                          .next = writable(normed),
+                          .R = R,
+                          .T = T,
+                          .S = S,
+                          .num_outputs = last ? num_outputs : R,
+                          .eps = eps}});
+    }
     const py::gil_scoped_release released;
-    block({floats(x), floats(normed), floats(rows), strides[0], strides[1], &text, integers(text_of_row), floats(rope), following,
-           writable(out[0]), writable(out[1]), writable(out[2]), sizes[0], sizes[1], sizes[2], sizes[3], eps},
-          threads);
+    syncflow::run(steps, threads);
 }
 
-void audio_layer(const syncflow::AudioLayer& layer, std::array<Address, 6> given, std::array<Address, 2> out,
-                 std::array<std::int64_t, 6> sizes, float eps, int threads) {
-    const auto [x, rope, context, context_rope, context_of_row, tail] = given;
-    const auto [rows, audio, contexts, keys, beside, num_outputs] = sizes;
-    if (context != 0 && context_of_row != 0) check(integers(context_of_row), rows, -1, contexts);
-    if (context != 0 && context_of_row == 0 && rows > contexts) throw py::index_error("a row reads what is not there");
+// Layers one after the other, in place, each with its context, or none, and a place for its tokens after the attention,
+// or none.
+void run_audio(const std::vector<const syncflow::AudioLayer*>& layers, const std::vector<Address>& contexts,
+               const std::vector<Address>& attended, std::array<Address, 5> given, std::array<std::int64_t, 6> sizes, float eps,
+               int threads) {
+    const auto [x, rope, context_rope, context_of_row, tail] = given;
+    const auto [rows, audio, context_rows, keys, beside, num_outputs] = sizes;
+    const std::size_t count = layers.size();
+    if (contexts.size() != count || attended.size() != count) throw py::value_error("every layer needs a context and a place");
+    if (context_rows > 0 && context_of_row != 0) check(integers(context_of_row), rows, -1, context_rows);
+    if (context_rows > 0 && context_of_row == 0 && rows > context_rows) throw py::index_error("a row reads what is not there");
+    std::vector<syncflow::AudioStep> steps;
+    for (std::size_t i = 0; i < count; ++i) {
+        steps.push_back({layers[i],
+                         {.x = floats(x),
+                          .rope = floats(rope),
+                          .context = floats(contexts[i]),
+                          .context_rope = floats(context_rope),
+                          .context_of_row = integers(context_of_row),
+                          .tail = floats(tail),
+                          .attended = writable(attended[i]),
+                          .y = writable(x),
+                          .R = rows,
+                          .A = audio,
+                          .M = keys,
+                          .E = beside,
+                          .num_outputs = i + 1 == count ? num_outputs : rows,
+                          .eps = eps}});
+    }
     const py::gil_scoped_release released;
-    layer({floats(x), floats(rope), floats(context), floats(context_rope), integers(context_of_row), floats(tail),
-           writable(out[0]), writable(out[1]), rows, audio, keys, beside, num_outputs, eps},
-          threads);
+    syncflow::run(steps, threads);
 }
 
 }  // namespace
@@ -111,8 +158,7 @@ void bind_blocks(py::module_& module) {
         .def(py::init([](const Arrays& arrays, std::int64_t width, std::int64_t heads, std::int64_t hidden) {
             return syncflow::VideoBlock(weights(arrays, width, heads, hidden), vector(arrays, "scale_shift_table", 6 * width));
         }))
-        .def("fold", &fold)
-        .def("__call__", &video_block);
+        .def("fold", &fold);
     py::class_<syncflow::AudioLayer>(module, "AudioLayer")
         .def(py::init([](const Arrays& arrays, std::int64_t width, std::int64_t heads, std::int64_t hidden, float eps) {
             std::vector<float> norms;
@@ -123,6 +169,7 @@ void bind_blocks(py::module_& module) {
                 }
             }
             return syncflow::AudioLayer(weights(arrays, width, heads, hidden), norms.data(), eps);
-        }))
-        .def("__call__", &audio_layer);
+        }));
+    module.def("run_video", &run_video);
+    module.def("run_audio", &run_audio);
 }

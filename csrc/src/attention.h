@@ -43,23 +43,22 @@ inline void rms_norm_and_rotate(const float* from, std::int64_t stride, std::int
 // with 0 behind the last score.
 inline void softmax(const float* scores, std::int64_t count, float* weights) {
     const Vector masked = broadcast(MASKED);
-    const std::int64_t whole = count / LANES * LANES;
-    Vector top = masked, total = {};
+    const std::int64_t whole = count / LANES * LANES, rest = count - whole;
+    Vector top = rest == 0 ? masked : first_lanes(load(scores + whole), rest, masked);
     for (std::int64_t j = 0; j < whole; j += LANES) top = max(top, load(scores + j));
-    if (whole < count) top = max(top, first_lanes(load(scores + whole), count - whole, masked));
-    const Vector largest = broadcast(max(top));
-    const auto weigh = [&](const Vector& x) { return x > masked ? exp_nonpositive(x - largest) : Vector{}; };
+    const float largest = max(top);
+    Vector total = {};
     for (std::int64_t j = 0; j < whole; j += LANES) {
-        const Vector weight = weigh(load(scores + j));
+        const Vector weight = exp_nonpositive(load(scores + j) - largest);
         total += weight;
         store(weights + j, weight);
     }
-    if (whole < count) {
-        const Vector weight = weigh(first_lanes(load(scores + whole), count - whole, masked));
+    if (rest != 0) {
+        const Vector weight = first_lanes(exp_nonpositive(load(scores + whole) - largest), rest, Vector{});
         total += weight;
         store(weights + whole, weight);
     }
-    const float all = sum(total), inverse = all > 0 ? 1 / all : 0;
+    const float inverse = largest > MASKED ? 1 / sum(total) : 0;
     for (std::int64_t j = 0; j < count; j += LANES) store(weights + j, load(weights + j) * inverse);
 }
 

@@ -57,6 +57,47 @@ TokenTiles make_tiles(std::int64_t sections, std::int64_t tokens, int threads) {
 // stay in its own cache. Otherwise they share the tokens of all rows.
 bool a_row_per_thread(std::int64_t rows, int threads) { return threads > 1 && (rows % threads == 0 || rows >= 4 * threads); }
 
+VideoBlock::Call row_of(const VideoBlock::Call& call, std::int64_t width, std::int64_t r) {
+    const std::int64_t place = r * call.T * call.S * width;
+    VideoBlock::Call row = call;
+    row.x += place;
+    row.normed += place;
+    row.modulation += r * call.row_stride;
+    row.text_of_row += r;
+    row.attended = call.attended == nullptr ? nullptr : call.attended + place;
+    row.y += place;
+    row.next = call.next == nullptr ? nullptr : call.next + place;
+    row.R = 1;
+    row.num_outputs = r < call.num_outputs ? 1 : 0;
+    return row;
+}
+
+AudioLayer::Call row_of(const AudioLayer::Call& call, std::int64_t width, std::int64_t r) {
+    const std::int64_t place = r * call.A * width;
+    AudioLayer::Call row = call;
+    row.x += place;
+    row.context = call.context == nullptr || call.context_of_row != nullptr ? call.context : call.context + r * call.M * 2 * width;
+    row.context_of_row = call.context_of_row == nullptr ? nullptr : call.context_of_row + r;
+    row.tail += r * call.E * width;
+    row.attended = call.attended == nullptr ? nullptr : call.attended + place;
+    row.y += place;
+    row.R = 1;
+    row.num_outputs = r < call.num_outputs ? 1 : 0;
+    return row;
+}
+
+template <typename Step>
+void run_steps(const std::vector<Step>& steps, int threads) {
+    const std::int64_t rows = steps.empty() ? 0 : steps.front().call.R;
+    if (!a_row_per_thread(rows, threads)) {
+        for (const Step& step : steps) (*step.block)(step.call, threads);
+        return;
+    }
+    parallel_for(rows, threads, [&](std::int64_t r) {
+        for (const Step& step : steps) (*step.block)(row_of(step.call, step.block->width, r), 1);
+    });
+}
+
 // The self-attention of a block: its projection, a tile at a time, and a share of the queries of a head at a time.
 class BlockSelfAttention {
    public:
@@ -189,23 +230,6 @@ Text VideoBlock::fold(const float* keys, const float* values, std::int64_t promp
 
 void VideoBlock::operator()(const Call& call, int threads) const {
     const std::int64_t frame = call.S * width, tokens = call.R * call.T * call.S;
-    if (a_row_per_thread(call.R, threads)) {
-        parallel_for(call.R, threads, [&](std::int64_t r) {
-            const std::int64_t place = r * call.T * frame;
-            Call row = call;
-            row.x += place;
-            row.normed += place;
-            row.modulation += r * call.row_stride;
-            row.text_of_row += r;
-            row.attended = call.attended == nullptr ? nullptr : call.attended + place;
-            row.y += place;
-            row.next = call.next == nullptr ? nullptr : call.next + place;
-            row.R = 1;
-            row.num_outputs = r < call.num_outputs ? 1 : 0;
-            (*this)(row, 1);
-        });
-        return;
-    }
     float* const projected = workspace(tokens * 4 * width);
     float* const attended = projected + tokens * 3 * width;
     const bool temporal = call.rope != nullptr;
@@ -265,22 +289,6 @@ AudioLayer::AudioLayer(const BlockWeights& weights, const float* norm_values, fl
 
 void AudioLayer::operator()(const Call& call, int threads) const {
     const std::int64_t tokens = call.R * call.A;
-    if (a_row_per_thread(call.R, threads)) {
-        parallel_for(call.R, threads, [&](std::int64_t r) {
-            const std::int64_t place = r * call.A * width;
-            Call row = call;
-            row.x += place;
-            row.context = call.context == nullptr || call.context_of_row != nullptr ? call.context : call.context + r * call.M * 2 * width;
-            row.context_of_row = call.context_of_row == nullptr ? nullptr : call.context_of_row + r;
-            row.tail += r * call.E * width;
-            row.attended = call.attended == nullptr ? nullptr : call.attended + place;
-            row.y += place;
-            row.R = 1;
-            row.num_outputs = r < call.num_outputs ? 1 : 0;
-            (*this)(row, 1);
-        });
-        return;
-    }
     const std::int64_t keys = call.E + (call.context == nullptr ? 0 : call.M);
     const bool folded = folds(keys);
     const std::int64_t key_stride = width * key_row(keys), value_stride = width * keys * (folded ? heads : 1);
@@ -349,5 +357,9 @@ void AudioLayer::operator()(const Call& call, int threads) const {
                           make_loop(rows * tail.tiles.count, finish)};
     parallel(loops, 3, threads);
 }
+
+void run(const std::vector<VideoStep>& steps, int threads) { run_steps(steps, threads); }
+
+void run(const std::vector<AudioStep>& steps, int threads) { run_steps(steps, threads); }
 
 }  // namespace syncflow

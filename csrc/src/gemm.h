@@ -23,6 +23,7 @@ template <int rows, int registers>
 [[gnu::noinline]] void micro_kernel(const float* a, std::int64_t a_stride, const float* b, std::int64_t b_stride, std::int64_t depth,
                                     float* sums) {
     Vector totals[rows][registers] = {};
+#pragma GCC unroll 4  // what is not a multiply-add costs most where another thread shares the core
     for (std::int64_t c = 0; c < depth; ++c) {
         Vector of_b[registers];
 #pragma GCC unroll 2

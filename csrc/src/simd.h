@@ -8,6 +8,10 @@
 
 #include <cstdint>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {
 
@@ -36,9 +40,17 @@ inline void store(float* to, const Vector& x) { __builtin_memcpy(to, &x, sizeof 
 
 inline Vector broadcast(float value) { return Vector{} + value; }
 
+// x < y ? x : y, and x > y ? x : y. Of these GCC makes a comparison and a blend where the processor has one instruction.
+#if defined(SYNCFLOW_LANES) || defined(__AVX512F__) || !defined(__x86_64__)
 inline Vector min(const Vector& x, const Vector& y) { return x < y ? x : y; }
-
 inline Vector max(const Vector& x, const Vector& y) { return x > y ? x : y; }
+#elif defined(__AVX__)
+inline Vector min(const Vector& x, const Vector& y) { return _mm256_min_ps(x, y); }
+inline Vector max(const Vector& x, const Vector& y) { return _mm256_max_ps(x, y); }
+#else
+inline Vector min(const Vector& x, const Vector& y) { return _mm_min_ps(x, y); }
+inline Vector max(const Vector& x, const Vector& y) { return _mm_max_ps(x, y); }
+#endif
 
 inline std::int64_t min(std::int64_t x, std::int64_t y) { return x < y ? x : y; }
 
@@ -180,7 +192,7 @@ inline void transpose_tile(const float* from, std::int64_t from_stride, std::int
     for (int c = 0; c < LANES; ++c) store(to + c * to_stride, rows[c]);
 }
 
-// e^x for -87 <= x <= 89, to 2 units in the last place; infinite from 88.5 on.
+// e^x for -88 <= x <= 89, to 2 units in the last place; 0 below -87.7, infinite from 88.5 on.
 inline Vector exp_bounded(const Vector& x) {
     constexpr float shift = 12582912.0f + 127.0f;  // leaves the exponent of 2^n in the lowest bits
     const Vector shifted = x * 1.44269504f + shift, n = shifted - shift;
@@ -199,17 +211,14 @@ inline Vector exp_bounded(const Vector& x) {
     return p * scale;
 }
 
-// e^x for x <= 0; 0 below -87, where it is smaller than any normal number.
-inline Vector exp_nonpositive(const Vector& x) {
-    const Vector lowest = broadcast(-87.0f), y = exp_bounded(max(x, lowest));
-    return x < lowest ? Vector{} : y;
-}
+// e^x for x <= 0.
+inline Vector exp_nonpositive(const Vector& x) { return exp_bounded(max(x, broadcast(-88.0f))); }
 
 // GELU in the tanh form: x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, which is x times the logistic function of
 // twice the argument of tanh.
 inline Vector gelu(const Vector& x) {
     const Vector e = x * (x * x * -0.0713548162726f - 1.59576912161f);
-    return x / (exp_bounded(max(min(e, broadcast(89)), broadcast(-87))) + 1.0f);
+    return x / (exp_bounded(max(min(e, broadcast(89.0f)), broadcast(-88.0f))) + 1.0f);
 }
 
 // Rotates pairs of lanes by angles given as cosine and sine in turn.

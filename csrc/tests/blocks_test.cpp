@@ -132,6 +132,7 @@ class VideoCase {
         if (follows_) expect_close(found[2], expected.next, "next");
         check_a_row_alone(found);
         check_in_place(found);
+        check_steps();
     }
 
     std::int64_t count(bool folded) const {
@@ -190,10 +191,35 @@ class VideoCase {
             VideoBlock::Call here = call(0, R_, attended.data(), x.data(), normed.data());
             here.x = x.data();
             here.normed = normed.data();
-            block_(here, threads);
+            run({{&block_, here}}, threads);
             expect_same_bits(attended, apart[0], "attended beside y in place");
             expect_same_bits(x.data(), apart[1].data(), apart[1].size(), "y in place of x");
             if (follows_) expect_same_bits(normed.data(), apart[2].data(), apart[2].size(), "next in place of normed");
+        }
+    }
+
+    // Two blocks one after the other, of which the last computes fewer rows.
+    void check_steps() {
+        Buffer expected = x_, expected_attended = blank(x_.size(), false);
+        for (const int threads : {0, 1, 2, 3}) {  // 0: each by itself
+            Buffer x = x_, normed = normed_, attended = blank(x_.size(), false);
+            VideoBlock::Call first = call(0, R_, attended.data(), x.data(), normed.data());
+            first.x = x.data();
+            first.normed = normed.data();
+            first.num_outputs = R_;
+            VideoBlock::Call last = first;
+            last.num_outputs = num_outputs_;
+            first.following = &block_;
+            if (threads > 0) {
+                run({{&block_, first}, {&block_, last}}, threads);
+                expect_same_bits(x, expected, "y after two steps");
+                if (attended_) expect_same_bits(attended, expected_attended, "attended after two steps");
+            } else {
+                block_(first, 1);
+                block_(last, 1);
+                expected = x;
+                expected_attended = attended;
+            }
         }
     }
 
@@ -269,7 +295,7 @@ void audio_layer_is_its_formula() {
             Buffer here = x, attended = blank(found[0].size(), false);
             AudioLayer::Call in_place = call(0, R, attended.data(), here.data());
             in_place.x = here.data();
-            layer(in_place, threads);
+            run({{&layer, in_place}}, threads);
             expect_same_bits(attended, found[0], "attended beside y in place");
             expect_same_bits(here.data(), found[1].data(), found[1].size(), "y in place of x");
         }

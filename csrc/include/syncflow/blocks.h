@@ -130,6 +130,16 @@ class VideoBlock : public Block {
     Floats table;
 };
 
+// A block of a tower and its call.
+struct VideoStep {
+    const VideoBlock* block;
+    VideoBlock::Call call;
+};
+
+// Blocks one after the other, over the same rows: as many calls. Where every thread gets whole rows, it takes each
+// through all blocks and waits for no other.
+void run(const std::vector<VideoStep>& steps, int threads);
+
 // A layer of the audio tower: `norms` (3, 2, D) are weight and bias of its LayerNorms, whose epsilon is `norm_eps`.
 class AudioLayer : public Block {
    public:
@@ -152,5 +162,12 @@ class AudioLayer : public Block {
     Floats norms;
     float norm_eps;
 };
+
+// The same for the layers of an audio tower.
+struct AudioStep {
+    const AudioLayer* block;
+    AudioLayer::Call call;
+};
+void run(const std::vector<AudioStep>& steps, int threads);
 
 }  // namespace syncflow

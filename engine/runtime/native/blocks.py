@@ -1,13 +1,14 @@
-"""Blocks, layers and adaptors of the towers, each in one call of the native part (``csrc/include/syncflow/blocks.h``).
+"""Blocks, layers and adaptors of the towers, computed by the native part (``csrc/include/syncflow/blocks.h``).
 
-A call keeps a tile of tokens in the cache from the attention to the MLP. Keys and values of a text, or of an audio
-row's context, take the projections around their attention upon themselves, which saves work as long as they are few.
+A call runs some blocks one after the other and keeps a tile of tokens in the cache from the attention to the MLP. Keys
+and values of a text, or of an audio row's context, take the projections around their attention upon themselves, which
+saves work as long as they are few.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -51,13 +52,13 @@ def here(x: Tensor) -> bool:
 
 
 class NativeBlock(STDiTBlock):
-    """A spatial or temporal block in one call, with the weights of ``block``."""
+    """A spatial or temporal block in the native part, with the weights of ``block``."""
 
     def __init__(self, block: STDiTBlock) -> None:
         share(self, block)
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
         self.made = native.LOOPS.VideoBlock(_arrays(block), self.width, self.heads, self.mlp.fc1.out_features)
-        self._text = OfTensor(self._fold)
+        self.text = OfTensor(self._fold)
 
     def forward(
         self,
@@ -77,23 +78,9 @@ class NativeBlock(STDiTBlock):
         if not here(x):
             return super().forward(x, normed, state, place, following, temporal=temporal, drawn=drawn)
         assert following is None or isinstance(following, NativeBlock)
-        text = self._text(state.text.keys, state.text, place)
-        x, normed, rows, of_row = x.contiguous(), normed.contiguous(), state.rows, state.text_of_row.contiguous()
-        rows = rows if rows.stride()[2:] == (self.width, 1) else rows.contiguous()
-        turns = state.turns.contiguous() if temporal else None
-        attended = torch.empty_like(x) if temporal else None
-        count = x.shape[0] if drawn is None else drawn
-        self.made(
-            None if following is None else following.made,
-            text,
-            [_address(tensor) for tensor in (x, normed, rows, of_row, turns)],
-            [_address(attended), x.data_ptr(), normed.data_ptr()],
-            (*x.shape[:3], count),
-            (rows.stride(0), rows.stride(1) if rows.shape[1] > 1 else 0),
-            EPS,
-            torch.get_num_threads(),
-        )
-        return x[:count], None if following is None else normed[:count], x if attended is None else attended
+        attended = x.new_empty(x.shape) if temporal else None
+        x, normed = run_video([self], following, x, normed, state, place, [attended], drawn)
+        return x, None if following is None else normed, x if attended is None else attended
 
     def _fold(self, keys: Tensor, text: Any, place: int) -> Any:
         keys, values = text.keys[place].contiguous(), text.values[place].contiguous()
@@ -102,8 +89,42 @@ class NativeBlock(STDiTBlock):
         return self.made.fold(addresses, keys.stride()[:2], *keys.shape[:2])
 
 
+def run_video(
+    blocks: Sequence[NativeBlock],
+    following: NativeBlock | None,
+    x: Tensor,
+    normed: Tensor,
+    state: VideoState,
+    place: int,
+    attended: Sequence[Tensor | None],
+    drawn: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Blocks one after the other over tokens x (R, T, S, D), and the norm of these that the first of them begins with.
+
+    ``place`` of the first block among those of the text. ``attended`` takes the tokens after the attention of every
+    temporal block, shaped as x; None for a spatial one. Only the first ``drawn`` rows go on in the last block. -> x and
+    the norm that ``following`` begins with, which take the place of the arguments where those are dense.
+    """
+    x, normed, of_row = x.contiguous(), normed.contiguous(), state.text_of_row.contiguous()
+    rows = state.rows if state.rows.stride()[2:] == (x.shape[-1], 1) else state.rows.contiguous()
+    turns = state.turns.contiguous()
+    count = x.shape[0] if drawn is None else drawn
+    native.LOOPS.run_video(
+        [block.made for block in blocks],
+        None if following is None else following.made,
+        [block.text(state.text.keys, state.text, place + i) for i, block in enumerate(blocks)],
+        [_address(tensor) for tensor in attended],
+        [tensor.data_ptr() for tensor in (x, normed, rows, of_row, turns)],
+        (*x.shape[:3], count),
+        (rows.stride(0), rows.stride(1) if rows.shape[1] > 1 else 0),
+        EPS,
+        torch.get_num_threads(),
+    )
+    return x[:count], normed[:count]
+
+
 class NativeAudioLayer(AudioLayer):
-    """An audio layer in one call, with the weights of ``layer``; beside a style it is computed as there.
+    """An audio layer in the native part, with the weights of ``layer``; beside a style it is computed as there.
 
     ``turns`` gives the rotation of a context's positions; ``heard`` if the tokens after the attention are wanted.
     """
@@ -122,30 +143,45 @@ class NativeAudioLayer(AudioLayer):
 
         What comes out takes the place of ``x``. The tokens after the attention are told only where they are ``heard``.
         """
-        tail, sight = state.tail, state.sight
-        if sight is None:
-            context = None
         if not here(x):
-            return super().forward(x, state, context, drawn=drawn)
-        rows, audio, count = *x.shape[:2], x.shape[0] if drawn is None else drawn
-        x = x.contiguous()
-        attended = torch.empty_like(x) if self.heard else None
-        turns = of_row = None
-        contexts = known = 0
-        if context is not None and sight is not None:
-            context, of_row = context.contiguous(), sight.context_of_row
-            turns = self.turns(sight.positions).contiguous()
-            of_row = None if of_row is None else of_row.contiguous()
-            contexts, known = context.shape[:2]
-        clock, tail = state.turns.contiguous(), tail.contiguous()
-        self.made(
-            [_address(tensor) for tensor in (x, clock, context, turns, of_row, tail)],
-            [_address(attended), x.data_ptr()],
-            (rows, audio, contexts, known, tail.shape[1], count),
-            EPS,
-            torch.get_num_threads(),
-        )
-        return x[:count], x if attended is None else attended
+            return super().forward(x, state, None if state.sight is None else context, drawn=drawn)
+        attended = x.new_empty(x.shape) if self.heard else None
+        x = run_audio([self], x, state, [context], [attended], drawn)
+        return x, x if attended is None else attended
+
+
+def run_audio(
+    layers: Sequence[NativeAudioLayer],
+    x: Tensor,
+    state: AudioState,
+    contexts: Sequence[Tensor | None],
+    attended: Sequence[Tensor | None],
+    drawn: int | None = None,
+) -> Tensor:
+    """Layers one after the other over tokens x (R, A, D), each with its context (C, M, 2, n, d) or none.
+
+    ``attended`` takes the tokens after the attention of every layer, shaped as x, where they are wanted. Only the first
+    ``drawn`` rows go on in the last layer. -> x, which takes the place of the argument where that is dense.
+    """
+    x, clock, tail, sight = x.contiguous(), state.turns.contiguous(), state.tail.contiguous(), state.sight
+    count = x.shape[0] if drawn is None else drawn
+    turns = of_row = None
+    rows = known = 0
+    read = [None if context is None or sight is None else context.contiguous() for context in contexts]
+    if read[0] is not None and sight is not None:
+        turns, of_row = layers[0].turns(sight.positions).contiguous(), sight.context_of_row
+        of_row = None if of_row is None else of_row.contiguous()
+        rows, known = read[0].shape[:2]
+    native.LOOPS.run_audio(
+        [layer.made for layer in layers],
+        [_address(tensor) for tensor in read],
+        [_address(tensor) for tensor in attended],
+        [_address(tensor) for tensor in (x, clock, turns, of_row, tail)],
+        (*x.shape[:2], rows, known, tail.shape[1], count),
+        EPS,
+        torch.get_num_threads(),
+    )
+    return x[:count]
 
 
 class NativeAdaptor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache, wraps
 from typing import Any, TypeVar, cast
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ...model.audio import AudioLayer, AudioTower, ModalityAdaptor
+from ...model.bridges import Context, Reader
+from ...model.denoiser import Sight
 from ...model.video import STDiTBlock, VideoTower
-from .blocks import NativeAdaptor, NativeAudioLayer, NativeBlock, OfTensor, here, share
+from ...types import Conditioning
+from .blocks import NativeAdaptor, NativeAudioLayer, NativeBlock, OfTensor, here, run_audio, run_video, share
 
 SHAPES = 64  # that are kept
 
@@ -43,6 +47,29 @@ class NativeVideoTower(VideoTower):
         self.turns = lru_cache(SHAPES)(plainly(tower.turns))  # type: ignore[method-assign]
         self.positions = lru_cache(SHAPES)(plainly(tower.positions))  # type: ignore[method-assign]
 
+    def forward(
+        self,
+        z: Tensor,
+        rows: Tensor,
+        embedded: Tensor,
+        text: Conditioning,
+        text_of_row: Tensor,
+        readers: Mapping[int, Reader] | None = None,
+        prefix_of_row: Tensor | None = None,
+        drawn: int | None = None,
+        keep: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """See :class:`~syncflow.engine.model.video.VideoTower`; all blocks in one call where no audio is read."""
+        if readers or prefix_of_row is not None or not here(z):
+            return super().forward(z, rows, embedded, text, text_of_row, readers, prefix_of_row, drawn, keep)
+        state = self.enter(z, rows, embedded, text, text_of_row)
+        blocks = [cast("NativeBlock", block) for layer in self.layers for block in layer]
+        features = state.x.new_empty(1 if keep is None else len(self.layers), *state.x.shape)
+        attended = [features[i // 2 % len(features)] if i % 2 else None for i in range(len(blocks))]
+        x, _ = run_video(blocks, None, state.x, blocks[0].norm(state.x, rows), state, 0, attended, drawn)
+        state = replace(state if drawn is None else state.take(slice(drawn)), x=x)
+        return self.finish(state), [] if keep is None else [keep(i, feature) for i, feature in enumerate(features)]
+
 
 class NativeAudioTower(AudioTower):
     """An audio tower with native layers and adaptors and the weights of ``tower``."""
@@ -52,8 +79,8 @@ class NativeAudioTower(AudioTower):
         config = self.config = tower.config
         self.turns = OfTensor(plainly(tower.turns))  # type: ignore[method-assign, assignment]
         layers = [cast("AudioLayer", layer) for layer in tower.layers]
-        heard = config.bridge != "adaptor"
-        self.layers = nn.ModuleList(NativeAudioLayer(layer, self.turns, heard=heard) for layer in layers)
+        self.heard = config.bridge != "adaptor"
+        self.layers = nn.ModuleList(NativeAudioLayer(layer, self.turns, heard=self.heard) for layer in layers)
         pooled = config.adaptor_tokens == "frame"
         self._contexts = [
             NativeAdaptor(cast("ModalityAdaptor", adaptor), layer.cross_attn, pooled=pooled)
@@ -67,3 +94,23 @@ class NativeAudioTower(AudioTower):
         if not self._contexts or not here(feature):
             return super().context(index, feature, rows, turns)
         return self._contexts[index](feature, rows, turns)
+
+    def forward(
+        self,
+        z: Tensor,
+        time: Tensor,
+        context: Context | None = None,
+        sight: Sight | None = None,
+        text: Tensor | None = None,
+        drawn: int | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """See :class:`~syncflow.engine.model.audio.AudioTower`; all layers in one call. Tokens only where they are
+        heard."""
+        if not here(z):
+            return super().forward(z, time, context, sight, text, drawn)
+        state = self.enter(z, time, text, sight=sight)
+        layers = [cast("NativeAudioLayer", layer) for layer in self.layers]
+        sounds = [state.x.new_empty(state.x.shape) for _ in layers if self.heard]
+        read = [None] * len(layers) if context is None else context
+        x = run_audio(layers, state.x, state, read, sounds or [None] * len(layers), drawn)
+        return self.finish(replace(state if drawn is None else state.take(slice(drawn)), x=x)), sounds
