@@ -39,9 +39,9 @@ inline void rms_norm_and_rotate(const float* from, std::int64_t stride, std::int
     }
 }
 
-// The softmax of `count` scores, where MASKED ones weigh nothing; all 0 where all are masked. Writes whole registers,
-// with 0 behind the last score.
-inline void softmax(const float* scores, std::int64_t count, float* weights) {
+// The exponentials of `count` scores without the largest, of which MASKED ones are 0. Writes whole registers, with 0
+// behind the last score. -> what makes a softmax of them: 1 / their sum, or 0 where all are masked.
+inline float exponentiate(const float* scores, std::int64_t count, float* weights) {
     const Vector masked = broadcast(MASKED);
     const std::int64_t whole = count / LANES * LANES, rest = count - whole;
     Vector top = rest == 0 ? masked : first_lanes(load(scores + whole), rest, masked);
@@ -58,11 +58,15 @@ inline void softmax(const float* scores, std::int64_t count, float* weights) {
         total += weight;
         store(weights + whole, weight);
     }
-    const float inverse = largest > MASKED ? 1 / sum(total) : 0;
+    return largest > MASKED ? 1 / sum(total) : 0;
+}
+
+inline void softmax(const float* scores, std::int64_t count, float* weights) {
+    const float inverse = exponentiate(scores, count, weights);
     for (std::int64_t j = 0; j < count; j += LANES) store(weights + j, load(weights + j) * inverse);
 }
 
-// softmax(q k^T) v of `queries` queries (d) and `count` keys (d, key_stride), of which mask(query, scores) may mask
+// softmax(q k^T) v of up to QUERIES queries (d) and `count` keys (d, key_stride), of which mask(query, scores) may mask
 // some, and values (count, d). Widths are whole registers. Needs queries * key_stride floats of memory.
 template <typename Mask>
 inline void attend(const float* q, std::int64_t q_stride, std::int64_t queries, const float* keys, std::int64_t key_stride,
@@ -70,12 +74,13 @@ inline void attend(const float* q, std::int64_t q_stride, std::int64_t queries, 
                    float* out, std::int64_t out_stride, float* scores, Mask mask) {
     multiply(q, q_stride, queries, keys, key_stride, depth, count,
              [&](std::int64_t r, std::int64_t j, const Vector& x) { store(scores + r * key_stride + j, x); });
+    float inverse[QUERIES];
     for (std::int64_t r = 0; r < queries; ++r) {
         mask(r, scores + r * key_stride);
-        softmax(scores + r * key_stride, count, scores + r * key_stride);
+        inverse[r] = exponentiate(scores + r * key_stride, count, scores + r * key_stride);
     }
     multiply(scores, key_stride, queries, values, value_stride, count, width,
-             [&](std::int64_t r, std::int64_t c, const Vector& x) { store(out + r * out_stride + c, x); });
+             [&](std::int64_t r, std::int64_t c, const Vector& x) { store(out + r * out_stride + c, x * inverse[r]); });
 }
 
 // Keys (count, width) to (width, key_stride), whole registers of them.

@@ -35,23 +35,37 @@ void project_qkv(const QkvProjection& call, std::int64_t unit) {
     }
 }
 
-std::int64_t attend_sequence_memory(std::int64_t length, std::int64_t width) { return (QUERIES + width) * round_up(length, KEY_ALIGN); }
+std::int64_t attend_sequence_memory(std::int64_t length, std::int64_t width) { return (QUERIES + 2 * width) * round_up(length, KEY_ALIGN); }
 
 void attend_sequence(const SequenceAttention& call, std::int64_t unit, std::int64_t block, float* memory) {
     const std::int64_t width = call.width, length = call.length, token = call.token_stride, key_stride = round_up(length, KEY_ALIGN);
-    const std::int64_t blocks = (length + block - 1) / block, head = unit / blocks % call.heads, sequence = unit / blocks / call.heads;
+    const std::int64_t blocks = (length + block - 1) / block, part = call.heads * width;
     const std::int64_t first = unit % blocks * block, last = min(first + block, length);
-    const std::int64_t at = sequence / call.inner * call.outer_stride + sequence % call.inner * call.inner_stride;
-    const float* const q = call.projected + at + head * width;
-    const float* const k = q + call.heads * width;
-    const float* const v = k + call.heads * width;
+    const auto sequence_at = [&](std::int64_t i) { return i / call.inner * call.outer_stride + i % call.inner * call.inner_stride; };
+    const std::int64_t head = unit / blocks % call.heads, at = sequence_at(unit / blocks / call.heads);
+    const float *const q = call.projected + at + head * width, *const k = q + part, *const v = k + part;
     float* const out = call.attended + at / 3 + head * width;
+
+    const std::int64_t next = unit / blocks + 1;  // is most often computed next: no prefetcher finds its short rows
+    if (last == length && next < call.outer * call.inner * call.heads) {
+        const float* const next_q = call.projected + sequence_at(next / call.heads) + next % call.heads * width;
+        for (std::int64_t t = 0; t < length; ++t) {
+            for (std::int64_t c = 0; c < width; c += 16) {
+                for (int i = 0; i < 3; ++i) __builtin_prefetch(next_q + t * token + i * part + c);
+            }
+        }
+    }
+
     float* const keys = memory;
-    float* const scores = keys + width * key_stride;
+    float* const values = keys + width * key_stride;  // dense: at the strides of the tokens, a few lines of the cache take all
+    float* const scores = values + width * key_stride;
     transpose_keys(k, token, length, width, keys, key_stride);
+    for (std::int64_t j = 0; j < length; ++j) {
+        for (std::int64_t c = 0; c < width; c += LANES) store(values + j * width + c, load(v + j * token + c));
+    }
     for (std::int64_t i = first; i < last; i += QUERIES) {
-        attend(q + i * token, token, min(last - i, QUERIES), keys, key_stride, length, width, v, token, width, out + i * (token / 3),
-               token / 3, scores, [](std::int64_t, float*) {});
+        attend(q + i * token, token, min(last - i, QUERIES), keys, key_stride, length, width, values, width, width,
+               out + i * (token / 3), token / 3, scores, [](std::int64_t, float*) {});
     }
 }
 
