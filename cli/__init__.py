@@ -42,6 +42,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("syncflow: interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        gc.freeze()  # nothing is left to collect that the end of the process does not free anyway
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 NORMS = ("weight_norm", "time_group_norm")
@@ -129,19 +130,30 @@ class Conv(nn.Module):
 
 
 class TransposedConv(nn.Module):
-    """A transposed convolution (B, C, N) -> (B, C', N stride), what overhangs cut off."""
+    """A transposed convolution (B, C, N) -> (B, C', N stride), what overhangs cut off.
+
+    A product and a sum of what overlaps: oneDNN takes a second to prepare its own for every new number of samples.
+    """
 
     def __init__(self, config: SeanetConfig, width: int, out: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.ConvTranspose1d(width, out, kernel, stride)
+        self.conv = nn.ConvTranspose1d(width, out, kernel, stride)  # whose kernel is some strides long
         self.norm = _norm(config, out)
         total = kernel - stride
         after = math.ceil(total * config.trim_right_ratio) if config.use_causal_conv else total // 2
         self.sides = total - after, after
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(x))
+        x = self.norm(self._convolved(x))
         return x[..., self.sides[0] : x.shape[-1] - self.sides[1]]
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """Each sample makes a kernel of samples, in ``reach`` + 1 strides; what falls on one place is added."""
+        weight, bias, stride = self.conv.weight, self.conv.get_parameter("bias"), self.conv.stride[0]
+        made = (weight.flatten(1).T @ x).unflatten(1, (weight.shape[1], -1, stride)).transpose(-1, -2)
+        reach = made.shape[2] - 1
+        shifted = [nn.functional.pad(part, (0, 0, j, reach - j)) for j, part in enumerate(made.unbind(2))]
+        return torch.stack(shifted).sum(0).flatten(2) + bias[:, None]
 
 
 class Lstm(nn.Module):
