@@ -118,6 +118,7 @@ def main() -> None:
         folder, started = sys.argv[2:]
         seconds = run(float(started), Path(folder) / "clip.mp4")
         print(json.dumps(seconds | {"now": time.time()}))
+        gc.freeze()  # as the command line ends
     else:
         print(table(measure()))
 

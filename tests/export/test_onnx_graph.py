@@ -160,23 +160,37 @@ def test_the_same_bytes_twice(written: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == written.read_bytes()
 
 
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same graph with its weights in a file of their own."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(graph, "EMBEDDED", 0)
+        path = tmp_path_factory.mktemp("apart") / "deep" / "block.onnx"
+        return export_graph(block(), example(), DYNAMIC, OUTPUTS, path)
+
+
 @pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
-def test_large_weights_stand_beside_the_graph(
-    written: Path, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graph, "EMBEDDED", 0)
-    path = export_graph(block(), example(), DYNAMIC, OUTPUTS, tmp_path / "deep" / "block.onnx")
-    assert {file.name for file in path.parent.iterdir()} == {"block.onnx", "block.onnx.data"}
-    for beside, inside in zip(load(path)(example()), load(written)(example()), strict=True):
+def test_large_weights_stand_beside_the_graph(written: Path, apart: Path, load: Load) -> None:
+    assert {file.name for file in apart.parent.iterdir()} == {"block.onnx", "block.onnx.data"}
+    for beside, inside in zip(load(apart)(example()), load(written)(example()), strict=True):
         torch.testing.assert_close(beside, inside, rtol=0, atol=0)
 
 
+def halves() -> dict[str, Tensor]:
+    return {name: x.half() if x.is_floating_point() else x for name, x in example().items()}
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graph in float16."""
+    return export_graph(block().half(), halves(), DYNAMIC, OUTPUTS, tmp_path_factory.mktemp("half") / "block.onnx")
+
+
 @pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
-def test_half_precision(tmp_path: Path, load: Load) -> None:
-    inputs = {name: x.half() if x.is_floating_point() else x for name, x in example().items()}
-    run = load(export_graph(block().half(), inputs, DYNAMIC, OUTPUTS, tmp_path / "block.onnx"))
+def test_half_precision(half: Path, load: Load) -> None:
+    inputs = halves()
     wide = [x.double() if x.is_floating_point() else x for x in inputs.values()]
-    assert largest_error(run(inputs), block().half().double()(*wide)) <= 4e-3
+    assert largest_error(load(half)(inputs), block().half().double()(*wide)) <= 4e-3
 
 
 def test_weights_of_an_earlier_graph_do_not_stay(written: Path, tmp_path: Path) -> None:
