@@ -21,7 +21,7 @@ from syncflow.engine.engine import Engine
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.assemble import assemble
 from syncflow.engine.sampling.loop import sample
-from syncflow.engine.sampling.memo import Memo
+from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.types import Clip, Latents, Request
 from syncflow.training.evaluation import evaluate_generation
 
@@ -104,7 +104,7 @@ def contest(
     """A row for the exact clips and one for each option; ``progress(1)`` is called after every clip."""
     every = [Option("exact"), *chosen]
     ways = {way: _way(engine, way) for way in dict.fromkeys(option.way for option in every)}
-    memos = {way: Memo(denoiser) for way, denoiser in ways.items()}
+    memos = {way: ConditioningCache(denoiser) for way, denoiser in ways.items()}
     drawn: dict[str, list[Drawn]] = {option.name: [] for option in every}
     for option in every:
         _draw(engine, replace(asked[0], **{**option.settings, "steps": WARM}), ways[option.way], memos[option.way])
@@ -150,7 +150,7 @@ def _way(engine: Engine, way: str) -> Denoiser:
     return assemble(model, fp8=True) if way == "fp8" else assemble(model, dtype=way)
 
 
-def _draw(engine: Engine, request: Request, denoiser: Denoiser, memo: Memo) -> Drawn:
+def _draw(engine: Engine, request: Request, denoiser: Denoiser, memo: ConditioningCache) -> Drawn:
     prepared = engine.pipeline.prepare(engine.pipeline.read(request))
     began = time.perf_counter()
     found = sample(denoiser, [prepared.job], memo=memo)

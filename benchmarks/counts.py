@@ -21,7 +21,7 @@ from syncflow.engine.model.bridges import Context
 from syncflow.engine.model.denoiser import Modulation, Sight
 from syncflow.engine.model.layers import CrossAttention
 from syncflow.engine.presets import PRESETS
-from syncflow.engine.sampling.apart import batch_of
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.guidance import (
     Direction,
     combine,

@@ -15,9 +15,9 @@ import torch
 
 from syncflow.engine.config import ModelConfig
 from syncflow.engine.pipeline import Pipeline, Prepared
-from syncflow.engine.sampling.apart import batch_of
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.batch import Batch
-from syncflow.engine.sampling.rows import JointLayout, Layout
+from syncflow.engine.sampling.step_plan import JointStepPlan, StepPlan
 from syncflow.engine.tasks import task_of
 from syncflow.engine.types import Request
 
@@ -175,11 +175,11 @@ def _phase(step: int, batch: Batch, denoiser: CountingDenoiser) -> Phase:
     batch.step()
     cost = denoiser.flops - before
     whole = 0, config.depth
-    if isinstance(layout, JointLayout):
+    if isinstance(layout, JointStepPlan):
         before_last = len(layout.rows) if layout.bridged or layout.video else 0  # a sound alone passes no video tower
         video = _through((0, config.depth - 1, before_last), (config.depth - 1, config.depth, len(layout.video)))
         return Phase(step, step, video, _through((*whole, len(layout.rows))), 0, 0, 0, cost)
-    assert isinstance(layout, Layout)
+    assert isinstance(layout, StepPlan)
     leading, split = _through((*whole, len(layout.leading))), config.first_block
     following = _through((0, split, len(layout.prefixes)), (split, config.depth, len(layout.following)))
     video, audio = (following, leading) if config.bridge == "audio_rope" else (leading, following)

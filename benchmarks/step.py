@@ -1,9 +1,8 @@
 """One denoising step, in every way there is, beside the naive loop, in one alternating run.
 
-The naive loop is what a straightforward program does: the branches one after the other, each a forward of both towers;
-text projected to keys and values and times embedded anew in every forward; plain PyTorch operations. Every way steps
-the same requests from the same noise, with both modalities at a shared time, and its velocities are held against the
-naive ones before anything is timed.
+The naive loop is the reference loop (``engine/sampling/reference.py``) in plain PyTorch operations. Every way steps the
+same requests from the same noise, with both modalities at a shared time, and its velocities are held against the naive
+ones before anything is timed.
 """
 
 from __future__ import annotations
@@ -14,20 +13,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from syncflow.engine.engine import Engine, workload
-from syncflow.engine.model import DDiT
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.choice import Chosen, choose
 from syncflow.engine.runtime.graphs import GraphDenoiser
-from syncflow.engine.sampling.apart import batch_of
-from syncflow.engine.sampling.guidance import Branch
-from syncflow.engine.sampling.job import Job, Text
-from syncflow.engine.sampling.memo import Memo
+from syncflow.engine.sampling.sequential import batch_of
+from syncflow.engine.sampling.job import Job
+from syncflow.engine.sampling.conditioning_cache import ConditioningCache
+from syncflow.engine.sampling.reference import ReferenceLoop
 from syncflow.engine.types import Latents, Request
 from syncflow.kernels.launch import implementation
 
@@ -93,44 +90,13 @@ class Row:
         return asdict(self)
 
 
-class Naive:
-    """Steps requests without keeping anything but their latents."""
+class Naive(ReferenceLoop):
+    """The reference loop in plain PyTorch operations."""
 
-    def __init__(self, model: DDiT, jobs: Sequence[Job]) -> None:
-        self.model, self.jobs, self.k = model, jobs, 0
-        batch = batch_of(model)
-        batch.join(jobs)
-        self.latents = batch.latents
-        self.fps = torch.tensor([float(job.sequence.fps) for job in jobs])
-        self.rows = torch.arange(len(jobs))
-
-    @torch.inference_mode()
     def step(self) -> None:
-        """One Euler step of all requests; they share their schedule and the branches of their plan."""
-        first = self.jobs[0]
-        grids = first.schedule.video, first.schedule.audio
-        (t_v, next_v), (t_a, next_a) = (grid[self.k : self.k + 2] for grid in grids)
-        video, audio = torch.zeros_like(self.latents.video), torch.zeros_like(self.latents.audio)
+        """One Euler step of all requests."""
         with implementation("reference"):
-            for branch, of_video, of_audio in zip(first.plan.branches, first.plan.video, first.plan.audio, strict=True):
-                found = self._forward(branch, float(t_v), float(t_a))
-                assert found.video is not None and found.audio is not None
-                video = video + of_video * found.video
-                audio = audio + of_audio * found.audio
-        self.latents = Latents(
-            self.latents.video + float(next_v - t_v) * video, self.latents.audio + float(next_a - t_a) * audio
-        )
-        self.k += 1
-
-    def _forward(self, branch: Branch, t_v: float, t_a: float) -> Any:
-        texts = [self._text(job, branch) for job in self.jobs]
-        lengths = torch.tensor([text.length for text in texts])
-        text = self.model.condition(torch.stack([text.states for text in texts]), lengths)
-        times = torch.full_like(self.fps, t_v), torch.full_like(self.fps, t_a)
-        return self.model(self.latents.video, self.latents.audio, *times, self.fps, text, self.rows)
-
-    def _text(self, job: Job, branch: Branch) -> Text:
-        return job.text if branch.text else Text(self.model.null_text, job.text.length)
+            super().step()
 
 
 def requests(engine: Engine, batch: int, takes: int = 1) -> list[Job]:
@@ -240,7 +206,7 @@ class Takes:
 def takes(engine: Engine, ways: Mapping[str, Chosen], timing: Timing, steps: int = TAKE_STEPS) -> list[Takes]:
     """Medians for every way, all of them in turn, at the model's own lead."""
 
-    def sampling(denoiser: Denoiser, memo: Memo, count: int) -> Callable[[], object]:
+    def sampling(denoiser: Denoiser, memo: ConditioningCache, count: int) -> Callable[[], object]:
         request = Request(PROMPTS[0], steps=steps, takes=count)
         job = engine.pipeline.prepare(engine.pipeline.read(request)).job
 
@@ -254,7 +220,7 @@ def takes(engine: Engine, ways: Mapping[str, Chosen], timing: Timing, steps: int
 
     works: dict[str, Callable[[], object]] = {}
     for name, way in ways.items():
-        memo = Memo(way.denoiser)
+        memo = ConditioningCache(way.denoiser)
         works |= {f"{name} {count}": sampling(way.denoiser, memo, count) for count in (1, 8)}
     seconds = alternate(works, replace(timing, rounds=min(timing.rounds, TAKE_ROUNDS)), "eight sounds")
     ms = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}

@@ -19,10 +19,10 @@ from .pipeline import Pipeline, Prepared, Read
 from .runtime.choice import choose
 from .runtime.threads import limit_threads
 from .runtime.timing import Workload
-from .sampling.apart import Apart, batch_of
+from .sampling.sequential import Apart, batch_of
 from .sampling.batch import Batch
 from .sampling.loop import StepCallback, sample
-from .sampling.memo import Memo
+from .sampling.conditioning_cache import ConditioningCache
 from .sampling.trial import stepper
 from .types import Clip, Latents, Request
 
@@ -58,7 +58,7 @@ class Engine:
         self.chosen = choose(runtime, components.ddit, self.places, precision, workload(self.config.sequence))
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.code(components), self.device)
-        self.memo = Memo(self.denoiser)
+        self.memo = ConditioningCache(self.denoiser)
         self.deterministic = deterministic
         self.limits, self.policy = limits or Limits(), policy or Policy()
 

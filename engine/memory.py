@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from .components import Components
 from .config import SequenceConfig
 from .model import DDiT
-from .sampling.apart import batch_of
+from .sampling.sequential import batch_of
 from .sampling.guidance import GuidancePlan
 from .sampling.job import Job, Text
 from .sampling.schedule import schedule

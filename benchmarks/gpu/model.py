@@ -15,7 +15,6 @@ from inspect import isfunction
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...engine.config import DDiTConfig, ModelConfig, SequenceConfig, preset
 from ...engine.model import DDiT
@@ -25,8 +24,9 @@ from ...engine.model.video import STDiTBlock
 from ...engine.runtime.capture import called
 from ...engine.runtime.delegate import describe
 from ...engine.runtime.graphed import GraphedDenoiser
-from ...engine.sampling.apart import batch_of
-from ...engine.sampling.job import Job, Text, audio_noise, video_noise
+from ...engine.sampling.sequential import batch_of
+from ...engine.sampling.job import Job, Text
+from ...engine.sampling.reference import ReferenceLoop
 from ...kernels.launch import implementation
 from ..flops import flops
 from ..jobs import job as sampling_job
@@ -107,47 +107,10 @@ def time_clip(run: Run, batch: int, way: str) -> dict[str, Any]:
     return {"s": round(seconds, 3), "clips_a_second": round(batch / seconds, 3), "steps": steps} | _peak(run)
 
 
-class Naive:
-    """Steps without keeping anything but the latents: each branch a forward of both towers."""
-
-    def __init__(self, model: DDiT, jobs: list[Job]) -> None:
-        self.model, self.jobs, self.k = model, jobs, 0
-        config = model.config
-        self.video, self.audio = (
-            torch.stack([noise(job, channels) for job in jobs]).to(model.device)
-            for noise, channels in ((video_noise, config.video_channels), (audio_noise, config.audio_channels))
-        )
-        self.fps = torch.tensor([float(job.sequence.fps) for job in jobs], device=model.device)
-        self.rows = torch.arange(len(jobs), device=model.device)
-
-    @torch.inference_mode()
-    def step(self) -> None:
-        """One Euler step of all requests, which share schedule and plan."""
-        first = self.jobs[0]
-        t, then = first.schedule.video[self.k : self.k + 2]
-        video, audio = torch.zeros_like(self.video), torch.zeros_like(self.audio)
-        for branch, weight in zip(first.plan.branches, first.plan.video, strict=True):
-            found = self._forward(prompted=branch.text, t=float(t))
-            video, audio = video + weight * found[0], audio + weight * found[1]
-        self.video, self.audio = self.video + float(then - t) * video, self.audio + float(then - t) * audio
-        self.k += 1
-
-    def _forward(self, *, prompted: bool, t: float) -> tuple[Tensor, Tensor]:
-        model = self.model
-        states = torch.stack([job.text.states if prompted else model.null_text for job in self.jobs])
-        lengths = torch.tensor([job.text.length for job in self.jobs], device=model.device)
-        text = model.condition(states.to(model.device, model.dtype), lengths)
-        times = torch.full_like(self.fps, t)
-        z_v, z_a = self.video.to(model.dtype), self.audio.to(model.dtype)
-        found = model(z_v, z_a, times, times, self.fps, text, self.rows)
-        assert found.video is not None and found.audio is not None
-        return found.video, found.audio
-
-
 def _stepper(run: Run, batch: int, way: str) -> Callable[[], object]:
     jobs = _jobs(run, batch, 4 * STEPS)
     if way == "naive":
-        return Naive(_model(run.device, run.smoke), jobs).step
+        return ReferenceLoop(_model(run.device, run.smoke), jobs).step
     one = batch_of(_denoiser(run, way), overlap="overlap" in way)
     one.join(jobs)
     one.step()

@@ -1,7 +1,7 @@
 """Requests of one latent shape that are stepped together, and that join and leave between steps.
 
-What does not depend on the step is computed when a request joins (``memo.py``). A step computes the rows that its
-weights ask for (``rows.py``), in the way of the model's bridge (``oneway.py``, ``joint.py``), and moves all latents in
+What does not depend on the step is computed when a request joins (``conditioning_cache.py``). A step computes the rows that its
+weights ask for (``step_plan.py``), in the way of the model's bridge (``oneway.py``, ``joint.py``), and moves all latents in
 one operation. Every request has a step of its own, and a modality that stands still at it costs nothing.
 """
 
@@ -19,12 +19,12 @@ from torch import Tensor
 from ...kernels import guided_euler_step
 from ..model.denoiser import Denoiser, Modulation
 from ..types import Latents
-from .caching import Turns, first_of, renewing, reusing, turns_of
+from .caching import CachePhases, first_of, renewing, reusing, cache_phases_of
 from .job import Job, audio_noise, video_noise
-from .memo import Memo
-from .rows import JointLayout, Layout, Sums, Weights
+from .conditioning_cache import ConditioningCache
+from .step_plan import JointStepPlan, StepPlan, Sums, Weights
 from .streams import Streams
-from .tracks import Modality, Track, Tracks, grid_of
+from .latent_state import Modality, LatentState, BatchedLatents, grid_of
 from .transfer import upload
 
 Index = dict[str, Tensor]
@@ -37,7 +37,7 @@ class Batch(ABC):
     the towers of a one-way model run. Nothing in a step makes the host wait for the device.
     """
 
-    def __init__(self, model: Denoiser, memo: Memo, streams: Streams | None = None) -> None:
+    def __init__(self, model: Denoiser, memo: ConditioningCache, streams: Streams | None = None) -> None:
         self.model, self.memo, self.streams = model, memo, streams or Streams()
         self.jobs: list[Job] = []
         self.owner: list[int] = []
@@ -54,7 +54,7 @@ class Batch(ABC):
         video, audio = ([], []) if not self.jobs else (self.video.apart(), self.audio.apart())
         for job in jobs:
             seen, heard = grid_of(job.schedule.video, job.video), grid_of(job.schedule.audio, job.audio)
-            of_video, of_audio = turns_of(job.plan, seen, heard)
+            of_video, of_audio = cache_phases_of(job.plan, seen, heard)
             video.append(self._begin_video(job, seen, of_video))
             audio.extend(self._begin_audio(job, heard, of_audio, seed) for seed in job.sounds)
         self._settle([*self.jobs, *jobs], video, audio)
@@ -87,24 +87,24 @@ class Batch(ABC):
         self.streams.join()
         return Latents(self.video.latents, self.audio.latents)
 
-    def _begin_video(self, job: Job, grid: np.ndarray, turns: Turns) -> Track:
+    def _begin_video(self, job: Job, grid: np.ndarray, turns: CachePhases) -> LatentState:
         times = self.memo.video_times(_and_clean(grid), float(job.sequence.fps))
         noise = video_noise(job, self.model.config.video_channels)
-        return Track.begin(upload(noise, self.model.device), grid, times, job.video, turns)
+        return LatentState.begin(upload(noise, self.model.device), grid, times, job.video, turns)
 
-    def _begin_audio(self, job: Job, grid: np.ndarray, turns: Turns, seed: int) -> Track:
+    def _begin_audio(self, job: Job, grid: np.ndarray, turns: CachePhases, seed: int) -> LatentState:
         noise = audio_noise(job, self.model.config.audio_channels, seed)
         times = self.memo.audio_times(_and_clean(grid))
-        return Track.begin(upload(noise, self.model.device), grid, times, job.audio, turns)
+        return LatentState.begin(upload(noise, self.model.device), grid, times, job.audio, turns)
 
-    def _settle(self, jobs: list[Job], video: list[Track], audio: list[Track]) -> None:
+    def _settle(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
         """Stack what is there now."""
         self.jobs, self._plans = jobs, {}
         self.owner = [b for b, job in enumerate(jobs) for _ in job.sounds]
         if not jobs:
             return
-        self.video = Tracks("video", video, self.model.dtype)
-        self.audio = Tracks("audio", audio, self.model.dtype)
+        self.video = BatchedLatents("video", video, self.model.dtype)
+        self.audio = BatchedLatents("audio", audio, self.model.dtype)
         owned = [jobs[b] for b in self.owner]
         self.rescale: dict[Modality, Tensor] = {
             "video": self._tensor([float(job.plan.rescale) for job in jobs]),
@@ -129,14 +129,14 @@ class Batch(ABC):
         return [b for b, job in enumerate(self.jobs) if self.video.each[b].step >= len(job.schedule)]
 
     @abstractmethod
-    def plan(self) -> Layout | JointLayout:
+    def plan(self) -> StepPlan | JointStepPlan:
         """The rows of the step that comes next."""
 
     @abstractmethod
     def _step(self, video: list[Weights], audio: list[Weights]) -> None:
         """Compute the rows that the weights of both modalities ask for, and move the latents with them."""
 
-    def _weights(self, tracks: Tracks) -> list[Weights]:
+    def _weights(self, tracks: BatchedLatents) -> list[Weights]:
         owners = self.owner if tracks.modality == "audio" else range(len(self.jobs))
         found: list[Weights] = []
         for b, track in zip(owners, tracks.each, strict=True):
@@ -148,14 +148,14 @@ class Batch(ABC):
         """What the rows of a step depend on."""
         return *map(frozen, video), *map(frozen, audio), self.video.turns, self.audio.turns
 
-    def _move(self, velocities: Mapping[Modality, Tensor], index: Index, *modalities: Tracks) -> None:
+    def _move(self, velocities: Mapping[Modality, Tensor], index: Index, *modalities: BatchedLatents) -> None:
         """The step of these modalities: Euler's where there is a velocity, and the time after it."""
         if moving := [tracks for tracks in modalities if tracks.modality in velocities]:
             self._euler(moving, velocities, index)
         for tracks in modalities:
             tracks.advance()
 
-    def _euler(self, tracks: Sequence[Tracks], velocities: Mapping[Modality, Tensor], index: Index) -> None:
+    def _euler(self, tracks: Sequence[BatchedLatents], velocities: Mapping[Modality, Tensor], index: Index) -> None:
         entries = [self._entry(one, velocities[one.modality], index) for one in tracks]
         copies = self.model.dtype if self.model.dtype != torch.float32 else None
         stepped = guided_euler_step(*map(list, zip(*entries, strict=True)), copies)
@@ -165,7 +165,7 @@ class Batch(ABC):
                 self._look_ahead(latents)
             one.latents, one.reads = latents, reads
 
-    def _entry(self, tracks: Tracks, velocity: Tensor, index: Index) -> tuple[Tensor | None, ...]:
+    def _entry(self, tracks: BatchedLatents, velocity: Tensor, index: Index) -> tuple[Tensor | None, ...]:
         """Arguments of the Euler step of one modality."""
         rows, weights = index[f"{tracks.modality}_rows"], index[f"{tracks.modality}_weights"]
         if tracks.differences is not None:
@@ -175,7 +175,7 @@ class Batch(ABC):
             dt = dt * self._rescaled(tracks, velocity, rows, weights)
         return tracks.latents, velocity, rows, weights, dt, *tracks.held()
 
-    def _cached(self, tracks: Tracks, kept: Tensor, velocity: Tensor, index: Index) -> Tensor:
+    def _cached(self, tracks: BatchedLatents, kept: Tensor, velocity: Tensor, index: Index) -> Tensor:
         """The velocities, behind the differences that are kept where one of them is reused; renews the others."""
         name, turns = tracks.modality, tracks.turns
         if "reuse" in turns:
@@ -188,7 +188,7 @@ class Batch(ABC):
             (tracks.differences,) = guided_euler_step([start], *sums, [ones], [None], [None], [None], [None], None)
         return velocity
 
-    def _rescaled(self, tracks: Tracks, velocity: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    def _rescaled(self, tracks: BatchedLatents, velocity: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
         """By how much each guided velocity is drawn back to the deviation of its full branch. -> (n,)."""
         branches = velocity[rows].flatten(2).float()
         guided = (weights[..., None] * branches).sum(1)

@@ -14,14 +14,14 @@ from typing import Literal
 import numpy as np
 
 from .guidance import Branch, GuidancePlan
-from .rows import Sums
+from .step_plan import Sums
 
-Turn = Literal["renew", "reuse"]
+CachePhase = Literal["renew", "reuse"]
 """What becomes of a difference at a step."""
-Turns = tuple[Turn | None, ...]
+CachePhases = tuple[CachePhase | None, ...]
 
 
-def turns_of(plan: GuidancePlan, video: np.ndarray, audio: np.ndarray) -> tuple[Turns, Turns]:
+def cache_phases_of(plan: GuidancePlan, video: np.ndarray, audio: np.ndarray) -> tuple[CachePhases, CachePhases]:
     """What the video and the audio, with flow times (K + 1,), do at each of K steps; None where no guidance holds.
 
     They renew together, because a branch of one is read by the other: at the first step that is guided, at every N-th
@@ -30,7 +30,7 @@ def turns_of(plan: GuidancePlan, video: np.ndarray, audio: np.ndarray) -> tuple[
     if plan.branch_interval == 1:
         return (), ()
     grids = {"video": video, "audio": audio}
-    found: dict[str, list[Turn | None]] = {"video": [], "audio": []}
+    found: dict[str, list[CachePhase | None]] = {"video": [], "audio": []}
     kept: set[str] = set()
     age = 0
     for k in range(len(video) - 1):
@@ -51,7 +51,7 @@ def first_of(weights: Mapping[Branch, float]) -> dict[Branch, float]:
     return {next(iter(weights)): 1.0}
 
 
-def reusing(sums: Sums, turns: Sequence[Turn | None]) -> Sums:
+def reusing(sums: Sums, turns: Sequence[CachePhase | None]) -> Sums:
     """Sums over the n differences of all tracks with the rows behind them; a track that reuses its own adds it."""
     return tuple(
         (*((len(sums) + row, weight) for row, weight in pairs), *(((track, 1.0),) if turn == "reuse" else ()))
@@ -59,7 +59,7 @@ def reusing(sums: Sums, turns: Sequence[Turn | None]) -> Sums:
     )
 
 
-def renewing(sums: Sums, turns: Sequence[Turn | None]) -> list[list[float]]:
+def renewing(sums: Sums, turns: Sequence[CachePhase | None]) -> list[list[float]]:
     """For every pair of ``sums`` its weight in the new difference, 0 for a track that keeps its own."""
     return [
         [weight - (i == 0) if turn == "renew" else 0.0 for i, (_, weight) in enumerate(pairs)]

@@ -5,18 +5,18 @@ from __future__ import annotations
 from torch import Tensor
 
 from .batch import Batch, Index
-from .rows import JointLayout, Weights, lay_out_jointly
-from .tracks import Modality
+from .step_plan import JointStepPlan, Weights, lay_out_jointly
+from .latent_state import Modality
 
 
 class JointBatch(Batch):
     """Requests of a ``global_local`` model, each with one take."""
 
-    def plan(self) -> JointLayout:
+    def plan(self) -> JointStepPlan:
         """The rows of the step that comes next."""
         return self._planned(self._weights(self.video), self._weights(self.audio))[0]
 
-    def _planned(self, video: list[Weights], audio: list[Weights]) -> tuple[JointLayout, Index]:
+    def _planned(self, video: list[Weights], audio: list[Weights]) -> tuple[JointStepPlan, Index]:
         key = self._key(video, audio)
         if key not in self._plans:
             layout = lay_out_jointly(video, audio)

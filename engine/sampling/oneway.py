@@ -1,4 +1,4 @@
-"""Steps of a one-way model: the tower that reads nothing leads, the other follows (``rows.py``).
+"""Steps of a one-way model: the tower that reads nothing leads, the other follows (``step_plan.py``).
 
 What the following rows read of a leading track that stands still is kept.
 """
@@ -15,27 +15,27 @@ from ..model.bridges import Context
 from ..model.denoiser import Denoiser, Sight
 from .batch import Batch, Index
 from .job import Job
-from .memo import Memo
-from .rows import Layout, Row, Weights, audio_leads, lay_out, video_leads
+from .conditioning_cache import ConditioningCache
+from .step_plan import StepPlan, BranchRow, Weights, audio_leads, lay_out, video_leads
 from .streams import Streams
-from .tracks import Modality, Track
+from .latent_state import Modality, LatentState
 
 
 class OneWayBatch(Batch):
     """Requests of an ``adaptor`` model, whose video leads, or of an ``audio_rope`` model, whose audio does."""
 
-    def __init__(self, model: Denoiser, memo: Memo, streams: Streams | None = None) -> None:
+    def __init__(self, model: Denoiser, memo: ConditioningCache, streams: Streams | None = None) -> None:
         super().__init__(model, memo, streams)
         self.leader: Modality = "audio" if model.config.bridge == "audio_rope" else "video"
         self.follower: Modality = "video" if self.leader == "audio" else "audio"
         self.context: Context = []
-        self.contexts: tuple[Row, ...] = ()
+        self.contexts: tuple[BranchRow, ...] = ()
 
-    def plan(self) -> Layout:
+    def plan(self) -> StepPlan:
         """The rows of the step that comes next."""
         return self._planned(self._weights(self.video), self._weights(self.audio))[0]
 
-    def _planned(self, video: list[Weights], audio: list[Weights]) -> tuple[Layout, Index]:
+    def _planned(self, video: list[Weights], audio: list[Weights]) -> tuple[StepPlan, Index]:
         """The layout for these weights and its indices on the device; the same as long as nothing changes."""
         key = (*self._key(video, audio), self.contexts)
         if key not in self._plans:
@@ -48,7 +48,7 @@ class OneWayBatch(Batch):
             self._plans[key] = layout, self._indices(layout)
         return self._plans[key]
 
-    def _indices(self, layout: Layout) -> Index:
+    def _indices(self, layout: StepPlan) -> Index:
         begins = layout.following if self.leader == "video" else layout.prefixes
         read = [-1 if row.reads is None else layout.contexts.index(row.reads) for row in layout.following]
         prefixes = [begins.index(row if row in begins else replace(row, reads=None)) for row in layout.following]
@@ -62,7 +62,7 @@ class OneWayBatch(Batch):
             **self._sums(self.follower, layout.following_weights),
         }
 
-    def _rows(self, name: str, modality: Modality, rows: Sequence[Row]) -> Index:
+    def _rows(self, name: str, modality: Modality, rows: Sequence[BranchRow]) -> Index:
         owners = self.owner if modality == "audio" else range(len(self.jobs))
         return {
             f"{name}_track": self._tensor([row.track for row in rows]),
@@ -70,7 +70,7 @@ class OneWayBatch(Batch):
             f"{name}_replaced": self._tensor([row.replaced for row in rows]),
         }
 
-    def _settle(self, jobs: list[Job], video: list[Track], audio: list[Track]) -> None:
+    def _settle(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
         super()._settle(jobs, video, audio)
         if jobs and self.leader == "video":
             patch = self.model.config.patch
@@ -96,7 +96,7 @@ class OneWayBatch(Batch):
             self._move({**velocities, **following}, index, leads, follows)
         self._keep(layout.contexts, context, still)
 
-    def _lead(self, layout: Layout, index: Index) -> tuple[dict[Modality, Tensor], Context]:
+    def _lead(self, layout: StepPlan, index: Index) -> tuple[dict[Modality, Tensor], Context]:
         """What moves the leading modality, and all contexts: those that were kept and those of this step."""
         if not layout.leading:
             return {}, self.context
@@ -110,14 +110,14 @@ class OneWayBatch(Batch):
             context = seen
         return ({self.leader: velocity} if layout.drawn else {}), context
 
-    def _follow(self, layout: Layout, index: Index, context: Context) -> dict[Modality, Tensor]:
+    def _follow(self, layout: StepPlan, index: Index, context: Context) -> dict[Modality, Tensor]:
         """What moves the following modality."""
         if not layout.following:
             return {}
         following = self._audio if self.leader == "video" else self._video
         return {self.follower: following(layout, index, "following", context)[0]}
 
-    def _video(self, layout: Layout, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
+    def _video(self, layout: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
         static = _replaced(layout, index, name)
         inputs = *self._video_rows(index[f"{name}_track"], static), self.text, index[f"{name}_text"]
         if name == "leading":
@@ -129,7 +129,7 @@ class OneWayBatch(Batch):
         prefix = index["prefix"] if len(inputs[0]) < len(layout.following) else None
         return self.model.video_pass(*inputs, heard=context, heard_of_row=index["context"], prefix_of_row=prefix)
 
-    def _audio(self, layout: Layout, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
+    def _audio(self, layout: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
         muted = _replaced(layout, index, name)
         inputs = *self._audio_rows(index[f"{name}_track"], muted), self.text, index[f"{name}_text"]
         if name == "leading":
@@ -149,7 +149,7 @@ class OneWayBatch(Batch):
             tracks = [track for track, owner in enumerate(self.owner) if owner in set(stay)]
         self._keep(self.contexts, self.context, {track: place for place, track in enumerate(tracks)})
 
-    def _keep(self, rows: Sequence[Row], context: Context, places: Mapping[int, int]) -> None:
+    def _keep(self, rows: Sequence[BranchRow], context: Context, places: Mapping[int, int]) -> None:
         """Keep, of the contexts of leading ``rows``, those of tracks that have a place, under that place.
 
         Copied only when others are to be kept than before: what a pass has returned is not ours beyond the step, and
@@ -162,11 +162,11 @@ class OneWayBatch(Batch):
         self.contexts = tuple(replace(rows[i], track=places[rows[i].track]) for i in keep)
 
 
-def _fewer(drawn: int, rows: Sequence[Row]) -> int | None:
+def _fewer(drawn: int, rows: Sequence[BranchRow]) -> int | None:
     return drawn if drawn < len(rows) else None
 
 
-def _replaced(layout: Layout, index: Index, name: str) -> Tensor | None:
+def _replaced(layout: StepPlan, index: Index, name: str) -> Tensor | None:
     """Which rows have something in place of their latents (R,); None if none has."""
     rows = layout.leading if name == "leading" else layout.following
     return index[f"{name}_replaced"] if any(row.replaced for row in rows) else None
@@ -177,5 +177,5 @@ def _still(weights: Sequence[Weights]) -> dict[int, int]:
     return {track: track for track, of_track in enumerate(weights) if of_track is None}
 
 
-def _reads(rows: Sequence[Row]) -> bool:
+def _reads(rows: Sequence[BranchRow]) -> bool:
     return any(row.reads is not None for row in rows)

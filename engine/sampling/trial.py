@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import SequenceConfig
 from ..model.denoiser import Denoiser
-from .apart import batch_of
+from .sequential import batch_of
 from .guidance import cfg
 from .job import Job, Text
 from .schedule import schedule

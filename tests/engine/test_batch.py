@@ -10,10 +10,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from syncflow.engine.sampling.apart import Apart, batch_of
+from syncflow.engine.sampling.sequential import Apart, batch_of
 from syncflow.engine.sampling.guidance import cfg, combine, sync_cfg_video, sync_guidance, text_guidance, unbridged
 from syncflow.engine.sampling.job import Text
-from syncflow.engine.sampling.memo import Memo
+from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.oneway import OneWayBatch
 from syncflow.engine.sampling.streams import Streams
 
@@ -96,7 +96,7 @@ class Beside(Streams):
 def test_the_following_tower_may_move_first(models, name, data):
     """As where it runs on a stream of its own."""
     requests = HEARING_JOBS if MODELS[name].video_reads_audio else JOBS
-    batch = OneWayBatch(models[name], Memo(models[name]), Beside())
+    batch = OneWayBatch(models[name], ConditioningCache(models[name]), Beside())
     come_and_go(batch, data.draw(st.lists(requests, min_size=1, max_size=3)), data)
 
 
@@ -275,7 +275,7 @@ def asked(models, monkeypatch):
 
 def test_the_null_text_is_projected_once(asked):
     """For requests of every length, at once or one after the other."""
-    memo = Memo(asked.model)
+    memo = ConditioningCache(asked.model)
     jobs = [job(seed, length=2 + seed) for seed in range(4)]
     run(asked.model, jobs[:3], memo)
     assert asked.prompts == 3 + 1
@@ -285,7 +285,7 @@ def test_the_null_text_is_projected_once(asked):
 
 def test_equal_prompts_are_projected_once(asked):
     first, second = job(1), job(2)
-    memo = Memo(asked.model)
+    memo = ConditioningCache(asked.model)
     run(asked.model, [first, replace(second, text=first.text)], memo)
     run(asked.model, [replace(second, text=first.text, negative=Text(first.text.states, 2))], memo)
     assert asked.prompts == 1 + 1
@@ -293,7 +293,7 @@ def test_equal_prompts_are_projected_once(asked):
 
 def test_times_are_embedded_once_a_schedule(asked):
     """Each flow time once, and time 1."""
-    memo = Memo(asked.model)
+    memo = ConditioningCache(asked.model)
     run(asked.model, [job(1, steps=4), job(2, steps=4, lead=0.0), job(3, steps=3, lead=1.0)], memo)
     assert asked.times == [4 + 1, 3 + 1]
     run(asked.model, [job(4, steps=4)], memo)
@@ -309,7 +309,7 @@ def test_a_memo_keeps_what_was_last_used_within_its_room(models, order, room):
     fresh = [model.condition(prompt.states[None], lengths) for prompt in prompts]
     each = fresh[0].keys.nbytes + fresh[0].values.nbytes + (0 if fresh[0].audio is None else fresh[0].audio.nbytes)
     with pytest.MonkeyPatch.context() as patch:
-        asked, memo = Asked(model, patch), Memo(model, capacity=room * each + each // 2)
+        asked, memo = Asked(model, patch), ConditioningCache(model, capacity=room * each + each // 2)
         kept, computed = OrderedDict(), 0
         for i in order:
             found = memo.texts([prompts[i]])
@@ -325,7 +325,7 @@ def test_a_memo_keeps_what_was_last_used_within_its_room(models, order, room):
 
 
 def test_what_is_larger_than_the_room_is_kept_alone(models):
-    memo = Memo(models["adaptor"], capacity=0)
+    memo = ConditioningCache(models["adaptor"], capacity=0)
     for seed in range(3):
         memo.texts([job(seed).text])
     alone = memo.size

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from syncflow import Engine, Request
 from syncflow.benchmarks.counter import CountingDenoiser
 from syncflow.engine.memory import Memory, peak
-from syncflow.engine.sampling.apart import Apart, batch_of
+from syncflow.engine.sampling.sequential import Apart, batch_of
 from syncflow.engine.sampling.caching import turns_of
 from syncflow.engine.sampling.guidance import GuidancePlan, cfg, combine, sync_cfg_video, sync_guidance, text_guidance
 from syncflow.engine.sampling.loop import sample

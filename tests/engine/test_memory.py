@@ -10,7 +10,7 @@ import torch
 from syncflow.engine.batching import Limits
 from syncflow.engine.engine import Engine
 from syncflow.engine.memory import Alive, Memory, peak
-from syncflow.engine.sampling.apart import batch_of
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Request
 
 PROMPT = "a large red rubber ball bounces on a wooden floor"

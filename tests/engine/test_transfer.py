@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from syncflow.engine.model import DDiT
-from syncflow.engine.sampling import batch, memo, tracks, transfer
-from syncflow.engine.sampling.apart import batch_of
+from syncflow.engine.sampling import batch, conditioning_cache, latent_state, transfer
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.guidance import combine, sync_cfg_audio, sync_guidance, text_guidance
 
 from .plain import AUDIO_SHAPE, CONFIG, job

@@ -9,7 +9,7 @@ import torch
 
 from syncflow.engine.engine import Engine
 from syncflow.engine.sampling.loop import sample
-from syncflow.engine.sampling.memo import Memo
+from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.types import Request
 from syncflow.kernels import implementation
 from syncflow.kernels.launch import Launch, tiles
@@ -75,7 +75,7 @@ def test_velocities(engine, monkeypatch):
     z_a = torch.randn(2, s.audio_tokens, config.audio_channels, generator=generator)
     t, fps, rows = torch.tensor([0.3, 0.6]), torch.full((2,), float(s.fps)), torch.tensor([0, 1])
     with torch.inference_mode():
-        memo = Memo(model)
+        memo = ConditioningCache(model)
         text = memo.texts([memo.text_of(job, prompted) for prompted in (True, False)])
         plain = model(z_v, z_a, t, t, fps, text, rows)
         with kernels(monkeypatch) as launched:

@@ -28,7 +28,7 @@ from syncflow.engine.components import Components
 from syncflow.engine.config import DDiTConfig, ModelConfig, SequenceConfig
 from syncflow.engine.memory import Memory
 from syncflow.engine.model import DDiT
-from syncflow.engine.sampling.memo import Memo
+from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 
 CLIENTS, SAMPLE, MEMO = 3, 12, 60_000
 SIDE, RATE = 32, 48_000
@@ -236,7 +236,7 @@ def test_a_random_load(models, monkeypatch, bridge, deterministic, count, seed):
     limits = Limits(queue=16, batch=4, memory=12_000_000, prepare_threads=2, decode_threads=2)
     with monkeypatch.context() as patch:
         engine = Engine(parts, deterministic=deterministic, limits=limits, policy=Policy(ageing=0.5))
-        engine.memory, engine.memo = memory, Memo(engine.denoiser, capacity=MEMO)
+        engine.memory, engine.memo = memory, ConditioningCache(engine.denoiser, capacity=MEMO)
         watch = Watch(engine, fails_at=20, monkeypatch=patch)
         clients = [Client(engine, bridge, count // CLIENTS, f"{seed}{name}") for name in "abc"]
         for client in clients:

@@ -13,7 +13,7 @@ from syncflow.engine.runtime.capture import called
 from syncflow.engine.runtime.compiled import CompiledDenoiser
 from syncflow.engine.runtime.graphed import GraphedDenoiser
 from syncflow.engine.runtime.precision import cast
-from syncflow.engine.sampling.apart import batch_of
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents
 
 from ..plain import CONFIG, job, randomised

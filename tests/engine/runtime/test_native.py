@@ -19,7 +19,7 @@ from syncflow.engine.model.denoiser import Sight
 from syncflow.engine.runtime.choice import choose, without_exports
 from syncflow.engine.runtime.native import WIDEST, NativeDDiT
 from syncflow.engine.runtime.native.blocks import OfTensor
-from syncflow.engine.sampling.apart import batch_of
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Conditioning
 from syncflow.kernels import implementation, native
 

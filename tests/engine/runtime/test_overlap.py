@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from syncflow.engine.runtime.graphed import GraphedDenoiser
 from syncflow.engine.runtime.order import CudaOrder
-from syncflow.engine.sampling.apart import batch_of
-from syncflow.engine.sampling.memo import Memo
+from syncflow.engine.sampling.sequential import batch_of
+from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.oneway import OneWayBatch
 from syncflow.engine.sampling.streams import AHEAD, TwoStreams
 
@@ -34,7 +34,7 @@ def recorded(model, slots):
 
 
 def apart(denoiser, witness):
-    return OneWayBatch(denoiser, Memo(denoiser), TwoStreams(witness.side))
+    return OneWayBatch(denoiser, ConditioningCache(denoiser), TwoStreams(witness.side))
 
 
 @pytest.mark.parametrize("slots", [0, 1, 2], ids=["eager", "one slot", "two slots"])

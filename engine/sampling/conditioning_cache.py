@@ -22,7 +22,7 @@ from .transfer import upload
 CAPACITY = 1 << 30
 
 
-class Memo:
+class ConditioningCache:
     """Least recently used first out, once its tensors exceed ``capacity`` bytes."""
 
     def __init__(self, model: Denoiser, capacity: int = CAPACITY) -> None:

@@ -23,7 +23,7 @@ Sums = tuple[tuple[tuple[int, float], ...], ...]
 
 
 @dataclass(frozen=True)
-class Row:
+class BranchRow:
     """A row of a tower: a track of its modality, with the text or the absence of it.
 
     ``replaced``: a still picture or silence, clean, stands in place of the latents. ``reads``: the row of the other
@@ -33,73 +33,73 @@ class Row:
     track: int
     text: bool
     replaced: bool = False
-    reads: Row | None = None
+    reads: BranchRow | None = None
 
 
 @dataclass(frozen=True)
-class Layout:
+class StepPlan:
     """Rows of one step of a one-way model.
 
     ``leading`` rows, of which the first ``drawn`` have weights, and of which ``seen`` give contexts; ``following``
     rows; ``contexts``: the rows whose contexts are there after the leading pass, those that were kept first.
     """
 
-    leading: tuple[Row, ...]
+    leading: tuple[BranchRow, ...]
     drawn: int
-    seen: tuple[Row, ...]
-    following: tuple[Row, ...]
-    contexts: tuple[Row, ...]
+    seen: tuple[BranchRow, ...]
+    following: tuple[BranchRow, ...]
+    contexts: tuple[BranchRow, ...]
     leading_weights: Sums
     following_weights: Sums
 
     @property
-    def prefixes(self) -> tuple[Row, ...]:
+    def prefixes(self) -> tuple[BranchRow, ...]:
         """The following rows as they are before they read anything, each once."""
         return tuple(dict.fromkeys(replace(row, reads=None) for row in self.following))
 
 
 @dataclass(frozen=True)
-class Ways:
+class RowMapping:
     """How the branch of a track becomes rows: of the leading tower, and of the following one."""
 
-    leading: Callable[[int, Branch], Row]
-    following: Callable[[int, Branch], Row]
+    leading: Callable[[int, Branch], BranchRow]
+    following: Callable[[int, Branch], BranchRow]
 
 
-def video_leads(video_of: Sequence[int], *, audio_text: bool) -> Ways:
+def video_leads(video_of: Sequence[int], *, audio_text: bool) -> RowMapping:
     """The audio reads the video (``adaptor``); ``video_of`` gives the video track of every audio track."""
 
-    def leading(track: int, branch: Branch) -> Row:
-        return Row(track, branch.text, branch.static)
+    def leading(track: int, branch: Branch) -> BranchRow:
+        return BranchRow(track, branch.text, branch.static)
 
-    def following(track: int, branch: Branch) -> Row:
+    def following(track: int, branch: Branch) -> BranchRow:
         read = leading(video_of[track], branch) if branch.bridge else None
-        return Row(track, branch.text or not audio_text, reads=read)
+        return BranchRow(track, branch.text or not audio_text, reads=read)
 
-    return Ways(leading, following)
+    return RowMapping(leading, following)
 
 
-def audio_leads(audio_of: Sequence[int], *, audio_text: bool) -> Ways:
+def audio_leads(audio_of: Sequence[int], *, audio_text: bool) -> RowMapping:
     """The video reads the audio (``audio_rope``); ``audio_of`` gives the audio track of every video track."""
 
-    def leading(track: int, branch: Branch) -> Row:
-        return Row(track, branch.text or not audio_text, branch.muted)
+    def leading(track: int, branch: Branch) -> BranchRow:
+        return BranchRow(track, branch.text or not audio_text, branch.muted)
 
-    def following(track: int, branch: Branch) -> Row:
+    def following(track: int, branch: Branch) -> BranchRow:
         read = leading(audio_of[track], branch) if branch.bridge else None
-        return Row(track, branch.text, branch.static, read)
+        return BranchRow(track, branch.text, branch.static, read)
 
-    return Ways(leading, following)
+    return RowMapping(leading, following)
 
 
-def lay_out(ways: Ways, leading: Sequence[Weights], following: Sequence[Weights], kept: Sequence[Row] = ()) -> Layout:
+def lay_out(ways: RowMapping, leading: Sequence[Weights], following: Sequence[Weights], kept: Sequence[BranchRow] = ()) -> StepPlan:
     """Rows for the weights of every track; ``kept`` are leading rows whose contexts are there already."""
     leading_sums, following_sums = _sums(leading, ways.leading), _sums(following, ways.following)
     weighted, follows = _rows(leading_sums), _rows(following_sums)
     read = dict.fromkeys(row.reads for row in follows if row.reads is not None)
     seen = tuple(row for row in read if row not in kept)
     rows = tuple(dict.fromkeys((*weighted, *seen)))
-    return Layout(
+    return StepPlan(
         leading=rows,
         drawn=len(weighted),
         seen=seen,
@@ -111,7 +111,7 @@ def lay_out(ways: Ways, leading: Sequence[Weights], following: Sequence[Weights]
 
 
 @dataclass(frozen=True)
-class JointRow:
+class JointBranchRow:
     """A branch of a request through both towers at once."""
 
     track: int
@@ -119,24 +119,24 @@ class JointRow:
 
 
 @dataclass(frozen=True)
-class JointLayout:
+class JointStepPlan:
     """Rows of a pass through both towers; ``bridged`` come first. Weights count within the rows of their modality."""
 
-    rows: tuple[JointRow, ...]
+    rows: tuple[JointBranchRow, ...]
     bridged: int
-    video: tuple[JointRow, ...]
-    audio: tuple[JointRow, ...]
+    video: tuple[JointBranchRow, ...]
+    audio: tuple[JointBranchRow, ...]
     video_weights: Sums
     audio_weights: Sums
 
 
-def lay_out_jointly(video: Sequence[Weights], audio: Sequence[Weights]) -> JointLayout:
+def lay_out_jointly(video: Sequence[Weights], audio: Sequence[Weights]) -> JointStepPlan:
     """Every branch that has a weight on a modality that moves, once."""
-    video_sums, audio_sums = _sums(video, JointRow), _sums(audio, JointRow)
+    video_sums, audio_sums = _sums(video, JointBranchRow), _sums(audio, JointBranchRow)
     drawn = _rows(video_sums), _rows(audio_sums)
     rows = sorted(dict.fromkeys((*drawn[0], *drawn[1])), key=lambda row: not row.branch.bridge)
     bridged = sum(row.branch.bridge for row in rows)
-    return JointLayout(tuple(rows), bridged, *drawn, _indexed(video_sums, drawn[0]), _indexed(audio_sums, drawn[1]))
+    return JointStepPlan(tuple(rows), bridged, *drawn, _indexed(video_sums, drawn[0]), _indexed(audio_sums, drawn[1]))
 
 
 def _sums(tracks: Sequence[Weights], row_of):

@@ -9,19 +9,19 @@ from ..types import Latents
 from .batch import Batch
 from .job import Job
 from .joint import JointBatch
-from .memo import Memo
+from .conditioning_cache import ConditioningCache
 from .oneway import OneWayBatch
 from .streams import TwoStreams
 
 
-def batch_of(model: Denoiser, memo: Memo | None = None, *, overlap: bool = False) -> Batch:
+def batch_of(model: Denoiser, memo: ConditioningCache | None = None, *, overlap: bool = False) -> Batch:
     """An empty batch for a model, as its bridge asks; ``memo`` keeps what requests share beyond it.
 
     ``overlap``: on a GPU the following tower of a one-way model runs beside the leading tower of the next step.
     """
     kind = JointBatch if model.config.bridge == "global_local" else OneWayBatch
     apart = overlap and kind is OneWayBatch and model.device.type == "cuda"
-    return kind(model, memo or Memo(model), TwoStreams.of(model.device) if apart else None)
+    return kind(model, memo or ConditioningCache(model), TwoStreams.of(model.device) if apart else None)
 
 
 class Apart:
@@ -31,8 +31,8 @@ class Apart:
     do not; it costs what batching saves.
     """
 
-    def __init__(self, model: Denoiser, memo: Memo | None = None) -> None:
-        self.model, self.memo = model, memo or Memo(model)
+    def __init__(self, model: Denoiser, memo: ConditioningCache | None = None) -> None:
+        self.model, self.memo = model, memo or ConditioningCache(model)
         self.batches: list[Batch] = []
 
     @property

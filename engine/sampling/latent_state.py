@@ -1,6 +1,6 @@
 """One modality of the requests of a batch: latents on their way from noise to data, flow times, what is known.
 
-A :class:`Track` is one modality of one request, or one take of its sound, when it joins or leaves; :class:`Tracks` are
+A :class:`LatentState` is one modality of one request, or one take of its sound, when it joins or leaves; :class:`BatchedLatents` are
 those of a batch, stacked, as the steps work on them.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .caching import Turn, Turns
+from .caching import CachePhase, CachePhases
 from .job import Known
 from .transfer import upload
 
@@ -24,7 +24,7 @@ Held = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 @dataclass
-class Track:
+class LatentState:
     """``noise`` and ``latents`` (C_v, T, H, W) or (A, C_a), float32; ``grid`` (K + 1,) flow times; ``step`` 0 to K.
 
     ``holds`` (1, T, 1, 1) or (A, 1) bool says where ``known`` latents hold, at time 1 if they are ``clean``. ``times``
@@ -42,12 +42,12 @@ class Track:
     clean: bool = False
     step: int = 0
     estimate: Tensor | None = None
-    turns: Turns = ()
+    turns: CachePhases = ()
     difference: Tensor | None = None
 
     @classmethod
     def begin(
-        cls, noise: Tensor, grid: np.ndarray, times: tuple[Tensor, ...], known: Known | None, turns: Turns = ()
+        cls, noise: Tensor, grid: np.ndarray, times: tuple[Tensor, ...], known: Known | None, turns: CachePhases = ()
     ) -> Self:
         """A track before its first step."""
         track = cls(noise, noise, grid, times, turns=turns)
@@ -77,7 +77,7 @@ class Track:
         return float(self.grid[min(self.step, len(self.grid) - 1)])
 
     @property
-    def turn(self) -> Turn | None:
+    def turn(self) -> CachePhase | None:
         """What the step that comes next does to the difference."""
         return self.turns[self.step] if self.step < len(self.turns) else None
 
@@ -88,14 +88,14 @@ def grid_of(grid: np.ndarray, known: Known | None) -> np.ndarray:
     return np.ones_like(grid) if whole else grid
 
 
-class Tracks:
+class BatchedLatents:
     """n tracks of one modality. ``latents`` (n, ...) float32, ``reads`` the same in the model's type.
 
     The first members are on the device; steps move them there. ``each`` are the tracks' own values on the host, whose
     latents are those at which they joined until :meth:`apart` puts the present ones in.
     """
 
-    def __init__(self, modality: Modality, each: Sequence[Track], dtype: torch.dtype) -> None:
+    def __init__(self, modality: Modality, each: Sequence[LatentState], dtype: torch.dtype) -> None:
         self.modality, self.each, self.dtype = modality, list(each), dtype
         self.latents = torch.stack([track.latents for track in each])
         self.noise = torch.stack([track.noise for track in each])
@@ -126,11 +126,11 @@ class Tracks:
         return always if self.differences is None else (*always, self.differences)
 
     @property
-    def turns(self) -> Turns:
+    def turns(self) -> CachePhases:
         """What the step that comes next does to the difference of each."""
         return tuple(track.turn for track in self.each)
 
-    def apart(self) -> list[Track]:
+    def apart(self) -> list[LatentState]:
         """The tracks with their present latents."""
         for i, track in enumerate(self.each):
             track.latents, track.estimate = self.latents[i], self.estimate[i]
