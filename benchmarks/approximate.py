@@ -20,8 +20,8 @@ from torch import Tensor
 from syncflow.engine.engine import Engine
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.assemble import assemble
-from syncflow.engine.sampling.loop import sample
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
+from syncflow.engine.sampling.loop import sample
 from syncflow.engine.types import Clip, Latents, Request
 from syncflow.training.evaluation import evaluate_generation
 
@@ -150,10 +150,10 @@ def _way(engine: Engine, way: str) -> Denoiser:
     return assemble(model, fp8=True) if way == "fp8" else assemble(model, dtype=way)
 
 
-def _draw(engine: Engine, request: Request, denoiser: Denoiser, memo: ConditioningCache) -> Drawn:
+def _draw(engine: Engine, request: Request, denoiser: Denoiser, cache: ConditioningCache) -> Drawn:
     prepared = engine.pipeline.prepare(engine.pipeline.read(request))
     began = time.perf_counter()
-    found = sample(denoiser, [prepared.job], memo=memo)
+    found = sample(denoiser, [prepared.job], cache=cache)
     latents = Latents(found.video.cpu(), found.audio.cpu())  # which waits for the device
     seconds = time.perf_counter() - began
     (clip,) = engine.pipeline.finish(prepared, found)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from syncflow.engine.runtime.graphs import GraphDenoiser, Tensors
 from syncflow.engine.runtime.sessions import Sessions
-from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.job import Job
+from syncflow.engine.sampling.sequential import batch_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

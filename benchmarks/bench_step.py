@@ -12,8 +12,8 @@ from torch import Tensor
 
 from syncflow.engine.engine import Engine
 from syncflow.engine.model import DDiT
-from syncflow.engine.sampling.job import audio_noise, video_noise
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
+from syncflow.engine.sampling.job import audio_noise, video_noise
 from syncflow.engine.types import Conditioning, Request, Velocities
 
 BRANCHES = 2
@@ -35,10 +35,10 @@ class Step:
         """The step of one request of the model's own size."""
         model, config = engine.components.ddit, engine.config.ddit
         read = engine.pipeline.read(Request(PROMPT, seed=7, guidance=6.0))
-        job, memo = engine.pipeline.prepare(read).job, ConditioningCache(model)
+        job, cache = engine.pipeline.prepare(read).job, ConditioningCache(model)
         video, audio = video_noise(job, config.video_channels)[None], audio_noise(job, config.audio_channels)[None]
         with torch.inference_mode():
-            text = memo.texts([memo.text_of(job, prompted) for prompted in (True, False)])
+            text = cache.texts([cache.text_of(job, prompted) for prompted in (True, False)])
         return cls(model, video, audio, float(job.sequence.fps), text)
 
     @torch.inference_mode()

@@ -21,7 +21,6 @@ from syncflow.engine.model.bridges import Context
 from syncflow.engine.model.denoiser import Modulation, Sight
 from syncflow.engine.model.layers import CrossAttention
 from syncflow.engine.presets import PRESETS
-from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.guidance import (
     Direction,
     combine,
@@ -32,6 +31,7 @@ from syncflow.engine.sampling.guidance import (
 )
 from syncflow.engine.sampling.job import Job
 from syncflow.engine.sampling.loop import sample
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Conditioning
 
 from .counter import CountingDenoiser
@@ -154,7 +154,7 @@ def _count(config: ModelConfig, steps: int) -> Counts:
         modulation=flops(parts.modulation),
         audio_time=flops(parts.audio_time),
         video=flops(parts.video),
-        seen_video=flops(partial(parts.video, drawn=0)),
+        seen_video=flops(partial(parts.video, num_outputs=0)),
         contexts=flops(partial(parts.video, seen=parts.row)) - flops(parts.video),
         context_keys=parts.context_keys(),
         audio=flops(parts.audio),

@@ -15,8 +15,8 @@ import torch
 
 from syncflow.engine.config import ModelConfig
 from syncflow.engine.pipeline import Pipeline, Prepared
-from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.batch import Batch
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.step_plan import JointStepPlan, StepPlan
 from syncflow.engine.tasks import task_of
 from syncflow.engine.types import Request
@@ -189,7 +189,7 @@ def _phase(step: int, batch: Batch, denoiser: CountingDenoiser) -> Phase:
         step,
         video,
         audio,
-        len(layout.leading) - layout.drawn,
+        len(layout.leading) - layout.num_outputs,
         computed,
         len(layout.contexts) - computed,
         cost,

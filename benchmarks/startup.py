@@ -68,7 +68,7 @@ def run(started: float, output: Path) -> dict[str, float]:
             if step == 1:
                 stages.end("first step")
 
-        latents = sample(engine.denoiser, [prepared.job], on_step, engine.memo)
+        latents = sample(engine.denoiser, [prepared.job], on_step, engine.conditioning_cache)
         stages.end("other steps")
         sequence, parts = prepared.job.sequence, engine.pipeline.components
         with torch.inference_mode():

@@ -21,10 +21,10 @@ from syncflow.engine.engine import Engine, workload
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.choice import Chosen, choose
 from syncflow.engine.runtime.graphs import GraphDenoiser
-from syncflow.engine.sampling.sequential import batch_of
-from syncflow.engine.sampling.job import Job
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
+from syncflow.engine.sampling.job import Job
 from syncflow.engine.sampling.reference import ReferenceLoop
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents, Request
 from syncflow.kernels.launch import implementation
 
@@ -206,12 +206,12 @@ class Takes:
 def takes(engine: Engine, ways: Mapping[str, Chosen], timing: Timing, steps: int = TAKE_STEPS) -> list[Takes]:
     """Medians for every way, all of them in turn, at the model's own lead."""
 
-    def sampling(denoiser: Denoiser, memo: ConditioningCache, count: int) -> Callable[[], object]:
+    def sampling(denoiser: Denoiser, cache: ConditioningCache, count: int) -> Callable[[], object]:
         request = Request(PROMPTS[0], steps=steps, takes=count)
         job = engine.pipeline.prepare(engine.pipeline.read(request)).job
 
         def work() -> None:
-            batch = batch_of(denoiser, memo)
+            batch = batch_of(denoiser, cache)
             batch.join([job])
             while not batch.step():
                 pass
@@ -220,8 +220,8 @@ def takes(engine: Engine, ways: Mapping[str, Chosen], timing: Timing, steps: int
 
     works: dict[str, Callable[[], object]] = {}
     for name, way in ways.items():
-        memo = ConditioningCache(way.denoiser)
-        works |= {f"{name} {count}": sampling(way.denoiser, memo, count) for count in (1, 8)}
+        cache = ConditioningCache(way.denoiser)
+        works |= {f"{name} {count}": sampling(way.denoiser, cache, count) for count in (1, 8)}
     seconds = alternate(works, replace(timing, rounds=min(timing.rounds, TAKE_ROUNDS)), "eight sounds")
     ms = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
     pairs = {name: (ms[f"{name} 1"], ms[f"{name} 8"]) for name in ways}

@@ -19,10 +19,10 @@ from .pipeline import Pipeline, Prepared, Read
 from .runtime.choice import choose
 from .runtime.threads import limit_threads
 from .runtime.timing import Workload
-from .sampling.sequential import Apart, batch_of
 from .sampling.batch import Batch
-from .sampling.loop import StepCallback, sample
 from .sampling.conditioning_cache import ConditioningCache
+from .sampling.loop import StepCallback, sample
+from .sampling.sequential import Apart, batch_of
 from .sampling.trial import stepper
 from .types import Clip, Latents, Request
 
@@ -58,7 +58,7 @@ class Engine:
         self.chosen = choose(runtime, components.ddit, self.places, precision, workload(self.config.sequence))
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.code(components), self.device)
-        self.memo = ConditioningCache(self.denoiser)
+        self.conditioning_cache = ConditioningCache(self.denoiser)
         self.deterministic = deterministic
         self.limits, self.policy = limits or Limits(), policy or Policy()
 
@@ -136,7 +136,7 @@ class Engine:
         with _bar(progress, on_step) as step:
             for places in _equal([one.shape for one in read], 1 if self.deterministic else self.limits.batch):
                 prepared = [self.pipeline.prepare(read[i]) for i in places]
-                latents = sample(self.denoiser, [one.job for one in prepared], step, self.memo)
+                latents = sample(self.denoiser, [one.job for one in prepared], step, self.conditioning_cache)
                 sounds = latents.audio.split([len(one.job.sounds) for one in prepared])
                 for k, (i, one) in enumerate(zip(places, prepared, strict=True)):
                     clips[i] = self.pipeline.finish(one, Latents(latents.video[k : k + 1], sounds[k]))
@@ -165,7 +165,11 @@ class Engine:
             key=lambda read: read.shape,
             cost=lambda read: self.memory.predict(read.sequence, read.plan, read.request.takes).request,
             prepare=self.pipeline.prepare,
-            make=lambda _: _Seats(Apart(model, self.memo) if self.deterministic else batch_of(model, self.memo)),
+            make=lambda _: _Seats(
+                Apart(model, self.conditioning_cache)
+                if self.deterministic
+                else batch_of(model, self.conditioning_cache)
+            ),
             decode=lambda _, prepared, latents: self.pipeline.finish(prepared, latents),
         )
         return Batcher(stages, self.limits, self.policy)

@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 from .components import Components
 from .config import SequenceConfig
 from .model import DDiT
-from .sampling.sequential import batch_of
 from .sampling.guidance import GuidancePlan
 from .sampling.job import Job, Text
 from .sampling.schedule import schedule
+from .sampling.sequential import batch_of
 
 
 class Alive(TorchDispatchMode):

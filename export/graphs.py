@@ -88,8 +88,8 @@ class DenoiseAdapt(_Part):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         of = self.named(tensors)
-        turns = self.model.audio.turns(of["positions"])
-        return tuple(self.model.audio.adapt(i, x, turns) for i, x in enumerate(collected("feature", of)))
+        rope = self.model.audio.rope_table(of["positions"])
+        return tuple(self.model.audio.adapt(i, x, rope) for i, x in enumerate(collected("feature", of)))
 
 
 class DenoiseAudio(_Part):

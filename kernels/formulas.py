@@ -17,13 +17,13 @@ def rotation(angles: Tensor) -> Tensor:
     return torch.stack((angles.cos(), angles.sin()), -1)
 
 
-def rotate(x: Tensor, turns: Tensor) -> Tensor:
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotary embedding of interleaved pairs: (x_2i, x_2i+1) turned by the angle whose cosine and sine are given.
 
-    x (..., N, n, d) with N positions, turns (N, d / 2, 2) from :func:`rotation`.
+    x (..., N, n, d) with N positions, rope (N, d / 2, 2) from :func:`rotation`.
     """
     wide = x if x.dtype == torch.float64 else x.float()
-    cos, sin = turns.to(wide.dtype)[:, None].unbind(-1)
+    cos, sin = rope.to(wide.dtype)[:, None].unbind(-1)
     even, odd = wide[..., 0::2], wide[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
 

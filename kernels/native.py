@@ -79,14 +79,14 @@ def _panels(weight: Tensor) -> Tensor:
 
 
 def self_attention(
-    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, turns: Tensor | None, eps: float, axis: int
+    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None, eps: float, axis: int
 ) -> Tensor | None:
-    """``spatial_attention`` (``axis`` 2, without turns) or ``temporal_attention`` (1); None for what it does not take.
+    """``spatial_attention`` (``axis`` 2, without rope) or ``temporal_attention`` (1); None for what it does not take.
 
-    qkv (R, T, S, 3, n, d), weights (d,), turns (T, d / 2, 2) or None. -> (R, T, S, n * d).
+    qkv (R, T, S, 3, n, d), weights (d,), rope (T, d / 2, 2) or None. -> (R, T, S, n * d).
     """
     rows, frames, tokens, _, heads, width = qkv.shape
-    if qkv.shape[axis] > MOST_KEYS or not takes(qkv, q_weight, k_weight, turns):
+    if qkv.shape[axis] > MOST_KEYS or not takes(qkv, q_weight, k_weight, rope):
         return None
     qkv = qkv.contiguous()
     out = qkv.new_empty(rows, frames, tokens, heads * width)
@@ -96,7 +96,7 @@ def self_attention(
     else:
         outer, inner, length, strides = rows * frames, 1, tokens, (tokens * one, 0, one)
     LOOPS.self_attention(
-        *(_address(x) for x in (qkv, _dense(q_weight), _dense(k_weight), _dense(turns), out)),
+        *(_address(x) for x in (qkv, _dense(q_weight), _dense(k_weight), _dense(rope), out)),
         (outer, inner, length, heads, width),
         strides,
         eps,
@@ -112,26 +112,26 @@ def cross_attention(
     *,
     context_of_row: Tensor | None = None,
     lengths: Tensor | None = None,
-    turns: tuple[Tensor, Tensor] | None = None,
+    rope: tuple[Tensor, Tensor] | None = None,
     positions: tuple[Tensor, Tensor] | None = None,
     window: float = -1.0,
     tail: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor | None:
-    """``text_cross_attention`` or, with turns, ``rope_cross_attention``; None for what it does not take.
+    """``text_cross_attention`` or, with rope, ``rope_cross_attention``; None for what it does not take.
 
     q (R, N, n, d); k, v (C, M, n, d) and ``tail`` of the same (R, E, n, d); ``context_of_row`` (R,) and ``lengths``
-    (C,) int; ``turns`` (N, d / 2, 2) and (M, d / 2, 2); ``positions`` (N,) and (M,), read with a ``window``.
+    (C,) int; ``rope`` (N, d / 2, 2) and (M, d / 2, 2); ``positions`` (N,) and (M,), read with a ``window``.
     -> (R, N, n * d).
     """
     tails = tail or ()
-    if k.shape[1] > MOST_KEYS or not takes(q, k, v, *tails, *(turns or ()), *(positions or ())):
+    if k.shape[1] > MOST_KEYS or not takes(q, k, v, *tails, *(rope or ()), *(positions or ())):
         return None
     rows, queries, heads, width = q.shape
     tokens = [x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, *tails)]
     out = q.new_empty(rows, queries, heads * width)
     strides = [x.stride()[:3] for x in tokens] + [(0, 0, 0)] * (5 - len(tokens))
     indices = (None if x is None else x.to(torch.int64) for x in (context_of_row, lengths))
-    held = [_dense(x) for x in (*indices, *(turns or (None, None)), *(positions or (None, None)))]
+    held = [_dense(x) for x in (*indices, *(rope or (None, None)), *(positions or (None, None)))]
     LOOPS.cross_attention(
         _addresses(tokens, 5),
         strides,

@@ -80,7 +80,7 @@ def cpu(
         k,
         v,
         context_of_row=context_of_row,
-        turns=(
+        rope=(
             formulas.rotation(q_positions[:, None] * frequencies),
             formulas.rotation(k_positions[:, None] * frequencies),
         ),

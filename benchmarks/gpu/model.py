@@ -24,9 +24,9 @@ from ...engine.model.video import STDiTBlock
 from ...engine.runtime.capture import called
 from ...engine.runtime.delegate import describe
 from ...engine.runtime.graphed import GraphedDenoiser
-from ...engine.sampling.sequential import batch_of
 from ...engine.sampling.job import Job, Text
 from ...engine.sampling.reference import ReferenceLoop
+from ...engine.sampling.sequential import batch_of
 from ...kernels.launch import implementation
 from ..flops import flops
 from ..jobs import job as sampling_job

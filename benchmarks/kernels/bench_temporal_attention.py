@@ -11,10 +11,10 @@ from syncflow.benchmarks.kernels.rivals import attention_rivals
 from syncflow.kernels.formulas import head_norm, rotate
 
 
-def split(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, turns: Tensor, eps: float) -> tuple[Tensor, ...]:
+def split(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor, eps: float) -> tuple[Tensor, ...]:
     """Normed and rotated, one row of a batch for every position."""
     q, k, v = qkv.transpose(1, 2).unbind(3)
-    q, k = rotate(head_norm(q, q_weight, eps), turns), rotate(head_norm(k, k_weight, eps), turns)
+    q, k = rotate(head_norm(q, q_weight, eps), rope), rotate(head_norm(k, k_weight, eps), rope)
     return tuple(x.flatten(0, 1).transpose(1, 2) for x in (q, k, v))
 
 

@@ -140,8 +140,8 @@ def _temporal(frames: Callable[[Sizes], int], tokens: Callable[[Sizes], int], au
         heads, length = s.audio_heads if audio else s.heads, frames(s)
         width = s.channels // heads
         qkv = n.normal(s.rows, length, tokens(s), 3, heads, width)
-        turns = rotation(n.normal(length, width // 2, dtype=torch.float32, scale=10))
-        return (qkv, n.near_one(width), n.near_one(width), turns, EPS)
+        rope = rotation(n.normal(length, width // 2, dtype=torch.float32, scale=10))
+        return (qkv, n.near_one(width), n.near_one(width), rope, EPS)
 
     return make
 

@@ -22,14 +22,14 @@ from .denoiser import Sight
 from .layers import EPS, CrossAttention, Linear, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
 
-def self_attend(attention: SelfAttention, x: Tensor, turns: Tensor) -> Tensor:
-    """Rotary self-attention over one axis of tokens at ``turns`` (N, d / 2, 2): (R, N, D) -> (R, N, D)."""
-    return attention.proj(mix(attention, attention.pack(x[:, :, None]), turns))
+def self_attend(attention: SelfAttention, x: Tensor, rope: Tensor) -> Tensor:
+    """Rotary self-attention over one axis of tokens at ``rope`` (N, d / 2, 2): (R, N, D) -> (R, N, D)."""
+    return attention.proj(mix(attention, attention.pack(x[:, :, None]), rope))
 
 
-def mix(attention: SelfAttention, packed: Tensor, turns: Tensor) -> Tensor:
+def mix(attention: SelfAttention, packed: Tensor, rope: Tensor) -> Tensor:
     """The attention itself: packed q, k, v (R, N, 1, 3, n, d) -> (R, N, D), before the projection."""
-    return temporal_attention(packed, attention.q_norm.weight, attention.k_norm.weight, turns, EPS)[:, :, 0]
+    return temporal_attention(packed, attention.q_norm.weight, attention.k_norm.weight, rope, EPS)[:, :, 0]
 
 
 class ModalityAdaptor(nn.Module):
@@ -41,8 +41,8 @@ class ModalityAdaptor(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.linear = Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
-        return self.linear(self.norm(self_attend(self.attn, x, turns)))
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        return self.linear(self.norm(self_attend(self.attn, x, rope)))
 
 
 class AudioLayer(nn.Module):
@@ -57,34 +57,34 @@ class AudioLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(
-        self, x: Tensor, state: AudioState, context: Tensor | None = None, *, drawn: int | None = None
+        self, x: Tensor, state: AudioState, context: Tensor | None = None, *, num_outputs: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """The tokens x (R, A, D) after the layer, and after its self-attention; no style.
 
-        context (C, M, 2, n, d); positions, tail and sight are those of ``state``. Only the first ``drawn`` rows go on
-        after the self-attention.
+        context (C, M, 2, n, d); positions, tail and sight are those of ``state``. Only the first ``num_outputs`` rows
+        go on after the self-attention.
         """
-        x = attended = self.attend(x, state.turns)
-        if drawn is not None:
-            x, state = x[:drawn], state.take(slice(drawn))
+        x = attended = self.attend(x, state.rope)
+        if num_outputs is not None:
+            x, state = x[:num_outputs], state.take(slice(num_outputs))
         return self.feed(x, self.read(x, state, state.at, context)), attended
 
-    def attend(self, x: Tensor, turns: Tensor) -> Tensor:
+    def attend(self, x: Tensor, rope: Tensor) -> Tensor:
         """x after self-attention: (R, A, D) -> (R, A, D)."""
-        return x + self.norm1(self_attend(self.attn, x, turns))
+        return x + self.norm1(self_attend(self.attn, x, rope))
 
-    def attend_with_style(self, x: Tensor, style: Tensor, turns: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (R, A, D) and style (N, A_r, D) after self-attention over both, style first; turns (A_r + A, d / 2, 2).
+    def attend_with_style(self, x: Tensor, style: Tensor, rope: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (R, A, D) and style (N, A_r, D) after self-attention over both, style first; rope (A_r + A, d / 2, 2).
 
         The style belongs to ``rows`` (N,), or to all; the others do not see any.
         """
         count = style.shape[1]
         packed = self.attn.pack(x[:, :, None])
         seen = packed if rows is None else packed[rows]
-        both = mix(self.attn, torch.cat((self.attn.pack(style[:, :, None]), seen), 1), turns)
+        both = mix(self.attn, torch.cat((self.attn.pack(style[:, :, None]), seen), 1), rope)
         mixed = both[:, count:]
         if rows is not None:
-            mixed = mix(self.attn, packed, turns[count:]).index_copy(0, rows, mixed)
+            mixed = mix(self.attn, packed, rope[count:]).index_copy(0, rows, mixed)
         proj = self.attn.proj
         return x + self.norm1(proj(mixed)), style + self.norm1(proj(both[:, :count]))
 
@@ -108,14 +108,14 @@ class AudioLayer(nn.Module):
 class AudioState:
     """R rows between two layers: tokens x (R, A, D) and what no layer changes.
 
-    ``at`` (A_r + A,) positions and turns (A_r + A, d / 2, 2); tail (R, 1 + L, D), the time token and the text that the
+    ``at`` (A_r + A,) positions and rope (A_r + A, d / 2, 2); tail (R, 1 + L, D), the time token and the text that the
     tower reads; ``sight`` of the contexts that the layers get. ``style`` (N, A_r, D) are the reference tokens in front
     of the audio tokens of rows ``styled`` (N,), or of all.
     """
 
     x: Tensor
     at: Tensor
-    turns: Tensor
+    rope: Tensor
     tail: Tensor
     frequencies: Tensor
     sight: Sight | None = None
@@ -132,7 +132,7 @@ class AudioState:
             self,
             x=self.x[rows],
             at=self.at[first:],
-            turns=self.turns[first:],
+            rope=self.rope[first:],
             tail=self.tail[rows],
             sight=sight,
             style=None,
@@ -184,19 +184,19 @@ class AudioTower(nn.Module):
             1 if self.config.adaptor_tokens == "frame" else tokens
         )
 
-    def turns(self, positions: Tensor) -> Tensor:
+    def rope_table(self, positions: Tensor) -> Tensor:
         """Cosines and sines at ``positions`` (M,) on the clock of the audio. -> (M, d / 2, 2)."""
         return rotation(positions[:, None] * self.freqs.float())
 
-    def adapt(self, index: int, pooled: Tensor, turns: Tensor) -> Tensor:
+    def adapt(self, index: int, pooled: Tensor, rope: Tensor) -> Tensor:
         """Pooled features (C, M, D) of layer ``index`` as the contexts (C, M, 2, n, d) that its audio layer reads."""
         assert self.config.bridge == "adaptor"
-        adapted = self.adaptors[index](pooled, turns) if self.adaptors else pooled
+        adapted = self.adaptors[index](pooled, rope) if self.adaptors else pooled
         return self._layer(index).cross_attn.pack(adapted)
 
-    def context(self, index: int, feature: Tensor, rows: Tensor, turns: Tensor) -> Tensor:
+    def context(self, index: int, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
         """:meth:`adapt` of rows (C,) of the features (R, T, S, D) of layer ``index``: once a video pass."""
-        return self.adapt(index, self.pool(feature)[rows], turns)
+        return self.adapt(index, self.pool(feature)[rows], rope)
 
     def forward(
         self,
@@ -205,19 +205,19 @@ class AudioTower(nn.Module):
         context: Context | None = None,
         sight: Sight | None = None,
         text: Tensor | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Velocity (R, A, C_a) and, per layer, the tokens after self-attention (R, A, D).
 
         z (R, A, C_a); time (R, D) from :meth:`time`; context from :meth:`adapt` and the ``sight`` of it, or ``None``
         for audio that reads no video; text (R, L, D) projected tokens, only when the model has ``audio_text``. Rows
-        after the first ``drawn`` are wanted for their tokens alone and have no velocity.
+        after the first ``num_outputs`` are wanted for their tokens alone and have no velocity.
         """
         state = self.enter(z, time, text, sight=sight)
         sounds, last = [], self.config.depth - 1
         for i in range(self.config.depth):
             read = None if context is None else context[i]
-            state, sound = self.layer(i, state, read, drawn=drawn if i == last else None)
+            state, sound = self.layer(i, state, read, num_outputs=num_outputs if i == last else None)
             sounds.append(sound)
         return self.finish(state), sounds
 
@@ -237,13 +237,13 @@ class AudioTower(nn.Module):
         put in front of rows ``styled`` (N,), at the positions before 0.
         """
         tail = time[:, None] if text is None else torch.cat((time[:, None], text), 1)
-        at, turns = self.clock(0 if style is None else -style.shape[1], z.shape[1])
-        return AudioState(self.x_embedder(z), at, turns, tail, self.freqs.float(), sight, style, styled)
+        at, rope = self.clock(0 if style is None else -style.shape[1], z.shape[1])
+        return AudioState(self.x_embedder(z), at, rope, tail, self.freqs.float(), sight, style, styled)
 
     def clock(self, first: int, end: int) -> tuple[Tensor, Tensor]:
         """Positions of audio tokens ``first`` to ``end`` - 1 (N,), and their cosines and sines (N, d / 2, 2)."""
         at = torch.arange(first, end, device=self.freqs.device, dtype=torch.float32)
-        return at, self.turns(at)
+        return at, self.rope_table(at)
 
     def layer(
         self,
@@ -252,21 +252,21 @@ class AudioTower(nn.Module):
         context: Tensor | None = None,
         branches: tuple[Tensor, Tensor] | None = None,
         *,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[AudioState, Tensor]:
         """The state after layer ``index``, and its tokens after self-attention (R, A, D).
 
         context (C, M, 2, n, d); ``branches`` (R, A, D) and (N, A_r, D) are added to the tokens and to the style at the
-        entry. Only the first ``drawn`` rows go on after the self-attention.
+        entry. Only the first ``num_outputs`` rows go on after the self-attention.
         """
         layer, x, style = self._layer(index), state.x, state.style
         if branches is not None:
             x, style = x + branches[0], None if style is None else style + branches[1]
         if style is None:
-            x, sound = layer(x, state, context, drawn=drawn)
-            return replace(state if drawn is None else state.take(slice(drawn)), x=x), sound
-        assert drawn is None, "rows that only serve others are those of a one-way model, which has no style"
-        x, style = layer.attend_with_style(x, style, state.turns, state.styled)
+            x, sound = layer(x, state, context, num_outputs=num_outputs)
+            return replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x), sound
+        assert num_outputs is None, "rows that only serve others are those of a one-way model, which has no style"
+        x, style = layer.attend_with_style(x, style, state.rope, state.styled)
         sound, count = x, style.shape[1]
         tail = state.tail if state.styled is None else state.tail[state.styled]
         style = layer.feed(style, layer.read(style, replace(state, tail=tail), state.at[:count]))

@@ -75,10 +75,10 @@ class DDiT(nn.Module):
         heard: Context | None = None,
         heard_of_row: Tensor | None = None,
         prefix_of_row: Tensor | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
         seen: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
-        """Velocity (R, C_v, T, H, W) of the first ``drawn`` rows, and what the audio reads of rows ``seen``.
+        """Velocity (R, C_v, T, H, W) of the first ``num_outputs`` rows, and what the audio reads of rows ``seen``.
 
         See :class:`~syncflow.engine.model.denoiser.Denoiser`.
         """
@@ -89,9 +89,9 @@ class DDiT(nn.Module):
             readers = self.bridge.readers(heard, heard_of_row, clocks)
         keep = None
         if seen is not None:
-            turns = self.audio.turns(self.sight_positions(z.shape[2], self._tokens(z)))
-            keep = partial(self.audio.context, rows=seen, turns=turns)
-        return self.video(z, *times, text, text_of_row, readers, prefix_of_row, drawn, keep)
+            rope = self.audio.rope_table(self.sight_positions(z.shape[2], self._tokens(z)))
+            keep = partial(self.audio.context, rows=seen, rope=rope)
+        return self.video(z, *times, text, text_of_row, readers, prefix_of_row, num_outputs, keep)
 
     def audio_pass(
         self,
@@ -102,13 +102,13 @@ class DDiT(nn.Module):
         *,
         context: Context | None = None,
         sight: Sight | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[Tensor, Context]:
-        """Velocity (R, A, C_a) of the first ``drawn`` rows, and what the video hears of every row.
+        """Velocity (R, A, C_a) of the first ``num_outputs`` rows, and what the video hears of every row.
 
         See :class:`~syncflow.engine.model.denoiser.Denoiser`.
         """
-        velocity, sounds = self.audio(z, times, context, sight, self._words(text, text_of_row), drawn)
+        velocity, sounds = self.audio(z, times, context, sight, self._words(text, text_of_row), num_outputs)
         return velocity, self.bridge.adapt(sounds) if isinstance(self.bridge, AudioRopeBridge) else []
 
     def joint_pass(

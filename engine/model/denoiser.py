@@ -72,7 +72,7 @@ class Denoiser(Protocol):
         heard: Context | None = None,
         heard_of_row: Tensor | None = None,
         prefix_of_row: Tensor | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
         seen: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         """The video tower of a one-way model: velocity (R, C_v, T, H, W), and the contexts that the audio reads.
@@ -80,8 +80,8 @@ class Denoiser(Protocol):
         z (R, C_v, T, H, W). In an ``audio_rope`` model ``heard`` comes from :meth:`audio_pass`, row r hears its context
         ``heard_of_row[r]`` (-1: none; without the tensor, its own), and z, times and text_of_row may hold P prefixes,
         of which ``prefix_of_row`` (R,) says where each row begins: what layers before the first bridge compute once. In
-        an ``adaptor`` model rows ``seen`` (C,) give the contexts; rows after the first ``drawn`` serve for these alone,
-        and a velocity returned for them means nothing.
+        an ``adaptor`` model rows ``seen`` (C,) give the contexts; rows after the first ``num_outputs`` serve for these
+        alone, and a velocity returned for them means nothing.
         """
 
     def audio_pass(
@@ -93,13 +93,13 @@ class Denoiser(Protocol):
         *,
         context: Context | None = None,
         sight: Sight | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[Tensor, Context]:
         """The audio tower alone: velocity (R, A, C_a), and in an ``audio_rope`` model what can be heard.
 
         z (R, A, C_a), times (R, D) from :meth:`audio_time`. In an ``adaptor`` model ``context`` comes from
-        :meth:`video_pass`, with the ``sight`` of it; ``None`` where no row reads any. Rows after the first ``drawn``
-        serve for what is heard of them alone.
+        :meth:`video_pass`, with the ``sight`` of it; ``None`` where no row reads any. Rows after the first
+        ``num_outputs`` serve for what is heard of them alone.
         """
 
     def joint_pass(

@@ -54,18 +54,18 @@ class STDiTBlock(nn.Module):
         following: STDiTBlock | None,
         *,
         temporal: bool = False,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """The tokens x (R, T, S, D) after the block, what the ``following`` one's attention reads of them, and the
         tokens after this block's attention.
 
-        ``normed`` is what this block's attention reads of x; rows of modulation, turns and text are those of ``state``,
-        whose texts have this block at ``place``. Only the first ``drawn`` rows go on after the attention.
+        ``normed`` is what this block's attention reads of x; rows of modulation, rope and text are those of ``state``,
+        whose texts have this block at ``place``. Only the first ``num_outputs`` rows go on after the attention.
         """
         rows, text, text_of_row = state.rows, state.text, state.text_of_row
-        x = attended = self.attend(x, normed, rows, state.turns if temporal else None)
-        if drawn is not None:
-            x, rows, text_of_row = x[:drawn], rows[:drawn], text_of_row[:drawn]
+        x = attended = self.attend(x, normed, rows, state.rope if temporal else None)
+        if num_outputs is not None:
+            x, rows, text_of_row = x[:num_outputs], rows[:num_outputs], text_of_row[:num_outputs]
         x, normed = self.read_text(x, rows, text.keys[place], text.values[place], text.lengths, text_of_row)
         return *self.feed(x, normed, rows, following), attended
 
@@ -77,14 +77,14 @@ class STDiTBlock(nn.Module):
         """x after what a bridge adds to it, and what the self-attention reads of it."""
         return gated_residual_norm(x, branch, None, rows, MLP, self.scale_shift_table, ATTENTION, EPS)
 
-    def attend(self, x: Tensor, normed: Tensor, rows: Tensor, turns: Tensor | None) -> Tensor:
+    def attend(self, x: Tensor, normed: Tensor, rows: Tensor, rope: Tensor | None) -> Tensor:
         """x after the gated self-attention of ``normed``: (R, T, S, D) -> (R, T, S, D)."""
         packed = self.attn.pack(normed)
         q_weight, k_weight = self.attn.q_norm.weight, self.attn.k_norm.weight
-        if turns is None:
+        if rope is None:
             mixed = spatial_attention(packed, q_weight, k_weight, EPS)
         else:
-            mixed = temporal_attention(packed, q_weight, k_weight, turns, EPS)
+            mixed = temporal_attention(packed, q_weight, k_weight, rope, EPS)
         proj = self.attn.proj
         return gated_linear(mixed, proj.weight, proj.bias, x, self.scale_shift_table, rows, ATTENTION)
 
@@ -161,7 +161,7 @@ class VideoState:
     """R rows between two layers: tokens x (R, T, S, D) and what no layer changes.
 
     ``normed`` is the norm that the next layer begins with, where it came with the last residual. rows and embedded as
-    from :meth:`VideoTower.modulation`; turns (T, d / 2, 2); ``size`` tokens of a frame, down and across.
+    from :meth:`VideoTower.modulation`; rope (T, d / 2, 2); ``size`` tokens of a frame, down and across.
     """
 
     x: Tensor
@@ -170,7 +170,7 @@ class VideoState:
     embedded: Tensor
     text: Conditioning
     text_of_row: Tensor
-    turns: Tensor
+    rope: Tensor
     size: tuple[int, int]
 
     def take(self, index: Tensor | slice) -> VideoState:
@@ -247,15 +247,15 @@ class VideoTower(nn.Module):
         text_of_row: Tensor,
         readers: Mapping[int, Reader] | None = None,
         prefix_of_row: Tensor | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
         keep: Callable[[int, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Velocity (R, C_v, T, H, W) and, per layer, what ``keep(layer, x)`` makes of the tokens x (R, T, S, D) after
         its temporal attention, which are not kept themselves; nothing without it.
 
         ``readers``: by layer, what a bridge makes of the tokens at its entry and adds to them. With ``prefix_of_row``
-        (R,) int64 the arguments have a row for each of P prefixes, and only the layers that have readers work on all
-        R rows: row r goes on where prefix ``prefix_of_row[r]`` ends. Rows after the first ``drawn`` are wanted for
+        (R,) int64 the arguments have a row for each of P prefixes, and only the layers that have readers work on all R
+        rows: row r goes on where prefix ``prefix_of_row[r]`` ends. Rows after the first ``num_outputs`` are wanted for
         their features alone and have no velocity.
         """
         readers = readers or {}
@@ -266,7 +266,7 @@ class VideoTower(nn.Module):
                 state = state.take(prefix_of_row)
             branch = readers[i](state.x) if i in readers else None
             state, feature = self.layer(
-                i, state, branch, ahead=i + 1 not in readers, drawn=drawn if i == last else None
+                i, state, branch, ahead=i + 1 not in readers, num_outputs=num_outputs if i == last else None
             )
             if keep is not None:
                 kept.append(keep(i, feature))
@@ -276,7 +276,7 @@ class VideoTower(nn.Module):
         """z (R, C_v, T, H, W) before the first layer; rows and embedded from :meth:`modulation`."""
         size = z.shape[3] // self.config.patch, z.shape[4] // self.config.patch
         x = self.x_embedder(z) + self.positions(*size).to(z.dtype)
-        return VideoState(x, None, rows, embedded, text, text_of_row, self.turns(z.shape[2]), size)
+        return VideoState(x, None, rows, embedded, text, text_of_row, self.rope_table(z.shape[2]), size)
 
     def layer(
         self,
@@ -285,12 +285,12 @@ class VideoTower(nn.Module):
         branch: Tensor | None = None,
         *,
         ahead: bool = True,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[VideoState, Tensor]:
         """The state after layer ``index``, and its tokens after temporal attention (R, T, S, D).
 
         ``branch`` (R, T, S, D) is added at the entry. ``ahead`` takes the norm that the next layer begins with along;
-        wasted where that layer has a branch, with the same result. Only the first ``drawn`` rows go on after the
+        wasted where that layer has a branch, with the same result. Only the first ``num_outputs`` rows go on after the
         temporal attention.
         """
         spatial, temporal = self._blocks(index)
@@ -301,9 +301,11 @@ class VideoTower(nn.Module):
         elif normed is None:
             normed = spatial.norm(x, rows)
         x, normed, _ = spatial(x, normed, state, 2 * index, temporal)
-        x, normed, feature = temporal(x, normed, state, 2 * index + 1, following, temporal=True, drawn=drawn)
-        if drawn is not None:
-            state = state.take(slice(drawn))
+        x, normed, feature = temporal(
+            x, normed, state, 2 * index + 1, following, temporal=True, num_outputs=num_outputs
+        )
+        if num_outputs is not None:
+            state = state.take(slice(num_outputs))
         return replace(state, x=x, normed=normed), feature
 
     def finish(self, state: VideoState) -> Tensor:
@@ -316,7 +318,7 @@ class VideoTower(nn.Module):
     def _blocks(self, index: int) -> tuple[STDiTBlock, STDiTBlock]:
         return cast("tuple[STDiTBlock, STDiTBlock]", (self.spatial_blocks[index], self.temporal_blocks[index]))
 
-    def turns(self, frames: int) -> Tensor:
+    def rope_table(self, frames: int) -> Tensor:
         """Cosines and sines of latent frames 0 .. T-1. -> (T, d / 2, 2)."""
         return rotation(torch.arange(frames, device=self.rope.freqs.device)[:, None] * self.rope.freqs.float())
 

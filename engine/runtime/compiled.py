@@ -50,7 +50,7 @@ class CompiledDenoiser(Delegate):
         heard: Context | None = None,
         heard_of_row: Tensor | None = None,
         prefix_of_row: Tensor | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
         seen: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
@@ -64,7 +64,7 @@ class CompiledDenoiser(Delegate):
                 heard=heard,
                 heard_of_row=heard_of_row,
                 prefix_of_row=prefix_of_row,
-                drawn=drawn,
+                num_outputs=num_outputs,
                 seen=seen,
             )
         )
@@ -78,12 +78,12 @@ class CompiledDenoiser(Delegate):
         *,
         context: Context | None = None,
         sight: Sight | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
         _vary(text, z, times, text_of_row, *(context or ()), None if sight is None else sight.context_of_row)
         return _with_sizes_apart(
-            lambda: self._audio(z, times, text, text_of_row, context=context, sight=sight, drawn=drawn)
+            lambda: self._audio(z, times, text, text_of_row, context=context, sight=sight, num_outputs=num_outputs)
         )
 
     def joint_pass(

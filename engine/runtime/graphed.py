@@ -85,7 +85,7 @@ class GraphedDenoiser(Delegate):
         heard: Context | None = None,
         heard_of_row: Tensor | None = None,
         prefix_of_row: Tensor | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
         seen: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
@@ -100,11 +100,11 @@ class GraphedDenoiser(Delegate):
                 heard=heard,
                 heard_of_row=heard_of_row,
                 prefix_of_row=prefix_of_row,
-                drawn=drawn,
+                num_outputs=num_outputs,
                 seen=seen,
             )
             return self._read(source, found)
-        upto = _drawn(drawn, rows)
+        upto = _drawn(num_outputs, rows)
         inputs = {
             "z": Input(z),
             "rows": Input(times.rows),
@@ -124,12 +124,14 @@ class GraphedDenoiser(Delegate):
                 heard=_context(given, layers, source),
                 heard_of_row=given.get("heard_of_row"),
                 prefix_of_row=given.get("prefix_of_row"),
-                drawn=upto,
+                num_outputs=upto,
                 seen=given.get("seen"),
             )
 
         (velocity, contexts), slot = self._video.run(upto, inputs, work, reads=source, lends=seen is not None)
-        return velocity[: rows if drawn is None else drawn], _lent(slot, contexts, 0 if seen is None else len(seen))
+        return velocity[: rows if num_outputs is None else num_outputs], _lent(
+            slot, contexts, 0 if seen is None else len(seen)
+        )
 
     @torch.inference_mode()
     def audio_pass(
@@ -141,14 +143,16 @@ class GraphedDenoiser(Delegate):
         *,
         context: Context | None = None,
         sight: Sight | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
         rows, source = len(z), self._video.lender(context)
         if rows > self.max_rows:
-            found = self.model.audio_pass(z, times, text, text_of_row, context=context, sight=sight, drawn=drawn)
+            found = self.model.audio_pass(
+                z, times, text, text_of_row, context=context, sight=sight, num_outputs=num_outputs
+            )
             return self._read(source, found)
-        upto, layers, words = _drawn(drawn, rows), 0 if context is None else len(context), self._words(text)
+        upto, layers, words = _drawn(num_outputs, rows), 0 if context is None else len(context), self._words(text)
         inputs = {
             "z": Input(z),
             "times": Input(times),
@@ -169,12 +173,12 @@ class GraphedDenoiser(Delegate):
                 given.get("text_of_row", given["z"]),
                 context=_context(given, layers, source),
                 sight=None if positions is None else Sight(positions, given.get("context_of_row")),
-                drawn=upto,
+                num_outputs=upto,
             )
 
         lends = self.config.bridge == "audio_rope"
         (velocity, contexts), slot = self._audio.run(upto, inputs, work, reads=source, lends=lends)
-        return velocity[: rows if drawn is None else drawn], _lent(slot, contexts, rows)
+        return velocity[: rows if num_outputs is None else num_outputs], _lent(slot, contexts, rows)
 
     @torch.inference_mode()
     def joint_pass(
@@ -244,9 +248,9 @@ class GraphedDenoiser(Delegate):
         return found
 
 
-def _drawn(drawn: int | None, rows: int) -> int | None:
+def _drawn(num_outputs: int | None, rows: int) -> int | None:
     """How many rows a recording draws; all of them as soon as rounding makes no difference."""
-    return None if drawn is None or round_up(drawn) >= round_up(rows) else round_up(drawn)
+    return None if num_outputs is None or round_up(num_outputs) >= round_up(rows) else round_up(num_outputs)
 
 
 def _steady(**indices: Tensor | None) -> dict[str, Input]:

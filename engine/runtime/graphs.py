@@ -105,7 +105,7 @@ class GraphDenoiser:
         heard: Context | None = None,
         heard_of_row: Tensor | None = None,
         prefix_of_row: Tensor | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
         seen: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         """Velocity, and what the audio reads of rows ``seen``; the graph has a velocity for all rows."""
@@ -136,7 +136,7 @@ class GraphDenoiser:
         *,
         context: Context | None = None,
         sight: Sight | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[Tensor, Context]:
         """Velocity, and what the video hears of every row."""
         inputs = {"z": z, "time": times, **self._words(text, text_of_row)}

@@ -1,8 +1,8 @@
 """Requests of one latent shape that are stepped together, and that join and leave between steps.
 
-What does not depend on the step is computed when a request joins (``conditioning_cache.py``). A step computes the rows that its
-weights ask for (``step_plan.py``), in the way of the model's bridge (``oneway.py``, ``joint.py``), and moves all latents in
-one operation. Every request has a step of its own, and a modality that stands still at it costs nothing.
+What does not depend on the step is computed when a request joins (``conditioning_cache.py``). A step computes the rows
+that its weights ask for (``step_plan.py``), in the way of the model's bridge (``oneway.py``, ``joint.py``), and moves
+all latents in one operation. Every request has a step of its own, and a modality that stands still at it costs nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 from ...kernels import guided_euler_step
 from ..model.denoiser import Denoiser, Modulation
 from ..types import Latents
-from .caching import CachePhases, first_of, renewing, reusing, cache_phases_of
-from .job import Job, audio_noise, video_noise
+from .caching import CachePhases, cache_phases_of, first_of, renewing, reusing
 from .conditioning_cache import ConditioningCache
+from .job import Job, audio_noise, video_noise
+from .latent_state import BatchedLatents, LatentState, Modality, grid_of
 from .step_plan import JointStepPlan, StepPlan, Sums, Weights
 from .streams import Streams
-from .latent_state import Modality, LatentState, BatchedLatents, grid_of
 from .transfer import upload
 
 Index = dict[str, Tensor]
@@ -37,8 +37,8 @@ class Batch(ABC):
     the towers of a one-way model run. Nothing in a step makes the host wait for the device.
     """
 
-    def __init__(self, model: Denoiser, memo: ConditioningCache, streams: Streams | None = None) -> None:
-        self.model, self.memo, self.streams = model, memo, streams or Streams()
+    def __init__(self, model: Denoiser, cache: ConditioningCache, streams: Streams | None = None) -> None:
+        self.model, self.cache, self.streams = model, cache, streams or Streams()
         self.jobs: list[Job] = []
         self.owner: list[int] = []
         self._plans: dict[Hashable, tuple[Any, Index]] = {}
@@ -87,15 +87,15 @@ class Batch(ABC):
         self.streams.join()
         return Latents(self.video.latents, self.audio.latents)
 
-    def _begin_video(self, job: Job, grid: np.ndarray, turns: CachePhases) -> LatentState:
-        times = self.memo.video_times(_and_clean(grid), float(job.sequence.fps))
+    def _begin_video(self, job: Job, grid: np.ndarray, phases: CachePhases) -> LatentState:
+        times = self.cache.video_times(_and_clean(grid), float(job.sequence.fps))
         noise = video_noise(job, self.model.config.video_channels)
-        return LatentState.begin(upload(noise, self.model.device), grid, times, job.video, turns)
+        return LatentState.begin(upload(noise, self.model.device), grid, times, job.video, phases)
 
-    def _begin_audio(self, job: Job, grid: np.ndarray, turns: CachePhases, seed: int) -> LatentState:
+    def _begin_audio(self, job: Job, grid: np.ndarray, phases: CachePhases, seed: int) -> LatentState:
         noise = audio_noise(job, self.model.config.audio_channels, seed)
-        times = self.memo.audio_times(_and_clean(grid))
-        return LatentState.begin(upload(noise, self.model.device), grid, times, job.audio, turns)
+        times = self.cache.audio_times(_and_clean(grid))
+        return LatentState.begin(upload(noise, self.model.device), grid, times, job.audio, phases)
 
     def _settle(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
         """Stack what is there now."""
@@ -114,7 +114,7 @@ class Batch(ABC):
         self.reference = _stacked([job.reference for job in jobs], self.audio.noise[:1, 0])
         wanted = dict.fromkeys((b, branch.text) for b, job in enumerate(jobs) for branch in job.plan.branches)
         self.text_rows = {key: i for i, key in enumerate(wanted)}
-        self.text = self.memo.texts([self.memo.text_of(jobs[b], prompted) for b, prompted in wanted])
+        self.text = self.cache.texts([self.cache.text_of(jobs[b], prompted) for b, prompted in wanted])
 
     def _leave(self, stay: Sequence[int]) -> None:  # noqa: B027
         """Forget what belongs to requests that go; those at places ``stay`` move up."""
@@ -141,12 +141,12 @@ class Batch(ABC):
         found: list[Weights] = []
         for b, track in zip(owners, tracks.each, strict=True):
             weights = self.jobs[b].plan.at(tracks.modality, track.time) if track.moves else None
-            found.append(first_of(weights) if weights and track.turn == "reuse" else weights)
+            found.append(first_of(weights) if weights and track.phase == "reuse" else weights)
         return found
 
     def _key(self, video: list[Weights], audio: list[Weights]) -> tuple[Hashable, ...]:
         """What the rows of a step depend on."""
-        return *map(frozen, video), *map(frozen, audio), self.video.turns, self.audio.turns
+        return *map(frozen, video), *map(frozen, audio), self.video.phases, self.audio.phases
 
     def _move(self, velocities: Mapping[Modality, Tensor], index: Index, *modalities: BatchedLatents) -> None:
         """The step of these modalities: Euler's where there is a velocity, and the time after it."""
@@ -177,10 +177,10 @@ class Batch(ABC):
 
     def _cached(self, tracks: BatchedLatents, kept: Tensor, velocity: Tensor, index: Index) -> Tensor:
         """The velocities, behind the differences that are kept where one of them is reused; renews the others."""
-        name, turns = tracks.modality, tracks.turns
-        if "reuse" in turns:
+        name, phases = tracks.modality, tracks.phases
+        if "reuse" in phases:
             velocity = torch.cat((kept.to(velocity), velocity))
-        if "renew" in turns:
+        if "renew" in phases:
             renewed = index[f"{name}_renewed"].reshape(-1, *[1] * (kept.ndim - 1))
             start = kept.masked_fill(renewed, 0.0)
             sums = [velocity], [index[f"{name}_rows"]], [index[f"{name}_differences"]]
@@ -243,18 +243,18 @@ class Batch(ABC):
 
     def _sums(self, modality: Modality, sums: Sums) -> Index:
         """Rows and weights (n, G); a track with fewer rows repeats its first with weight 0, one without takes row 0."""
-        turns = (self.video if modality == "video" else self.audio).turns
-        if "reuse" in turns:
-            sums = reusing(sums, turns)
+        phases = (self.video if modality == "video" else self.audio).phases
+        if "reuse" in phases:
+            sums = reusing(sums, phases)
         most = max(map(len, sums), default=0)
         padded = tuple((*pairs, *[((pairs or ((0, 0.0),))[0][0], 0.0)] * (most - len(pairs))) for pairs in sums)
         index = {
             f"{modality}_rows": self._tensor([[row for row, _ in pairs] for pairs in padded]),
             f"{modality}_weights": self._tensor([[weight for _, weight in pairs] for pairs in padded]),
         }
-        if "renew" in turns:
-            index[f"{modality}_differences"] = self._tensor(renewing(padded, turns))
-            index[f"{modality}_renewed"] = self._tensor([turn == "renew" for turn in turns])
+        if "renew" in phases:
+            index[f"{modality}_differences"] = self._tensor(renewing(padded, phases))
+            index[f"{modality}_renewed"] = self._tensor([phase == "renew" for phase in phases])
         return index
 
 

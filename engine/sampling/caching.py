@@ -41,8 +41,8 @@ def cache_phases_of(plan: GuidancePlan, video: np.ndarray, audio: np.ndarray) ->
         if guided and renews:
             kept, age = guided, 0
         age += 1
-        for name, turns in found.items():
-            turns.append(None if name not in guided else "renew" if renews else "reuse")
+        for name, phases in found.items():
+            phases.append(None if name not in guided else "renew" if renews else "reuse")
     return tuple(found["video"]), tuple(found["audio"])
 
 
@@ -51,17 +51,17 @@ def first_of(weights: Mapping[Branch, float]) -> dict[Branch, float]:
     return {next(iter(weights)): 1.0}
 
 
-def reusing(sums: Sums, turns: Sequence[CachePhase | None]) -> Sums:
+def reusing(sums: Sums, phases: Sequence[CachePhase | None]) -> Sums:
     """Sums over the n differences of all tracks with the rows behind them; a track that reuses its own adds it."""
     return tuple(
-        (*((len(sums) + row, weight) for row, weight in pairs), *(((track, 1.0),) if turn == "reuse" else ()))
-        for track, (pairs, turn) in enumerate(zip(sums, turns, strict=True))
+        (*((len(sums) + row, weight) for row, weight in pairs), *(((track, 1.0),) if phase == "reuse" else ()))
+        for track, (pairs, phase) in enumerate(zip(sums, phases, strict=True))
     )
 
 
-def renewing(sums: Sums, turns: Sequence[CachePhase | None]) -> list[list[float]]:
+def renewing(sums: Sums, phases: Sequence[CachePhase | None]) -> list[list[float]]:
     """For every pair of ``sums`` its weight in the new difference, 0 for a track that keeps its own."""
     return [
-        [weight - (i == 0) if turn == "renew" else 0.0 for i, (_, weight) in enumerate(pairs)]
-        for pairs, turn in zip(sums, turns, strict=True)
+        [weight - (i == 0) if phase == "renew" else 0.0 for i, (_, weight) in enumerate(pairs)]
+        for pairs, phase in zip(sums, phases, strict=True)
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from .batch import Batch, Index
-from .step_plan import JointStepPlan, Weights, lay_out_jointly
 from .latent_state import Modality
+from .step_plan import JointStepPlan, Weights, lay_out_jointly
 
 
 class JointBatch(Batch):

@@ -1,7 +1,7 @@
 """One modality of the requests of a batch: latents on their way from noise to data, flow times, what is known.
 
-A :class:`LatentState` is one modality of one request, or one take of its sound, when it joins or leaves; :class:`BatchedLatents` are
-those of a batch, stacked, as the steps work on them.
+A :class:`LatentState` is one modality of one request, or one take of its sound, when it joins or leaves;
+:class:`BatchedLatents` are those of a batch, stacked, as the steps work on them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class LatentState:
 
     ``holds`` (1, T, 1, 1) or (A, 1) bool says where ``known`` latents hold, at time 1 if they are ``clean``. ``times``
     is what the tower needs of the grid, for the K steps and, last, for time 1. ``estimate`` of the clean latents, at
-    first their mean. ``turns`` say when the ``difference`` that guidance makes is evaluated and when it is reused; none
-    for a request that evaluates it at every step.
+    first their mean. ``phases`` say when the ``difference`` that guidance makes is evaluated and when it is reused;
+    none for a request that evaluates it at every step.
     """
 
     noise: Tensor
@@ -42,15 +42,15 @@ class LatentState:
     clean: bool = False
     step: int = 0
     estimate: Tensor | None = None
-    turns: CachePhases = ()
+    phases: CachePhases = ()
     difference: Tensor | None = None
 
     @classmethod
     def begin(
-        cls, noise: Tensor, grid: np.ndarray, times: tuple[Tensor, ...], known: Known | None, turns: CachePhases = ()
+        cls, noise: Tensor, grid: np.ndarray, times: tuple[Tensor, ...], known: Known | None, phases: CachePhases = ()
     ) -> Self:
         """A track before its first step."""
-        track = cls(noise, noise, grid, times, turns=turns)
+        track = cls(noise, noise, grid, times, phases=phases)
         if known is None:
             return track
         given = upload(known.latents, noise.device).to(noise)
@@ -77,9 +77,9 @@ class LatentState:
         return float(self.grid[min(self.step, len(self.grid) - 1)])
 
     @property
-    def turn(self) -> CachePhase | None:
+    def phase(self) -> CachePhase | None:
         """What the step that comes next does to the difference."""
-        return self.turns[self.step] if self.step < len(self.turns) else None
+        return self.phases[self.step] if self.step < len(self.phases) else None
 
 
 def grid_of(grid: np.ndarray, known: Known | None) -> np.ndarray:
@@ -106,7 +106,7 @@ class BatchedLatents:
         self.grid = upload(torch.from_numpy(grids).float(), device)  # (n, K + 2)
         self.steps = upload(torch.tensor([track.step for track in each]), device)
         self.known = self.holds = self.clean = self.differences = None
-        if any(track.turns for track in each):
+        if any(track.phases for track in each):
             nothing = torch.zeros_like(self.reads[0])
             self.differences = torch.stack([nothing if t.difference is None else t.difference for t in each])
         if any(track.holds is not None for track in each):
@@ -126,9 +126,9 @@ class BatchedLatents:
         return always if self.differences is None else (*always, self.differences)
 
     @property
-    def turns(self) -> CachePhases:
+    def phases(self) -> CachePhases:
         """What the step that comes next does to the difference of each."""
-        return tuple(track.turn for track in self.each)
+        return tuple(track.phase for track in self.each)
 
     def apart(self) -> list[LatentState]:
         """The tracks with their present latents."""

@@ -8,9 +8,9 @@ import torch
 
 from ..model.denoiser import Denoiser
 from ..types import Latents
-from .sequential import batch_of
-from .job import Job
 from .conditioning_cache import ConditioningCache
+from .job import Job
+from .sequential import batch_of
 
 StepCallback = Callable[[int, int, Latents], None]
 
@@ -20,17 +20,17 @@ def sample(
     model: Denoiser,
     jobs: Sequence[Job],
     on_step: StepCallback | None = None,
-    memo: ConditioningCache | None = None,
+    cache: ConditioningCache | None = None,
     *,
     overlap: bool = False,
 ) -> Latents:
     """Latents at t = 1 of B requests of one latent shape: video (B, C_v, T, H, W), audio (takes of all, A, C_a).
 
     Requests may differ in steps, guidance, shift, lead, task and takes. ``on_step(step, steps, latents)`` is called
-    after each. ``overlap`` as in :func:`~syncflow.engine.sampling.sequential.batch_of`; a callback, which wants the latents
-    of every step, leaves little of it.
+    after each. ``overlap`` as in :func:`~syncflow.engine.sampling.sequential.batch_of`; a callback, which wants the
+    latents of every step, leaves little of it.
     """
-    batch = batch_of(model, memo, overlap=overlap)
+    batch = batch_of(model, cache, overlap=overlap)
     batch.join(jobs)
     steps = max(len(job.schedule) for job in jobs)
     for k in range(steps):

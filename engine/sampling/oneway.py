@@ -14,18 +14,18 @@ from torch import Tensor
 from ..model.bridges import Context
 from ..model.denoiser import Denoiser, Sight
 from .batch import Batch, Index
-from .job import Job
 from .conditioning_cache import ConditioningCache
-from .step_plan import StepPlan, BranchRow, Weights, audio_leads, lay_out, video_leads
+from .job import Job
+from .latent_state import LatentState, Modality
+from .step_plan import BranchRow, StepPlan, Weights, audio_leads, lay_out, video_leads
 from .streams import Streams
-from .latent_state import Modality, LatentState
 
 
 class OneWayBatch(Batch):
     """Requests of an ``adaptor`` model, whose video leads, or of an ``audio_rope`` model, whose audio does."""
 
-    def __init__(self, model: Denoiser, memo: ConditioningCache, streams: Streams | None = None) -> None:
-        super().__init__(model, memo, streams)
+    def __init__(self, model: Denoiser, cache: ConditioningCache, streams: Streams | None = None) -> None:
+        super().__init__(model, cache, streams)
         self.leader: Modality = "audio" if model.config.bridge == "audio_rope" else "video"
         self.follower: Modality = "video" if self.leader == "audio" else "audio"
         self.context: Context = []
@@ -108,7 +108,7 @@ class OneWayBatch(Batch):
             context = [torch.cat(pair) for pair in zip(self.context, seen, strict=True)]
         else:
             context = seen
-        return ({self.leader: velocity} if layout.drawn else {}), context
+        return ({self.leader: velocity} if layout.num_outputs else {}), context
 
     def _follow(self, layout: StepPlan, index: Index, context: Context) -> dict[Modality, Tensor]:
         """What moves the following modality."""
@@ -122,7 +122,9 @@ class OneWayBatch(Batch):
         inputs = *self._video_rows(index[f"{name}_track"], static), self.text, index[f"{name}_text"]
         if name == "leading":
             return self.model.video_pass(
-                *inputs, drawn=_fewer(layout.drawn, layout.leading), seen=index["seen"] if layout.seen else None
+                *inputs,
+                num_outputs=_fewer(layout.num_outputs, layout.leading),
+                seen=index["seen"] if layout.seen else None,
             )
         if not _reads(layout.following):
             return self.model.video_pass(*inputs)
@@ -133,7 +135,7 @@ class OneWayBatch(Batch):
         muted = _replaced(layout, index, name)
         inputs = *self._audio_rows(index[f"{name}_track"], muted), self.text, index[f"{name}_text"]
         if name == "leading":
-            velocity, heard = self.model.audio_pass(*inputs, drawn=_fewer(layout.drawn, layout.leading))
+            velocity, heard = self.model.audio_pass(*inputs, num_outputs=_fewer(layout.num_outputs, layout.leading))
             if layout.seen != layout.leading:
                 heard = [part[index["seen"]] for part in heard]
             return velocity, heard
@@ -162,8 +164,8 @@ class OneWayBatch(Batch):
         self.contexts = tuple(replace(rows[i], track=places[rows[i].track]) for i in keep)
 
 
-def _fewer(drawn: int, rows: Sequence[BranchRow]) -> int | None:
-    return drawn if drawn < len(rows) else None
+def _fewer(num_outputs: int, rows: Sequence[BranchRow]) -> int | None:
+    return num_outputs if num_outputs < len(rows) else None
 
 
 def _replaced(layout: StepPlan, index: Index, name: str) -> Tensor | None:

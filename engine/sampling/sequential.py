@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from ..model.denoiser import Denoiser
 from ..types import Latents
 from .batch import Batch
+from .conditioning_cache import ConditioningCache
 from .job import Job
 from .joint import JointBatch
-from .conditioning_cache import ConditioningCache
 from .oneway import OneWayBatch
 from .streams import TwoStreams
 
 
-def batch_of(model: Denoiser, memo: ConditioningCache | None = None, *, overlap: bool = False) -> Batch:
-    """An empty batch for a model, as its bridge asks; ``memo`` keeps what requests share beyond it.
+def batch_of(model: Denoiser, cache: ConditioningCache | None = None, *, overlap: bool = False) -> Batch:
+    """An empty batch for a model, as its bridge asks; ``cache`` keeps what requests share beyond it.
 
     ``overlap``: on a GPU the following tower of a one-way model runs beside the leading tower of the next step.
     """
     kind = JointBatch if model.config.bridge == "global_local" else OneWayBatch
     apart = overlap and kind is OneWayBatch and model.device.type == "cuda"
-    return kind(model, memo or ConditioningCache(model), TwoStreams.of(model.device) if apart else None)
+    return kind(model, cache or ConditioningCache(model), TwoStreams.of(model.device) if apart else None)
 
 
 class Apart:
@@ -31,8 +31,8 @@ class Apart:
     do not; it costs what batching saves.
     """
 
-    def __init__(self, model: Denoiser, memo: ConditioningCache | None = None) -> None:
-        self.model, self.memo = model, memo or ConditioningCache(model)
+    def __init__(self, model: Denoiser, cache: ConditioningCache | None = None) -> None:
+        self.model, self.cache = model, cache or ConditioningCache(model)
         self.batches: list[Batch] = []
 
     @property
@@ -43,7 +43,7 @@ class Apart:
     def join(self, jobs: Sequence[Job]) -> None:
         """Requests begin at their first step."""
         for job in jobs:
-            self.batches.append(batch_of(self.model, self.memo))
+            self.batches.append(batch_of(self.model, self.cache))
             self.batches[-1].join([job])
 
     def leave(self, places: Sequence[int]) -> list[Latents]:

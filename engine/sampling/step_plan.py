@@ -40,12 +40,13 @@ class BranchRow:
 class StepPlan:
     """Rows of one step of a one-way model.
 
-    ``leading`` rows, of which the first ``drawn`` have weights, and of which ``seen`` give contexts; ``following``
-    rows; ``contexts``: the rows whose contexts are there after the leading pass, those that were kept first.
+    ``leading`` rows, of which the first ``num_outputs`` have weights, and of which ``seen`` give contexts;
+    ``following`` rows; ``contexts``: the rows whose contexts are there after the leading pass, those that were kept
+    first.
     """
 
     leading: tuple[BranchRow, ...]
-    drawn: int
+    num_outputs: int
     seen: tuple[BranchRow, ...]
     following: tuple[BranchRow, ...]
     contexts: tuple[BranchRow, ...]
@@ -92,7 +93,9 @@ def audio_leads(audio_of: Sequence[int], *, audio_text: bool) -> RowMapping:
     return RowMapping(leading, following)
 
 
-def lay_out(ways: RowMapping, leading: Sequence[Weights], following: Sequence[Weights], kept: Sequence[BranchRow] = ()) -> StepPlan:
+def lay_out(
+    ways: RowMapping, leading: Sequence[Weights], following: Sequence[Weights], kept: Sequence[BranchRow] = ()
+) -> StepPlan:
     """Rows for the weights of every track; ``kept`` are leading rows whose contexts are there already."""
     leading_sums, following_sums = _sums(leading, ways.leading), _sums(following, ways.following)
     weighted, follows = _rows(leading_sums), _rows(following_sums)
@@ -101,7 +104,7 @@ def lay_out(ways: RowMapping, leading: Sequence[Weights], following: Sequence[We
     rows = tuple(dict.fromkeys((*weighted, *seen)))
     return StepPlan(
         leading=rows,
-        drawn=len(weighted),
+        num_outputs=len(weighted),
         seen=seen,
         following=follows,
         contexts=(*kept, *seen),
@@ -133,10 +136,12 @@ class JointStepPlan:
 def lay_out_jointly(video: Sequence[Weights], audio: Sequence[Weights]) -> JointStepPlan:
     """Every branch that has a weight on a modality that moves, once."""
     video_sums, audio_sums = _sums(video, JointBranchRow), _sums(audio, JointBranchRow)
-    drawn = _rows(video_sums), _rows(audio_sums)
-    rows = sorted(dict.fromkeys((*drawn[0], *drawn[1])), key=lambda row: not row.branch.bridge)
+    num_outputs = _rows(video_sums), _rows(audio_sums)
+    rows = sorted(dict.fromkeys((*num_outputs[0], *num_outputs[1])), key=lambda row: not row.branch.bridge)
     bridged = sum(row.branch.bridge for row in rows)
-    return JointStepPlan(tuple(rows), bridged, *drawn, _indexed(video_sums, drawn[0]), _indexed(audio_sums, drawn[1]))
+    return JointStepPlan(
+        tuple(rows), bridged, *num_outputs, _indexed(video_sums, num_outputs[0]), _indexed(audio_sums, num_outputs[1])
+    )
 
 
 def _sums(tracks: Sequence[Weights], row_of):

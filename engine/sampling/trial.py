@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..config import SequenceConfig
 from ..model.denoiser import Denoiser
-from .sequential import batch_of
 from .guidance import cfg
 from .job import Job, Text
 from .schedule import schedule
+from .sequential import batch_of
 
 STEPS = 50  # of the clip, which then begins anew
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from syncflow.engine.sampling.sequential import Apart, batch_of
+from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.guidance import cfg, combine, sync_cfg_video, sync_guidance, text_guidance, unbridged
 from syncflow.engine.sampling.job import Text
-from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.oneway import OneWayBatch
+from syncflow.engine.sampling.sequential import Apart, batch_of
 from syncflow.engine.sampling.streams import Streams
 
 from .plain import AUDIO_SHAPE, CONFIG, HEARING_JOBS, JOBS, Passes, assert_plain, job, randomised
@@ -36,9 +36,9 @@ def models():
     return {name: randomised(config) for name, config in MODELS.items()}
 
 
-def run(model, jobs, memo=None):
+def run(model, jobs, cache=None):
     """All from their first step to their last, together."""
-    batch = batch_of(model, memo)
+    batch = batch_of(model, cache)
     batch.join(jobs)
     for _ in range(max(len(one.schedule) for one in jobs)):
         batch.step()
@@ -275,28 +275,28 @@ def asked(models, monkeypatch):
 
 def test_the_null_text_is_projected_once(asked):
     """For requests of every length, at once or one after the other."""
-    memo = ConditioningCache(asked.model)
+    cache = ConditioningCache(asked.model)
     jobs = [job(seed, length=2 + seed) for seed in range(4)]
-    run(asked.model, jobs[:3], memo)
+    run(asked.model, jobs[:3], cache)
     assert asked.prompts == 3 + 1
-    run(asked.model, jobs[3:], memo)
+    run(asked.model, jobs[3:], cache)
     assert asked.prompts == 4 + 1
 
 
 def test_equal_prompts_are_projected_once(asked):
     first, second = job(1), job(2)
-    memo = ConditioningCache(asked.model)
-    run(asked.model, [first, replace(second, text=first.text)], memo)
-    run(asked.model, [replace(second, text=first.text, negative=Text(first.text.states, 2))], memo)
+    cache = ConditioningCache(asked.model)
+    run(asked.model, [first, replace(second, text=first.text)], cache)
+    run(asked.model, [replace(second, text=first.text, negative=Text(first.text.states, 2))], cache)
     assert asked.prompts == 1 + 1
 
 
 def test_times_are_embedded_once_a_schedule(asked):
     """Each flow time once, and time 1."""
-    memo = ConditioningCache(asked.model)
-    run(asked.model, [job(1, steps=4), job(2, steps=4, lead=0.0), job(3, steps=3, lead=1.0)], memo)
+    cache = ConditioningCache(asked.model)
+    run(asked.model, [job(1, steps=4), job(2, steps=4, lead=0.0), job(3, steps=3, lead=1.0)], cache)
     assert asked.times == [4 + 1, 3 + 1]
-    run(asked.model, [job(4, steps=4)], memo)
+    run(asked.model, [job(4, steps=4)], cache)
     assert asked.times == [4 + 1, 3 + 1]
 
 
@@ -309,10 +309,10 @@ def test_a_memo_keeps_what_was_last_used_within_its_room(models, order, room):
     fresh = [model.condition(prompt.states[None], lengths) for prompt in prompts]
     each = fresh[0].keys.nbytes + fresh[0].values.nbytes + (0 if fresh[0].audio is None else fresh[0].audio.nbytes)
     with pytest.MonkeyPatch.context() as patch:
-        asked, memo = Asked(model, patch), ConditioningCache(model, capacity=room * each + each // 2)
+        asked, cache = Asked(model, patch), ConditioningCache(model, capacity=room * each + each // 2)
         kept, computed = OrderedDict(), 0
         for i in order:
-            found = memo.texts([prompts[i]])
+            found = cache.texts([prompts[i]])
             torch.testing.assert_close(found.keys, fresh[i].keys)
             torch.testing.assert_close(found.values, fresh[i].values)
             computed += i not in kept
@@ -321,13 +321,13 @@ def test_a_memo_keeps_what_was_last_used_within_its_room(models, order, room):
             while len(kept) > room:
                 kept.popitem(last=False)
             assert asked.prompts == computed
-            assert memo.size == len(kept) * each <= memo.capacity
+            assert cache.size == len(kept) * each <= cache.capacity
 
 
 def test_what_is_larger_than_the_room_is_kept_alone(models):
-    memo = ConditioningCache(models["adaptor"], capacity=0)
+    cache = ConditioningCache(models["adaptor"], capacity=0)
     for seed in range(3):
-        memo.texts([job(seed).text])
-    alone = memo.size
-    memo.texts([job(3).text])
-    assert memo.size == alone > 0
+        cache.texts([job(seed).text])
+    alone = cache.size
+    cache.texts([job(3).text])
+    assert cache.size == alone > 0

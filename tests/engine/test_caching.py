@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from syncflow import Engine, Request
 from syncflow.benchmarks.counter import CountingDenoiser
 from syncflow.engine.memory import Memory, peak
-from syncflow.engine.sampling.sequential import Apart, batch_of
-from syncflow.engine.sampling.caching import turns_of
+from syncflow.engine.sampling.caching import cache_phases_of
 from syncflow.engine.sampling.guidance import GuidancePlan, cfg, combine, sync_cfg_video, sync_guidance, text_guidance
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.sampling.schedule import schedule
+from syncflow.engine.sampling.sequential import Apart, batch_of
 
 from .plain import CONFIG, PLANS, Passes, assert_plain, job, randomised
 
@@ -56,20 +56,20 @@ def rows(model, jobs) -> Passes:
 def test_a_difference_is_younger_than_its_interval(plan, interval, steps, lead, start):
     """Every guided step renews or reuses; what is reused was renewed, for the same modality, less than N steps ago."""
     plan, times = replace(plan, branch_interval=interval), schedule(steps, lead=lead).after(start)
-    turns = turns_of(plan, times.video, times.audio)
+    phases = cache_phases_of(plan, times.video, times.audio)
     if interval == 1:
-        assert turns == ((), ())
+        assert phases == ((), ())
         return
     renewals = []
-    for k, pair in enumerate(zip(*turns, strict=True)):
-        for name, turn in zip(("video", "audio"), pair, strict=True):
+    for k, pair in enumerate(zip(*phases, strict=True)):
+        for name, phase in zip(("video", "audio"), pair, strict=True):
             grid = getattr(times, name)
-            assert (turn is not None) == (grid[k + 1] > grid[k] and len(plan.at(name, grid[k])) > 1)
-        assert len({turn for turn in pair if turn}) <= 1
+            assert (phase is not None) == (grid[k + 1] > grid[k] and len(plan.at(name, grid[k])) > 1)
+        assert len({phase for phase in pair if phase}) <= 1
         if "renew" in pair:
             renewals.append((k, pair))
-        for i, turn in enumerate(pair):
-            if turn == "reuse":
+        for i, phase in enumerate(pair):
+            if phase == "reuse":
                 last, renewed = renewals[-1]
                 assert k - last < interval and renewed[i] == "renew"
     for (k, before), (later, pair) in pairwise(renewals):
@@ -80,7 +80,7 @@ def test_a_difference_is_younger_than_its_interval(plan, interval, steps, lead, 
 def test_a_sound_that_begins_renews_both():
     """The audio begins at the third step of five, between two renewals of the video."""
     times = schedule(4, lead=0.5)
-    video, audio = turns_of(every(3), times.video, times.audio)
+    video, audio = cache_phases_of(every(3), times.video, times.audio)
     assert video == ("renew", "reuse", "renew", "reuse", None, None)
     assert audio == (None, None, "renew", "reuse", "reuse", "renew")
 

@@ -238,11 +238,11 @@ def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
     _, features = model.video(z, *times, text, rows, keep=lambda _, x: x)
     _, contexts = model.video_pass(z, times, text, rows, seen=rows)
     tokens = 3 if adaptor_tokens == "frame" else 3 * (SIDE // 2) ** 2
-    turns = rotation(model.sight_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
+    rope = rotation(model.sight_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
     assert len(contexts) == len(features) == config.depth
     for i, (context, feature) in enumerate(zip(contexts, features, strict=True)):
         x = feature.mean(2) if adaptor_tokens == "frame" else feature.flatten(1, 2)
-        x = x if adaptor_tokens == "none" else model.audio.adaptors[i](x, turns)
+        x = x if adaptor_tokens == "none" else model.audio.adaptors[i](x, rope)
         assert context.shape == (ROWS, tokens, 2, config.audio_heads, config.audio_head_width)
         close(context.unbind(2), model.audio.layers[i].cross_attn.keys_values(x))
 
@@ -252,13 +252,15 @@ def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
 def test_a_video_pass_gives_what_it_is_asked_for(model, data):
     """Velocities of the rows that are drawn, contexts of the rows that are seen."""
     rows = data.draw(st.integers(1, 4))
-    drawn = data.draw(st.none() | st.integers(0, rows))
+    num_outputs = data.draw(st.none() | st.integers(0, rows))
     seen = data.draw(st.none() | st.lists(st.integers(0, rows - 1), min_size=1, max_size=4))
     given, _ = passes(model, inputs(rows))
     whole, contexts = model.video_pass(*given, seen=torch.arange(rows))
-    velocity, found = model.video_pass(*given, drawn=drawn, seen=None if seen is None else torch.tensor(seen))
-    assert len(velocity) >= (rows if drawn is None else drawn)
-    close(velocity[:drawn], whole[:drawn])
+    velocity, found = model.video_pass(
+        *given, num_outputs=num_outputs, seen=None if seen is None else torch.tensor(seen)
+    )
+    assert len(velocity) >= (rows if num_outputs is None else num_outputs)
+    close(velocity[:num_outputs], whole[:num_outputs])
     assert len(found) == (0 if seen is None else SMALL.depth)
     for one, every in zip(found, contexts, strict=False):
         close(one, every[seen])
@@ -270,15 +272,15 @@ def test_audio_rows_read_the_contexts_that_they_are_given(model, data):
     """One by one the same as together: each its own context, another's, or none."""
     rows, contexts = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
     of_row = data.draw(st.lists(st.integers(-1, contexts - 1), min_size=rows, max_size=rows))
-    drawn = data.draw(st.none() | st.integers(0, rows))
+    num_outputs = data.draw(st.none() | st.integers(0, rows))
     (video, _), (_, audio) = passes(model, inputs(contexts)), passes(model, inputs(rows, seed=1))
     _, context = model.video_pass(*video, seen=torch.arange(contexts))
     positions = model.sight_positions(FRAMES, (SIDE // 2) ** 2)
     sight = Sight(positions, torch.tensor(of_row))
-    together, heard = model.audio_pass(*audio, context=context, sight=sight, drawn=drawn)
+    together, heard = model.audio_pass(*audio, context=context, sight=sight, num_outputs=num_outputs)
     assert heard == []
     z, times, text, row = audio
-    for r in range(rows)[:drawn]:
+    for r in range(rows)[:num_outputs]:
         c = of_row[r]
         own = {"context": [part[c : c + 1] for part in context], "sight": Sight(positions)} if c >= 0 else {}
         alone, _ = model.audio_pass(z[r : r + 1], times[r : r + 1], text, row[r : r + 1], **own)

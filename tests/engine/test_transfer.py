@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from syncflow.engine.model import DDiT
 from syncflow.engine.sampling import batch, conditioning_cache, latent_state, transfer
-from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.guidance import combine, sync_cfg_audio, sync_guidance, text_guidance
+from syncflow.engine.sampling.sequential import batch_of
 
 from .plain import AUDIO_SHAPE, CONFIG, job
 
@@ -57,8 +57,8 @@ class Waits(TorchDispatchMode):
 @pytest.fixture
 def waits(monkeypatch):
     witness = Waits()
-    for room in (batch, memo, tracks):
-        monkeypatch.setattr(room, "upload", witness.upload)
+    for module in (batch, conditioning_cache, latent_state):
+        monkeypatch.setattr(module, "upload", witness.upload)
     return witness
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from syncflow.engine.engine import Engine
-from syncflow.engine.sampling.loop import sample
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
+from syncflow.engine.sampling.loop import sample
 from syncflow.engine.types import Request
 from syncflow.kernels import implementation
 from syncflow.kernels.launch import Launch, tiles
@@ -75,8 +75,8 @@ def test_velocities(engine, monkeypatch):
     z_a = torch.randn(2, s.audio_tokens, config.audio_channels, generator=generator)
     t, fps, rows = torch.tensor([0.3, 0.6]), torch.full((2,), float(s.fps)), torch.tensor([0, 1])
     with torch.inference_mode():
-        memo = ConditioningCache(model)
-        text = memo.texts([memo.text_of(job, prompted) for prompted in (True, False)])
+        cache = ConditioningCache(model)
+        text = cache.texts([cache.text_of(job, prompted) for prompted in (True, False)])
         plain = model(z_v, z_a, t, t, fps, text, rows)
         with kernels(monkeypatch) as launched:
             fused = model(z_v, z_a, t, t, fps, text, rows)

@@ -42,9 +42,9 @@ def test_self_attention(rows, few, many, heads, width, over_frames, seed):
     qkv = 2 * torch.randn(rows, frames, tokens, 3, heads, width)
     weights = torch.rand(width) + 0.5, torch.rand(width) + 0.5
     if over_frames:
-        turns = rotation(torch.arange(frames)[:, None] * torch.rand(width // 2))
-        found = native.self_attention(qkv, *weights, turns, EPS, 1)
-        assert_close(found, reference("temporal_attention", qkv, *weights, turns, EPS))
+        rope = rotation(torch.arange(frames)[:, None] * torch.rand(width // 2))
+        found = native.self_attention(qkv, *weights, rope, EPS, 1)
+        assert_close(found, reference("temporal_attention", qkv, *weights, rope, EPS))
     else:
         found = native.self_attention(qkv, *weights, None, EPS, 2)
         assert_close(found, reference("spatial_attention", qkv, *weights, EPS))
@@ -87,7 +87,7 @@ def test_clocks(rows, contexts, queries, keys, tail, width, window, chosen, seed
         k,
         v,
         context_of_row=of_row,
-        turns=tuple(rotation(one[:, None] * frequencies) for one in positions),
+        rope=tuple(rotation(one[:, None] * frequencies) for one in positions),
         positions=positions,
         window=window,
         tail=tails,

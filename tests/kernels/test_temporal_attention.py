@@ -13,17 +13,17 @@ from syncflow.kernels import implementation, rotation, temporal_attention
 EPS = 1e-6
 
 
-def rotated(x, turns):
+def rotated(x, rope):
     """(..., T, d) with channel pairs as complex numbers, each multiplied by cos + i sin."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    turn = torch.view_as_complex(turns)
+    turn = torch.view_as_complex(rope)
     return torch.view_as_real(torch.view_as_complex(wide.unflatten(-1, (-1, 2))) * turn).flatten(-2).to(x.dtype)
 
 
-def formulation(qkv, q_weight, k_weight, turns, eps):
+def formulation(qkv, q_weight, k_weight, rope, eps):
     q, k, v = (x.permute(0, 2, 3, 1, 4) for x in qkv.unbind(3))  # (R, S, n, T, d)
-    q = rotated(rms_norm(q, q.shape[-1:], q_weight, eps), turns)
-    k = rotated(rms_norm(k, k.shape[-1:], k_weight, eps), turns)
+    q = rotated(rms_norm(q, q.shape[-1:], q_weight, eps), rope)
+    k = rotated(rms_norm(k, k.shape[-1:], k_weight, eps), rope)
     return scaled_dot_product_attention(q, k, v).permute(0, 3, 1, 2, 4).flatten(3)
 
 
@@ -71,7 +71,7 @@ def test_only_differences_of_positions_count():
     qkv, q_weight, k_weight, _, eps = inputs(1, 5, 2, 2, 8, torch.float64, 0)
     frequencies = 10.0 ** -torch.arange(4, dtype=torch.float64)
     near, far = (torch.arange(start, start + 5)[:, None] * frequencies for start in (0, 11))
-    turns = (rotation(angles) for angles in (near, far, 2 * near))
-    here, there, slower = (temporal_attention(qkv, q_weight, k_weight, turn, eps) for turn in turns)
+    rope = (rotation(angles) for angles in (near, far, 2 * near))
+    here, there, slower = (temporal_attention(qkv, q_weight, k_weight, turn, eps) for turn in rope)
     torch.testing.assert_close(here, there)
     assert not torch.allclose(here, slower, atol=1e-3)

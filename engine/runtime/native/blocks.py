@@ -69,17 +69,17 @@ class NativeBlock(STDiTBlock):
         following: STDiTBlock | None,
         *,
         temporal: bool = False,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """As :class:`~syncflow.engine.model.video.STDiTBlock` does it.
 
         What comes out takes the place of ``x`` and ``normed``. A spatial block tells no tokens after the attention.
         """
         if not here(x):
-            return super().forward(x, normed, state, place, following, temporal=temporal, drawn=drawn)
+            return super().forward(x, normed, state, place, following, temporal=temporal, num_outputs=num_outputs)
         assert following is None or isinstance(following, NativeBlock)
         attended = x.new_empty(x.shape) if temporal else None
-        x, normed = run_video([self], following, x, normed, state, place, [attended], drawn)
+        x, normed = run_video([self], following, x, normed, state, place, [attended], num_outputs)
         return x, None if following is None else normed, x if attended is None else attended
 
     def _fold(self, keys: Tensor, text: Any, place: int) -> Any:
@@ -97,24 +97,24 @@ def run_video(
     state: VideoState,
     place: int,
     attended: Sequence[Tensor | None],
-    drawn: int | None = None,
+    num_outputs: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Blocks one after the other over tokens x (R, T, S, D), and the norm of these that the first of them begins with.
 
     ``place`` of the first block among those of the text. ``attended`` takes the tokens after the attention of every
-    temporal block, shaped as x; None for a spatial one. Only the first ``drawn`` rows go on in the last block. -> x and
-    the norm that ``following`` begins with, which take the place of the arguments where those are dense.
+    temporal block, shaped as x; None for a spatial one. Only the first ``num_outputs`` rows go on in the last block. ->
+    x and the norm that ``following`` begins with, which take the place of the arguments where those are dense.
     """
     x, normed, of_row = x.contiguous(), normed.contiguous(), state.text_of_row.contiguous()
     rows = state.rows if state.rows.stride()[2:] == (x.shape[-1], 1) else state.rows.contiguous()
-    turns = state.turns.contiguous()
-    count = x.shape[0] if drawn is None else drawn
+    rope = state.rope.contiguous()
+    count = x.shape[0] if num_outputs is None else num_outputs
     native.LOOPS.run_video(
         [block.made for block in blocks],
         None if following is None else following.made,
         [block.text(state.text.keys, state.text, place + i) for i, block in enumerate(blocks)],
         [_address(tensor) for tensor in attended],
-        [tensor.data_ptr() for tensor in (x, normed, rows, of_row, turns)],
+        [tensor.data_ptr() for tensor in (x, normed, rows, of_row, rope)],
         (*x.shape[:3], count),
         (rows.stride(0), rows.stride(1) if rows.shape[1] > 1 else 0),
         EPS,
@@ -126,27 +126,27 @@ def run_video(
 class NativeAudioLayer(AudioLayer):
     """An audio layer in the native part, with the weights of ``layer``; beside a style it is computed as there.
 
-    ``turns`` gives the rotation of a context's positions; ``heard`` if the tokens after the attention are wanted.
+    ``rope_table`` gives the rotation of a context's positions; ``heard`` if the tokens after the attention are wanted.
     """
 
-    def __init__(self, layer: AudioLayer, turns: Callable[[Tensor], Tensor], *, heard: bool) -> None:
+    def __init__(self, layer: AudioLayer, rope_table: Callable[[Tensor], Tensor], *, heard: bool) -> None:
         share(self, layer)
-        self.turns, self.heard = turns, heard
+        self.rope_table, self.heard = rope_table, heard
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
         sizes = self.width, self.heads, self.mlp.fc1.out_features
         self.made = native.LOOPS.AudioLayer(_arrays(layer), *sizes, self.norm1.eps)
 
     def forward(
-        self, x: Tensor, state: AudioState, context: Tensor | None = None, *, drawn: int | None = None
+        self, x: Tensor, state: AudioState, context: Tensor | None = None, *, num_outputs: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """As :class:`~syncflow.engine.model.audio.AudioLayer` does it.
 
         What comes out takes the place of ``x``. The tokens after the attention are told only where they are ``heard``.
         """
         if not here(x):
-            return super().forward(x, state, None if state.sight is None else context, drawn=drawn)
+            return super().forward(x, state, None if state.sight is None else context, num_outputs=num_outputs)
         attended = x.new_empty(x.shape) if self.heard else None
-        x = run_audio([self], x, state, [context], [attended], drawn)
+        x = run_audio([self], x, state, [context], [attended], num_outputs)
         return x, x if attended is None else attended
 
 
@@ -156,27 +156,27 @@ def run_audio(
     state: AudioState,
     contexts: Sequence[Tensor | None],
     attended: Sequence[Tensor | None],
-    drawn: int | None = None,
+    num_outputs: int | None = None,
 ) -> Tensor:
     """Layers one after the other over tokens x (R, A, D), each with its context (C, M, 2, n, d) or none.
 
     ``attended`` takes the tokens after the attention of every layer, shaped as x, where they are wanted. Only the first
-    ``drawn`` rows go on in the last layer. -> x, which takes the place of the argument where that is dense.
+    ``num_outputs`` rows go on in the last layer. -> x, which takes the place of the argument where that is dense.
     """
-    x, clock, tail, sight = x.contiguous(), state.turns.contiguous(), state.tail.contiguous(), state.sight
-    count = x.shape[0] if drawn is None else drawn
-    turns = of_row = None
+    x, clock, tail, sight = x.contiguous(), state.rope.contiguous(), state.tail.contiguous(), state.sight
+    count = x.shape[0] if num_outputs is None else num_outputs
+    rope = of_row = None
     rows = known = 0
     read = [None if context is None or sight is None else context.contiguous() for context in contexts]
     if read[0] is not None and sight is not None:
-        turns, of_row = layers[0].turns(sight.positions).contiguous(), sight.context_of_row
+        rope, of_row = layers[0].rope_table(sight.positions).contiguous(), sight.context_of_row
         of_row = None if of_row is None else of_row.contiguous()
         rows, known = read[0].shape[:2]
     native.LOOPS.run_audio(
         [layer.made for layer in layers],
         [_address(tensor) for tensor in read],
         [_address(tensor) for tensor in attended],
-        [_address(tensor) for tensor in (x, clock, turns, of_row, tail)],
+        [_address(tensor) for tensor in (x, clock, rope, of_row, tail)],
         (*x.shape[:2], rows, known, tail.shape[1], count),
         EPS,
         torch.get_num_threads(),
@@ -195,13 +195,13 @@ class NativeAdaptor:
         arrays = _arrays(adaptor) | {f"kv_linear.{name}": array for name, array in _arrays(reader.kv_linear).items()}
         self.made = native.LOOPS.Adaptor(arrays, self.width, self.heads, adaptor.norm.eps)
 
-    def __call__(self, feature: Tensor, rows: Tensor, turns: Tensor) -> Tensor:
-        """Keys and values (C, M, 2, n, d) of ``rows`` (C,) of a feature (R, T, S, D), at turns (M, d / 2, 2)."""
+    def __call__(self, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
+        """Keys and values (C, M, 2, n, d) of ``rows`` (C,) of a feature (R, T, S, D), at rope (M, d / 2, 2)."""
         held, _, frames, tokens = feature.contiguous(), *feature.shape[:3]
         count, keys = rows.shape[0], frames if self.pooled else frames * tokens
         context = feature.new_empty(count, keys, 2, self.heads, self.width // self.heads)
         self.made(
-            [held.data_ptr(), rows.contiguous().data_ptr(), turns.contiguous().data_ptr()],
+            [held.data_ptr(), rows.contiguous().data_ptr(), rope.contiguous().data_ptr()],
             context.data_ptr(),
             (count, held.shape[0], frames, tokens),
             self.pooled,

@@ -44,7 +44,7 @@ class NativeVideoTower(VideoTower):
             nn.ModuleList(NativeBlock(cast("STDiTBlock", block)) for block in blocks)
             for blocks in (tower.spatial_blocks, tower.temporal_blocks)
         )
-        self.turns = lru_cache(SHAPES)(plainly(tower.turns))  # type: ignore[method-assign]
+        self.rope_table = lru_cache(SHAPES)(plainly(tower.rope_table))  # type: ignore[method-assign]
         self.positions = lru_cache(SHAPES)(plainly(tower.positions))  # type: ignore[method-assign]
 
     def forward(
@@ -56,18 +56,18 @@ class NativeVideoTower(VideoTower):
         text_of_row: Tensor,
         readers: Mapping[int, Reader] | None = None,
         prefix_of_row: Tensor | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
         keep: Callable[[int, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """See :class:`~syncflow.engine.model.video.VideoTower`; all blocks in one call where no audio is read."""
         if readers or prefix_of_row is not None or not here(z):
-            return super().forward(z, rows, embedded, text, text_of_row, readers, prefix_of_row, drawn, keep)
+            return super().forward(z, rows, embedded, text, text_of_row, readers, prefix_of_row, num_outputs, keep)
         state = self.enter(z, rows, embedded, text, text_of_row)
         blocks = [cast("NativeBlock", block) for layer in self.layers for block in layer]
         features = state.x.new_empty(1 if keep is None else len(self.layers), *state.x.shape)
         attended = [features[i // 2 % len(features)] if i % 2 else None for i in range(len(blocks))]
-        x, _ = run_video(blocks, None, state.x, blocks[0].norm(state.x, rows), state, 0, attended, drawn)
-        state = replace(state if drawn is None else state.take(slice(drawn)), x=x)
+        x, _ = run_video(blocks, None, state.x, blocks[0].norm(state.x, rows), state, 0, attended, num_outputs)
+        state = replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x)
         return self.finish(state), [] if keep is None else [keep(i, feature) for i, feature in enumerate(features)]
 
 
@@ -77,10 +77,10 @@ class NativeAudioTower(AudioTower):
     def __init__(self, tower: AudioTower) -> None:
         share(self, tower)
         config = self.config = tower.config
-        self.turns = OfTensor(plainly(tower.turns))  # type: ignore[method-assign, assignment]
+        self.rope_table = OfTensor(plainly(tower.rope_table))  # type: ignore[method-assign, assignment]
         layers = [cast("AudioLayer", layer) for layer in tower.layers]
         self.heard = config.bridge != "adaptor"
-        self.layers = nn.ModuleList(NativeAudioLayer(layer, self.turns, heard=self.heard) for layer in layers)
+        self.layers = nn.ModuleList(NativeAudioLayer(layer, self.rope_table, heard=self.heard) for layer in layers)
         pooled = config.adaptor_tokens == "frame"
         self._contexts = [
             NativeAdaptor(cast("ModalityAdaptor", adaptor), layer.cross_attn, pooled=pooled)
@@ -89,11 +89,11 @@ class NativeAudioTower(AudioTower):
         self.clock = lru_cache(SHAPES)(plainly(tower.clock))  # type: ignore[method-assign]
         self.video_positions = lru_cache(SHAPES)(plainly(tower.video_positions))  # type: ignore[method-assign]
 
-    def context(self, index: int, feature: Tensor, rows: Tensor, turns: Tensor) -> Tensor:
+    def context(self, index: int, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
         """See :class:`~syncflow.engine.model.audio.AudioTower`."""
         if not self._contexts or not here(feature):
-            return super().context(index, feature, rows, turns)
-        return self._contexts[index](feature, rows, turns)
+            return super().context(index, feature, rows, rope)
+        return self._contexts[index](feature, rows, rope)
 
     def forward(
         self,
@@ -102,15 +102,15 @@ class NativeAudioTower(AudioTower):
         context: Context | None = None,
         sight: Sight | None = None,
         text: Tensor | None = None,
-        drawn: int | None = None,
+        num_outputs: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """See :class:`~syncflow.engine.model.audio.AudioTower`; all layers in one call. Tokens only where they are
         heard."""
         if not here(z):
-            return super().forward(z, time, context, sight, text, drawn)
+            return super().forward(z, time, context, sight, text, num_outputs)
         state = self.enter(z, time, text, sight=sight)
         layers = [cast("NativeAudioLayer", layer) for layer in self.layers]
         sounds = [state.x.new_empty(state.x.shape) for _ in layers if self.heard]
         read = [None] * len(layers) if context is None else context
-        x = run_audio(layers, state.x, state, read, sounds or [None] * len(layers), drawn)
-        return self.finish(replace(state if drawn is None else state.take(slice(drawn)), x=x)), sounds
+        x = run_audio(layers, state.x, state, read, sounds or [None] * len(layers), num_outputs)
+        return self.finish(replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x)), sounds

@@ -236,7 +236,7 @@ def test_a_random_load(models, monkeypatch, bridge, deterministic, count, seed):
     limits = Limits(queue=16, batch=4, memory=12_000_000, prepare_threads=2, decode_threads=2)
     with monkeypatch.context() as patch:
         engine = Engine(parts, deterministic=deterministic, limits=limits, policy=Policy(ageing=0.5))
-        engine.memory, engine.memo = memory, ConditioningCache(engine.denoiser, capacity=MEMO)
+        engine.memory, engine.conditioning_cache = memory, ConditioningCache(engine.denoiser, capacity=MEMO)
         watch = Watch(engine, fails_at=20, monkeypatch=patch)
         clients = [Client(engine, bridge, count // CLIENTS, f"{seed}{name}") for name in "abc"]
         for client in clients:
@@ -265,8 +265,8 @@ def test_a_random_load(models, monkeypatch, bridge, deterministic, count, seed):
         engine.close()
         gc.collect()
         assert watch.jobs and not [job for job in watch.jobs if job() is not None]
-        kept = [tensor.nbytes for _, tensors in engine.memo._kept.values() for tensor in tensors]
-        assert engine.memo.size == sum(kept) <= MEMO
+        kept = [tensor.nbytes for _, tensors in engine.conditioning_cache._kept.values() for tensor in tensors]
+        assert engine.conditioning_cache.size == sum(kept) <= MEMO
 
     done = [i for i, handle in enumerate(handles) if handle.state is State.DONE]
     reference = Engine(parts, deterministic=deterministic)

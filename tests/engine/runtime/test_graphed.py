@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from syncflow.engine.model.denoiser import Sight
 from syncflow.engine.runtime.graphed import GraphedDenoiser
-from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.guidance import combine, sync_guidance, text_guidance
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents
 
 from ..plain import AUDIO_SHAPE, HEARING_JOBS, JOBS, job
@@ -113,7 +113,7 @@ def _memory(denoiser):
         yield from rest if isinstance(rest, list) else [rest]
 
 
-def drawn(denoiser, *jobs):
+def num_outputs(denoiser, *jobs):
     batch = batch_of(denoiser)
     batch.join(jobs)
     while len(batch.step()) < len(jobs):
@@ -123,9 +123,9 @@ def drawn(denoiser, *jobs):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_shape_is_recorded_once(models, name):
     denoiser = record(models[name])
-    drawn(denoiser, job(1, steps=3))
+    num_outputs(denoiser, job(1, steps=3))
     first = denoiser.recordings.captured
-    drawn(denoiser, job(2, steps=4, shift=3.0, negative=True, length=2))
+    num_outputs(denoiser, job(2, steps=4, shift=3.0, negative=True, length=2))
     assert denoiser.recordings.captured == first
     assert denoiser.describe()["recorded"] == first
     tensors = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in _memory(denoiser)}
@@ -136,9 +136,9 @@ def test_a_shape_is_recorded_once(models, name):
 def test_requests_within_the_room_need_no_recording(models, name):
     """5 and 6 requests of one row each: both have room for 6."""
     denoiser = record(models[name])
-    drawn(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(6)))
+    num_outputs(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(6)))
     first = denoiser.recordings.captured
-    drawn(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(5)))
+    num_outputs(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(5)))
     assert denoiser.recordings.captured == first
 
 
@@ -147,7 +147,7 @@ def test_requests_within_the_room_need_no_recording(models, name):
 def test_contexts_of_a_step_are_read_where_they_are(models, name, overlap):
     """At a shared time nothing is copied between the towers."""
     denoiser = record(models[name], overlap=overlap)
-    drawn(denoiser, job(1, steps=4))
+    num_outputs(denoiser, job(1, steps=4))
     kept = list(denoiser.recordings._kept.items())
     assert len(kept) == 2 * (1 + overlap)
     assert sum(one.reads is not None for _, one in kept) == 1 + overlap
@@ -215,7 +215,7 @@ def test_passes_of_any_rows(models, graphed, rows, prompts, upto, per_frame):
     t = torch.rand(rows, 2 if per_frame else 1, generator=generator)
     times, token = model.modulation(t, torch.full((rows,), 8.0)), model.audio_time(t[:, 0])
     seen = torch.arange(rows).flip(0)
-    for asked in ({}, {"seen": seen}, {"seen": seen[:1], "drawn": upto}):
+    for asked in ({}, {"seen": seen}, {"seen": seen[:1], "num_outputs": upto}):
         expected, contexts = model.video_pass(z_v, times, text, text_of_row, **asked)
         found, lent = denoiser.video_pass(z_v, times, text, text_of_row, **asked)
         torch.testing.assert_close(found, expected, **CLOSE)
@@ -225,7 +225,7 @@ def test_passes_of_any_rows(models, graphed, rows, prompts, upto, per_frame):
         sight = model.sight_positions(2, 6)
         reads = torch.arange(rows) % (len(lent[0]) + 1) - 1
         for given_reads in (reads, None) if len(lent[0]) == rows else (reads,):
-            asked_of = {"sight": Sight(sight, given_reads)} | ({} if given_reads is None else {"drawn": upto})
+            asked_of = {"sight": Sight(sight, given_reads)} | ({} if given_reads is None else {"num_outputs": upto})
             right, _ = model.audio_pass(z_a, token, text, text_of_row, context=contexts, **asked_of)
             for read in (lent, [part.clone() for part in lent]):
                 heard, _ = denoiser.audio_pass(z_a, token, text, text_of_row, context=read, **asked_of)

@@ -110,7 +110,7 @@ def test_video_and_then_audio(models, name, data):
     with torch.inference_mode():
         z_v, z_a, times_v, times_a, text, of_row = drawn_inputs(model, data)
     rows = len(z_v)
-    drawn = data.draw(st.none() | st.integers(0, rows))
+    num_outputs = data.draw(st.none() | st.integers(0, rows))
     seen = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=4)))
     reads = torch.tensor(data.draw(st.lists(st.integers(-1, len(seen) - 1), min_size=rows, max_size=rows)))
     reads = data.draw(st.sampled_from([reads, None])) if len(seen) == rows else reads
@@ -118,11 +118,13 @@ def test_video_and_then_audio(models, name, data):
 
     def call(its, given):
         given_text = given(text)
-        velocity, context = its.video_pass(given(z_v), given(times_v), given_text, of_row, drawn=drawn, seen=seen)
+        velocity, context = its.video_pass(
+            given(z_v), given(times_v), given_text, of_row, num_outputs=num_outputs, seen=seen
+        )
         sight = Sight(its.sight_positions(z_v.shape[2], tokens), reads)
         heard, _ = its.audio_pass(given(z_a), given(times_a), given_text, of_row, context=context, sight=sight)
         alone, _ = its.audio_pass(given(z_a), given(times_a), given_text, of_row)
-        return velocity[:drawn], context, heard, alone
+        return velocity[:num_outputs], context, heard, alone
 
     assert_as_exact(models[name], call)
 
@@ -134,16 +136,16 @@ def test_audio_and_then_video(models, data):
     with torch.inference_mode():
         z_v, z_a, times_v, times_a, text, of_row = drawn_inputs(model, data)
     rows = len(z_v)
-    drawn = data.draw(st.none() | st.integers(0, rows))
+    num_outputs = data.draw(st.none() | st.integers(0, rows))
     hears = torch.tensor(data.draw(st.lists(st.integers(-1, rows - 1), min_size=rows, max_size=rows)))
     prefix = data.draw(st.none() | st.just(torch.arange(rows).flip(0)))
 
     def call(its, given):
         given_text = given(text)
-        velocity, heard = its.audio_pass(given(z_a), given(times_a), given_text, of_row, drawn=drawn)
+        velocity, heard = its.audio_pass(given(z_a), given(times_a), given_text, of_row, num_outputs=num_outputs)
         inputs = given(z_v), given(times_v), given_text, of_row
         seen, _ = its.video_pass(*inputs, heard=heard, heard_of_row=hears, prefix_of_row=prefix)
-        return velocity[:drawn], heard, seen
+        return velocity[:num_outputs], heard, seen
 
     assert_as_exact(models["audio_rope"], call)
 

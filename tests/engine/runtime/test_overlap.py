@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from syncflow.engine.runtime.graphed import GraphedDenoiser
 from syncflow.engine.runtime.order import CudaOrder
-from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.oneway import OneWayBatch
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.streams import AHEAD, TwoStreams
 
 from ..plain import HEARING_JOBS, JOBS, job
