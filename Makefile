@@ -65,7 +65,7 @@ sanitize: ## the C++ tests under ASan with UBSan, and under TSan
 lanes: ## the C++ tests with vectors of 4, 8 and 16 floats at every instruction level
 	@$(call run-presets,lanes-4 lanes-8 lanes-16)
 
-check: setup ## lint, format, types, and the floors of the house
+check: setup ## lint, format, types, and the layers of the architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
-ROOMS = ("cli", "engine", "kernels", "export", "training", "benchmarks")
+PACKAGES = ("cli", "engine", "kernels", "export", "training", "benchmarks")
 
 
 class CMakeBuild(build_ext):
@@ -44,12 +44,14 @@ class CMakeBuild(build_ext):
             raise CompileError(f"the native part did not build: {error}") from error
 
 
-ROOM_PACKAGES = [f"syncflow.{name}" for room in ROOMS for name in find_packages(str(ROOT), include=[room, f"{room}.*"])]
+SUBPACKAGES = [
+    f"syncflow.{name}" for package in PACKAGES for name in find_packages(str(ROOT), include=[package, f"{package}.*"])
+]
 NATIVE = Extension("syncflow._native", sources=[], optional=True)
 
 setup(
     script_name="setup.py",  # what build_py leaves out of the package; build front ends start under other names
-    packages=["syncflow", *ROOM_PACKAGES],
+    packages=["syncflow", *SUBPACKAGES],
     package_dir={"syncflow": "."},
     package_data={
         "syncflow": ["py.typed"],

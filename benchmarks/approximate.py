@@ -1,7 +1,7 @@
 """What every approximate option gains and what it costs: work and time beside the distance from the exact clip.
 
 Each clip is drawn exactly and then with every option, from the same prompt and seed, in one alternating run. Fewer
-steps are the rival that needs no option: what comes no nearer to the exact clip than fewer steps of the same work is
+steps are the baseline that needs no option: what comes no nearer to the exact clip than fewer steps of the same work is
 not worth having.
 """
 
@@ -95,7 +95,7 @@ def requests(count: int, steps: int, **settings: Any) -> list[Request]:
     return [Request(PROMPTS[i % len(PROMPTS)], seed=i, steps=steps, **settings) for i in range(count)]
 
 
-def contest(
+def compare(
     engine: Engine,
     asked: Sequence[Request],
     chosen: Sequence[Option],

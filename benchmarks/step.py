@@ -120,7 +120,7 @@ def runtimes(engine: Engine, names: Sequence[str]) -> dict[str, Chosen]:
     return ways
 
 
-def contest(engine: Engine, ways: Mapping[str, Chosen], batch: int, timing: Timing) -> list[Row]:
+def compare(engine: Engine, ways: Mapping[str, Chosen], batch: int, timing: Timing) -> list[Row]:
     """Rows for a batch: the naive loop, then every way, each round one step of each in turn.
 
     Beside a way that runs the graphs of a library stands the library alone with the same graphs.

@@ -64,7 +64,7 @@ def step(
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
     ways = steps.runtimes(engine, options.choices("runtime", runtimes, RUNTIMES))
     timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, _bar)
-    rows = [row for size in batch or (1, 8) for row in steps.contest(engine, ways, size, timing)]
+    rows = [row for size in batch or (1, 8) for row in steps.compare(engine, ways, size, timing)]
     takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, ways, timing)
     if json:
         found = {"rows": [row.to_dict() for row in rows], "takes": [one.to_dict() for one in takes]}
@@ -149,19 +149,19 @@ def approximate(
     """What every approximate option gains, and how far its clips are from the exact ones with the same seeds."""
     from tqdm import tqdm
 
-    from ..benchmarks import approximate as contests
+    from ..benchmarks import approximate as comparisons
     from ..engine.engine import Engine
 
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
     count = engine.config.sampling.steps if steps is None else steps
-    chosen, asked = contests.options(count), contests.requests(clips, count)
+    chosen, asked = comparisons.options(count), comparisons.requests(clips, count)
     total = clips * (1 + len(chosen))
     with tqdm(total=total, desc="drawing", unit="clip", file=sys.stderr, leave=False, disable=None) as bar:
-        rows = contests.contest(engine, asked, chosen, bar.update)
+        rows = comparisons.compare(engine, asked, chosen, bar.update)
     if json:
         options.show_json({"clips": clips, "steps": count, "rows": [row.to_dict() for row in rows]})
     else:
-        print(contests.table(rows))
+        print(comparisons.table(rows))
 
 
 @app.command()
@@ -179,7 +179,7 @@ def kernels(
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that compile; one per core by default.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Registers, spills and shared memory of every kernel without a GPU (--aot), or times beside rivals with one.
+    """Registers, spills and shared memory of every kernel without a GPU (--aot), or times beside baselines with one.
 
     Ends with exit code 1 when a kernel spills registers or needs more shared memory than there is.
     """
@@ -246,15 +246,15 @@ def _time(dtypes: Names, presets: Names, operations: Names, batches: list[int] |
 
     chosen = cases.cases(operations or cases.OPERATIONS, presets or cases.PRESETS, batches or cases.BATCHES)
     types = [compiled.DTYPES[name] for name in cases.known(dtypes or ["bfloat16"], compiled.DTYPES)]
-    roof = harness.measure_roof("cuda")
+    roofline = harness.measure_roofline("cuda")
     rows = [
-        harness.contest(case, name, rival, dtype, "cuda", roof).to_dict()
+        harness.compare(case, name, baseline, dtype, "cuda", roofline).to_dict()
         for case in tqdm(chosen, desc="timing", file=sys.stderr, leave=False, disable=None)
         for dtype in types
-        for name, rival in harness.contenders(case.operation, "cuda").items()
+        for name, baseline in harness.contenders(case.operation, "cuda").items()
     ]
     if json:
-        options.show_json({"device": torch.cuda.get_device_name(), "roof": asdict(roof), "rows": rows})
+        options.show_json({"device": torch.cuda.get_device_name(), "roofline": asdict(roofline), "rows": rows})
     else:
         print(harness.table(rows))
 

@@ -1,4 +1,4 @@
-"""Operations of the d-DiT: tensor in, tensor out, one file each. This room knows no model."""
+"""Operations of the d-DiT: tensor in, tensor out, one file each. Nothing here knows the model."""
 
 # transformers probes for a distribution called ``kernels``. Where the root of the repository is on the path it finds
 # this folder, imports it and reads its version; an operation registered a second time would unload the first.

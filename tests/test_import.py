@@ -13,7 +13,7 @@ from pathlib import Path
 import syncflow
 
 ROOT = Path(syncflow.__file__).parent
-ROOMS = ("cli", "engine", "kernels", "export", "training", "benchmarks")
+PACKAGES = ("cli", "engine", "kernels", "export", "training", "benchmarks")
 OF_A_HOST = {"triton_python_backend_utils"}  # what loads the file brings it
 HEAVY = {"av", "diffusers", "librosa", "matplotlib", "scipy", "torch", "transformers"}
 
@@ -28,7 +28,7 @@ def test_import_leaves_heavy_libraries_alone():
 
 def test_every_import_is_a_declared_dependency():
     declared = {re.split(r"[^\w-]", text, maxsplit=1)[0].replace("-", "_") for text in requires("syncflow") or ()}
-    files = [ROOT / "__init__.py", *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
+    files = [ROOT / "__init__.py", *(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))]
     assert "torch" in declared
     undeclared = {
         f"{file.relative_to(ROOT)}: {name}"

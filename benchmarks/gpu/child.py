@@ -21,7 +21,7 @@ from .stages import BUDGETS, Item, Records, Run, Stage, spent
 LOST = 70  # exit code: the GPU does not answer any more
 STAGES: dict[str, Stage] = {
     "setup": machine.setup,
-    "roof": machine.roof,
+    "roofline": machine.roofline,
     "correctness": correctness.correctness,
     "kernels": races.kernels,
     "step": model.step,

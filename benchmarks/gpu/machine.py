@@ -16,7 +16,7 @@ import torch
 from ...kernels.launch.aot import SHARED_LIMIT
 from ..kernels import compiled, harness
 from ..kernels.cases import cases, odd_cases
-from ..kernels.harness import Roof
+from ..kernels.harness import Roofline
 from .stages import Item, Run
 
 
@@ -27,15 +27,15 @@ def setup(run: Run) -> Iterator[Item]:
         yield Item("compile", compile_kernels)
 
 
-def roof(run: Run) -> Iterator[Item]:
+def roofline(run: Run) -> Iterator[Item]:
     """Copy bandwidth and the rates of matrix products."""
-    yield Item("roof", lambda: asdict(harness.measure_roof(run.device, *((1 << 16, 32) if run.smoke else ()))))
+    yield Item("roofline", lambda: asdict(harness.measure_roofline(run.device, *((1 << 16, 32) if run.smoke else ()))))
 
 
-def roof_of(run: Run) -> Roof | None:
-    """What the roof stage found."""
-    found = run.found.get("roof", {}).get("roof")
-    return None if found is None else Roof(**found)
+def roofline_of(run: Run) -> Roofline | None:
+    """What the roofline stage found."""
+    found = run.found.get("roofline", {}).get("roofline")
+    return None if found is None else Roofline(**found)
 
 
 def describe(run: Run) -> dict[str, Any]:

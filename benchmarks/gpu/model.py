@@ -1,7 +1,7 @@
 """The whole model: a guided step of syncflow-xl in the sampling loop, by who runs its passes, and a clip of 50 of them.
 
-The rivals are the loop without this package's savings, every branch a forward of its own from texts and times that are
-computed anew, and the layers as ``torch.compile`` makes them.
+The baselines are the loop without this package's savings, every branch a forward of its own from texts and times that
+are computed anew, and the layers as ``torch.compile`` makes them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ...engine.sampling.sequential import batch_of
 from ...kernels.launch import implementation
 from ..flops import flops
 from ..jobs import job as sampling_job
-from .machine import roof_of
+from .machine import roofline_of
 from .stages import Item, Run
 
 MICRO = ModelConfig(
@@ -83,8 +83,8 @@ def time_step(run: Run, batch: int, way: str) -> dict[str, Any]:
     operations = batch * _step_flops(run.smoke)
     found = {"ms": round(1e3 * p50, 3), "steps": rounds, "clips_a_second": round(batch / p50 / STEPS, 3)}
     found |= {"tflop": round(operations / 1e12, 3), "tflop_s": round(operations / p50 / 1e12, 1)}
-    if (roof := roof_of(run)) is not None and "bfloat16" in roof.matrix:
-        found["mfu_percent"] = round(100 * operations / p50 / roof.matrix["bfloat16"], 1)
+    if (roofline := roofline_of(run)) is not None and "bfloat16" in roofline.matrix:
+        found["mfu_percent"] = round(100 * operations / p50 / roofline.matrix["bfloat16"], 1)
     return found | _peak(run)
 
 

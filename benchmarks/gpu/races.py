@@ -1,4 +1,4 @@
-"""The operations beside their rivals, the most valuable first; what ``torch.compile`` takes long for comes last."""
+"""The operations beside their baselines, the most valuable first; what ``torch.compile`` takes long for comes last."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from ..kernels import harness
 from ..kernels.cases import Case, cases, micro_cases
-from ..kernels.harness import Rival
-from .machine import roof_of
+from ..kernels.harness import Baseline
+from .machine import roofline_of
 from .stages import Item, Run
 
 DTYPE = torch.bfloat16
@@ -29,13 +29,13 @@ def kernels(run: Run) -> Iterator[Item]:
         for slow in (False, True):
             for preset, batch, scale in group:
                 for case in cases(presets=(preset,), batches=(batch,), scales=(scale,)):
-                    offered = harness.contenders(case.operation, run.device)
-                    yield from (_item(case, n, rival, run) for n, rival in offered.items() if rival.compiled == slow)
+                    contenders = harness.contenders(case.operation, run.device)
+                    yield from (_item(case, n, one, run) for n, one in contenders.items() if one.compiled == slow)
 
 
-def _item(case: Case, name: str, rival: Rival, run: Run) -> Item:
+def _item(case: Case, name: str, baseline: Baseline, run: Run) -> Item:
     def work() -> dict[str, Any]:
-        outcome = harness.contest(case, name, rival, DTYPE, run.device, roof_of(run)).to_dict()
+        outcome = harness.compare(case, name, baseline, DTYPE, run.device, roofline_of(run)).to_dict()
         if name.startswith("kernel") and "p50_us" not in outcome:
             raise RuntimeError(outcome["reason"])
         return outcome

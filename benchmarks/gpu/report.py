@@ -1,4 +1,4 @@
-"""A run as Markdown: what went wrong first, then the machine, its roof, and the figures of every stage."""
+"""A run as Markdown: what went wrong first, then the machine, its roofline, and the figures of every stage."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from .stages import BUDGETS
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+FIGURES = ("p20_us", "p50_us", "p80_us", "gb_s", "tflop_s", "roofline_percent")  # of an operation
 
 
 def faults(results: Results) -> list[str]:
@@ -37,7 +39,7 @@ def markdown(results: Results, title: str) -> str:
 
 
 def summary(results: Results) -> str:
-    """The kernels beside the best rival, and the model: a table short enough for the end of a log."""
+    """The kernels beside the best baseline, and the model: a table short enough for the end of a log."""
     races: dict[str, dict[str, float]] = {}
     shares: dict[str, Any] = {}
     for end in _results(results, "kernels").values():
@@ -45,7 +47,7 @@ def summary(results: Results) -> str:
             name = f"{end['operation']} {end['case']}"
             races.setdefault(name, {})[end["contender"]] = end["p50_us"]
             if end["contender"] == "kernel":
-                shares[name] = end.get("roof_percent", "-")
+                shares[name] = end.get("roofline_percent", "-")
     rows = []
     for name, times in races.items():
         own = times.pop("kernel", None)
@@ -53,16 +55,16 @@ def summary(results: Results) -> str:
             best = min(times, key=lambda n: times[n], default=None)
             beside = [best, times[best], f"{times[best] / own:.2f}"] if best is not None else ["-", "-", "-"]
             rows.append([name, own, shares[name], *beside])
-    head = ["operation", "kernel us", "% of roof", "best rival", "its us", "rival / kernel"]
+    head = ["operation", "kernel us", "% of roofline", "best baseline", "its us", "baseline / kernel"]
     return "\n\n".join(part for part in (_table(head, rows), _model(results, "step"), _model(results, "clip")) if part)
 
 
 def _machine(results: Results) -> str:
     about = _results(results, "setup").get("machine", {})
     lines = [", ".join(f"{name} {value}" for name, value in about.items() if value is not None)]
-    if roof := _results(results, "roof").get("roof"):
-        rates = ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in roof["matrix"].items())
-        lines.append(f"Roof, measured: copy {roof['copy'] / 1e12:.2f} TB/s, {rates}.")
+    if roofline := _results(results, "roofline").get("roofline"):
+        rates = ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in roofline["matrix"].items())
+        lines.append(f"Roofline, measured: copy {roofline['copy'] / 1e12:.2f} TB/s, {rates}.")
     return "\n\n".join(filter(None, lines))
 
 
@@ -78,12 +80,12 @@ def _kernels(results: Results) -> str:
             continue
         about = [end["operation"], end["case"], end["shape"], end["contender"]]
         if "p50_us" in end:
-            figures = [end.get(name, "-") for name in ("p20_us", "p50_us", "p80_us", "gb_s", "tflop_s", "roof_percent")]
+            figures = [end.get(name, "-") for name in FIGURES]
             rows.append([*about, *figures, end["method"] + ("" if end["cold"] else ", in cache")])
         else:
             rows.append([*about, *["-"] * 6, end["reason"]])
-    head = ["operation", "case", "shape", "contender", "p20 us", "p50 us", "p80 us", "GB/s", "TFLOP/s", "% roof", "how"]
-    return _table(head, rows)
+    units = ["p20 us", "p50 us", "p80 us", "GB/s", "TFLOP/s", "% of roofline"]
+    return _table(["operation", "case", "shape", "contender", *units, "how"], rows)
 
 
 def _model(results: Results, stage: str) -> str:

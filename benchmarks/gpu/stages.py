@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 # Stage -> seconds that it may take; together less than ten minutes.
-BUDGETS = {"setup": 60, "roof": 20, "correctness": 110, "kernels": 160, "step": 120, "clip": 50, "tune": 300}
+BUDGETS = {"setup": 60, "roofline": 20, "correctness": 110, "kernels": 160, "step": 120, "clip": 50, "tune": 300}
 DEFAULT = tuple(name for name in BUDGETS if name != "tune")
 
 

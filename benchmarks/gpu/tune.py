@@ -16,7 +16,7 @@ import torch
 from ...kernels.launch import tiles
 from ..kernels import harness
 from ..kernels.cases import Case, cases, micro_cases
-from ..kernels.harness import Rival
+from ..kernels.harness import Baseline
 from .stages import Item, Run
 
 DTYPE = torch.bfloat16
@@ -44,8 +44,8 @@ def climb(case: Case, device: str, trials: int) -> dict[str, Any]:
     def time_of(candidate: Mapping[str, int]) -> float:
         frozen = tuple(sorted(candidate.items()))
         if frozen not in tried:
-            rival = Rival(harness.kernel(case.operation, device), tiles=dict(candidate))
-            timing = harness.contest(case, "tiles", rival, DTYPE, device).timing
+            baseline = Baseline(harness.kernel(case.operation, device), tiles=dict(candidate))
+            timing = harness.compare(case, "tiles", baseline, DTYPE, device).timing
             tried[frozen] = float("inf") if timing is None else timing.percentile(0.5)
         return tried[frozen]
 

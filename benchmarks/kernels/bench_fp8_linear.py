@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import gelu as activation
 from torch.nn.functional import linear
 
-from syncflow.benchmarks.kernels.harness import Rival
+from syncflow.benchmarks.kernels.harness import Baseline
 
 
 def scaled(
@@ -39,7 +39,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     return activation(y, approximate="tanh") if gelu else y
 
 
-RIVALS = {"torch scaled product": Rival(scaled), "the bias's own type": Rival(plain, setup=widened)}
+BASELINES = {"torch scaled product": Baseline(scaled), "the bias's own type": Baseline(plain, setup=widened)}
 
 
 def test_fp8_linear(race, case, contender) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import linear
 
-from syncflow.benchmarks.kernels.harness import Rival
+from syncflow.benchmarks.kernels.harness import Baseline
 from syncflow.kernels import gated_residual
 
 
@@ -14,7 +14,7 @@ def apart(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, table: Tens
     return gated_residual(residual, linear(x, weight, bias), table, rows, part)
 
 
-RIVALS = {"cuBLAS, then the gate's kernel": Rival(apart)}
+BASELINES = {"cuBLAS, then the gate's kernel": Baseline(apart)}
 
 
 def test_gated_linear(race, case, contender) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from syncflow.benchmarks.kernels.harness import Rival
+from syncflow.benchmarks.kernels.harness import Baseline
 
 
 def addcmul(x: Tensor, branch: Tensor, table: Tensor, rows: Tensor, part: int) -> Tensor:
@@ -13,7 +13,7 @@ def addcmul(x: Tensor, branch: Tensor, table: Tensor, rows: Tensor, part: int) -
     return torch.addcmul(x, (table[part + 2] + rows[:, :, part + 2])[:, :, None].to(x.dtype), branch)
 
 
-RIVALS = {"torch addcmul": Rival(addcmul)}
+BASELINES = {"torch addcmul": Baseline(addcmul)}
 
 
 def test_gated_residual(race, case, contender) -> None:

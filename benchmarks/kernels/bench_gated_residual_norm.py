@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from syncflow.benchmarks.kernels.harness import Rival
+from syncflow.benchmarks.kernels.harness import Baseline
 from syncflow.kernels import gated_residual, modulated_layer_norm
 
 
@@ -23,7 +23,7 @@ def apart(
     return y, modulated_layer_norm(y, norm_table, rows, norm_part, eps)
 
 
-RIVALS = {"two kernels": Rival(apart)}
+BASELINES = {"two kernels": Baseline(apart)}
 
 
 def test_gated_residual_norm(race, case, contender) -> None:

@@ -1,10 +1,10 @@
-"""The guided Euler step of both modalities in one launch. Its rivals are the formula as it is and compiled."""
+"""The guided Euler step of both modalities in one launch. Its baselines are the formula as it is and compiled."""
 
 from __future__ import annotations
 
-from syncflow.benchmarks.kernels.harness import Rival
+from syncflow.benchmarks.kernels.harness import Baseline
 
-RIVALS: dict[str, Rival] = {}
+BASELINES: dict[str, Baseline] = {}
 
 
 def test_guided_euler_step(race, case, contender) -> None:

@@ -1,11 +1,11 @@
-"""The first half of an MLP. Its rivals are cuBLASLt's fused epilogue, and a linear and a GELU one after the other."""
+"""The first half of an MLP. Baselines: cuBLASLt's fused epilogue, and a linear and a GELU one after the other."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from syncflow.benchmarks.kernels.harness import Rival
+from syncflow.benchmarks.kernels.harness import Baseline
 
 
 def epilogue(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -14,7 +14,7 @@ def epilogue(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return flat.unflatten(0, x.shape[:-1])
 
 
-RIVALS = {"cuBLASLt epilogue": Rival(epilogue)}
+BASELINES = {"cuBLASLt epilogue": Baseline(epilogue)}
 
 
 def test_linear_gelu(race, case, contender) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from syncflow.benchmarks.kernels.harness import Rival
+from syncflow.benchmarks.kernels.harness import Baseline
 
 
 def torch_norm(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> Tensor:
@@ -26,7 +26,7 @@ def liger_norm(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) ->
     return torch.addcmul(shift, liger.LigerLayerNormFunction.apply(x, one, zero, eps), 1 + scale)
 
 
-RIVALS = {"torch layer norm": Rival(torch_norm), "Liger layer norm": Rival(liger_norm)}
+BASELINES = {"torch layer norm": Baseline(torch_norm), "Liger layer norm": Baseline(liger_norm)}
 
 
 def test_modulated_layer_norm(race, case, contender) -> None:

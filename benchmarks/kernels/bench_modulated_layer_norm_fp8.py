@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from syncflow.benchmarks.kernels.harness import Rival
+from syncflow.benchmarks.kernels.harness import Baseline
 from syncflow.kernels import modulated_layer_norm
 
 
@@ -16,7 +16,7 @@ def apart(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> tupl
     return (y / scales[..., None]).to(torch.float8_e4m3fn), scales
 
 
-RIVALS = {"norm, then quantise": Rival(apart), "norm, then quantise, compiled": Rival(apart, compiled=True)}
+BASELINES = {"norm, then quantise": Baseline(apart), "norm, then quantise, compiled": Baseline(apart, compiled=True)}
 
 
 def test_modulated_layer_norm_fp8(race, case, contender) -> None:

@@ -1,6 +1,6 @@
 """Cross-attention between two clocks: the audio reads the video and its own time.
 
-The rivals rotate both sides, gather the context of every row and append its tail with plain PyTorch.
+The baselines rotate both sides, gather the context of every row and append its tail with plain PyTorch.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from syncflow.benchmarks.kernels.rivals import attention_rivals
+from syncflow.benchmarks.kernels.baselines import attention_baselines
 from syncflow.kernels.formulas import rotate, rotation
 
 
@@ -37,7 +37,7 @@ def join(mixed: Tensor, *_: object) -> Tensor:
     return mixed.transpose(1, 2).flatten(2)
 
 
-RIVALS = attention_rivals(split, join)
+BASELINES = attention_baselines(split, join)
 
 
 def test_rope_cross_attention(race, case, contender) -> None:

@@ -1,10 +1,10 @@
-"""Spatial attention: S tokens of each latent frame. The rivals norm with plain PyTorch and take frames as a batch."""
+"""Spatial attention: S tokens of each latent frame. Baselines norm with plain PyTorch and take frames as a batch."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from syncflow.benchmarks.kernels.rivals import attention_rivals
+from syncflow.benchmarks.kernels.baselines import attention_baselines
 from syncflow.kernels.formulas import head_norm
 
 
@@ -20,7 +20,7 @@ def join(mixed: Tensor, qkv: Tensor, *_: object) -> Tensor:
     return mixed.transpose(1, 2).flatten(2).unflatten(0, qkv.shape[:2]).contiguous()
 
 
-RIVALS = attention_rivals(split, join)
+BASELINES = attention_baselines(split, join)
 
 
 def test_spatial_attention(race, case, contender) -> None:

@@ -1,13 +1,13 @@
 """Temporal attention: many sequences of T = 8 frames, and the long ones of audio and adaptors.
 
-The rivals norm and rotate with plain PyTorch and bring the frames of every position together, (R * S, n, T, d).
+The baselines norm and rotate with plain PyTorch and bring the frames of every position together, (R * S, n, T, d).
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from syncflow.benchmarks.kernels.rivals import attention_rivals
+from syncflow.benchmarks.kernels.baselines import attention_baselines
 from syncflow.kernels.formulas import head_norm, rotate
 
 
@@ -24,7 +24,7 @@ def join(mixed: Tensor, qkv: Tensor, *_: object) -> Tensor:
     return mixed.transpose(1, 2).flatten(2).unflatten(0, (rows, tokens)).transpose(1, 2).contiguous()
 
 
-RIVALS = attention_rivals(split, join)
+BASELINES = attention_baselines(split, join)
 
 
 def test_temporal_attention(race, case, contender) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from syncflow.benchmarks.kernels.rivals import attention_rivals
+from syncflow.benchmarks.kernels.baselines import attention_baselines
 
 
 def whole(q: Tensor, k: Tensor, v: Tensor, _lengths: Tensor, text_of_row: Tensor) -> tuple[Tensor, ...]:
@@ -27,9 +27,9 @@ def join(mixed: Tensor, *_: object) -> Tensor:
     return mixed.transpose(1, 2).flatten(2)
 
 
-RIVALS = {
-    **attention_rivals(masked, join),
-    **{f"{name}, whole texts": rival for name, rival in attention_rivals(whole, join).items()},
+BASELINES = {
+    **attention_baselines(masked, join),
+    **{f"{name}, whole texts": baseline for name, baseline in attention_baselines(whole, join).items()},
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from syncflow.benchmarks.kernels.cases import OPERATIONS, Case, cases
-from syncflow.benchmarks.kernels.harness import Outcome, Roof, contenders, contest, measure_roof
+from syncflow.benchmarks.kernels.harness import Outcome, Roofline, compare, contenders, measure_roofline
 
 DEVICE, DTYPE = "cuda", torch.bfloat16
 
@@ -49,17 +49,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def roof() -> Roof:
+def roofline() -> Roofline:
     """What this GPU can do."""
-    return measure_roof(DEVICE)
+    return measure_roofline(DEVICE)
 
 
 @pytest.fixture
-def race(measured: BenchmarkFixture, roof: Roof) -> Callable[[Case, str], None]:
+def race(measured: BenchmarkFixture, roofline: Roofline) -> Callable[[Case, str], None]:
     """Check and time one contender; figures go into ``extra_info``. One that cannot run is skipped with its reason."""
 
     def run(case: Case, name: str) -> None:
-        outcome = contest(case, name, contenders(case.operation, DEVICE)[name], DTYPE, DEVICE, roof)
+        outcome = compare(case, name, contenders(case.operation, DEVICE)[name], DTYPE, DEVICE, roofline)
         record(measured, outcome)
         if outcome.timing is None:
             assert name != "kernel", outcome.reason

@@ -1,8 +1,8 @@
-"""How an operation is raced: checked against float64 first, then timed on the device beside its rivals, with the roof.
+"""How an operation is compared: checked against float64, then timed on the device beside baselines and roofline.
 
-On a GPU a contest is the median of CUDA graph replays over argument sets that together exceed the L2 cache; what cannot
-be captured is timed with events around a loop and says so. On a CPU a single call is timed: that proves the code, not
-the kernel.
+On a GPU a comparison is the median of CUDA graph replays over argument sets that together exceed the L2 cache; what
+cannot be captured is timed with events around a loop and says so. On a CPU a single call is timed: that proves the
+code, not the kernel.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ LEAST_SECONDS = 2e-4  # of one replay
 ROUNDS = 25
 CHECKED_BYTES, CHECKED_FLOPS = 1 << 29, 1e12  # a larger case is checked at the batch of one
 LIBRARY = ("linear_gelu", "gated_linear", "fp8_linear")  # operations that a GPU's library may do instead of a kernel
-ALLOWED = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # relative error of a rival
+ALLOWED = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # relative error of a baseline
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """Another way to compute an operation, on the same arguments.
 
     ``setup`` makes what ``run`` takes, before the clock starts; ``restore(output, *arguments)`` then brings the output
@@ -49,7 +49,7 @@ class Rival:
 
 
 @dataclass(frozen=True)
-class Roof:
+class Roofline:
     """What the device can do, measured: bytes a second that a copy moves, FLOP a second by type of a matrix product."""
 
     copy: float
@@ -87,20 +87,20 @@ class Outcome:
     work: Work
     timing: Timing | None = None
     error: float | None = None
-    roof: float | None = None
+    roofline: float | None = None
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dump``: times in microseconds, GB/s, TFLOP/s, percent of the roof."""
-        named = {k: v for k, v in asdict(self).items() if k not in ("timing", "work", "roof") and v is not None}
+        """Ready for ``json.dump``: times in microseconds, GB/s, TFLOP/s, percent of the roofline."""
+        named = {k: v for k, v in asdict(self).items() if k not in ("timing", "work", "roofline") and v is not None}
         row: dict[str, Any] = {**named, **asdict(self.work)}
         if self.timing is not None:
             p50 = self.timing.percentile(0.5)
             row |= {f"p{p}_us": round(1e6 * self.timing.percentile(p / 100), 2) for p in (20, 50, 80)}
             row |= {"method": self.timing.method, "cold": self.timing.cold}
             row |= {"gb_s": round(self.work.bytes / p50 / 1e9, 1), "tflop_s": round(self.work.flops / p50 / 1e12, 2)}
-            if self.roof is not None:
-                row["roof_percent"] = round(100 * self.roof / p50, 1)
+            if self.roofline is not None:
+                row["roofline_percent"] = round(100 * self.roofline / p50, 1)
         return row
 
 
@@ -205,56 +205,58 @@ def kernels_of(operation: str) -> dict[str, Mapping[str, int] | None]:
     return {"kernel": None, **({"kernel, Triton": {"TRITON": 1}} if operation in LIBRARY else {})}
 
 
-def contenders(operation: str, device: str) -> dict[str, Rival]:
-    """The kernel, the rivals of its benchmark file, and the formula as it is and compiled."""
+def contenders(operation: str, device: str) -> dict[str, Baseline]:
+    """The kernel, the baselines of its benchmark file, and the formula as it is and compiled."""
     module = importlib.import_module(f"{__package__}.bench_{operation}")
     formula = reference(operation)
-    own = {name: Rival(kernel(operation, device), tiles=chosen) for name, chosen in kernels_of(operation).items()}
+    own = {name: Baseline(kernel(operation, device), tiles=chosen) for name, chosen in kernels_of(operation).items()}
     return {
         **own,
-        **module.RIVALS,
-        "eager": Rival(formula),
-        "compiled": Rival(formula, compiled=True),
+        **module.BASELINES,
+        "eager": Baseline(formula),
+        "compiled": Baseline(formula, compiled=True),
     }
 
 
-def contest(case: Case, name: str, rival: Rival, dtype: torch.dtype, device: str, roof: Roof | None = None) -> Outcome:
+def compare(
+    case: Case, name: str, baseline: Baseline, dtype: torch.dtype, device: str, roofline: Roofline | None = None
+) -> Outcome:
     """Check one contender, then time it. A failure is the reason it gives."""
     work = case.work(dtype)
     about = (case.operation, str(case), case.shape, name_of(dtype), name, work)
     try:
-        with torch.no_grad(), choosing(case.operation, rival.tiles):
+        with torch.no_grad(), choosing(case.operation, baseline.tiles):
             known = truth(
                 case if work.bytes < CHECKED_BYTES and work.flops < CHECKED_FLOPS else case.at(1), dtype, device
             )
-            run = _built(rival)
-            with nullcontext() if rival.compiled else poisoned():  # the compiler would start again for either mode
-                error = _error(known, name, rival, run)
-            timing = time_calls(run, [_ready(rival, a) for a in argument_sets(case, dtype, device, work)], device)
+            run = _built(baseline)
+            with nullcontext() if baseline.compiled else poisoned():  # the compiler would start again for either mode
+                error = _error(known, name, baseline, run)
+            timing = time_calls(run, [_ready(baseline, a) for a in argument_sets(case, dtype, device, work)], device)
     except Exception as failure:
         lines = str(failure).strip().splitlines()
         return Outcome(*about, reason=f"{type(failure).__name__}: {lines[0] if lines else ''}"[:200])
     finally:
         if torch.device(device).type == "cuda":
             torch.cuda.empty_cache()  # what a graph held is of no use to the next one
-    return Outcome(*about, timing, error, None if roof is None else roof.floor(work, dtype))
+    return Outcome(*about, timing, error, None if roofline is None else roofline.floor(work, dtype))
 
 
-def _built(rival: Rival) -> Callable[..., Any]:
-    if not rival.compiled:
-        return rival.run
+def _built(baseline: Baseline) -> Callable[..., Any]:
+    if not baseline.compiled:
+        return baseline.run
     torch._dynamo.reset()
-    return torch.compile(rival.run, dynamic=False)
+    return torch.compile(baseline.run, dynamic=False)
 
 
-def _ready(rival: Rival, arguments: Arguments) -> Arguments:
-    return arguments if rival.setup is None else rival.setup(*arguments)
+def _ready(baseline: Baseline, arguments: Arguments) -> Arguments:
+    return arguments if baseline.setup is None else baseline.setup(*arguments)
 
 
-def _error(known: Truth, name: str, rival: Rival, run: Callable[..., Any]) -> float:
-    output = run(*_ready(rival, known.arguments))
-    if rival.restore is not None:
-        output = rival.restore(output, *known.arguments)
+def _error(known: Truth, name: str, baseline: Baseline, run: Callable[..., Any]) -> float:
+    output = run(*_ready(baseline, known.arguments))
+    if baseline.restore is not None:
+        output = baseline.restore(output, *known.arguments)
     error = known.relative(output)
     if name.startswith("kernel") and (ratio := known.margin(output)) > 1:
         raise ValueError(f"the result is wrong: its error is {ratio:.3g} times what the tolerance rule allows")
@@ -325,13 +327,13 @@ def _cache(device: str) -> int:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Outcomes as Markdown: a line for each contender, the reason in place of its times where it has none."""
     lines = [
-        "| operation | case | dtype | contender | p20 us | p50 us | p80 us | GB/s | TFLOP/s | % of roof |",
+        "| operation | case | dtype | contender | p20 us | p50 us | p80 us | GB/s | TFLOP/s | % of roofline |",
         "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         cells = [row["operation"], row["case"], row["dtype"], row["contender"]]
         if "p50_us" in row:
-            named = "p20_us", "p50_us", "p80_us", "gb_s", "tflop_s", "roof_percent"
+            named = "p20_us", "p50_us", "p80_us", "gb_s", "tflop_s", "roofline_percent"
             cells += [str(row.get(name, "-")) for name in named]
             if row["method"] != "graph":
                 cells[3] += f" ({row['method']})"
@@ -341,7 +343,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def measure_roof(device: str, copy_bytes: int = 2 << 30, side: int = 8192) -> Roof:
+def measure_roofline(device: str, copy_bytes: int = 2 << 30, side: int = 8192) -> Roofline:
     """Copy bandwidth, counting bytes read and written, and the rate of square products of random numbers."""
     source = torch.randn(copy_bytes // 4, device=device)
     target = torch.empty_like(source)
@@ -354,7 +356,7 @@ def measure_roof(device: str, copy_bytes: int = 2 << 30, side: int = 8192) -> Ro
             rates[name_of(dtype)] = 2 * side**3 / _product_seconds(device, dtype, side)
         except (RuntimeError, AttributeError, ValueError):
             continue
-    return Roof(copy, rates)
+    return Roofline(copy, rates)
 
 
 def _product_seconds(device: str, dtype: torch.dtype, side: int) -> float:

@@ -19,7 +19,7 @@ from syncflow.benchmarks.gpu import report, tune
 from syncflow.benchmarks.gpu.stages import BUDGETS, DEFAULT, Records, Run
 from syncflow.benchmarks.kernels import cases, compiled, harness
 from syncflow.benchmarks.kernels.cases import BATCHES, FACTORIES, SCALES, Sizes, Work
-from syncflow.benchmarks.kernels.harness import Outcome, Rival, Roof, Timing, Truth
+from syncflow.benchmarks.kernels.harness import Baseline, Outcome, Roofline, Timing, Truth
 from syncflow.kernels.launch.aot import load_widths
 
 ROOT = Path(syncflow.__file__).parent
@@ -87,13 +87,13 @@ def test_work_by_hand():
 
 @pytest.mark.parametrize("operation", NAMES)
 def test_contenders_compute_the_operation(operation):
-    """Every rival that runs on a CPU gives the operation's result; one that does not run says why."""
+    """Every baseline that runs on a CPU gives the operation's result; one that does not run says why."""
     missing = ("No viable backend", "No module named", "is raced without a mask", "not implemented for", "scaled_mm")
     for case in cases.micro_cases([operation])[:1]:
-        for name, rival in harness.contenders(operation, "cpu").items():
-            if rival.compiled:
+        for name, baseline in harness.contenders(operation, "cpu").items():
+            if baseline.compiled:
                 continue
-            outcome = harness.contest(case, name, rival, torch.float32, "cpu", Roof(1e12, {"float32": 1e13}))
+            outcome = harness.compare(case, name, baseline, torch.float32, "cpu", Roofline(1e12, {"float32": 1e13}))
             if outcome.timing is None:
                 assert name != "eager" and not name.startswith("kernel"), outcome.reason
                 assert any(words in str(outcome.reason) for words in missing), outcome.reason
@@ -104,14 +104,14 @@ def test_contenders_compute_the_operation(operation):
 def test_a_wrong_result_is_not_timed():
     case = cases.micro_cases(["gated_residual"])[0]
     formula = cases.reference("gated_residual")
-    off = harness.contest(case, "off", Rival(lambda *a: formula(*a) * 1.1), torch.float32, "cpu")
+    off = harness.compare(case, "off", Baseline(lambda *a: formula(*a) * 1.1), torch.float32, "cpu")
     assert off.timing is None and "wrong" in str(off.reason)
-    # small enough for a rival, too much for the kernel itself
-    near = Rival(lambda *a: formula(*a) * 1.0001)
-    assert harness.contest(case, "near", near, torch.float32, "cpu").timing is not None
-    assert "tolerance" in str(harness.contest(case, "kernel", near, torch.float32, "cpu").reason)
-    unwritten = Rival(lambda *a: torch.empty_like(a[0]))
-    assert "wrong" in str(harness.contest(case, "unwritten", unwritten, torch.float32, "cpu").reason)
+    # small enough for a baseline, too much for the kernel itself
+    near = Baseline(lambda *a: formula(*a) * 1.0001)
+    assert harness.compare(case, "near", near, torch.float32, "cpu").timing is not None
+    assert "tolerance" in str(harness.compare(case, "kernel", near, torch.float32, "cpu").reason)
+    unwritten = Baseline(lambda *a: torch.empty_like(a[0]))
+    assert "wrong" in str(harness.compare(case, "unwritten", unwritten, torch.float32, "cpu").reason)
 
 
 def test_margin_follows_the_rule():
@@ -126,13 +126,13 @@ def test_margin_follows_the_rule():
 
 
 def test_roof_and_row():
-    roof = Roof(2e12, {"bfloat16": 1e15, "float32": 5e14})
-    assert roof.floor(Work(10**9, 10**9), torch.bfloat16) == pytest.approx(5e-4)
-    assert roof.floor(Work(10**6, 10**12), torch.float32) == pytest.approx(2e-3)
+    roofline = Roofline(2e12, {"bfloat16": 1e15, "float32": 5e14})
+    assert roofline.floor(Work(10**9, 10**9), torch.bfloat16) == pytest.approx(5e-4)
+    assert roofline.floor(Work(10**6, 10**12), torch.float32) == pytest.approx(2e-3)
     timing = Timing((3e-4, 1e-4, 2e-4, 5e-4, 4e-4), "graph", cold=True)
     assert [timing.percentile(p) for p in (0.2, 0.5, 0.8)] == [2e-4, 3e-4, 5e-4]
     row = Outcome("op", "case", "R=1", "bfloat16", "kernel", Work(6 * 10**8, 3 * 10**9), timing, 0.0, 1.5e-4).to_dict()
-    assert (row["p50_us"], row["gb_s"], row["tflop_s"], row["roof_percent"]) == (300.0, 2000.0, 10.0, 50.0)
+    assert (row["p50_us"], row["gb_s"], row["tflop_s"], row["roofline_percent"]) == (300.0, 2000.0, 10.0, 50.0)
     assert "| 200.0 | 300.0 | 500.0 |" in harness.table([row])
     without = Outcome("op", "case", "R=1", "bfloat16", "other", Work(1, 1), reason="no | such backend").to_dict()
     assert "no / such backend" in harness.table([without])
@@ -335,7 +335,7 @@ def test_smoke_run(bare, tmp_path):
     assert {key.split()[0] for key in run["results"]["kernels"]} == set(NAMES)
     text = written.with_suffix(".md").read_text(encoding="utf-8")
     assert text.startswith("# Smoke run") and "No faults." in text
-    assert "rival / kernel" in done.stdout
+    assert "baseline / kernel" in done.stdout
 
 
 def test_a_worker_that_dies_costs_one_item(bare, tmp_path):
@@ -353,14 +353,14 @@ def test_a_worker_that_dies_costs_one_item(bare, tmp_path):
         "--output",
         str(tmp_path / "out"),
         "--stages",
-        "setup,roof",
+        "setup,roofline",
     ]
     done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     (written,) = (tmp_path / "out").glob("*-smoke.json")
     results = json.loads(written.read_text(encoding="utf-8"))["results"]
     assert "exit code 9" in results["setup"]["machine"]["error"]
-    assert results["roof"]["roof"]["result"]["copy"] > 0
+    assert results["roofline"]["roofline"]["result"]["copy"] > 0
 
 
 @pytest.mark.parametrize("arguments", [["--stages", "setup,sleep", "--smoke"], ["--smoke"]])

@@ -31,7 +31,7 @@ def test_a_way_is_held_against_the_naive_loop(engine):
     ways = step.runtimes(engine, ["torch", "auto"])
     automatic, _ = without_exports(engine.components.ddit)
     assert list(ways) == ["torch", f"auto ({automatic})"]
-    naive, *own = step.contest(engine, ways, 2, ONCE)
+    naive, *own = step.compare(engine, ways, 2, ONCE)
     assert (naive.name, naive.ratio, naive.rel_err) == ("naive, batch 2", 1.0, 0.0)
     assert all(row.rel_err < 1e-4 and row.ms_p50 > 0 for row in own)
     torch, _ = own
@@ -56,7 +56,7 @@ class Off(Delegate):
 
 
 def test_a_wrong_way_shows(engine):
-    _, row = step.contest(engine, {"off": Chosen(Off(engine.components.ddit), "off", "")}, 1, ONCE)
+    _, row = step.compare(engine, {"off": Chosen(Off(engine.components.ddit), "off", "")}, 1, ONCE)
     assert 5e-3 < row.rel_err < 2e-2
     assert row.launches is None
 

@@ -192,7 +192,7 @@ def test_what_loads_models_cannot_unpickle():
     """No module that a model passes through reads a format that can hold code."""
     root = Path(syncflow.__file__).parent
     found = []
-    for file in (path for room in ("cli", "engine", "export", "kernels") for path in (root / room).rglob("*.py")):
+    for file in (path for package in ("cli", "engine", "export", "kernels") for path in (root / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             found += [f"{file}: {name}" for name in _names(node) if name in UNSAFE]
     assert not found

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from syncflow.engine import components as room
+from syncflow.engine import components as module
 from syncflow.engine.codecs import AudioCodec, TextEncoder, VideoCodec
 from syncflow.engine.components import DDIT_WEIGHTS, Components
 from syncflow.engine.config import DDiTConfig, ModelConfig
@@ -92,7 +92,7 @@ def test_a_failed_save_leaves_the_old_package(components, package, monkeypatch):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "write_manifest", fail)
+        patch.setattr(module, "write_manifest", fail)
         with pytest.raises(OSError, match="no space left"):
             dataclasses.replace(components, config=ModelConfig(name="never", ddit=SHAPE)).save(package)
     assert Components.load(package).config.name == "small"

@@ -1,4 +1,4 @@
-"""A probe that imports this room as a top-level ``kernels`` leaves the operations alone."""
+"""A probe that imports this package as a top-level ``kernels`` leaves the operations alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Attentions of other libraries in the operations' own layout: PyTorch's SDPA by backend, FlexAttention, xformers.
 
-A rival takes the operation's arguments, so that what it needs of norm, rotation and rearrangement is part of its time;
-its ``arranged`` variant is given contiguous queries, keys and values (B, n, N, d) and times the attention alone.
+A baseline takes the operation's arguments, so that what it needs of norm, rotation and rearrangement is part of its
+time; its ``arranged`` variant is given contiguous queries, keys and values (B, n, N, d) and times the attention alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from .harness import Rival
+from .harness import Baseline
 
 BACKENDS = {
     "math": SDPBackend.MATH,
@@ -26,14 +26,14 @@ Split = Callable[..., tuple[Tensor, ...]]
 Join = Callable[..., Tensor]
 
 
-def attention_rivals(split: Split, join: Join) -> dict[str, Rival]:
+def attention_baselines(split: Split, join: Join) -> dict[str, Baseline]:
     """``split(*arguments)`` -> q, k, v (B, n, N, d) and perhaps a mask; ``join(o, *arguments)`` is the way back."""
-    found: dict[str, Rival] = {}
+    found: dict[str, Baseline] = {}
     for name, attend in _attentions().items():
-        found[name] = Rival(_whole(split, attend, join))
-        found[f"{name}, arranged"] = Rival(attend, _contiguous(split), join)
-    found["flex attention"] = Rival(_whole(split, flex, join), compiled=True)
-    found["flex attention, arranged"] = Rival(flex, _contiguous(split), join, compiled=True)
+        found[name] = Baseline(_whole(split, attend, join))
+        found[f"{name}, arranged"] = Baseline(attend, _contiguous(split), join)
+    found["flex attention"] = Baseline(_whole(split, flex, join), compiled=True)
+    found["flex attention, arranged"] = Baseline(flex, _contiguous(split), join, compiled=True)
     return found
 
 
