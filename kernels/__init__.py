@@ -6,7 +6,6 @@ __version__ = "0"
 
 if "." in __name__:
     from .dense import dense, dense_patches
-    from .formulas import rotation
     from .fp8_linear import fp8_linear
     from .gated_linear import gated_linear
     from .gated_residual import gated_residual
@@ -16,6 +15,7 @@ if "." in __name__:
     from .linear_gelu import linear_gelu
     from .modulated_layer_norm import modulated_layer_norm
     from .modulated_layer_norm_fp8 import modulated_layer_norm_fp8
+    from .reference_ops import rotation
     from .rope_cross_attention import rope_cross_attention
     from .spatial_attention import spatial_attention
     from .temporal_attention import temporal_attention

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .blocks import (
+from .attention_ops import (
     LOG2_E,
-    absorb,
     inverse_rms,
     load_channels,
     load_head,
     load_rotation,
+    online_softmax_finish,
+    online_softmax_update,
     rotate,
     rounded,
     scores,
-    settle,
     store_head,
 )
 from .launch import Launch, attention_tiles, head_tiles, tiles, tl, triton
@@ -113,8 +113,8 @@ def flash(
             logits = scores(q, q_tail, k, k_tail, TAIL) * k_scale[None, :]
         logits = tl.where(m_key[None, :], logits, float("-inf"))
         v, v_tail = load_head(p_key + S_PART, m_key, WIDTH, MAIN, TAIL)
-        top, total, main, tail = absorb(logits, v, v_tail, top, total, main, tail, TAIL)
-    main, tail = settle(total, main, tail, TAIL)
+        top, total, main, tail = online_softmax_update(logits, v, v_tail, top, total, main, tail, TAIL)
+    main, tail = online_softmax_finish(total, main, tail, TAIL)
     p_out = out + i_row * o_row + i_sequence * o_sequence + i_head * WIDTH + o_query.to(tl.int64) * o_token
     store_head(p_out, m_query, main, tail, WIDTH, MAIN, TAIL)
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from .dense import dense
+from .fake_shapes import of_residual
 from .gated_residual import cpu as cpu_residual
 from .gated_residual import prepare as prepare_residual
 from .gated_residual import reference as gated_residual
 from .launch import Launch, operation, supported
 from .linear import choose_tiles, flat, matmul_launch
-from .rows import inner_contiguous, takes
-from .shapes import of_residual
+from .token_ops import inner_contiguous, takes
 
 
 def reference(

@@ -11,10 +11,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import native
-from .blocks import load_head, store_head
+from .attention_ops import load_head, store_head
+from .fake_shapes import of_tokens
 from .launch import Launch, operation, tl, triton
-from .rows import add_branch, inner_contiguous, load_modulation, place, takes, token_launch
-from .shapes import of_tokens
+from .token_ops import add_branch, inner_contiguous, load_modulation, place, takes, token_launch
 
 
 def reference(x: Tensor, branch: Tensor, table: Tensor, rows: Tensor, part: int) -> Tensor:
@@ -61,7 +61,7 @@ def add_tokens(
 
 
 def prepare(x: Tensor, branch: Tensor, table: Tensor, rows: Tensor, part: int) -> tuple[Tensor, list[Launch]] | None:
-    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.rows.token_launch`."""
+    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.token_ops.token_launch`."""
     if not takes(x, table, rows) or branch.dtype != x.dtype:
         return None
     out = x.new_empty(x.shape)

@@ -16,12 +16,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import native
-from .blocks import load_head, rounded, store_head
+from .attention_ops import load_head, rounded, store_head
+from .fake_shapes import of_tokens_twice
 from .gated_residual import reference as gated_residual
 from .launch import Launch, operation, tl, triton
 from .modulated_layer_norm import reference as modulated_layer_norm
-from .rows import add_branch, inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
-from .shapes import of_tokens_twice
+from .token_ops import add_branch, inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
 
 
 def reference(
@@ -118,7 +118,7 @@ def prepare(
     norm_part: int,
     eps: float,
 ) -> tuple[tuple[Tensor, Tensor], list[Launch]] | None:
-    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.rows.token_launch`."""
+    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.token_ops.token_launch`."""
     if not takes(x, gate_table, norm_table, rows) or branch.dtype != x.dtype:
         return None
     out, normed = x.new_empty(x.shape), x.new_empty(x.shape)

@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .blocks import dot_add
+from .attention_ops import dot_add
 from .launch import Launch, libraries, tiles, tl, triton
 
 GELU_RATE = tl.constexpr(-2 * math.sqrt(2 / math.pi) * math.log2(math.e))  # tanh as a power of 2

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from . import native
-from .blocks import load_head, store_head
+from .attention_ops import load_head, store_head
+from .fake_shapes import of_tokens
 from .launch import Launch, operation, tl, triton
-from .rows import inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
-from .shapes import of_tokens
+from .token_ops import inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
 
 
 def reference(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> Tensor:
@@ -66,7 +66,7 @@ def norm_tokens(
 
 
 def prepare(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> tuple[Tensor, list[Launch]] | None:
-    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.rows.token_launch`."""
+    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.token_ops.token_launch`."""
     if not takes(x, table, rows):
         return None
     out = x.new_empty(x.shape)

@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import INTERPRETED, load_head, store_head
+from .attention_ops import INTERPRETED, load_head, store_head
 from .launch import Launch, has_fp8, operation, tl, triton
 from .modulated_layer_norm import reference as modulated_layer_norm
-from .rows import inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
+from .token_ops import inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
 
 LARGEST = tl.constexpr(448.0)
 SMALLEST = tl.constexpr(1e-12)  # a scale; its inverse is a normal float32
@@ -87,7 +87,7 @@ def norm_and_quantise_tokens(
 def prepare(
     x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float
 ) -> tuple[tuple[Tensor, Tensor], list[Launch]] | None:
-    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.rows.token_launch`."""
+    """One launch; what a program takes is chosen in :func:`~syncflow.kernels.token_ops.token_launch`."""
     if not takes(x, table, rows) or not has_fp8(x.device):
         return None
     codes = x.new_empty(x.shape, dtype=torch.float8_e4m3fn)

@@ -21,10 +21,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import formulas, native
-from .blocks import LOG2_E, absorb, cosine_sine, load_head, rotate, rounded, scores, settle, store_head
+from . import native, reference_ops
+from .attention_ops import (
+    LOG2_E,
+    cosine_sine,
+    load_head,
+    online_softmax_finish,
+    online_softmax_update,
+    rotate,
+    rounded,
+    scores,
+    store_head,
+)
+from .fake_shapes import of_queries
 from .launch import Launch, attention_tiles, head_tiles, operation, supported, tiles, tl, triton
-from .shapes import of_queries
 
 
 def reference(
@@ -40,8 +50,8 @@ def reference(
     tail_v: Tensor | None = None,
 ) -> Tensor:
     """Attention with both sides rotated to their own positions."""
-    q = formulas.rotate(q, formulas.rotation(q_positions[:, None] * frequencies))
-    k = formulas.rotate(k, formulas.rotation(k_positions[:, None] * frequencies))
+    q = reference_ops.rotate(q, reference_ops.rotation(q_positions[:, None] * frequencies))
+    k = reference_ops.rotate(k, reference_ops.rotation(k_positions[:, None] * frequencies))
     allowed = None
     if window >= 0:
         allowed = (q_positions[None, :, None] - k_positions).abs() <= window  # (1, N, M)
@@ -55,9 +65,9 @@ def reference(
         if allowed is not None:
             allowed = torch.cat((allowed, allowed.new_ones(*allowed.shape[:-1], tail_k.shape[1])), -1)
     if allowed is None or (tail_k is not None and tail_k.shape[1] > 0):  # no query is left without a key
-        return formulas.attend(q, k, v, allowed).flatten(-2)
+        return reference_ops.attend(q, k, v, allowed).flatten(-2)
     blind = ~allowed.any(-1, keepdim=True)  # sees all for the softmax's sake: no derivative is NaN
-    mixed = formulas.attend(q, k, v, allowed | blind)
+    mixed = reference_ops.attend(q, k, v, allowed | blind)
     return mixed.masked_fill(blind.transpose(-3, -2), 0).flatten(-2)
 
 
@@ -81,8 +91,8 @@ def cpu(
         v,
         context_of_row=context_of_row,
         rope=(
-            formulas.rotation(q_positions[:, None] * frequencies),
-            formulas.rotation(k_positions[:, None] * frequencies),
+            reference_ops.rotation(q_positions[:, None] * frequencies),
+            reference_ops.rotation(k_positions[:, None] * frequencies),
         ),
         positions=(q_positions, k_positions),
         window=window,
@@ -205,8 +215,8 @@ def read_clock(
                 m_near = m_near | (o_key >= end)[None, :]
             m_pair = m_pair & m_near
         logits = tl.where(m_pair, scores(b_q, b_q_tail, b_k, b_k_tail, TAIL), float("-inf"))
-        top, total, main, tail = absorb(logits, b_v, b_v_tail, top, total, main, tail, TAIL)
-    main, tail = settle(total, main, tail, TAIL)
+        top, total, main, tail = online_softmax_update(logits, b_v, b_v_tail, top, total, main, tail, TAIL)
+    main, tail = online_softmax_finish(total, main, tail, TAIL)
     p_out = out + ((i_row * queries + o_query) * HEADS + i_head) * WIDTH
     store_head(p_out, m_query, main, tail, WIDTH, MAIN, TAIL)
 

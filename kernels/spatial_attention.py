@@ -12,10 +12,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import native
+from .fake_shapes import of_packed
 from .flash import flash_launch
-from .formulas import attend, head_norm
 from .launch import Launch, head_tiles, operation, supported
-from .shapes import of_packed
+from .reference_ops import attend, head_norm
 
 
 def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import formulas, native
-from .blocks import (
+from . import native, reference_ops
+from .attention_ops import (
     LOG2_E,
     dot,
     inverse_rms,
@@ -25,17 +25,17 @@ from .blocks import (
     scores,
     store_head,
 )
+from .fake_shapes import of_packed
 from .flash import flash_launch
 from .launch import Launch, head_tiles, operation, supported, tiles, tl, triton
-from .shapes import of_packed
 
 
 def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rotation: Tensor, eps: float) -> Tensor:
     """Attention over axis T with head norm and rotary embedding on q and k."""
     q, k, v = qkv.transpose(1, 2).unbind(3)  # (R, S, T, n, d)
-    q = formulas.rotate(formulas.head_norm(q, q_weight, eps), rotation)
-    k = formulas.rotate(formulas.head_norm(k, k_weight, eps), rotation)
-    return formulas.attend(q, k, v).flatten(-2).transpose(1, 2)
+    q = reference_ops.rotate(reference_ops.head_norm(q, q_weight, eps), rotation)
+    k = reference_ops.rotate(reference_ops.head_norm(k, k_weight, eps), rotation)
+    return reference_ops.attend(q, k, v).flatten(-2).transpose(1, 2)
 
 
 def cpu(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rotation: Tensor, eps: float) -> Tensor:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from . import native
-from .blocks import LOG2_E, absorb, load_head, rounded, scores, settle, store_head
-from .formulas import attend
+from .attention_ops import LOG2_E, load_head, online_softmax_finish, online_softmax_update, rounded, scores, store_head
+from .fake_shapes import of_queries
 from .launch import Launch, attention_tiles, head_tiles, operation, supported, tiles, tl, triton
-from .shapes import of_queries
+from .reference_ops import attend
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, text_of_row: Tensor) -> Tensor:
@@ -88,8 +88,8 @@ def read_text(
         b_k, b_k_tail = load_head(k + i_text * sk_text + i_head * SK_HEAD + o_key * sk_token, m_key, WIDTH, MAIN, TAIL)
         b_v, b_v_tail = load_head(v + i_text * sv_text + i_head * SV_HEAD + o_key * sv_token, m_key, WIDTH, MAIN, TAIL)
         logits = tl.where(m_key[None, :], scores(b_q, b_q_tail, b_k, b_k_tail, TAIL), float("-inf"))
-        top, total, main, tail = absorb(logits, b_v, b_v_tail, top, total, main, tail, TAIL)
-    main, tail = settle(total, main, tail, TAIL)
+        top, total, main, tail = online_softmax_update(logits, b_v, b_v_tail, top, total, main, tail, TAIL)
+    main, tail = online_softmax_finish(total, main, tail, TAIL)
     p_out = out + ((i_row * queries + o_query) * HEADS + i_head) * WIDTH
     store_head(p_out, m_query, main, tail, WIDTH, MAIN, TAIL)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from syncflow.benchmarks.kernels.baselines import attention_baselines
-from syncflow.kernels.formulas import rotate, rotation
+from syncflow.kernels.reference_ops import rotate, rotation
 
 
 def split(

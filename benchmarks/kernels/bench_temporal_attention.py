@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from syncflow.benchmarks.kernels.baselines import attention_baselines
-from syncflow.kernels.formulas import head_norm, rotate
+from syncflow.kernels.reference_ops import head_norm, rotate
 
 
 def split(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor, eps: float) -> tuple[Tensor, ...]:

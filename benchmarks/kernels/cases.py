@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from ... import kernels
 from ...engine.config import preset
-from ...kernels.formulas import rotation
 from ...kernels.launch import Launch
+from ...kernels.reference_ops import rotation
 from ..flops import flops
 
 PRESETS = ("syncflow-xl", "syncflow-tiny")

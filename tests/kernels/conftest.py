@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from syncflow.kernels.formulas import rotation
 from syncflow.kernels.launch import implementation
+from syncflow.kernels.reference_ops import rotation
 
 Arguments = tuple[object, ...]
 

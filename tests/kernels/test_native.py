@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncflow.kernels import derived, native
-from syncflow.kernels.formulas import rotation
+from syncflow.kernels.reference_ops import rotation
 
 pytestmark = pytest.mark.skipif(native.LOOPS is None, reason="the native part was not built")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from syncflow.kernels import implementation, rope_cross_attention
-from syncflow.kernels.blocks import cosine_sine
+from syncflow.kernels.attention_ops import cosine_sine
 from syncflow.kernels.launch import Launch, tl, triton
 
 NO_WINDOW = -1.0

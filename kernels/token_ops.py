@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .blocks import load_channels
+from .attention_ops import load_channels
 from .launch import Launch, tiles, tl, triton
 from .launch.launching import DTYPES
 

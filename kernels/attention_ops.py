@@ -140,7 +140,7 @@ def scores(q_main, q_tail, k_main, k_tail, TAIL: tl.constexpr):
 
 
 @triton.jit
-def absorb(logits, v_main, v_tail, top, total, main, tail, TAIL: tl.constexpr):
+def online_softmax_update(logits, v_main, v_tail, top, total, main, tail, TAIL: tl.constexpr):
     """One more tile of keys for the running softmax. logits (ROWS_Q, ROWS_K) in units of log 2, -inf where masked.
 
     ``top`` (ROWS_Q,) the largest logit so far, ``total`` (ROWS_Q,) the sum of weights, ``main`` and ``tail`` the
@@ -159,7 +159,7 @@ def absorb(logits, v_main, v_tail, top, total, main, tail, TAIL: tl.constexpr):
 
 
 @triton.jit
-def settle(total, main, tail, TAIL: tl.constexpr):
+def online_softmax_finish(total, main, tail, TAIL: tl.constexpr):
     """The attended values; zero where a query saw no key. -> main, tail."""
     share = 1.0 / tl.where(total > 0, total, 1.0)
     main = main * share[:, None]
