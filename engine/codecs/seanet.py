@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import reduce
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+
+from ...kernels.launch.eager import eager_on_cpu
 
 NORMS = ("weight_norm", "time_group_norm")
 
@@ -132,7 +135,8 @@ class Conv(nn.Module):
 class TransposedConv(nn.Module):
     """A transposed convolution (B, C, N) -> (B, C', N stride), what overhangs cut off.
 
-    A product and a sum of what overlaps: oneDNN takes a second to prepare its own for every new number of samples.
+    PyTorch computes it on a CPU as products and a sum: oneDNN takes a second to prepare its own for every new number of
+    samples. Graphs have the convolution.
     """
 
     def __init__(self, config: SeanetConfig, width: int, out: int, kernel: int, stride: int) -> None:
@@ -144,16 +148,16 @@ class TransposedConv(nn.Module):
         self.sides = total - after, after
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self._convolved(x))
+        x = self.norm(self._convolved(x) if eager_on_cpu((x,)) else self.conv(x))
         return x[..., self.sides[0] : x.shape[-1] - self.sides[1]]
 
     def _convolved(self, x: Tensor) -> Tensor:
-        """Each sample makes a kernel of samples, in ``reach`` + 1 strides; what falls on one place is added."""
-        weight, bias, stride = self.conv.weight, self.conv.get_parameter("bias"), self.conv.stride[0]
-        made = (weight.flatten(1).T @ x).unflatten(1, (weight.shape[1], -1, stride)).transpose(-1, -2)
-        reach = made.shape[2] - 1
-        shifted = [nn.functional.pad(part, (0, 0, j, reach - j)) for j, part in enumerate(made.unbind(2))]
-        return torch.stack(shifted).sum(0).flatten(2) + bias[:, None]
+        """Each stride of the kernel makes a stride of samples of every x; these are added, shifted."""
+        weight, bias = self.conv.weight, self.conv.get_parameter("bias")
+        parts = weight.split(self.conv.stride[0], 2)
+        made = [(part.flatten(1).T @ x).unflatten(1, part.shape[1:]).transpose(2, 3) for part in parts]
+        shifted = [nn.functional.pad(part, (0, 0, j, len(parts) - 1 - j)) for j, part in enumerate(made)]
+        return reduce(torch.add, shifted).flatten(2) + bias[:, None]
 
 
 class Lstm(nn.Module):
