@@ -67,9 +67,9 @@ def graph_error(run: Graphs, graph: Graph, spec: GraphSpec) -> float | None:
     """The largest error of a graph over all cases; None where it fails, or gives what is no number."""
     worst = 0.0
     for i, case in enumerate(cases_of(spec.axes)):
-        num_outputs = inputs_of(graph, case, i)
-        inputs = {name: x.to(DTYPES.get(spec.inputs[name].dtype, x.dtype)) for name, x in num_outputs.items()}
-        exact = graph.module(*(inputs[name].to(x.dtype) for name, x in num_outputs.items()))
+        random_inputs = inputs_of(graph, case, i)
+        inputs = {name: x.to(DTYPES.get(spec.inputs[name].dtype, x.dtype)) for name, x in random_inputs.items()}
+        exact = graph.module(*(inputs[name].to(x.dtype) for name, x in random_inputs.items()))
         try:
             found = run(graph.name, inputs)
         except Exception:  # whatever a runtime throws: it does not compute this graph

@@ -104,7 +104,7 @@ class GraphedDenoiser(Delegate):
                 seen=seen,
             )
             return self._read(source, found)
-        upto = _drawn(num_outputs, rows)
+        upto = _rounded_outputs(num_outputs, rows)
         inputs = {
             "z": Input(z),
             "rows": Input(times.rows),
@@ -152,7 +152,11 @@ class GraphedDenoiser(Delegate):
                 z, times, text, text_of_row, context=context, sight=sight, num_outputs=num_outputs
             )
             return self._read(source, found)
-        upto, layers, words = _drawn(num_outputs, rows), 0 if context is None else len(context), self._words(text)
+        upto, layers, words = (
+            _rounded_outputs(num_outputs, rows),
+            0 if context is None else len(context),
+            self._words(text),
+        )
         inputs = {
             "z": Input(z),
             "times": Input(times),
@@ -248,7 +252,7 @@ class GraphedDenoiser(Delegate):
         return found
 
 
-def _drawn(num_outputs: int | None, rows: int) -> int | None:
+def _rounded_outputs(num_outputs: int | None, rows: int) -> int | None:
     """How many rows a recording draws; all of them as soon as rounding makes no difference."""
     return None if num_outputs is None or round_up(num_outputs) >= round_up(rows) else round_up(num_outputs)
 

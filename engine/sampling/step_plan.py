@@ -94,10 +94,10 @@ def audio_leads(audio_of: Sequence[int], *, audio_text: bool) -> RowMapping:
 
 
 def lay_out(
-    ways: RowMapping, leading: Sequence[Weights], following: Sequence[Weights], kept: Sequence[BranchRow] = ()
+    mapping: RowMapping, leading: Sequence[Weights], following: Sequence[Weights], kept: Sequence[BranchRow] = ()
 ) -> StepPlan:
     """Rows for the weights of every track; ``kept`` are leading rows whose contexts are there already."""
-    leading_sums, following_sums = _sums(leading, ways.leading), _sums(following, ways.following)
+    leading_sums, following_sums = _sums(leading, mapping.leading), _sums(following, mapping.following)
     weighted, follows = _rows(leading_sums), _rows(following_sums)
     read = dict.fromkeys(row.reads for row in follows if row.reads is not None)
     seen = tuple(row for row in read if row not in kept)
@@ -136,11 +136,11 @@ class JointStepPlan:
 def lay_out_jointly(video: Sequence[Weights], audio: Sequence[Weights]) -> JointStepPlan:
     """Every branch that has a weight on a modality that moves, once."""
     video_sums, audio_sums = _sums(video, JointBranchRow), _sums(audio, JointBranchRow)
-    num_outputs = _rows(video_sums), _rows(audio_sums)
-    rows = sorted(dict.fromkeys((*num_outputs[0], *num_outputs[1])), key=lambda row: not row.branch.bridge)
+    of_video, of_audio = _rows(video_sums), _rows(audio_sums)
+    rows = sorted(dict.fromkeys((*of_video, *of_audio)), key=lambda row: not row.branch.bridge)
     bridged = sum(row.branch.bridge for row in rows)
     return JointStepPlan(
-        tuple(rows), bridged, *num_outputs, _indexed(video_sums, num_outputs[0]), _indexed(audio_sums, num_outputs[1])
+        tuple(rows), bridged, of_video, of_audio, _indexed(video_sums, of_video), _indexed(audio_sums, of_audio)
     )
 
 

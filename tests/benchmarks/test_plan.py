@@ -81,11 +81,11 @@ def test_the_total_is_what_a_real_sample_counts(config: ModelConfig, settings: d
 
 
 def test_a_finished_video_is_passed_once_more_and_kept() -> None:
-    num_outputs, seen, kept = plan(SYNCFLOW, video_lead=1.0).phases
-    assert (num_outputs.first, num_outputs.last, seen.first, seen.last, kept.first, kept.last) == (1, 4, 5, 5, 6, 8)
-    assert [rows(phase.video) for phase in (num_outputs, seen, kept)] == [[(*WHOLE, 2)], [(*WHOLE, 2)], []]
-    assert [rows(phase.audio) for phase in (num_outputs, seen, kept)] == [[], [(*WHOLE, 2)], [(*WHOLE, 2)]]
-    assert [(p.only_seen, p.contexts_computed, p.contexts_kept) for p in (num_outputs, seen, kept)] == [
+    sampled, seen, kept = plan(SYNCFLOW, video_lead=1.0).phases
+    assert (sampled.first, sampled.last, seen.first, seen.last, kept.first, kept.last) == (1, 4, 5, 5, 6, 8)
+    assert [rows(phase.video) for phase in (sampled, seen, kept)] == [[(*WHOLE, 2)], [(*WHOLE, 2)], []]
+    assert [rows(phase.audio) for phase in (sampled, seen, kept)] == [[], [(*WHOLE, 2)], [(*WHOLE, 2)]]
+    assert [(p.only_seen, p.contexts_computed, p.contexts_kept) for p in (sampled, seen, kept)] == [
         (0, 0, 0),
         (2, 2, 0),
         (0, 0, 2),

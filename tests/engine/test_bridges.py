@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given as num_outputs
+from hypothesis import given as examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -289,7 +289,7 @@ def one(given: tuple[Any, ...], row: int) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("first_block", [0, 2])
-@num_outputs(st.data())
+@examples(st.data())
 @settings(max_examples=20)
 def test_rows_share_prefixes_and_contexts(first_block, data):
     """What guidance away from a skipped bridge needs: layers that rows agree on once, then each hears its own."""
@@ -320,7 +320,7 @@ def test_audio_rows_that_are_not_drawn_are_still_heard(count):
         assert torch.equal(part, other)
 
 
-@num_outputs(st.data())
+@examples(st.data())
 @settings(max_examples=20)
 def test_a_joint_pass_gives_what_it_is_asked_for(data):
     """Any rows see each other, any have velocities of the video or of the audio."""

@@ -178,10 +178,10 @@ def test_a_retake_of_a_retake_goes_on_from_its_sound(engine: Engine, clip: Clip)
 def test_all_guidance_of_a_clip_is_taken_over(engine: Engine, tmp_path: Path) -> None:
     """Through the file, where the interval is a list."""
     settings = {"negative_prompt": OTHER, "guidance_interval": (0.1, 0.9), "guidance_rescale": 0.5}
-    num_outputs = engine.generate(PROMPT, **settings, **SHORT)
-    again = engine.retake(num_outputs.save(tmp_path / "clip.mp4", latents=True))
-    assert np.abs(again.waveform - num_outputs.waveform).max() < CLOSE["atol"]
-    assert "negative_prompt" not in engine.retake(num_outputs, "", steps=1).provenance
+    sampled = engine.generate(PROMPT, **settings, **SHORT)
+    again = engine.retake(sampled.save(tmp_path / "clip.mp4", latents=True))
+    assert np.abs(again.waveform - sampled.waveform).max() < CLOSE["atol"]
+    assert "negative_prompt" not in engine.retake(sampled, "", steps=1).provenance
 
 
 @pytest.mark.parametrize("comment", [{}, {"prompt": {"3": "a workflow of another program"}}], ids=["none", "foreign"])
@@ -200,10 +200,10 @@ def test_a_sound_alone_has_no_other_sound(engine: Engine) -> None:
 
 def test_a_model_that_hears_and_sees_takes_again(harmony: Engine) -> None:
     """Its video reads the audio, and stays as it is given."""
-    num_outputs = harmony.generate(PROMPT, seed=1, sync_cfg_audio=1.0, sync_cfg_video=1.0, **SHORT)
-    again = harmony.retake(num_outputs, audio_seed=2)
-    assert np.array_equal(again.frames, num_outputs.frames)
-    assert np.abs(again.waveform - num_outputs.waveform).max() > 0.01
+    sampled = harmony.generate(PROMPT, seed=1, sync_cfg_audio=1.0, sync_cfg_video=1.0, **SHORT)
+    again = harmony.retake(sampled, audio_seed=2)
+    assert np.array_equal(again.frames, sampled.frames)
+    assert np.abs(again.waveform - sampled.waveform).max() > 0.01
 
 
 # A sound alone

@@ -288,41 +288,41 @@ def test_a_sound_alone_is_a_wav(clip: Clip, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def num_outputs(clip: Clip) -> Clip:
+def sampled(clip: Clip) -> Clip:
     """A clip with the latents that it might have been decoded from."""
     latents = np.random.default_rng(0).normal(size=(16, 8, 8, 8)).astype(np.float32)
     return dataclasses.replace(clip, latents=latents)
 
 
-def test_latents_lie_beside_their_clip(num_outputs: Clip, tmp_path: Path) -> None:
-    path = num_outputs.save(tmp_path / "clip.mp4", latents=True)
-    assert num_outputs.latents is not None
+def test_latents_lie_beside_their_clip(sampled: Clip, tmp_path: Path) -> None:
+    path = sampled.save(tmp_path / "clip.mp4", latents=True)
+    assert sampled.latents is not None
     for found in (load_clip(path), load_clip(path, fps=16, size=64, seconds=2.0)):
         assert found.latents is not None and found.latents.dtype == np.float32
-        assert np.array_equal(found.latents, num_outputs.latents)
+        assert np.array_equal(found.latents, sampled.latents)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clip.latents.safetensors", "clip.mp4"]
 
 
 @pytest.mark.parametrize("shape", [{"fps": 8}, {"size": 32}, {"seconds": 1.0}, {"start": 0.5}, {"fps": 32}], ids=str)
-def test_latents_are_those_of_all_frames(shape: dict[str, float], num_outputs: Clip, tmp_path: Path) -> None:
-    assert load_clip(num_outputs.save(tmp_path / "clip.mp4", latents=True), **shape).latents is None  # type: ignore[arg-type]
+def test_latents_are_those_of_all_frames(shape: dict[str, float], sampled: Clip, tmp_path: Path) -> None:
+    assert load_clip(sampled.save(tmp_path / "clip.mp4", latents=True), **shape).latents is None  # type: ignore[arg-type]
     if "start" not in shape:
-        assert conform(num_outputs, **shape).latents is None  # type: ignore[arg-type]
+        assert conform(sampled, **shape).latents is None  # type: ignore[arg-type]
 
 
-def test_latents_stay_with_a_clip_that_conforms_to_itself(num_outputs: Clip) -> None:
-    assert conform(num_outputs, fps=16, size=(64, 64), sample_rate=16_000, seconds=2.0).latents is num_outputs.latents
+def test_latents_stay_with_a_clip_that_conforms_to_itself(sampled: Clip) -> None:
+    assert conform(sampled, fps=16, size=(64, 64), sample_rate=16_000, seconds=2.0).latents is sampled.latents
 
 
-def test_latents_of_a_file_that_has_changed_are_left_alone(num_outputs: Clip, tmp_path: Path) -> None:
+def test_latents_of_a_file_that_has_changed_are_left_alone(sampled: Clip, tmp_path: Path) -> None:
     """Another clip of the same shape and provenance in its place."""
-    path = num_outputs.save(tmp_path / "clip.mp4", latents=True)
-    dataclasses.replace(num_outputs, frames=255 - num_outputs.frames).save(path)
+    path = sampled.save(tmp_path / "clip.mp4", latents=True)
+    dataclasses.replace(sampled, frames=255 - sampled.frames).save(path)
     assert load_clip(path).latents is None
 
 
-def test_damaged_latents_are_left_alone_with_a_warning(num_outputs: Clip, tmp_path: Path) -> None:
-    path = num_outputs.save(tmp_path / "clip.mp4", latents=True)
+def test_damaged_latents_are_left_alone_with_a_warning(sampled: Clip, tmp_path: Path) -> None:
+    path = sampled.save(tmp_path / "clip.mp4", latents=True)
     beside = tmp_path / "clip.latents.safetensors"
     beside.write_bytes(beside.read_bytes()[:-9])
     with pytest.warns(

@@ -152,8 +152,8 @@ def test_tasks_share_a_batch(engine):
 
 def test_the_first_frame_is_that_of_the_picture(engine):
     with torch.inference_mode():
-        num_outputs = engine.generate(Request(PROMPT, image=clip(0.1), seconds=1.0, steps=4, seed=1))
-    assert np.abs(num_outputs.frames[0].astype(float) - clip(0.1).frames[0]).mean() < 20
+        sampled = engine.generate(Request(PROMPT, image=clip(0.1), seconds=1.0, steps=4, seed=1))
+    assert np.abs(sampled.frames[0].astype(float) - clip(0.1).frames[0]).mean() < 20
 
 
 @pytest.fixture(scope="module", params=["syncphony-tiny", "harmony-tiny"])
@@ -167,10 +167,10 @@ def hearing(request, engine) -> Engine:
 
 def test_a_sound_is_given(hearing):
     """The clip keeps it and has its duration; all guidances of the model are on."""
-    num_outputs = hearing.generate(Request(PROMPT, audio=clip(0.5), steps=2, sync_guidance=1.5))
-    assert num_outputs.provenance["task"] == "audio-to-video"
-    assert num_outputs.frames.shape == (8, 64, 64, 3)
-    assert np.array_equal(num_outputs.waveform, clip(0.5).waveform)
+    sampled = hearing.generate(Request(PROMPT, audio=clip(0.5), steps=2, sync_guidance=1.5))
+    assert sampled.provenance["task"] == "audio-to-video"
+    assert sampled.frames.shape == (8, 64, 64, 3)
+    assert np.array_equal(sampled.waveform, clip(0.5).waveform)
 
 
 def test_sound_files_and_sounds_alone_are_read(hearing, tmp_path):
@@ -178,9 +178,9 @@ def test_sound_files_and_sounds_alone_are_read(hearing, tmp_path):
     sound = dataclasses.replace(clip(0.5), frames=clip().frames[:0])
     slower = dataclasses.replace(sound, waveform=sound.waveform[::2], sample_rate=24_000)
     for given in (sound.save(tmp_path / "tone.wav"), sound, slower):
-        num_outputs = hearing.generate(Request("", audio=given, steps=1))
-        assert num_outputs.seconds == 0.5
-        assert np.abs(num_outputs.waveform[4_000:20_000] - sound.waveform[4_000:20_000]).max() < 0.05
+        sampled = hearing.generate(Request("", audio=given, steps=1))
+        assert sampled.seconds == 0.5
+        assert np.abs(sampled.waveform[4_000:20_000] - sound.waveform[4_000:20_000]).max() < 0.05
     with pytest.raises(ValueError, match="the clip whose sound is asked for has none"):
         hearing.generate(Request("", audio=dataclasses.replace(clip(), waveform=sound.waveform[:0])))
 

@@ -294,9 +294,9 @@ def test_recordings_are_bounded_and_do_not_share_results(engines, models, monkey
     monkeypatch.setattr(tensorrt, "RECORDINGS", 2)
     run = load("tensorrt-graphed", engines["adaptor"], models["adaptor"].ddit, "float32").run
     plain = load("tensorrt", engines["adaptor"], models["adaptor"].ddit, "float32").run
-    num_outputs = [{"t": torch.rand(count), "fps": torch.full((count,), 8.0)} for count in (2, 3, 2, 4, 3)]
-    found = [run("prepare_times", inputs) for inputs in num_outputs]
-    for inputs, outputs in zip(num_outputs, found, strict=True):
+    batches = [{"t": torch.rand(count), "fps": torch.full((count,), 8.0)} for count in (2, 3, 2, 4, 3)]
+    found = [run("prepare_times", inputs) for inputs in batches]
+    for inputs, outputs in zip(batches, found, strict=True):
         for name, exact in plain("prepare_times", inputs).items():
             assert torch.equal(outputs[name], exact)
 

@@ -54,18 +54,16 @@ def test_other_sizes_and_durations(engine, width, height, seconds):
 def test_the_sound_follows_a_given_video(engine):
     """Onsets drawn for unseen rendered videos fall on their impacts far more often than chance."""
     rendered = [sample_clip(99, index, "unseen") for index in range(4)]
-    num_outputs = engine.generate(
-        [Request("", seed=i, steps=25, video=clip) for i, (clip, _, _) in enumerate(rendered)]
-    )
+    sampled = engine.generate([Request("", seed=i, steps=25, video=clip) for i, (clip, _, _) in enumerate(rendered)])
     hits = sum(
         bool(
             len(onsets := audio_onsets(clip.waveform, clip.sample_rate)) and np.abs(onsets - event.time).min() < 1 / 16
         )
-        for clip, (_, _, events) in zip(num_outputs, rendered, strict=True)
+        for clip, (_, _, events) in zip(sampled, rendered, strict=True)
         for event in events
     )
     assert hits >= 0.6 * sum(len(events) for _, _, events in rendered)
-    for clip, (known, _, _) in zip(num_outputs, rendered, strict=True):
+    for clip, (known, _, _) in zip(sampled, rendered, strict=True):
         assert np.array_equal(clip.frames, known.frames)
 
 

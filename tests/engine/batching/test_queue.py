@@ -14,18 +14,18 @@ AGEING = 8.0  # a power of two, with whole times: ranks are exact
 ENTRIES = st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3), st.integers(0, 2)), max_size=30)
 
 
-def entries(num_outputs):
+def entries(drafts):
     """In the order of submission, at rising times."""
     time, found = 0, []
-    for wait, priority, key in num_outputs:
+    for wait, priority, key in drafts:
         time += wait
         found.append(Entry(key=key, cost=0, submitted=float(time), priority=priority))
     return found
 
 
 @given(ENTRIES, st.integers(0, 100))
-def test_the_first_is_the_most_urgent_at_any_time(num_outputs, later):
-    waiting = entries(num_outputs)
+def test_the_first_is_the_most_urgent_at_any_time(drafts, later):
+    waiting = entries(drafts)
     queue = Queue(len(waiting) + 1, AGEING)
     for entry in waiting:
         queue.push(entry)
@@ -41,8 +41,8 @@ def test_the_first_is_the_most_urgent_at_any_time(num_outputs, later):
 
 
 @given(ENTRIES, st.data())
-def test_removal_from_anywhere_keeps_the_rest(num_outputs, data):
-    waiting = entries(num_outputs)
+def test_removal_from_anywhere_keeps_the_rest(drafts, data):
+    waiting = entries(drafts)
     queue = Queue(len(waiting) + 1, AGEING)
     for entry in waiting:
         queue.push(entry)

@@ -113,7 +113,7 @@ def _memory(denoiser):
         yield from rest if isinstance(rest, list) else [rest]
 
 
-def num_outputs(denoiser, *jobs):
+def sample_all(denoiser, *jobs):
     batch = batch_of(denoiser)
     batch.join(jobs)
     while len(batch.step()) < len(jobs):
@@ -123,9 +123,9 @@ def num_outputs(denoiser, *jobs):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_shape_is_recorded_once(models, name):
     denoiser = record(models[name])
-    num_outputs(denoiser, job(1, steps=3))
+    sample_all(denoiser, job(1, steps=3))
     first = denoiser.recordings.captured
-    num_outputs(denoiser, job(2, steps=4, shift=3.0, negative=True, length=2))
+    sample_all(denoiser, job(2, steps=4, shift=3.0, negative=True, length=2))
     assert denoiser.recordings.captured == first
     assert denoiser.describe()["recorded"] == first
     tensors = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in _memory(denoiser)}
@@ -136,9 +136,9 @@ def test_a_shape_is_recorded_once(models, name):
 def test_requests_within_the_room_need_no_recording(models, name):
     """5 and 6 requests of one row each: both have room for 6."""
     denoiser = record(models[name])
-    num_outputs(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(6)))
+    sample_all(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(6)))
     first = denoiser.recordings.captured
-    num_outputs(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(5)))
+    sample_all(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(5)))
     assert denoiser.recordings.captured == first
 
 
@@ -147,7 +147,7 @@ def test_requests_within_the_room_need_no_recording(models, name):
 def test_contexts_of_a_step_are_read_where_they_are(models, name, overlap):
     """At a shared time nothing is copied between the towers."""
     denoiser = record(models[name], overlap=overlap)
-    num_outputs(denoiser, job(1, steps=4))
+    sample_all(denoiser, job(1, steps=4))
     kept = list(denoiser.recordings._kept.items())
     assert len(kept) == 2 * (1 + overlap)
     assert sum(one.reads is not None for _, one in kept) == 1 + overlap
