@@ -213,13 +213,19 @@ class AudioTower(nn.Module):
         for audio that reads no video; text (R, L, D) projected tokens, only when the model has ``audio_text``. Rows
         after the first ``num_outputs`` are wanted for their tokens alone and have no velocity.
         """
-        state = self.enter(z, time, text, sight=sight)
+        state, sounds = self.run_layers(self.enter(z, time, text, sight=sight), context, num_outputs)
+        return self.finish(state), sounds
+
+    def run_layers(
+        self, state: AudioState, context: Context | None, num_outputs: int | None
+    ) -> tuple[AudioState, list[Tensor]]:
+        """The state after all layers, and the tokens after the self-attention of each; as in :meth:`forward`."""
         sounds, last = [], self.config.depth - 1
         for i in range(self.config.depth):
             read = None if context is None else context[i]
             state, sound = self.layer(i, state, read, num_outputs=num_outputs if i == last else None)
             sounds.append(sound)
-        return self.finish(state), sounds
+        return state, sounds
 
     def enter(
         self,

@@ -184,7 +184,7 @@ class VideoTower(nn.Module):
     """The velocity of the video latents given time, frame rate and text.
 
     Reads audio only through what a bridge adds at the entry of a layer. :meth:`forward` is :meth:`enter`, :meth:`layer`
-    for every layer, :meth:`finish`.
+    for every layer (:meth:`run_layers`), :meth:`finish`.
     """
 
     def __init__(self, config: DDiTConfig) -> None:
@@ -258,8 +258,19 @@ class VideoTower(nn.Module):
         rows: row r goes on where prefix ``prefix_of_row[r]`` ends. Rows after the first ``num_outputs`` are wanted for
         their features alone and have no velocity.
         """
-        readers = readers or {}
         state = self.enter(z, rows, embedded, text, text_of_row)
+        state, kept = self.run_layers(state, readers or {}, prefix_of_row, num_outputs, keep)
+        return self.finish(state), kept
+
+    def run_layers(
+        self,
+        state: VideoState,
+        readers: Mapping[int, Reader],
+        prefix_of_row: Tensor | None,
+        num_outputs: int | None,
+        keep: Callable[[int, Tensor], Tensor] | None,
+    ) -> tuple[VideoState, list[Tensor]]:
+        """The state after all layers, and what is kept of them; arguments as of :meth:`forward`."""
         kept, last = [], self.config.depth - 1
         for i in range(self.config.depth):
             if prefix_of_row is not None and i == min(readers, default=0):
@@ -270,7 +281,7 @@ class VideoTower(nn.Module):
             )
             if keep is not None:
                 kept.append(keep(i, feature))
-        return self.finish(state), kept
+        return state, kept
 
     def enter(self, z: Tensor, rows: Tensor, embedded: Tensor, text: Conditioning, text_of_row: Tensor) -> VideoState:
         """z (R, C_v, T, H, W) before the first layer; rows and embedded from :meth:`modulation`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ from ..model import DDiT
 from ..types import Latents
 from .guidance import Branch
 from .job import Job, Known, Text, audio_noise, video_noise
-
-Modality = Literal["video", "audio"]
+from .latent_state import Modality
 
 
 class ReferenceLoop:

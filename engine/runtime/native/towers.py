@@ -10,11 +10,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from ...model.audio import AudioLayer, AudioTower, ModalityAdaptor
+from ...model.audio import AudioLayer, AudioState, AudioTower, ModalityAdaptor
 from ...model.bridges import Context, Reader
-from ...model.denoiser import Sight
-from ...model.video import STDiTBlock, VideoTower
-from ...types import Conditioning
+from ...model.video import STDiTBlock, VideoState, VideoTower
 from .blocks import NativeAdaptor, NativeAudioLayer, NativeBlock, OfTensor, here, run_audio, run_video, share
 
 SHAPES = 64  # that are kept
@@ -44,31 +42,27 @@ class NativeVideoTower(VideoTower):
             nn.ModuleList(NativeBlock(cast("STDiTBlock", block)) for block in blocks)
             for blocks in (tower.spatial_blocks, tower.temporal_blocks)
         )
+        self.blocks = [cast("NativeBlock", block) for layer in self.layers for block in layer]  # in their order
         self.rope_table = lru_cache(SHAPES)(plainly(tower.rope_table))  # type: ignore[method-assign]
         self.positions = lru_cache(SHAPES)(plainly(tower.positions))  # type: ignore[method-assign]
 
-    def forward(
+    def run_layers(
         self,
-        z: Tensor,
-        rows: Tensor,
-        embedded: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        readers: Mapping[int, Reader] | None = None,
-        prefix_of_row: Tensor | None = None,
-        num_outputs: int | None = None,
-        keep: Callable[[int, Tensor], Tensor] | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
+        state: VideoState,
+        readers: Mapping[int, Reader],
+        prefix_of_row: Tensor | None,
+        num_outputs: int | None,
+        keep: Callable[[int, Tensor], Tensor] | None,
+    ) -> tuple[VideoState, list[Tensor]]:
         """See :class:`~syncflow.engine.model.video.VideoTower`; all blocks in one call where no audio is read."""
-        if readers or prefix_of_row is not None or not here(z):
-            return super().forward(z, rows, embedded, text, text_of_row, readers, prefix_of_row, num_outputs, keep)
-        state = self.enter(z, rows, embedded, text, text_of_row)
-        blocks = [cast("NativeBlock", block) for layer in self.layers for block in layer]
-        features = state.x.new_empty(1 if keep is None else len(self.layers), *state.x.shape)
-        attended = [features[i // 2 % len(features)] if i % 2 else None for i in range(len(blocks))]
-        x, _ = run_video(blocks, None, state.x, blocks[0].norm(state.x, rows), state, 0, attended, num_outputs)
+        x = state.x
+        if readers or prefix_of_row is not None or not here(x):
+            return super().run_layers(state, readers, prefix_of_row, num_outputs, keep)
+        features = x.new_empty(1 if keep is None else len(self.blocks) // 2, *x.shape)
+        attended = [features[i // 2 % len(features)] if i % 2 else None for i in range(len(self.blocks))]
+        x, _ = run_video(self.blocks, None, x, self.blocks[0].norm(x, state.rows), state, 0, attended, num_outputs)
         state = replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x)
-        return self.finish(state), [] if keep is None else [keep(i, feature) for i, feature in enumerate(features)]
+        return state, [] if keep is None else [keep(i, feature) for i, feature in enumerate(features)]
 
 
 class NativeAudioTower(AudioTower):
@@ -95,22 +89,15 @@ class NativeAudioTower(AudioTower):
             return super().context(index, feature, rows, rope)
         return self._contexts[index](feature, rows, rope)
 
-    def forward(
-        self,
-        z: Tensor,
-        time: Tensor,
-        context: Context | None = None,
-        sight: Sight | None = None,
-        text: Tensor | None = None,
-        num_outputs: int | None = None,
-    ) -> tuple[Tensor, list[Tensor]]:
+    def run_layers(
+        self, state: AudioState, context: Context | None, num_outputs: int | None
+    ) -> tuple[AudioState, list[Tensor]]:
         """See :class:`~syncflow.engine.model.audio.AudioTower`; all layers in one call. Tokens only where they are
         heard."""
-        if not here(z):
-            return super().forward(z, time, context, sight, text, num_outputs)
-        state = self.enter(z, time, text, sight=sight)
+        if not here(state.x):
+            return super().run_layers(state, context, num_outputs)
         layers = [cast("NativeAudioLayer", layer) for layer in self.layers]
         sounds = [state.x.new_empty(state.x.shape) for _ in layers if self.heard]
         read = [None] * len(layers) if context is None else context
         x = run_audio(layers, state.x, state, read, sounds or [None] * len(layers), num_outputs)
-        return self.finish(replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x)), sounds
+        return replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x), sounds
