@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from syncflow.engine.engine import Engine, workload
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.choice import Chosen, choose
-from syncflow.engine.runtime.graphs import GraphDenoiser
+from syncflow.engine.runtime.exported import GraphDenoiser
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.job import Job
 from syncflow.engine.sampling.reference import ReferenceLoop

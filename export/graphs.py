@@ -1,6 +1,6 @@
 """What is exported of a model: every graph as a module, with example inputs and the axes that stay free.
 
-Names are those that the runtimes use (``engine/runtime/graphs.py``). Letters of ``dynamic`` are the symbols of
+Names are those that the runtimes use (``engine/runtime/exported.py``). Letters of ``dynamic`` are the symbols of
 ``docs/method.md``: R rows, C contexts, P prompts, K times, B clips, T latent frames, H and W of the latents, A audio
 tokens, N bridged rows, M tokens of a context, A_r tokens of the reference.
 """
@@ -17,7 +17,7 @@ from ..engine.components import Components
 from ..engine.config import ModelConfig
 from ..engine.model import DDiT
 from ..engine.model.denoiser import Modulation, Sight
-from ..engine.runtime.graphs import collected, graph_names, numbered
+from ..engine.runtime.exported import collected, graph_names, numbered
 from ..engine.types import Conditioning
 
 Axes = dict[int, str]

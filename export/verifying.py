@@ -15,7 +15,7 @@ from ..engine.components import Components
 from ..engine.exports import STEP, Device, Export, GraphSpec, Precision, Proof
 from ..engine.model.denoiser import Denoiser
 from ..engine.runtime.choice import without_exports
-from ..engine.runtime.graphs import Graphs, graph_names
+from ..engine.runtime.exported import Graphs, graph_names
 from ..engine.runtime.libraries import load, version_of
 from ..engine.runtime.precision import DTYPES
 from ..engine.runtime.processor import processor

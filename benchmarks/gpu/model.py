@@ -21,9 +21,9 @@ from ...engine.model import DDiT
 from ...engine.model.audio import AudioLayer, ModalityAdaptor
 from ...engine.model.denoiser import Denoiser
 from ...engine.model.video import STDiTBlock
-from ...engine.runtime.capture import called
+from ...engine.runtime.cuda_graphs.capture import called
+from ...engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
 from ...engine.runtime.delegate import describe
-from ...engine.runtime.graphed import GraphedDenoiser
 from ...engine.sampling.job import Job, Text
 from ...engine.sampling.reference import ReferenceLoop
 from ...engine.sampling.sequential import batch_of

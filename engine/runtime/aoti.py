@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..exports import Export, GraphSpec
-from .graphs import Tensors
+from .exported import Tensors
 from .sessions import Run, Sessions
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..model import DDiT
 from ..model.denoiser import Denoiser
 from .compiled import CompiledDenoiser
+from .cuda_graphs.denoiser import GraphedDenoiser
 from .fp8 import with_fp8
-from .graphed import GraphedDenoiser
 from .precision import DTYPES, cast
 
 RUNTIMES = ("eager", "graphed", "compiled", "compiled, graphed")

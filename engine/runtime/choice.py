@@ -29,7 +29,7 @@ from .assemble import assemble
 from .calibration import Calibration, Key, calibrated
 from .codecs import through
 from .delegate import describe
-from .graphs import GraphDenoiser, graph_names
+from .exported import GraphDenoiser, graph_names
 from .libraries import LIBRARIES, device_of, export_for
 from .native import VECTORS, NativeDDiT, objection, pays
 from .plain import PlainTorchDenoiser

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..exports import GraphSpec
-from .graphs import Graphs
+from .exported import Graphs
 
 
 def through(parts: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> Any:

@@ -21,9 +21,9 @@ class CompiledDenoiser(Delegate):
     """A denoiser whose passes are those of ``model``, compiled when they are first asked for.
 
     Counts of rows, prompts and contexts are dynamic; a count of one, and whether an argument is there at all, compile
-    apart. ``autotune`` tries tilings of the matrix products on the device, which takes minutes. Recorded by
-    :class:`~syncflow.engine.runtime.graphed.GraphedDenoiser` the compiled kernels are replayed. ``backend`` as in
-    ``torch.compile``.
+    apart. ``autotune`` tries tilings of the matrix products on the device, which takes minutes. A
+    :class:`~syncflow.engine.runtime.cuda_graphs.denoiser.GraphedDenoiser` can replay the compiled kernels. ``backend``
+    as in ``torch.compile``.
     """
 
     def __init__(self, model: Denoiser, *, autotune: bool = False, backend: str = "inductor") -> None:

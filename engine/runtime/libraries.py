@@ -11,7 +11,7 @@ from pathlib import Path
 from ..exports import Device, Export, Format, Places, Precision
 from ..model import DDiT
 from . import aoti, onnxruntime, openvino, tensorrt
-from .graphs import GraphDenoiser
+from .exported import GraphDenoiser
 from .precision import DTYPES
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..exports import Export, GraphSpec, cache_folder
-from .graphs import Tensors
+from .exported import Tensors
 from .sessions import Run, Sessions
 
 FATAL = 4  # of ONNX Runtime's severities of messages

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..exports import Export, GraphSpec, Precision
-from .graphs import Tensors
+from .exported import Tensors
 from .sessions import Run, Sessions
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}

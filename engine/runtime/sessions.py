@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..exports import Export, GraphSpec
-from .graphs import Tensors
+from .exported import Tensors
 
 Run = Callable[[Tensors], Tensors]
 Load = Callable[[GraphSpec, Path], Run]
 
 
 class Sessions:
-    """Runs the graphs of an export by name: a :class:`~syncflow.engine.runtime.graphs.Graphs`.
+    """Runs the graphs of an export by name: a :class:`~syncflow.engine.runtime.exported.Graphs`.
 
     ``load`` makes one of them runnable; ``settings`` are what it was told, for who asks. The files are checked first.
     Raises ``ValueError`` for an export that is damaged.

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..exports import Export, GraphSpec
-from .capture import Capture, CudaCapture
-from .graphs import Tensors
+from .cuda_graphs.capture import Capture, CudaCapture
+from .exported import Tensors
 from .sessions import Load, Run, Sessions
 
 SINCE = (10, 15)

@@ -19,7 +19,7 @@ from syncflow.engine.engine import bundled_model
 from syncflow.engine.exports import CONSTANTS, STEP, Export, Format, GraphSpec, Proof
 from syncflow.engine.package import MANIFEST, open_package, sha256
 from syncflow.engine.runtime import aoti
-from syncflow.engine.runtime.graphs import graph_names
+from syncflow.engine.runtime.exported import graph_names
 from syncflow.export import verifying, writing
 
 PACKAGE = open_package(bundled_model())

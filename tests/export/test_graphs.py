@@ -11,7 +11,7 @@ from syncflow.engine.components import Components
 from syncflow.engine.config import ModelConfig, preset
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.model import DDiT
-from syncflow.engine.runtime.graphs import GraphDenoiser, graph_names
+from syncflow.engine.runtime.exported import GraphDenoiser, graph_names
 from syncflow.engine.sampling.loop import sample
 from syncflow.export.graphs import codec_graphs, denoiser_graphs
 

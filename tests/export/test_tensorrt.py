@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from syncflow.engine.exports import Axis, Export, Port
 from syncflow.engine.package import sha256
-from syncflow.engine.runtime import capture, tensorrt
-from syncflow.engine.runtime.graphs import graph_names
+from syncflow.engine.runtime import tensorrt
+from syncflow.engine.runtime.cuda_graphs import capture
+from syncflow.engine.runtime.exported import graph_names
 from syncflow.engine.runtime.libraries import load
 from syncflow.engine.sampling.loop import sample
 from syncflow.export.graphs import denoiser_graphs

@@ -22,7 +22,7 @@ from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import load_clip
 from syncflow.engine.model import DDiT
 from syncflow.engine.runtime.calibration import ALIKE
-from syncflow.engine.runtime.graphs import graph_names
+from syncflow.engine.runtime.exported import graph_names
 from syncflow.kernels import native
 
 PAPERS = ("syncflow", "syncphony", "harmony")

@@ -11,7 +11,7 @@ import pytest
 from syncflow.engine.exports import CONSTANTS, STEP, Export, GraphSpec, Proof
 from syncflow.engine.package import sha256
 from syncflow.engine.runtime import aoti, libraries, onnxruntime, openvino
-from syncflow.engine.runtime.graphs import graph_names
+from syncflow.engine.runtime.exported import graph_names
 from syncflow.engine.runtime.processor import processor
 from syncflow.engine.runtime.sessions import Sessions
 

@@ -46,7 +46,7 @@ class Tape(TorchDispatchMode):
 
 
 class TapeCapture:
-    """Records as :class:`~syncflow.engine.runtime.capture.Capture` says, and makes the worst of its promises.
+    """A :class:`~syncflow.engine.runtime.cuda_graphs.capture.Capture` that makes the worst of its promises.
 
     A recording leaves nothing in what it has filled, and a replay first writes NaN over the results of all recordings
     of its pool, whose memory it may use, and over all of its own, of which it must not read what was left there.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from syncflow.engine.runtime.capture import CudaCapture
+from syncflow.engine.runtime.cuda_graphs.capture import CudaCapture
 
 
 class Graph:

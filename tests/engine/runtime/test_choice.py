@@ -13,7 +13,7 @@ from syncflow.engine.model import DDiT
 from syncflow.engine.runtime import libraries
 from syncflow.engine.runtime.choice import choose
 from syncflow.engine.runtime.compiled import CompiledDenoiser
-from syncflow.engine.runtime.graphs import GraphDenoiser
+from syncflow.engine.runtime.exported import GraphDenoiser
 from syncflow.engine.runtime.libraries import LIBRARIES, version_of
 
 from ..plain import CONFIG

@@ -17,7 +17,7 @@ from syncflow.engine.presets import PRESETS
 from syncflow.engine.runtime import calibration, choice, libraries, timing
 from syncflow.engine.runtime.calibration import ALIKE
 from syncflow.engine.runtime.choice import choose
-from syncflow.engine.runtime.graphs import GraphDenoiser
+from syncflow.engine.runtime.exported import GraphDenoiser
 from syncflow.engine.runtime.native import NativeDDiT
 from syncflow.engine.runtime.plain import PlainTorchDenoiser
 from syncflow.engine.runtime.timing import Times, Workload

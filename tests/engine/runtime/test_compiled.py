@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from syncflow.engine.runtime.assemble import assemble
-from syncflow.engine.runtime.capture import called
 from syncflow.engine.runtime.compiled import CompiledDenoiser
-from syncflow.engine.runtime.graphed import GraphedDenoiser
+from syncflow.engine.runtime.cuda_graphs.capture import called
+from syncflow.engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
 from syncflow.engine.runtime.precision import cast
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncflow.engine.runtime.graphed import GraphedDenoiser
-from syncflow.engine.runtime.order import CudaOrder
+from syncflow.engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
+from syncflow.engine.runtime.cuda_graphs.stream_order import CudaOrder
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.oneway import OneWayBatch
 from syncflow.engine.sampling.sequential import batch_of

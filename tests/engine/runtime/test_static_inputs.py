@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncflow.engine.runtime.buckets import round_up
-from syncflow.engine.runtime.statics import Input, Statics
+from syncflow.engine.runtime.cuda_graphs.static_inputs import Input, Statics
 
 
 def test_counts_are_rounded_to_few():

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.bridges import Context
-from ..model.denoiser import Denoiser, Modulation, Sight
-from ..types import Conditioning, Velocities
-from .buckets import round_up
+from ...model.bridges import Context
+from ...model.denoiser import Denoiser, Modulation, Sight
+from ...types import Conditioning, Velocities
+from ..buckets import round_up
+from ..delegate import Delegate
 from .capture import Capture, CudaCapture
-from .delegate import Delegate
-from .lanes import Lane, Recordings, Slot, Tensors
-from .order import CudaOrder, Order
-from .statics import Input
+from .graph_runner import Lane, Recordings, Slot, Tensors
+from .static_inputs import Input
+from .stream_order import CudaOrder, Order
 
 MAX_GRAPHS = 128
 MAX_ROWS = 16

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .buckets import round_up
+from ..buckets import round_up
 
 
 @dataclass(frozen=True)

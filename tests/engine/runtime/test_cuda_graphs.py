@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from syncflow.engine.model.denoiser import Sight
-from syncflow.engine.runtime.graphed import GraphedDenoiser
+from syncflow.engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
 from syncflow.engine.sampling.guidance import combine, sync_guidance, text_guidance
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .capture import Capture
-from .order import Mark, Order
-from .statics import Input, Static, Statics
+from .static_inputs import Input, Static, Statics
+from .stream_order import Mark, Order
 
 Tensors = Mapping[str, Tensor]
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncflow.engine.runtime.lanes import Lane, Recordings
-from syncflow.engine.runtime.order import Order
-from syncflow.engine.runtime.statics import Input
+from syncflow.engine.runtime.cuda_graphs.graph_runner import Lane, Recordings
+from syncflow.engine.runtime.cuda_graphs.static_inputs import Input
+from syncflow.engine.runtime.cuda_graphs.stream_order import Order
 
 from .tape import TapeCapture
 
