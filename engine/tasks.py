@@ -1,4 +1,4 @@
-"""Tasks: what a request gives of its clip, and the known latents that this makes (``docs/method.md`` section 4).
+"""Tasks: what a request gives of its clip, and the known latents that this makes (``docs/method.md`` section 5).
 
 | task | given | known latents |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Guidance as data: branches and weights (``docs/method.md`` section 3).
+"""Guidance as data: branches and weights (``docs/method.md`` section 4).
 
 Every guidance is a linear combination of velocities, v = sum_i w_i v_i with sum_i w_i = 1 per modality. A branch says
 which conditions are on. A direction moves away from a branch, v_full + s (v_full - v_branch), and directions add up:
