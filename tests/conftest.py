@@ -3,6 +3,9 @@
 Every process of the tests computes with one thread, since there is one for each core. Without a GPU the Triton kernels
 run in their interpreter. Exports in the user's cache do not count, and runtimes are not timed: the tests choose theirs,
 and those of the timing switch it on.
+
+Hypothesis has two profiles: `fast`, the default, runs at most five examples of each property; `ci`, which `make test`
+selects with ``--hypothesis-profile=ci``, runs all of them. Both run the same examples every time.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
+from hypothesis import settings
 
 _cache = tempfile.TemporaryDirectory(prefix="syncflow-")
 os.environ["SYNCFLOW_CACHE"] = _cache.name
@@ -20,3 +25,19 @@ os.environ["SYNCFLOW_CALIBRATION"] = "off"
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+settings.register_profile("fast", settings.get_profile("ci"), max_examples=5)
+settings.load_profile("fast")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Limit the examples in the profile `fast` also where a test states their number."""
+    if settings.get_current_profile_name() != "fast":
+        return
+    for item in items:
+        function = getattr(item, "obj", None)
+        function = getattr(function, "__func__", function)
+        own = getattr(function, "_hypothesis_internal_use_settings", None)
+        if own is not None:
+            most = min(own.max_examples, settings().max_examples)
+            function._hypothesis_internal_use_settings = settings(own, max_examples=most)
