@@ -15,7 +15,7 @@ CLIPS ?= 6000
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" SYNCFLOW_INSTRUCTIONS=x86-64-v3
 # The whole suite runs all of Hypothesis's examples; a developer's run, and test-fast, a few of each.
-PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile
+PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 ALL_EXAMPLES := --hypothesis-profile=ci
 
 .DELETE_ON_ERROR:

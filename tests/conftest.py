@@ -31,13 +31,23 @@ settings.load_profile("fast")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Limit the examples in the profile `fast` also where a test states their number."""
-    if settings.get_current_profile_name() != "fast":
-        return
-    for item in items:
-        function = getattr(item, "obj", None)
-        function = getattr(function, "__func__", function)
-        own = getattr(function, "_hypothesis_internal_use_settings", None)
-        if own is not None:
-            most = min(own.max_examples, settings().max_examples)
-            function._hypothesis_internal_use_settings = settings(own, max_examples=most)
+    """Files that are slow as a whole come first, so that none is left to one process at the end."""
+    items.sort(key=lambda item: _file_marker(item, "slow") is None)
+    if settings.get_current_profile_name() == "fast":
+        for item in items:
+            _limit_examples(item)
+
+
+def _file_marker(item: pytest.Item, name: str) -> pytest.Mark | None:
+    file = item.getparent(pytest.Module)
+    return None if file is None else file.get_closest_marker(name)
+
+
+def _limit_examples(item: pytest.Item) -> None:
+    """As few examples as the profile has, also where a test states their number."""
+    function = getattr(item, "obj", None)
+    function = getattr(function, "__func__", function)
+    own = getattr(function, "_hypothesis_internal_use_settings", None)
+    if own is not None:
+        most = min(own.max_examples, settings().max_examples)
+        function._hypothesis_internal_use_settings = settings(own, max_examples=most)

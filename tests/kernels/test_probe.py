@@ -19,6 +19,7 @@ with torch.inference_mode():
 """
 
 
+@pytest.mark.slow
 def test_a_probe_for_another_package_registers_nothing():
     root = Path(syncflow.kernels.__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, check=False)
