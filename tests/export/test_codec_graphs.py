@@ -21,6 +21,8 @@ from syncflow.export.lengths import axes_of
 from syncflow.export.verifying import graph_error
 from syncflow.export.writing import write_export
 
+pytestmark = pytest.mark.slow
+
 AUDIO = ("audio_decoder", "audio_encoder")
 LEAST = 5  # tokens: a convolution of the codec mirrors 4 samples at each end
 HOP = 960

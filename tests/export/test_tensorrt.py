@@ -38,6 +38,8 @@ from syncflow.export.tensorrt.building import build  # noqa: E402
 from syncflow.export.tensorrt.lowering import lower  # noqa: E402
 from syncflow.export.tensorrt.support import faults_of  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -23,6 +23,8 @@ from syncflow.export.writing import write_export
 from ..engine.plain import HEARING_JOBS, JOBS, TOLERANCE
 from .conftest import BRIDGES
 
+pytestmark = pytest.mark.slow
+
 RUNTIMES = ("onnxruntime", "openvino")
 
 

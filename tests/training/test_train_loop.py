@@ -22,6 +22,8 @@ from syncflow.training.loop import Average, Batches, schedule, train
 from syncflow.training.muon import Muon
 from syncflow.training.stages import freeze_rest, optimisers, trained_modules
 
+pytestmark = pytest.mark.slow
+
 SMALL = DDiTConfig(
     width=8,
     depth=1,
