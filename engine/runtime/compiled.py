@@ -19,12 +19,11 @@ T = TypeVar("T")
 
 
 class CompiledDenoiser(Delegate):
-    """A denoiser whose passes are those of ``model``, compiled when they are first asked for.
+    """A denoiser whose passes are those of ``model``, each compiled at its first call.
 
-    Counts of rows, prompts and contexts are dynamic; a count of one, and whether an argument is there at all, compile
-    apart. ``autotune`` tries tilings of the matrix products on the device, which takes minutes. A
-    :class:`~syncflow.engine.runtime.cuda_graphs.denoiser.GraphedDenoiser` can replay the compiled kernels. ``backend``
-    as in ``torch.compile``.
+    The numbers of rows, prompts and contexts are dynamic; a number of 1 and an optional argument that is None are
+    compiled separately. ``autotune`` times tile sizes of the matrix products on the device, which takes minutes.
+    A ``CudaGraphDenoiser`` can capture the compiled passes. ``backend`` as in ``torch.compile``.
     """
 
     def __init__(self, model: Denoiser, *, autotune: bool = False, backend: str = "inductor") -> None:

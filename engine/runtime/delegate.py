@@ -55,16 +55,16 @@ class Delegate:
         return self.model.video_token_positions(frames, tokens)
 
     def describe(self) -> dict[str, Any]:
-        """Which switches are on."""
+        """The options that are on."""
         return describe(self.model)
 
 
 def describe(model: Denoiser) -> dict[str, Any]:
-    """Which switches of a denoiser are on: graphs, overlap, compile, dtype, fp8, and who computes the kernels."""
+    """The options of a denoiser: CUDA graphs, overlap, compile, dtype, fp8, and the implementation of the kernels."""
     if isinstance(model, Delegate):
         return model.describe()
     return {
-        "graphs": False,
+        "cuda_graphs": False,
         "overlap": False,
         "compile": False,
         "dtype": str(model.dtype).removeprefix("torch."),
