@@ -31,8 +31,15 @@ settings.load_profile("fast")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that are slow as a whole come first, so that none is left to one process at the end."""
+    """Order files, skip what needs a GPU, and limit examples.
+
+    Files that are slow as a whole come first, so that none is left to one process at the end.
+    """
     items.sort(key=lambda item: _file_marker(item, "slow") is None)
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
     if settings.get_current_profile_name() == "fast":
         for item in items:
             _limit_examples(item)
