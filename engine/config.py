@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
+from .validation import number, refuse
+
 AdaptorTokens = Literal["all", "frame", "none"]
 Bridge = Literal["adaptor", "audio_rope", "global_local"]
 
@@ -47,7 +49,9 @@ class Config:
         for name, default in self._defaults(changes).items():
             kind = next(kind for kind in KINDS if isinstance(default, kind))
             if not isinstance(changes[name], kind) or (isinstance(changes[name], bool) and kind is not bool):
-                raise ValueError(f"{name} is {changes[name]!r}; it must be {KINDS[kind]}")
+                refuse(name, changes[name], KINDS[kind])
+            if kind in (Integral, Real):
+                changes[name] = number(name, changes[name])
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     @classmethod
