@@ -5,20 +5,39 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from . import bench, data, evaluate, export, generate, inspect, retake, train, verify
 
 GC_THRESHOLD = 100_000  # objects made between two collections, of which imports and loading make none that can go
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"syncflow {__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="syncflow",
     help="Run, train, export and embed joint audio-video diffusion transformers.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Options of ``syncflow`` itself."""
+
+
 app.command("generate")(generate.generate)
 app.command("retake")(retake.retake)
 app.command("inspect")(inspect.inspect)
@@ -35,7 +54,7 @@ def main() -> None:
     gc.set_threshold(GC_THRESHOLD)
     warnings.showwarning = _one_line
     try:
-        app()
+        app(prog_name="syncflow")
     except ValueError as error:
         print(f"syncflow: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

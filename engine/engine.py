@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
@@ -24,9 +25,13 @@ from .sampling.conditioning_cache import ConditioningCache
 from .sampling.loop import StepCallback, sample
 from .sampling.sequential import Apart, batch_of
 from .sampling.trial import stepper
+from .settings import check_settings, make_request, make_requests
 from .types import Clip, Latents, Request
+from .validation import check_names, file_path, refuse, text
 
 BUNDLED = "pretrained/syncflow-tiny"
+OF_ENGINE = ("precision", "deterministic", "limits", "policy")
+ENGINE_ALIASES = {"dtype": "precision", "torch_dtype": "precision"}
 
 
 class Engine:
@@ -50,7 +55,7 @@ class Engine:
     ) -> None:
         self.components = components
         self.config = components.config
-        self.device = torch.device(device)
+        self.device = find_device(device)
         self.threads = limit_threads()
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
@@ -66,7 +71,9 @@ class Engine:
     def from_pretrained(
         cls, path: str | Path | None = None, *, device: str = "auto", runtime: str = "auto", **settings: Any
     ) -> Self:
-        """Load a model package, or the bundled ``syncflow-tiny``. ``device`` "auto" takes a GPU where there is one.
+        """Load a model package, or the bundled one (also by its name, ``syncflow-tiny``).
+
+        ``device`` "auto" takes a GPU where there is one.
 
         ``runtime`` computes the model: "auto" takes the fastest of those that need no export and of exported graphs
         (``syncflow export``) that were found right here (``syncflow verify``). On a CPU it times a step of each when it
@@ -76,10 +83,13 @@ class Engine:
         Raises ``ValueError`` for a folder that is no package or does not match its checksums, and for a runtime that is
         not there.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        folder = bundled_model() if path is None else Path(path)
-        return cls(Components.load(folder), device, runtime=runtime, folder=folder, **settings)
+        check_names(list(settings), OF_ENGINE, ENGINE_ALIASES, "an engine")
+        found = find_device(device)
+        folder = model_folder(path)
+        return cls(Components.load(folder), found, runtime=runtime, folder=folder, **settings)
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.config.name} on {self.device}, runtime {self.chosen.runtime}>"
 
     def describe(self) -> dict[str, Any]:
         """The model, the device, and who computes on it, why and how.
@@ -119,19 +129,12 @@ class Engine:
         """Draw one clip, or one for each of several prompts or requests, those of a size and duration together.
 
         ``settings`` are those of :class:`~syncflow.engine.types.Request` (seed, steps, guidance, seconds, width,
-        height, …) and apply to plain prompts. Several prompts with one ``seed`` get seed, seed + 1, …. A request with
-        several takes becomes as many clips; alone it gives a list of them. ``on_step(step, steps, latents)`` is called
-        after every step; ``progress`` shows a bar. Raises ``ValueError`` for what a request must not be.
+        height, …) for plain prompts; beside a request they are refused. Several prompts with one ``seed`` get seed,
+        seed + 1, …. A request with several takes becomes as many clips; alone it gives a list of them.
+        ``on_step(step, steps, latents)`` is called after every step; ``progress`` shows a bar. Raises ``ValueError``
+        for what a request must not be.
         """
-        several: Sequence[str | Request] = [request] if isinstance(request, (str, Request)) else request
-        if not several:
-            raise ValueError("there is nothing to generate: the list of requests is empty")
-        seed = settings.pop("seed", 0)
-        requests = [
-            item if isinstance(item, Request) else Request(item, seed=seed + i, **settings)
-            for i, item in enumerate(several)
-        ]
-        read = [self.pipeline.read(item) for item in requests]
+        read = [self.pipeline.read(item) for item in make_requests(request, settings)]
         clips: list[list[Clip]] = [[] for _ in read]
         with _bar(progress, on_step) as step:
             for places in _equal([one.shape for one in read], 1 if self.deterministic else self.limits.batch):
@@ -154,8 +157,8 @@ class Engine:
         fit into memory, :class:`~syncflow.engine.batching.Full` when too many wait, and
         :class:`~syncflow.engine.batching.Closed` after :meth:`drain` or :meth:`close`.
         """
-        item = request if isinstance(request, Request) else Request(request, **settings)
-        return self.batcher.submit(self.pipeline.read(item), priority=priority, deadline=deadline)
+        read = self.pipeline.read(make_request(request, settings))
+        return self.batcher.submit(read, priority=priority, deadline=deadline)
 
     @cached_property
     def batcher(self) -> Batcher[Read, Prepared, Latents, list[Clip]]:
@@ -207,7 +210,12 @@ class Engine:
         this costs the audio tower and one pass of the video tower. -> a clip, or a list for several ``takes``. Raises
         ``ValueError`` for what a request must not be, and in a model whose audio does not read the video.
         """
-        source = clip if isinstance(clip, Clip) else Path(clip)
+        check_settings(settings)
+        if "video" in settings:
+            raise ValueError("video is the clip itself in a retake; give one of them")
+        if prompt is not None:
+            text("prompt", prompt)
+        source = clip if isinstance(clip, Clip) else file_path("clip", clip, "a clip or the path of a file")
         return self.generate(self.pipeline.retake(source, prompt, settings), progress=progress)
 
 
@@ -227,9 +235,30 @@ def workload(sequence: SequenceConfig) -> Workload:
     return Workload(sequence, partial(stepper, sequence))
 
 
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one. Raises ``ValueError`` for one that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(device, (str, torch.device)) and not str(device).startswith("meta"):
+        with suppress(RuntimeError, AssertionError, NotImplementedError):  # as PyTorch refuses what is not there
+            torch.empty(0, device=device)
+            return torch.device(device)
+    gpu = "cuda" if torch.cuda.is_available() else "another that this PyTorch has (it finds no CUDA)"
+    refuse("device", str(device), f"auto, cpu or {gpu}")
+
+
 def bundled_model() -> Path:
     """The folder of the model that comes with the package."""
     return Path(str(files(__package__).joinpath(BUNDLED)))
+
+
+def model_folder(path: str | Path | None = None) -> Path:
+    """The folder of a model; the bundled one where none is named, or by its name. Raises ``ValueError``."""
+    bundled = bundled_model()
+    if path is None:
+        return bundled
+    folder = file_path("path", path, "the folder of a model package")
+    return bundled if str(folder) == bundled.name and not folder.exists() else folder
 
 
 def _equal(keys: Sequence[object], most: int) -> list[list[int]]:

@@ -294,6 +294,16 @@ def test_data_impacts(run, tmp_path):
     assert [json.loads(line)["file_name"] for line in lines] == ["clip_000000.mp4", "clip_000001.mp4"]
 
 
+def test_the_version_is_one_line(run):
+    assert run("--version") == (0, f"syncflow {syncflow.__version__}\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete_the_commands(run, shell):
+    code, text, _ = run("--show-completion", shell)
+    assert code == 0 and "complet" in text and "syncflow" in text and "pytest" not in text
+
+
 def test_the_module_runs_as_a_process():
     done = subprocess.run([sys.executable, "-m", "syncflow", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,70 @@ def test_what_a_model_cannot_do_is_refused(
 def test_a_model_whose_audio_sees_nothing_takes_no_sound_again(syncphony: Engine, clip: Clip) -> None:
     with pytest.raises(ValueError, match=r"video-to-audio needs a model whose audio reads the video; .* audio_rope"):
         syncphony.retake(clip)
+
+
+# What is given in Python
+
+
+def test_every_call_refuses_what_it_would_drop(engine: Engine, clip: Clip) -> None:
+    request = Request(PROMPT, **SHORT)
+    for call in (engine.generate, engine.submit):
+        with pytest.raises(ValueError, match="seed cannot be given beside a Request"):
+            call(request, seed=9)
+        with pytest.raises(ValueError, match="has no setting num_inference_steps; did you mean steps"):
+            call(PROMPT, num_inference_steps=9)
+        with pytest.raises(ValueError, match=r"the request is \{'prompt'.*Request\(\*\*values\)"):
+            call({"prompt": PROMPT})
+    with pytest.raises(ValueError, match=r"the request is \['a.*; it must be a prompt or a Request"):
+        engine.submit([PROMPT])
+    with pytest.raises(ValueError, match="has no setting audio_sed; did you mean audio_seed"):
+        engine.retake(clip, audio_sed=1)
+    with pytest.raises(ValueError, match="video is the clip itself in a retake"):
+        engine.retake(clip, video=clip)
+    with pytest.raises(ValueError, match="prompt is 5; it must be text"):
+        engine.retake(clip, 5)
+    with pytest.raises(ValueError, match="clip is 5; it must be a clip or the path of a file"):
+        engine.retake(5)
+
+
+def test_scalars_of_numpy_reach_the_file_and_come_back(engine: Engine, tmp_path: Path) -> None:
+    made = engine.generate(PROMPT, seed=np.int64(3), guidance=np.float32(2.5), **SHORT)
+    assert json.loads(json.dumps(dict(made.provenance)))["guidance"] == 2.5
+    again = engine.retake(made.save(tmp_path / "clip.mp4"), audio_seed=np.uint8(5))
+    assert (again.provenance["seed"], again.provenance["audio_seed"]) == (3, 5)
+
+
+def test_the_bundled_model_has_a_name(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Engine.from_pretrained("syncflow-tiny", device="cpu", runtime="torch")
+    assert found.components.digest == engine.components.digest
+    assert repr(found) == "<Engine syncflow-tiny on cpu, runtime torch>"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "syncflow-tiny").mkdir()
+    with pytest.raises(ValueError, match="syncflow-tiny is no model package"):
+        Engine.from_pretrained("syncflow-tiny")
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "meta", 5, None, ""], ids=repr)
+def test_devices_that_are_not_there(device: Any) -> None:
+    with pytest.raises(ValueError, match=rf"device is .*{device}.*; it must be auto, cpu or") as caught:
+        Engine.from_pretrained(device=device)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_cuda_without_cuda() -> None:
+    with pytest.raises(ValueError, match=r"device is 'cuda'; it must be auto, cpu or another .*it finds no CUDA"):
+        Engine.from_pretrained(device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"torch_dtype": "float16"}, "an engine has no setting torch_dtype; did you mean precision"),
+        ({"limit": 1}, "an engine has no setting limit; did you mean limits"),
+        ({"path": 5}, "path is 5; it must be the folder of a model package"),
+    ],
+)
+def test_engines_that_cannot_be(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Engine.from_pretrained(**settings)
