@@ -270,23 +270,27 @@ def _equal(keys: Sequence[object], most: int) -> list[list[int]]:
 
 
 class _bar:
-    """A step callback that moves a progress bar and then calls the user's."""
+    """A step callback that moves a progress bar, where somebody sees it, and then calls the user's."""
 
     def __init__(self, shown: bool, on_step: StepCallback | None) -> None:
         self.shown, self.on_step = shown, on_step
+        self.bar: Any = None
 
     def __enter__(self) -> StepCallback:
-        from tqdm import tqdm
-
-        self.bar = tqdm(desc="sampling", unit="step", disable=not self.shown)
         return self
 
     def __call__(self, step: int, steps: int, latents: Latents) -> None:
-        if step == 1:
-            self.bar.total = (self.bar.total or 0) + steps
-        self.bar.update(1)
+        if self.bar is None and self.shown:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=0, desc="sampling", unit="step", disable=None)
+        if self.bar is not None:
+            if step == 1:
+                self.bar.total += steps
+            self.bar.update(1)
         if self.on_step is not None:
             self.on_step(step, steps, latents)
 
     def __exit__(self, *exception: object) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
