@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..forking import remember
 from ..model.denoiser import Denoiser
 from ..types import Conditioning
 from .job import Job, Text
@@ -30,6 +31,11 @@ class ConditioningCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[object, tuple[Tensor, ...]]] = OrderedDict()
         self._null = Text(model.null_text, len(model.null_text))
+        remember(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: nobody holds the lock."""
+        self._lock = threading.Lock()
 
     def texts(self, texts: list[Text]) -> Conditioning:
         """Keys and values of P texts."""
