@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...model.bridges import Context
-from ...model.denoiser import Denoiser, Modulation, Sight
+from ...model.denoiser import AudioInputs, Denoiser, JointInputs, Modulation, VideoContextRef, VideoInputs
 from ...types import Conditioning, Velocities
 from ..buckets import round_up
 from ..delegate import Delegate
@@ -75,169 +75,128 @@ class GraphedDenoiser(Delegate):
         return super().describe() | {"graphs": True, "overlap": self.overlap, "recorded": len(self.recordings)}
 
     @torch.inference_mode()
-    def video_pass(
-        self,
-        z: Tensor,
-        times: Modulation,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        heard: Context | None = None,
-        heard_of_row: Tensor | None = None,
-        prefix_of_row: Tensor | None = None,
-        num_outputs: int | None = None,
-        seen: Tensor | None = None,
-    ) -> tuple[Tensor, Context]:
+    def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows = len(z if prefix_of_row is None else prefix_of_row)
-        source = self._audio.lender(heard)
+        rows, context, context_rows = inputs.num_rows, inputs.audio_context, inputs.context_rows
+        source = self._audio.lender(context)
         if rows > self.max_rows:
-            found = self.model.video_pass(
-                z,
-                times,
-                text,
-                text_of_row,
-                heard=heard,
-                heard_of_row=heard_of_row,
-                prefix_of_row=prefix_of_row,
-                num_outputs=num_outputs,
-                seen=seen,
-            )
-            return self._read(source, found)
-        upto = _rounded_outputs(num_outputs, rows)
-        inputs = {
-            "z": Input(z),
-            "rows": Input(times.rows),
-            "embedded": Input(times.embedded),
-            **_keys_and_values(text),
-            **_steady(text_of_row=text_of_row, heard_of_row=heard_of_row, prefix_of_row=prefix_of_row, seen=seen),
-            **(_contexts(heard) if source is None else {}),
+            return self._read(source, self.model.video_pass(inputs))
+        upto = _rounded_outputs(inputs.num_outputs, rows)
+        statics = {
+            "latents": Input(inputs.latents),
+            **_modulation_inputs(inputs.modulation),
+            **_keys_and_values(inputs.text),
+            **_steady(
+                text_of_row=inputs.text_of_row,
+                audio_context_of_row=inputs.audio_context_of_row,
+                prefix_of_row=inputs.prefix_of_row,
+                context_rows=context_rows,
+            ),
+            **(_contexts(context) if source is None else {}),
         }
-        layers = 0 if heard is None else len(heard)
+        layers = 0 if context is None else len(context)
 
         def work(given: Tensors) -> tuple[Tensor, Context]:
             return self.model.video_pass(
-                given["z"],
-                Modulation(given["rows"], given["embedded"]),
-                _conditioning(given),
-                given["text_of_row"],
-                heard=_context(given, layers, source),
-                heard_of_row=given.get("heard_of_row"),
-                prefix_of_row=given.get("prefix_of_row"),
-                num_outputs=upto,
-                seen=given.get("seen"),
+                VideoInputs(
+                    given["latents"],
+                    _modulation(given),
+                    _conditioning(given),
+                    given["text_of_row"],
+                    audio_context=_context(given, layers, source),
+                    audio_context_of_row=given.get("audio_context_of_row"),
+                    prefix_of_row=given.get("prefix_of_row"),
+                    num_outputs=upto,
+                    context_rows=given.get("context_rows"),
+                )
             )
 
-        (velocity, contexts), slot = self._video.run(upto, inputs, work, reads=source, lends=seen is not None)
-        return velocity[: rows if num_outputs is None else num_outputs], _lent(
-            slot, contexts, 0 if seen is None else len(seen)
-        )
+        (velocity, contexts), slot = self._video.run(upto, statics, work, reads=source, lends=context_rows is not None)
+        lent = _lent(slot, contexts, 0 if context_rows is None else len(context_rows))
+        return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], lent
 
     @torch.inference_mode()
-    def audio_pass(
-        self,
-        z: Tensor,
-        times: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        context: Context | None = None,
-        sight: Sight | None = None,
-        num_outputs: int | None = None,
-    ) -> tuple[Tensor, Context]:
+    def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows, source = len(z), self._video.lender(context)
+        rows, context, ref = len(inputs.latents), inputs.video_context, inputs.video_context_ref
+        source = self._video.lender(context)
         if rows > self.max_rows:
-            found = self.model.audio_pass(
-                z, times, text, text_of_row, context=context, sight=sight, num_outputs=num_outputs
-            )
-            return self._read(source, found)
-        upto, layers, words = (
-            _rounded_outputs(num_outputs, rows),
-            0 if context is None else len(context),
-            self._words(text),
-        )
-        inputs = {
-            "z": Input(z),
-            "times": Input(times),
+            return self._read(source, self.model.audio_pass(inputs))
+        upto, layers = _rounded_outputs(inputs.num_outputs, rows), 0 if context is None else len(context)
+        words = self._words(inputs.text)
+        statics = {
+            "latents": Input(inputs.latents),
+            "time_token": Input(inputs.time_token),
             **words,
-            **(_steady(text_of_row=text_of_row) if words else {}),
+            **(_steady(text_of_row=inputs.text_of_row) if words else {}),
             **(_contexts(context) if source is None else {}),
         }
-        if sight is not None:
-            inputs["positions"] = Input(sight.positions, steady=True, exact=True)
-            inputs |= _steady(context_of_row=sight.context_of_row)
+        if ref is not None:
+            statics["positions"] = Input(ref.positions, steady=True, exact=True)
+            statics |= _steady(context_of_row=ref.context_of_row)
 
         def work(given: Tensors) -> tuple[Tensor, Context]:
             positions = given.get("positions")
             return self.model.audio_pass(
-                given["z"],
-                given["times"],
-                _conditioning(given),
-                given.get("text_of_row", given["z"]),
-                context=_context(given, layers, source),
-                sight=None if positions is None else Sight(positions, given.get("context_of_row")),
-                num_outputs=upto,
+                AudioInputs(
+                    given["latents"],
+                    given["time_token"],
+                    _conditioning(given),
+                    given.get("text_of_row", given["latents"]),
+                    video_context=_context(given, layers, source),
+                    video_context_ref=None
+                    if positions is None
+                    else VideoContextRef(positions, given.get("context_of_row")),
+                    num_outputs=upto,
+                )
             )
 
         lends = self.config.bridge == "audio_rope"
-        (velocity, contexts), slot = self._audio.run(upto, inputs, work, reads=source, lends=lends)
-        return velocity[: rows if num_outputs is None else num_outputs], _lent(slot, contexts, rows)
+        (velocity, contexts), slot = self._audio.run(upto, statics, work, reads=source, lends=lends)
+        lent = _lent(slot, contexts, rows)
+        return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], lent
 
     @torch.inference_mode()
-    def joint_pass(
-        self,
-        z_v: Tensor,
-        z_a: Tensor,
-        times_v: Modulation,
-        times_a: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        bridged: Tensor | None = None,
-        reference: Tensor | None = None,
-        drawn_video: Tensor | None = None,
-        drawn_audio: Tensor | None = None,
-    ) -> Velocities:
+    def joint_pass(self, inputs: JointInputs) -> Velocities:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows = len(z_v)
-        chosen = {"drawn_video": drawn_video, "drawn_audio": drawn_audio}
+        rows, bridged_rows = len(inputs.video_latents), inputs.bridged_rows
         if rows > self.max_rows:
-            return self.model.joint_pass(
-                z_v, z_a, times_v, times_a, text, text_of_row, bridged=bridged, reference=reference, **chosen
-            )
-        inputs = {
-            "z_v": Input(z_v),
-            "z_a": Input(z_a),
-            "rows": Input(times_v.rows),
-            "embedded": Input(times_v.embedded),
-            "times_a": Input(times_a),
-            **_keys_and_values(text),
-            **self._words(text),
-            **_steady(text_of_row=text_of_row, **chosen),
+            return self.model.joint_pass(inputs)
+        output_rows = {
+            "video_output_rows": inputs.video_output_rows,
+            "audio_output_rows": inputs.audio_output_rows,
         }
-        if bridged is not None:  # a row that stood there twice would be written to twice
-            inputs["bridged"] = Input(bridged, steady=True, exact=True)
-        if reference is not None:
-            inputs["reference"] = Input(reference, exact=bridged is not None)
+        statics = {
+            "video_latents": Input(inputs.video_latents),
+            "audio_latents": Input(inputs.audio_latents),
+            **_modulation_inputs(inputs.modulation),
+            "time_token": Input(inputs.time_token),
+            **_keys_and_values(inputs.text),
+            **self._words(inputs.text),
+            **_steady(text_of_row=inputs.text_of_row, **output_rows),
+        }
+        if bridged_rows is not None:  # a row that stood there twice would be written to twice
+            statics["bridged_rows"] = Input(bridged_rows, steady=True, exact=True)
+        if inputs.reference is not None:
+            statics["reference"] = Input(inputs.reference, exact=bridged_rows is not None)
 
         def work(given: Tensors) -> tuple[Tensor | None, Tensor | None]:
+            names = "bridged_rows", "reference", "video_output_rows", "audio_output_rows"
             velocities = self.model.joint_pass(
-                given["z_v"],
-                given["z_a"],
-                Modulation(given["rows"], given["embedded"]),
-                given["times_a"],
-                _conditioning(given),
-                given["text_of_row"],
-                bridged=given.get("bridged"),
-                reference=given.get("reference"),
-                drawn_video=given.get("drawn_video"),
-                drawn_audio=given.get("drawn_audio"),
+                JointInputs(
+                    given["video_latents"],
+                    given["audio_latents"],
+                    _modulation(given),
+                    given["time_token"],
+                    _conditioning(given),
+                    given["text_of_row"],
+                    **{name: given.get(name) for name in names},
+                )
             )
             return velocities.video, velocities.audio
 
-        found, _ = self._joint.run(None, inputs, work)
-        counts = (rows if index is None else len(index) for index in chosen.values())
+        found, _ = self._joint.run(None, statics, work)
+        counts = (rows if index is None else len(index) for index in output_rows.values())
         video, audio = (None if one is None else one[:count] for one, count in zip(found, counts, strict=True))
         return Velocities(video, audio)
 
@@ -259,6 +218,14 @@ def _rounded_outputs(num_outputs: int | None, rows: int) -> int | None:
 
 def _steady(**indices: Tensor | None) -> dict[str, Input]:
     return {name: Input(index, steady=True) for name, index in indices.items() if index is not None}
+
+
+def _modulation_inputs(modulation: Modulation) -> dict[str, Input]:
+    return {name: Input(value) for name, value in modulation._asdict().items()}
+
+
+def _modulation(given: Tensors) -> Modulation:
+    return Modulation(*(given[name] for name in Modulation._fields))
 
 
 def _keys_and_values(text: Conditioning) -> dict[str, Input]:

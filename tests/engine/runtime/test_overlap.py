@@ -20,7 +20,7 @@ from syncflow.engine.sampling.streams import AHEAD, TwoStreams
 from ..plain import HEARING_JOBS, JOBS, job
 from .conftest import CONFIGS, ONE_WAY
 from .tape import TapeCapture
-from .test_graphed import assert_same, come_and_go
+from .test_cuda_graphs import assert_same, come_and_go
 from .timeline import races
 
 CPU = torch.device("cpu")
