@@ -21,8 +21,8 @@ MAX_STEPS = 1000
 MAX_SEED = 2**64 - 1
 MAX_TAKES = 64
 MAX_WEIGHT, MAX_SHIFT = 100, 100
-# What says something of a video, and nothing of a sound alone.
-OF_VIDEO = (
+# Fields of a request that concern the video; a sound alone has none of them.
+VIDEO_FIELDS = (
     "video", "image", "extend", "audio", "width", "height", "video_lead",
     "sync_guidance", "sync_cfg_audio", "sync_cfg_video", "reference",
 )  # fmt: skip
@@ -74,21 +74,35 @@ class Clip:
 class Request:
     """One clip to make. ``None`` takes the model's default.
 
-    ``width`` and ``height`` in pixels. ``guidance`` is the weight of classifier-free guidance (1 = off), away from
-    ``negative_prompt`` or from no text; ``sync_guidance`` (0 = off) moves away from a sound that does not see the
-    picture, ``sync_cfg_audio`` (1 = off) away from the sound of a still picture, ``sync_cfg_video`` (1 = off) away from
-    the video of silence, in a model whose video reads the audio. Guidance holds within ``guidance_interval`` (flow
-    times, 0 = noise), and ``guidance_rescale`` (0 = off, at most 1) draws its contrast back. With a ``branch_interval``
-    of N the branches that guidance moves away from are evaluated at every N-th step alone, and their difference is kept
-    between (approximate; 1 = off). Media are clips or files, one of them at most: ``video`` is a known video whose
-    sound is to be drawn (video-to-audio), or with a ``strength`` above 0 and at most 1 a clip of which a variation is
-    to be drawn; ``image`` a picture that the clip begins with; ``extend`` a clip to continue; ``audio`` a sound to draw
-    the video of, in a model whose video reads the audio. ``reference`` is a sound whose style is wanted, in a model
-    with the bridge ``global_local``. ``sound_only`` draws a sound without a video, in a model whose audio reads the
-    text.
+    *Size*: ``seconds``; ``width`` and ``height`` in pixels.
 
-    ``takes`` sounds are drawn for one video, with the seeds ``audio_seed`` (by default ``seed``), ``audio_seed`` + 1,
-    …; more than one in a model whose video does not read the audio. Raises ``ValueError`` with what is allowed.
+    *Sampling*: ``steps``, ``shift`` of the time grid towards noise, ``video_lead``. ``takes`` sounds are sampled for
+    one video, with the seeds ``audio_seed`` (by default ``seed``), ``audio_seed`` + 1, …; more than one in a model
+    whose video does not read the audio.
+
+    *Media*, clips or files, at most one of the first four:
+
+    - ``video``: a known video whose sound is wanted (video-to-audio), or with a ``strength`` above 0 and at most 1 a
+      clip of which a variation is wanted;
+    - ``image``: a picture that the clip begins with;
+    - ``extend``: a clip to continue;
+    - ``audio``: a sound whose video is wanted, in a model whose video reads the audio;
+    - ``reference``: a sound whose style is wanted, in a model with the bridge ``global_local``.
+
+    ``sound_only`` asks for a sound without a video, in a model whose audio reads the text.
+
+    *Guidance*:
+
+    - ``guidance``: weight of classifier-free guidance (1 = off), away from ``negative_prompt`` or from no text;
+    - ``sync_guidance`` (0 = off): away from a sound that does not read the video;
+    - ``sync_cfg_audio`` (1 = off): away from the sound of a still picture;
+    - ``sync_cfg_video`` (1 = off): away from the video of silence, in a model whose video reads the audio;
+    - ``guidance_interval``: the flow times (0 = noise) between which guidance holds;
+    - ``guidance_rescale`` (0 = off, at most 1): how far the contrast that guidance adds is taken back;
+    - ``branch_interval``: the branches that guidance moves away from are evaluated at every N-th step only, and their
+      difference is kept between (approximate; 1 = off).
+
+    Raises ``ValueError`` with what is allowed.
     """
 
     prompt: str
@@ -129,7 +143,7 @@ class Request:
             raise ValueError("strength says how far to move away from a video; there is none")
         if not self.prompt.strip() and not media:
             raise ValueError("the prompt is empty; say in a sentence what the clip shows")
-        if self.sound_only and (given := [name for name in OF_VIDEO if getattr(self, name) is not None]):
+        if self.sound_only and (given := [name for name in VIDEO_FIELDS if getattr(self, name) is not None]):
             raise ValueError(f"sound_only draws a sound without a video; it goes without {', '.join(given)}")
         if self.negative_prompt is not None and not self.negative_prompt.strip():
             raise ValueError("the negative prompt is empty; leave it out to move away from no text")

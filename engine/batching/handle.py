@@ -1,4 +1,4 @@
-"""What a caller holds of a request: its state, its progress and, in the end, its result."""
+"""The future of a submitted request: its state, its progress and, in the end, its result or its error."""
 
 from __future__ import annotations
 
@@ -10,14 +10,28 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from .errors import Cancelled
-
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 
+class Full(RuntimeError):
+    """The queue has no room; nothing was taken, and a later attempt may succeed."""
+
+
+class Closed(RuntimeError):
+    """The batcher takes no more requests."""
+
+
+class Cancelled(RuntimeError):
+    """The request was cancelled, or the batcher was closed before it was done."""
+
+
+class Expired(RuntimeError):
+    """The request's deadline passed before its last step was done."""
+
+
 class State(StrEnum):
-    """From QUEUED forward, then exactly one of the last four for ever."""
+    """A request moves forward from QUEUED and ends in one of the last four. It is PREPARING while it is encoded."""
 
     QUEUED = "queued"
     PREPARING = "preparing"
@@ -44,17 +58,17 @@ class Handle(Generic[R]):
 
     ``for progress in handle`` and ``async for progress in handle`` give the newest :class:`Progress` whenever it has
     changed, and end with the request, however it ends; a request that starts again alone begins again at 0. A waiter
-    that gives up (a timeout, a cancelled task) leaves the request as it is. ``settled`` is called once, when the state
-    is final and everybody has been told.
+    that gives up (a timeout, a cancelled task) leaves the request as it is. ``on_final`` is called once, when the state
+    is final and all callbacks have run.
     """
 
-    def __init__(self, settled: Callable[[State], None]) -> None:
+    def __init__(self, on_final: Callable[[State], None] | None = None) -> None:
         self._changed = threading.Condition()
         self._state = State.QUEUED
         self._progress = Progress(0, 0)
         self._result: R | None = None
         self._error: BaseException | None = None
-        self._settled: Callable[[State], None] | None = settled
+        self._on_final = on_final
         self._watchers: list[Callable[[], None]] = []
         self._callbacks: list[Callable[[Handle[R]], object]] = []
 
@@ -63,7 +77,7 @@ class Handle(Generic[R]):
 
     @property
     def state(self) -> State:
-        """Where the request is now."""
+        """The state at this moment."""
         return self._state
 
     @property
@@ -78,9 +92,9 @@ class Handle(Generic[R]):
     def cancel(self) -> bool:
         """End the request now; whether this call is what ended it.
 
-        The handle is final at once. A place in a running batch is given back at the next step boundary.
+        The handle is final at once. A slot of a running batch is freed at the next step boundary.
         """
-        return self.settle(State.CANCELLED, error=Cancelled("the request was cancelled"))
+        return self.finish(State.CANCELLED, error=Cancelled("the request was cancelled"))
 
     def result(self, timeout: float | None = None) -> R:
         """The result, once it is there.
@@ -115,37 +129,37 @@ class Handle(Generic[R]):
         self._call(callback)
 
     def __iter__(self) -> Iterator[Progress]:
-        seen = Progress(0, 0)
-        over = False
-        while not over:
+        last = Progress(0, 0)
+        final = False
+        while not final:
             with self._changed:
-                while not self.done() and self._progress == seen:
+                while not self.done() and self._progress == last:
                     self._changed.wait()
-                newest, over = self._progress, self.done()
-            if newest != seen:
+                newest, final = self._progress, self.done()
+            if newest != last:
                 yield newest
-            seen = newest
+            last = newest
 
     async def __aiter__(self) -> AsyncIterator[Progress]:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(changed.set)
 
-        seen = Progress(0, 0)
+        last = Progress(0, 0)
         with self._changed:
             self._watchers.append(wake)
         try:
-            over = False
-            while not over:
+            final = False
+            while not final:
                 changed.clear()
                 with self._changed:
-                    newest, over = self._progress, self.done()
-                if newest != seen:
+                    newest, final = self._progress, self.done()
+                if newest != last:
                     yield newest
-                seen = newest
-                if not over:
+                last = newest
+                if not final:
                     await changed.wait()
         finally:
             with self._changed, suppress(ValueError):
@@ -160,7 +174,7 @@ class Handle(Generic[R]):
         return self.result(0)
 
     def advance(self, state: State, progress: Progress | None = None) -> bool:
-        """For the worker: the request has come further. False, and no change, when its state is final."""
+        """For the batcher: a later state or progress. False, and no change, when the state is final."""
         with self._changed:
             if self.done():
                 return False
@@ -172,15 +186,15 @@ class Handle(Generic[R]):
             wake()
         return True
 
-    def settle(self, state: State, result: R | None = None, error: BaseException | None = None) -> bool:
-        """For the worker: the end. Only the first call counts; whether this is it."""
+    def finish(self, state: State, result: R | None = None, error: BaseException | None = None) -> bool:
+        """For the batcher: the final state. Only the first call counts; whether this is it."""
         assert state in FINAL
         with self._changed:
             if self.done():
                 return False
             self._state, self._result, self._error = state, result, error
-            settled, watchers, callbacks = self._settled, self._watchers, self._callbacks
-            self._settled, self._watchers, self._callbacks = None, [], []
+            on_final, watchers, callbacks = self._on_final, self._watchers, self._callbacks
+            self._on_final, self._watchers, self._callbacks = None, [], []
             self._changed.notify_all()
         try:
             for wake in watchers:
@@ -188,8 +202,8 @@ class Handle(Generic[R]):
             for callback in callbacks:
                 self._call(callback)
         finally:
-            if settled is not None:
-                settled(state)
+            if on_final is not None:
+                on_final(state)
         return True
 
     def _call(self, callback: Callable[[Handle[R]], object]) -> None:

@@ -96,6 +96,36 @@ def test_requests_of_any_shape_come_back_in_order(engine: Engine) -> None:
         assert_same(found, engine.generate(request))
 
 
+@pytest.mark.parametrize("deterministic", [False, True], ids=["shared batches", "deterministic"])
+def test_generate_and_submit_are_one_path(engine: Engine, deterministic: bool) -> None:
+    """A request alone gives the same bits either way; deterministic ones do so whatever shares their batch."""
+    requests = [Request(PROMPT, seed=1, takes=2, **SHORT), Request(OTHER, seed=2, steps=3, seconds=0.5)]
+    with Engine(engine.components, deterministic=deterministic) as other:
+        alone = [other.generate([request]) for request in requests]
+        if deterministic:
+            handles = [other.submit(request) for request in requests]
+            submitted = [handle.result(60) for handle in handles]
+        else:
+            submitted = [other.submit(request).result(60) for request in requests]
+    for expected, found in zip(alone, submitted, strict=True):
+        for one, two in zip(expected, found, strict=True):
+            assert np.array_equal(one.frames, two.frames) and np.array_equal(one.waveform, two.waveform)
+            assert one.provenance == two.provenance
+
+
+@pytest.mark.parametrize("deterministic", [False, True], ids=["shared batches", "deterministic"])
+def test_steps_are_reported_with_their_latents(engine: Engine, deterministic: bool) -> None:
+    """Of the requests that are stepped together, in steps 1 to the longest of them."""
+    requests = [Request(PROMPT, seed=1, takes=2, **SHORT), Request(OTHER, seed=2, steps=1, seconds=0.5, video_lead=0.0)]
+    calls: list[tuple[int, int, int, int]] = []
+    with Engine(engine.components, deterministic=deterministic) as other:
+        other.generate(requests, on_step=lambda k, n, z: calls.append((k, n, len(z.video), len(z.audio))))
+    if deterministic:
+        assert calls == [(k, 4, 1, 2) for k in (1, 2, 3, 4)] + [(1, 1, 1, 1)]
+    else:
+        assert calls == [(k, 4, 2, 3) for k in (1, 2, 3, 4)]
+
+
 # Takes
 
 
