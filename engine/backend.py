@@ -15,7 +15,7 @@ from .memory import Memory
 from .model.denoiser import Denoiser
 from .pipeline import Pipeline, PreparedRequest
 from .sampling.batch import Batch
-from .sampling.conditioning_cache import ConditioningCache
+from .sampling.conditioning_cache import CAPACITY, ConditioningCache
 from .sampling.job import Job
 from .sampling.loop import StepCallback, run_batch
 from .sampling.sequential import SequentialBatch, batch_of
@@ -23,14 +23,23 @@ from .types import Clip, Latents
 
 
 class ModelBackend:
-    """A :class:`~syncflow.engine.batching.Backend`. ``deterministic``: the requests of a batch share no rows."""
+    """A :class:`~syncflow.engine.batching.Backend`. ``deterministic``: the requests of a batch share no rows.
+
+    ``cache_bytes``: how much is kept of the texts and schedules of earlier requests.
+    """
 
     def __init__(
-        self, components: Components, pipeline: Pipeline, denoiser: Denoiser, *, deterministic: bool = False
+        self,
+        components: Components,
+        pipeline: Pipeline,
+        denoiser: Denoiser,
+        *,
+        deterministic: bool = False,
+        cache_bytes: int = CAPACITY,
     ) -> None:
         self.components, self.pipeline, self.denoiser = components, pipeline, denoiser
         self.deterministic = deterministic
-        self.conditioning_cache = ConditioningCache(denoiser)
+        self.conditioning_cache = ConditioningCache(denoiser, cache_bytes)
 
     @cached_property
     def memory_model(self) -> Memory:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property, partial
@@ -21,16 +23,17 @@ from .pipeline import Pipeline, PreparedRequest
 from .runtime.choice import choose
 from .runtime.threads import limit_threads
 from .runtime.timing import Workload
-from .sampling.conditioning_cache import ConditioningCache
+from .sampling.conditioning_cache import CAPACITY, ConditioningCache
 from .sampling.job import Job
 from .sampling.loop import StepCallback
 from .sampling.trial import make_step
 from .settings import check_settings, make_request, make_requests
 from .types import Clip, Latents, Request
-from .validation import check_names, file_path, refuse, text
+from .validation import check_names, file_path, refuse, text, whole_between
 
 BUNDLED = "pretrained/syncflow-tiny"
-OF_ENGINE = ("precision", "deterministic", "limits", "policy")
+FORKABLE = ("torch", "torch-plain", "native")  # those that compute with one thread in a forked child
+OF_ENGINE = ("precision", "deterministic", "limits", "policy", "cache_bytes")
 ENGINE_ALIASES = {"dtype": "precision", "torch_dtype": "precision"}
 
 
@@ -52,6 +55,7 @@ class Engine:
         deterministic: bool = False,
         limits: Limits | None = None,
         policy: Policy | None = None,
+        cache_bytes: int = CAPACITY,
     ) -> None:
         self.components = components
         self.config = components.config
@@ -63,7 +67,14 @@ class Engine:
         self.chosen = choose(runtime, components.ddit, self.places, precision, workload(self.config.sequence))
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.code(components), self.device)
-        self.backend = ModelBackend(components, self.pipeline, self.denoiser, deterministic=deterministic)
+        self.backend = ModelBackend(
+            components,
+            self.pipeline,
+            self.denoiser,
+            deterministic=deterministic,
+            cache_bytes=whole_between("cache_bytes", cache_bytes, 0, 1 << 62),
+        )
+        self._process = os.getpid()
         self.limits, self.policy = limits or Limits(), policy or Policy()
 
     @classmethod
@@ -79,7 +90,8 @@ class Engine:
         loads a model for the first time, about a second, and stores the result; :meth:`describe` gives the times and
         the reason for the choice. ``settings`` are those of the engine: ``precision``, by default "float32";
         ``deterministic``: the bits of a clip do not depend on the other requests of its batch; ``limits`` and
-        ``policy`` of batching. Raises ``ValueError`` for a folder that is no package or does not match its checksums,
+        ``policy`` of batching; ``cache_bytes``: how much is kept of the texts and schedules of earlier requests, by
+        default 1 GiB. Raises ``ValueError`` for a folder that is no package or does not match its checksums,
         and for a runtime that is not available.
         """
         check_names(list(settings), OF_ENGINE, ENGINE_ALIASES, "an engine")
@@ -133,6 +145,7 @@ class Engine:
         ``on_step(step, steps, latents)`` is called after every step; ``progress`` shows a bar on a terminal. Raises
         ``ValueError`` for a request that is not valid.
         """
+        self._check_process()
         prepared = [self.pipeline.prepare(item) for item in make_requests(request, settings)]
         clips: list[list[Clip]] = [[] for _ in prepared]
         most = 1 if self.backend.deterministic else self.limits.batch
@@ -155,13 +168,16 @@ class Engine:
         fit into memory, :class:`~syncflow.engine.batching.Full` when too many wait, and
         :class:`~syncflow.engine.batching.Closed` after :meth:`drain` or :meth:`close`.
         """
+        self._check_process()
         prepared = self.pipeline.prepare(make_request(request, settings))
         return self.batcher.submit(prepared, priority=priority, deadline=deadline)
 
     @cached_property
     def batcher(self) -> Batcher[PreparedRequest, Job, Latents, list[Clip]]:
         """The queue and the threads behind :meth:`submit`; they start with the first request."""
-        return Batcher(self.backend, self.limits, self.policy)
+        found: Batcher[PreparedRequest, Job, Latents, list[Clip]] = Batcher(self.backend, self.limits, self.policy)
+        weakref.finalize(self, found.abandon).atexit = False
+        return found
 
     @property
     def conditioning_cache(self) -> ConditioningCache:
@@ -172,6 +188,14 @@ class Engine:
     def memory(self) -> Memory:
         """Predictions of the device memory that requests take."""
         return self.backend.memory_model
+
+    def _check_process(self) -> None:
+        """Refuse a forked child where the libraries of the runtime would wait for threads of the parent for ever."""
+        if os.getpid() != self._process and (self.chosen.runtime not in FORKABLE or self.device.type != "cpu"):
+            raise RuntimeError(
+                f"the process was forked after this engine was loaded, and the runtime {self.chosen.runtime} on "
+                f"{self.device} does not work in the child; load an engine in the child"
+            )
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no more requests and wait until all have ended, at most ``timeout`` seconds; whether they have."""

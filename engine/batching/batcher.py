@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, Self, TypeVar
 
+from ..forking import remember
 from .handle import FINAL, Cancelled, Closed, Expired, Handle, State
 from .policy import Limits, Policy
 from .request_state import Phase, RequestState, without_frames
@@ -26,6 +27,7 @@ Q = TypeVar("Q")  # request
 J = TypeVar("J")  # job: an encoded request
 L = TypeVar("L")  # latents
 R = TypeVar("R")  # result
+FORKED = "the process was forked after the engine had begun to work; load an engine in the child"
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +54,7 @@ class Batcher(Generic[Q, J, L, R]):
         self._changed = threading.Condition()
         self._scheduler: Scheduler[RequestState[Q, J, R]] = Scheduler(limits, policy or Policy())
         self._statistics = Statistics(clock())
-        self._draining = self._closing = False
+        self._draining = self._closing = self._abandoned = self._forked = False
         self._batches: dict[ShapeGroup[RequestState[Q, J, R]], RunningBatch[Q, J, L, R]] = {}
         self._thread_ids: set[int] = set()
         self._encoders = ThreadPoolExecutor(limits.prepare_threads, "syncflow-prepare", self._register_thread)
@@ -60,6 +62,7 @@ class Batcher(Generic[Q, J, L, R]):
         self._step_thread = threading.Thread(target=self._run, name="syncflow-step", daemon=True)
         self._step_thread.start()
         atexit.register(self.close)
+        remember(self)
 
     # Called from any thread
 
@@ -82,6 +85,8 @@ class Batcher(Generic[Q, J, L, R]):
             timeout=deadline,
         )
         with self._changed:
+            if self._forked:
+                raise Closed(FORKED)
             if self._draining or self._closing:
                 raise Closed("no more requests are taken: the batcher is closing")
             self._scheduler.submit(state)
@@ -110,7 +115,21 @@ class Batcher(Generic[Q, J, L, R]):
         assert threading.get_ident() not in self._thread_ids, "a callback cannot wait for its own end"
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(self._is_idle, timeout)
+            return self._forked or self._changed.wait_for(self._is_idle, timeout)
+
+    def abandon(self) -> None:
+        """Take no more requests, and end the threads once those that were submitted are final; returns at once."""
+        with self._changed:
+            self._draining = self._abandoned = True
+            self._changed.notify_all()
+
+    def after_fork(self) -> None:
+        """In a forked child, which has none of the threads: its requests are cancelled, and none is taken."""
+        self._changed = threading.Condition()
+        self._closing = self._forked = True
+        atexit.unregister(self.close)
+        for request in tuple(self._scheduler.requests):
+            request.handle.after_fork(Cancelled(FORKED))
 
     def close(self) -> None:
         """Cancel the requests that are not final, and end the threads once the work in progress is done.
@@ -120,7 +139,7 @@ class Batcher(Generic[Q, J, L, R]):
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        if threading.get_ident() in self._thread_ids:
+        if self._forked or threading.get_ident() in self._thread_ids:
             return
         self._step_thread.join()
         self._encoders.shutdown()
@@ -179,7 +198,7 @@ class Batcher(Generic[Q, J, L, R]):
         self._register_thread()
         failure: BaseException | None = None
         try:
-            while not self._closing:
+            while not self._may_end():
                 self._expire_overdue()
                 self._remove_finished()
                 self._step_or_wait()
@@ -215,7 +234,7 @@ class Batcher(Generic[Q, J, L, R]):
             now = self._clock()
             decision = self._scheduler.next_step(now)
             if decision is None:
-                if not self._closing:
+                if not self._may_end():
                     due = max(self._scheduler.next_event() - now, 0.0)
                     self._changed.wait(min(due, threading.TIMEOUT_MAX))
                 return
@@ -291,8 +310,13 @@ class Batcher(Generic[Q, J, L, R]):
                 request.handle.finish(State.FAILED, error=error)
         self._batches.clear()
         self._remove(requests)
+        if self._abandoned:
+            atexit.unregister(self.close)
 
     # Shared
+
+    def _may_end(self) -> bool:
+        return self._closing or (self._abandoned and self._is_idle())
 
     def _is_idle(self) -> bool:
         return not self._scheduler.requests and self._statistics.finished.total() == self._statistics.submitted

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 R = TypeVar("R")
@@ -70,7 +71,7 @@ class Handle(Generic[R]):
         self._error: BaseException | None = None
         self._on_final = on_final
         self._watchers: list[Callable[[], None]] = []
-        self._callbacks: list[Callable[[Handle[R]], object]] = []
+        self._callbacks: list[tuple[Callable[[Handle[R]], object], Callable[[], None]]] = []
 
     def __repr__(self) -> str:
         return f"<Handle {self._state} {self._progress.done}/{self._progress.steps}>"
@@ -117,16 +118,32 @@ class Handle(Generic[R]):
                 raise TimeoutError(f"the request is still {self._state} after {timeout:g} s")
         return self._error
 
+    def cancelled(self) -> bool:
+        """Whether the request was cancelled."""
+        return self._state is State.CANCELLED
+
     def add_done_callback(self, callback: Callable[[Handle[R]], object]) -> None:
         """Call back with the handle once its state is final, or now if it is.
 
-        It is called in whichever thread ends the request, which may be the one that steps: keep it short.
+        Called from an event loop, as ``asyncio.wait`` does, the callback runs in that loop. Otherwise it runs in
+        whichever thread ends the request, which may be the one that steps: keep it short.
         """
+        call = partial(self._call, callback)
+        with suppress(RuntimeError):  # there is no running loop
+            call = partial(self._call_in, asyncio.get_running_loop(), callback)
         with self._changed:
             if not self.done():
-                self._callbacks.append(callback)
+                self._callbacks.append((callback, call))
                 return
-        self._call(callback)
+        call()
+
+    def remove_done_callback(self, callback: Callable[[Handle[R]], object]) -> int:
+        """Forget a callback that has not run; how often it had been added."""
+        with self._changed:
+            kept = [pair for pair in self._callbacks if pair[0] != callback]
+            removed = len(self._callbacks) - len(kept)
+            self._callbacks = kept
+        return removed
 
     def __iter__(self) -> Iterator[Progress]:
         last = Progress(0, 0)
@@ -199,12 +216,23 @@ class Handle(Generic[R]):
         try:
             for wake in watchers:
                 wake()
-            for callback in callbacks:
-                self._call(callback)
+            for _, call in callbacks:
+                call()
         finally:
             if on_final is not None:
                 on_final(state)
         return True
+
+    def after_fork(self, error: BaseException) -> None:
+        """For the batcher, in a forked child: the request is cancelled here, and nobody else is told."""
+        self._changed = threading.Condition()
+        self._on_final, self._watchers, self._callbacks = None, [], []
+        if not self.done():
+            self._state, self._error = State.CANCELLED, error
+
+    def _call_in(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Handle[R]], object]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(callback, self)
 
     def _call(self, callback: Callable[[Handle[R]], object]) -> None:
         try:
