@@ -102,23 +102,24 @@ def open_package(path: str | Path) -> Package:
     return Package(path, ModelConfig.from_dict(settings), _digest(checksums))
 
 
-def read_json(path: Path, name: str, kind: str = "model package") -> dict[str, Any]:
+def read_json(path: Path, name: str, kind: str = "model package", *, finite: bool = True) -> dict[str, Any]:
     """The object in a file of a folder, which is of a ``kind``. Raises ``ValueError`` where there is none."""
     file = path / name
     if not file.is_file():
         raise ValueError(f"{path} is no {kind}: it has no {name}")
-    values = parse_json(file)
+    values = parse_json(file, finite=finite)
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold a JSON object")
     return values
 
 
-def parse_json(file: Path) -> Any:
-    """The value in a file, all numbers finite. Raises ``ValueError`` for anything that is not JSON."""
+def parse_json(file: Path, *, finite: bool = True) -> Any:
+    """The value in a file, with ``finite`` numbers alone. Raises ``ValueError`` for anything that is not JSON."""
+    number = _finite if finite else float
     try:
         if file.stat().st_size > MOST_JSON:
             raise ValueError(f"it has more than {MOST_JSON >> 20} MB")
-        return json.loads(file.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+        return json.loads(file.read_text(encoding="utf-8"), parse_float=number, parse_constant=number)
     except RecursionError:
         raise ValueError(f"{file} cannot be read as JSON (it is nested too deeply)") from None
     except (OSError, ValueError) as error:
