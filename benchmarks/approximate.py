@@ -151,12 +151,13 @@ def _way(engine: Engine, way: str) -> Denoiser:
 
 
 def _draw(engine: Engine, request: Request, denoiser: Denoiser, cache: ConditioningCache) -> Drawn:
-    prepared = engine.pipeline.prepare(engine.pipeline.read(request))
+    prepared = engine.pipeline.prepare(request)
+    job = engine.pipeline.encode(prepared)
     began = time.perf_counter()
-    found = sample(denoiser, [prepared.job], cache=cache)
+    found = sample(denoiser, [job], cache=cache)
     latents = Latents(found.video.cpu(), found.audio.cpu())  # which waits for the device
     seconds = time.perf_counter() - began
-    (clip,) = engine.pipeline.finish(prepared, found)
+    (clip,) = engine.pipeline.decode(prepared, found)
     return Drawn(clip, latents, seconds)
 
 

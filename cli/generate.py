@@ -140,10 +140,9 @@ def generate(
 
 def _configuration(model: Path | None) -> ModelConfig:
     """That of a package, or a preset's, for which no weights are needed."""
-    from ..engine.engine import bundled_model
     from ..engine.package import open_package
     from ..engine.presets import PRESETS
 
     if model is not None and str(model) in PRESETS and not model.exists():
         return PRESETS[str(model)]
-    return open_package(bundled_model() if model is None else model).config
+    return open_package(options.model_folder(model)).config

@@ -130,7 +130,7 @@ class Export:
         Raises ``ValueError`` for a folder that is none, was written by a newer version, belongs to another model or has
         a manifest that does not say what it should.
         """
-        manifest = read_json(path, MANIFEST, "export")
+        manifest = read_json(path, MANIFEST, "export", finite=False)  # an error may be infinite
         if manifest.get("schema") != SCHEMA:
             raise ValueError(
                 f"{path} has export schema {manifest.get('schema')}; this version reads schema {SCHEMA}, "

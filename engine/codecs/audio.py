@@ -11,7 +11,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from .files import load_weights, read_config, read_weights, skip_initialization, write_component
+from .files import (
+    bounded,
+    check_statistics,
+    load_weights,
+    read_config,
+    read_weights,
+    skip_initialization,
+    write_component,
+)
 from .seanet import Decoder, Encoder, SeanetConfig
 
 STEM = "model"
@@ -68,9 +76,11 @@ class AudioCodec(nn.Module):
                 f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} "
                 "and its latent_channels"
             )
-        with skip_initialization():
+        tensors = read_weights(folder, STEM)
+        with bounded(folder, tensors), skip_initialization():
             codec = cls(config)
-        load_weights(codec, read_weights(folder, STEM), folder)
+        load_weights(codec, tensors, folder)
+        check_statistics(codec.shift, codec.scale, folder)
         return codec.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..model import DDiT
 from ..types import Latents
 from .guidance import Branch
-from .job import Job, Known, Text, audio_noise, video_noise
+from .job import Job, Known, Text, audio_noise, text_of, video_noise
 from .latent_state import Modality
 
 
@@ -108,7 +108,7 @@ class ReferenceLoop:
         return Latents(_present(found.video).float(), _present(found.audio).float())
 
     def _text(self, job: Job, branch: Branch) -> Text:
-        return job.text if branch.text else job.negative or Text(self.model.null_text, job.text.length)
+        return text_of(job, branch.text, self.model.null_text)
 
     def _start(self, modality: Modality) -> Tensor:
         """Noise, or for a variation the known latents at the time that it starts from."""

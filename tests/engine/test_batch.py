@@ -14,7 +14,7 @@ from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.guidance import cfg, combine, sync_cfg_video, sync_guidance, text_guidance, unbridged
 from syncflow.engine.sampling.job import Text
 from syncflow.engine.sampling.oneway import OneWayBatch
-from syncflow.engine.sampling.sequential import Apart, batch_of
+from syncflow.engine.sampling.sequential import SequentialBatch, batch_of
 from syncflow.engine.sampling.streams import Streams
 
 from .plain import AUDIO_SHAPE, CONFIG, HEARING_JOBS, JOBS, Passes, assert_plain, job, randomised
@@ -103,11 +103,11 @@ def test_the_following_tower_may_move_first(models, name, data):
 @given(st.data())
 @settings(max_examples=10)
 def test_requests_come_and_go_apart(models, data):
-    come_and_go(Apart(models["adaptor"]), data.draw(st.lists(JOBS, min_size=1, max_size=3)), data)
+    come_and_go(SequentialBatch(models["adaptor"]), data.draw(st.lists(JOBS, min_size=1, max_size=3)), data)
 
 
 def test_apart_a_request_is_the_request_alone_to_the_last_bit(models):
-    jobs, together = [job(1, steps=2), job(2, steps=3, lead=1.0, takes=(5, 6))], Apart(models["adaptor"])
+    jobs, together = [job(1, steps=2), job(2, steps=3, lead=1.0, takes=(5, 6))], SequentialBatch(models["adaptor"])
     together.join(jobs)
     for _ in range(6):
         together.step()
@@ -289,6 +289,31 @@ def test_equal_prompts_are_projected_once(asked):
     run(asked.model, [first, replace(second, text=first.text)], cache)
     run(asked.model, [replace(second, text=first.text, negative=Text(first.text.states, 2))], cache)
     assert asked.prompts == 1 + 1
+
+
+def test_texts_are_equal_by_their_key_or_their_values(asked):
+    """Not by their tensor: a prompt that is encoded again is the same text."""
+    cache, one = ConditioningCache(asked.model), job(1).text
+    other = job(2).text
+    for text in (one, Text(one.states.clone(), one.length), Text(one.states.clone(), 2), other):
+        cache.texts([text])
+    assert asked.prompts == 2
+    for text in (Text(one.states, 4, "a ball"), Text(one.states.clone(), 4, "a ball"), Text(one.states, 4, "a cube")):
+        cache.texts([text])
+    assert asked.prompts == 2 + 2
+
+
+def test_a_request_without_a_prompt_reads_the_null_text(asked):
+    """In its full length; what stands for the absence of a prompt shares its keys and values."""
+    cache, model = ConditioningCache(asked.model), asked.model
+    null, plain = Text(model.null_text, len(model.null_text)), job(1, guidance=cfg(1.0))
+    found = run(model, [replace(plain, text=None)], cache)
+    expected = run(model, [replace(plain, text=null)])
+    assert torch.equal(found.latents.video, expected.latents.video)
+    assert torch.equal(found.latents.audio, expected.latents.audio)
+    before = asked.prompts
+    run(model, [job(2)], cache)
+    assert asked.prompts == before + 1
 
 
 def test_times_are_embedded_once_a_schedule(asked):

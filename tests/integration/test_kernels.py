@@ -61,7 +61,7 @@ def request(**settings):
 
 
 def prepared(engine, **settings):
-    return engine.pipeline.prepare(engine.pipeline.read(request(**settings))).job
+    return engine.pipeline.encode(engine.pipeline.prepare(request(**settings)))
 
 
 def test_velocities(engine, monkeypatch):
