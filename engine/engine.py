@@ -22,7 +22,7 @@ from .runtime.timing import Workload
 from .sampling.batch import Batch
 from .sampling.conditioning_cache import ConditioningCache
 from .sampling.loop import StepCallback, sample
-from .sampling.sequential import Apart, batch_of
+from .sampling.sequential import SequentialBatch, batch_of
 from .sampling.trial import stepper
 from .types import Clip, Latents, Request
 
@@ -166,7 +166,7 @@ class Engine:
             cost=lambda read: self.memory.predict(read.sequence, read.plan, read.request.takes).request,
             prepare=self.pipeline.prepare,
             make=lambda _: _Seats(
-                Apart(model, self.conditioning_cache)
+                SequentialBatch(model, self.conditioning_cache)
                 if self.deterministic
                 else batch_of(model, self.conditioning_cache)
             ),
@@ -214,7 +214,7 @@ class Engine:
 class _Seats:
     """A batch as the batcher steps it: its members are prepared requests."""
 
-    def __init__(self, batch: Batch | Apart) -> None:
+    def __init__(self, batch: Batch | SequentialBatch) -> None:
         self.batch = batch
         self.leave, self.step, self.progress = batch.leave, batch.step, batch.progress
 

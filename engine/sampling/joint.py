@@ -23,8 +23,8 @@ class JointBatch(Batch):
             layout = lay_out_jointly(video, audio)
             rows = layout.rows
             index = {
-                "track": self._tensor([row.track for row in rows]),
-                "text": self._text_index([(row.track, row.branch.text) for row in rows]),
+                "sample": self._tensor([row.sample for row in rows]),
+                "text": self._text_index([(row.sample, row.branch.text) for row in rows]),
                 "static": self._tensor([row.branch.static for row in rows]),
                 "muted": self._tensor([row.branch.muted for row in rows]),
                 "bridged": self._tensor(list(range(layout.bridged))),
@@ -46,13 +46,13 @@ class JointBatch(Batch):
             return {}, index
         static = index["static"] if any(row.branch.static for row in layout.rows) else None
         muted = index["muted"] if any(row.branch.muted for row in layout.rows) else None
-        z_a, times_a = self._audio_rows(index["track"], muted)
+        z_a, times_a = self._audio_rows(index["sample"], muted)
         if not layout.bridged and not layout.video:  # a sound alone
             return {"audio": self.model.audio_pass(AudioInputs(z_a, times_a, self.text, index["text"]))[0]}, index
-        z_v, times_v = self._video_rows(index["track"], static)
+        z_v, times_v = self._video_rows(index["sample"], static)
         reference = None
         if self.jobs[0].reference is not None:  # then all have one, of the same length
-            reference = self.reference[index["track"][: layout.bridged]].to(z_a)
+            reference = self.reference[index["sample"][: layout.bridged]].to(z_a)
         inputs = JointInputs(
             z_v,
             z_a,

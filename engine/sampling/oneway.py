@@ -1,6 +1,6 @@
 """Steps of a one-way model: the tower that reads nothing leads, the other follows (``step_plan.py``).
 
-What the following rows read of a leading track that stands still is kept.
+What the following rows read of a leading modality that stands still is kept.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class OneWayBatch(Batch):
     def _rows(self, name: str, modality: Modality, rows: Sequence[BranchRow]) -> Index:
         owners = self.owner if modality == "audio" else range(len(self.jobs))
         return {
-            f"{name}_track": self._tensor([row.track for row in rows]),
-            f"{name}_text": self._text_index([(owners[row.track], row.text) for row in rows]),
+            f"{name}_sample": self._tensor([row.sample for row in rows]),
+            f"{name}_text": self._text_index([(owners[row.sample], row.text) for row in rows]),
             f"{name}_replaced": self._tensor([row.replaced for row in rows]),
         }
 
-    def _settle(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
-        super()._settle(jobs, video, audio)
+    def _stack_latents(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
+        super()._stack_latents(jobs, video, audio)
         if jobs and self.leader == "video":
             patch = self.model.config.patch
             _, _, frames, height, width = self.video.latents.shape
@@ -81,20 +81,20 @@ class OneWayBatch(Batch):
         """What the leading tower does waits for nothing of the following one, here or in the steps that come."""
         layout, index = self._planned(video, audio)
         if self.leader == "video":
-            leads, follows, still = self.video, self.audio, _still(video)
+            leads, follows, standing = self.video, self.audio, _standing(video)
         else:
-            leads, follows, still = self.audio, self.video, _still(audio)
+            leads, follows, standing = self.audio, self.video, _standing(audio)
         self.streams.lead()
         velocities, context = self._lead(layout, index)
         with self.streams.follow(*context, *follows.moving):
             following = self._follow(layout, index, context)
-            if self.streams.apart:
+            if self.streams.overlap:
                 self._move(following, index, follows)
-        if self.streams.apart:
+        if self.streams.overlap:
             self._move(velocities, index, leads)
         else:
             self._move({**velocities, **following}, index, leads, follows)
-        self._keep(layout.contexts, context, still)
+        self._keep(layout.contexts, context, standing)
 
     def _lead(self, layout: StepPlan, index: Index) -> tuple[dict[Modality, Tensor], Context]:
         """What moves the leading modality, and all contexts: those that were kept and those of this step."""
@@ -119,7 +119,7 @@ class OneWayBatch(Batch):
 
     def _video(self, layout: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
         static = _replaced(layout, index, name)
-        rows = *self._video_rows(index[f"{name}_track"], static), self.text, index[f"{name}_text"]
+        rows = *self._video_rows(index[f"{name}_sample"], static), self.text, index[f"{name}_text"]
         if name == "leading":
             num_outputs = _fewer(layout.num_outputs, layout.leading)
             context_rows = index["context_rows"] if layout.context_rows else None
@@ -134,7 +134,7 @@ class OneWayBatch(Batch):
 
     def _audio(self, layout: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
         muted = _replaced(layout, index, name)
-        rows = *self._audio_rows(index[f"{name}_track"], muted), self.text, index[f"{name}_text"]
+        rows = *self._audio_rows(index[f"{name}_sample"], muted), self.text, index[f"{name}_text"]
         if name == "leading":
             inputs = AudioInputs(*rows, num_outputs=_fewer(layout.num_outputs, layout.leading))
             velocity, contexts = self.model.audio_pass(inputs)
@@ -149,22 +149,22 @@ class OneWayBatch(Batch):
     # What is kept
 
     def _leave(self, stay: Sequence[int]) -> None:
-        tracks = stay
+        samples = stay
         if self.leader == "audio":
-            tracks = [track for track, owner in enumerate(self.owner) if owner in set(stay)]
-        self._keep(self.contexts, self.context, {track: place for place, track in enumerate(tracks)})
+            samples = [sample for sample, owner in enumerate(self.owner) if owner in set(stay)]
+        self._keep(self.contexts, self.context, {sample: place for place, sample in enumerate(samples)})
 
     def _keep(self, rows: Sequence[BranchRow], context: Context, places: Mapping[int, int]) -> None:
-        """Keep, of the contexts of leading ``rows``, those of tracks that have a place, under that place.
+        """Keep, of the contexts of leading ``rows``, those of samples that have a place, under that place.
 
         Copied only when others are to be kept than before: what a pass has returned is not ours beyond the step, and
         what does not change stays the same tensor.
         """
-        keep = [i for i, row in enumerate(rows) if row.track in places]
+        keep = [i for i, row in enumerate(rows) if row.sample in places]
         if keep != list(range(len(self.contexts))):
             index = self._tensor(keep) if keep else None
             self.context = [] if index is None else [part[index] for part in context]
-        self.contexts = tuple(replace(rows[i], track=places[rows[i].track]) for i in keep)
+        self.contexts = tuple(replace(rows[i], sample=places[rows[i].sample]) for i in keep)
 
 
 def _fewer(num_outputs: int, rows: Sequence[BranchRow]) -> int | None:
@@ -177,9 +177,9 @@ def _replaced(layout: StepPlan, index: Index, name: str) -> Tensor | None:
     return index[f"{name}_replaced"] if any(row.replaced for row in rows) else None
 
 
-def _still(weights: Sequence[Weights]) -> dict[int, int]:
-    """The tracks that do not move, under their own places."""
-    return {track: track for track, of_track in enumerate(weights) if of_track is None}
+def _standing(weights: Sequence[Weights]) -> dict[int, int]:
+    """The samples that do not move, under their own places."""
+    return {sample: sample for sample, of_sample in enumerate(weights) if of_sample is None}
 
 
 def _reads(rows: Sequence[BranchRow]) -> bool:

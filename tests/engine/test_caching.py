@@ -20,7 +20,7 @@ from syncflow.engine.sampling.caching import cache_phases_of
 from syncflow.engine.sampling.guidance import GuidancePlan, cfg, combine, sync_cfg_video, sync_guidance, text_guidance
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.sampling.schedule import schedule
-from syncflow.engine.sampling.sequential import Apart, batch_of
+from syncflow.engine.sampling.sequential import SequentialBatch, batch_of
 
 from .plain import CONFIG, PLANS, Passes, assert_plain, job, randomised
 
@@ -174,8 +174,11 @@ def test_it_is_the_same_every_time(models, bridge):
     assert torch.equal(first.video, second.video) and torch.equal(first.audio, second.audio)
 
 
-def test_apart_a_request_is_the_request_alone_to_the_last_bit(models):
-    jobs, together = [job(seed, steps=4, guidance=every(1 + seed)) for seed in range(3)], Apart(models["adaptor"])
+def test_a_request_of_a_sequential_batch_has_the_bits_that_it_has_alone(models):
+    jobs, together = (
+        [job(seed, steps=4, guidance=every(1 + seed)) for seed in range(3)],
+        SequentialBatch(models["adaptor"]),
+    )
     together.join(jobs)
     for _ in range(4):
         together.step()

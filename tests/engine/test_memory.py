@@ -48,7 +48,7 @@ def test_views_are_their_storage():
 
 @pytest.mark.parametrize("requests", [1, 2, 4])
 def test_a_step_takes_what_is_predicted(engine, memory, requests):
-    """Without what the memo keeps for others, and with temporaries inside operations left to the allocator."""
+    """Without what the conditioning cache keeps, and with temporaries inside operations left to the allocator."""
     settings = Request(PROMPT, steps=1, video_lead=0.0, seconds=1.0)
     read = engine.pipeline.read(settings)
     jobs = [engine.pipeline.prepare(read).job for _ in range(requests)]
