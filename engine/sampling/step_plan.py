@@ -94,7 +94,7 @@ def audio_leads(audio_of: Sequence[int], *, audio_text: bool) -> RowMapping:
     return RowMapping(leading, following)
 
 
-def lay_out(
+def plan_step(
     mapping: RowMapping, leading: Sequence[Weights], following: Sequence[Weights], kept: Sequence[BranchRow] = ()
 ) -> StepPlan:
     """Rows for the weights of every sample; ``kept`` are leading rows whose contexts are there already."""
@@ -134,7 +134,7 @@ class JointStepPlan:
     audio_weights: Sums
 
 
-def lay_out_jointly(video: Sequence[Weights], audio: Sequence[Weights]) -> JointStepPlan:
+def plan_joint_step(video: Sequence[Weights], audio: Sequence[Weights]) -> JointStepPlan:
     """Every branch that has a weight on a modality that moves, once."""
     video_sums, audio_sums = _sums(video, JointBranchRow), _sums(audio, JointBranchRow)
     of_video, of_audio = _rows(video_sums), _rows(audio_sums)
