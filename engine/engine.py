@@ -33,7 +33,7 @@ from .validation import check_names, file_path, refuse, text, whole_between
 
 BUNDLED = "pretrained/syncflow-tiny"
 FORKABLE = ("torch", "torch-plain", "native")  # those that compute with one thread in a forked child
-OF_ENGINE = ("precision", "deterministic", "limits", "policy", "cache_bytes")
+ENGINE_SETTINGS = ("precision", "deterministic", "limits", "policy", "cache_bytes")
 ENGINE_ALIASES = {"dtype": "precision", "torch_dtype": "precision"}
 
 
@@ -94,7 +94,7 @@ class Engine:
         default 1 GiB. Raises ``ValueError`` for a folder that is no package or does not match its checksums,
         and for a runtime that is not available.
         """
-        check_names(list(settings), OF_ENGINE, ENGINE_ALIASES, "an engine")
+        check_names(list(settings), ENGINE_SETTINGS, ENGINE_ALIASES, "an engine")
         found = find_device(device)
         folder = model_folder(path)
         return cls(Components.load(folder), found, runtime=runtime, folder=folder, **settings)
