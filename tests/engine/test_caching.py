@@ -228,7 +228,7 @@ def engine() -> Engine:
 
 @pytest.mark.parametrize("interval", [0, -1, 1001, 1.5, "2"])
 def test_intervals_that_are_refused(interval):
-    with pytest.raises(ValueError, match=rf"branch_interval is {interval}; it must be a whole number from 1 to 1000"):
+    with pytest.raises(ValueError, match=rf"branch_interval is {interval!r}; it must be a whole number from 1 to 1000"):
         Request(PROMPT, branch_interval=interval)
 
 
