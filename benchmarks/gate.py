@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from syncflow.engine.engine import Engine, workload
-from syncflow.engine.runtime.choice import choose
-from syncflow.engine.runtime.timing import measure
+from syncflow.engine.runtime.selection.choose import choose
+from syncflow.engine.runtime.selection.timing import measure
 from syncflow.kernels import native
 
 LEAST_LINEAR = 0.5  # of the rate of multiply-adds alone

@@ -16,9 +16,10 @@ from .config import SequenceConfig
 from .exports import Places
 from .memory import Memory
 from .pipeline import Pipeline, Prepared, Read
-from .runtime.choice import choose
+from .runtime.selection.choose import choose
+from .runtime.selection.settings import TorchOptions
+from .runtime.selection.timing import Workload
 from .runtime.threads import limit_threads
-from .runtime.timing import Workload
 from .sampling.batch import Batch
 from .sampling.conditioning_cache import ConditioningCache
 from .sampling.loop import StepCallback, sample
@@ -43,6 +44,10 @@ class Engine:
         *,
         runtime: str = "torch",
         precision: str = "float32",
+        cuda_graphs: bool | None = None,
+        overlap: bool | None = None,
+        fp8: bool = False,
+        autotune: bool = False,
         folder: Path | None = None,
         deterministic: bool = False,
         limits: Limits | None = None,
@@ -55,31 +60,40 @@ class Engine:
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
         self.places = Places(folder, components.digest)
-        self.chosen = choose(runtime, components.ddit, self.places, precision, workload(self.config.sequence))
+        options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
+        self.chosen = choose(runtime, components.ddit, self.places, precision, task, options=options)
         self.denoiser = self.chosen.denoiser
-        self.pipeline = Pipeline(self.chosen.code(components), self.device)
+        self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device)
         self.conditioning_cache = ConditioningCache(self.denoiser)
         self.deterministic = deterministic
         self.limits, self.policy = limits or Limits(), policy or Policy()
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path | None = None, *, device: str = "auto", runtime: str = "auto", **settings: Any
+        cls,
+        path: str | Path | None = None,
+        *,
+        device: str = "auto",
+        runtime: str = "auto",
+        precision: str = "auto",
+        **settings: Any,
     ) -> Self:
         """Load a model package, or the bundled ``syncflow-tiny``. ``device`` "auto" takes a GPU where there is one.
 
         ``runtime`` computes the model: "auto" takes the fastest of those that need no export and of exported graphs
         (``syncflow export``) that were found right here (``syncflow verify``). On a CPU it times a step of each when it
         meets a model for the first time, about a second, and keeps the result; :meth:`describe` has the times and says
-        which it is and why. ``settings`` are those of the engine: ``precision``, "float32" unless less is enough;
-        ``deterministic``, a clip's bits do not depend on who shares its batch; ``limits`` and ``policy`` of batching.
-        Raises ``ValueError`` for a folder that is no package or does not match its checksums, and for a runtime that is
-        not there.
+        which it is and why. ``precision`` "auto" is float32 on a CPU, and bfloat16 on a GPU (float16 where that has no
+        bfloat16). ``settings`` are those of the engine: ``cuda_graphs``, ``overlap``, ``fp8`` and ``autotune``, as in
+        :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are on by default for
+        "auto" on a GPU; ``deterministic``, a clip's bits do not depend on who shares its batch; ``limits`` and
+        ``policy`` of batching. Raises ``ValueError`` for a folder that is no package or does not match its checksums,
+        for a runtime that is not there, and for a setting that does not apply.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         folder = bundled_model() if path is None else Path(path)
-        return cls(Components.load(folder), device, runtime=runtime, folder=folder, **settings)
+        return cls(Components.load(folder), device, runtime=runtime, precision=precision, folder=folder, **settings)
 
     def describe(self) -> dict[str, Any]:
         """The model, the device, and who computes on it, why and how.
@@ -133,10 +147,13 @@ class Engine:
         ]
         read = [self.pipeline.read(item) for item in requests]
         clips: list[list[Clip]] = [[] for _ in read]
-        with _bar(progress, on_step) as step:
+        with _ProgressBar(progress) as bar:
             for places in _equal([one.shape for one in read], 1 if self.deterministic else self.limits.batch):
                 prepared = [self.pipeline.prepare(read[i]) for i in places]
-                latents = sample(self.denoiser, [one.job for one in prepared], step, self.conditioning_cache)
+                jobs = [one.job for one in prepared]
+                latents = sample(
+                    self.denoiser, jobs, on_step, self.conditioning_cache, bar, overlap=self.chosen.overlap
+                )
                 sounds = latents.audio.split([len(one.job.sounds) for one in prepared])
                 for k, (i, one) in enumerate(zip(places, prepared, strict=True)):
                     clips[i] = self.pipeline.finish(one, Latents(latents.video[k : k + 1], sounds[k]))
@@ -160,15 +177,15 @@ class Engine:
     @cached_property
     def batcher(self) -> Batcher[Read, Prepared, Latents, list[Clip]]:
         """The queue and the threads behind :meth:`submit`; they begin with the first request."""
-        model = self.denoiser
+        model, overlap = self.denoiser, self.chosen.overlap
         stages: Stages[Read, Prepared, Latents, list[Clip]] = Stages(
             key=lambda read: read.shape,
             cost=lambda read: self.memory.predict(read.sequence, read.plan, read.request.takes).request,
             prepare=self.pipeline.prepare,
             make=lambda _: _Seats(
-                Apart(model, self.conditioning_cache)
+                Apart(model, self.conditioning_cache, overlap=overlap)
                 if self.deterministic
-                else batch_of(model, self.conditioning_cache)
+                else batch_of(model, self.conditioning_cache, overlap=overlap)
             ),
             decode=lambda _, prepared, latents: self.pipeline.finish(prepared, latents),
         )
@@ -240,24 +257,22 @@ def _equal(keys: Sequence[object], most: int) -> list[list[int]]:
     return [group[first : first + most] for group in places.values() for first in range(0, len(group), most)]
 
 
-class _bar:
-    """A step callback that moves a progress bar and then calls the user's."""
+class _ProgressBar:
+    """A progress bar of sampling steps."""
 
-    def __init__(self, shown: bool, on_step: StepCallback | None) -> None:
-        self.shown, self.on_step = shown, on_step
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
 
-    def __enter__(self) -> StepCallback:
+    def __enter__(self) -> Self:
         from tqdm import tqdm
 
         self.bar = tqdm(desc="sampling", unit="step", disable=not self.shown)
         return self
 
-    def __call__(self, step: int, steps: int, latents: Latents) -> None:
+    def __call__(self, step: int, steps: int) -> None:
         if step == 1:
             self.bar.total = (self.bar.total or 0) + steps
         self.bar.update(1)
-        if self.on_step is not None:
-            self.on_step(step, steps, latents)
 
     def __exit__(self, *exception: object) -> None:
         self.bar.close()

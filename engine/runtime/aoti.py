@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from ..exports import Export, GraphSpec
-from .exported import Tensors
-from .sessions import Run, Sessions
+from .exported import Run, Sessions, Tensors
 
 
 def sessions(export: Export, device: torch.device) -> Sessions:

@@ -1,4 +1,4 @@
-"""Codecs and text encoder through graphs; what no graph does, and lengths that it does not have, they do themselves."""
+"""Codecs and text encoder as exported graphs, with PyTorch for whatever no graph computes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..exports import GraphSpec
 from .exported import Graphs
 
 
-def through(parts: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> Any:
-    """``Components`` whose codecs and text encoder leave these ``graphs`` to ``run``."""
+def with_graph_codecs(parts: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> Any:
+    """``Components`` whose codecs and text encoder run these ``graphs`` with ``run``."""
     return replace(
         parts,
         video=GraphVideo(parts.video, run, graphs),

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from ..exports import Export, GraphSpec, cache_folder
-from .exported import Tensors
-from .sessions import Run, Sessions
+from .exported import Run, Sessions, Tensors
 
 FATAL = 4  # of ONNX Runtime's severities of messages
 SPIN = "50"  # us for which a thread waits awake: longer than most operators take, and short where others want the core

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from ..exports import Export, GraphSpec, Precision
-from .exported import Tensors
-from .sessions import Run, Sessions
+from .exported import Run, Sessions, Tensors
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}

@@ -21,8 +21,8 @@ from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import load_clip
 from syncflow.engine.model import DDiT
-from syncflow.engine.runtime.calibration import ALIKE
 from syncflow.engine.runtime.exported import graph_names
+from syncflow.engine.runtime.selection.calibration import TIE_RATIO
 from syncflow.kernels import native
 
 PAPERS = ("syncflow", "syncphony", "harmony")
@@ -155,7 +155,7 @@ def test_auto_times_what_was_verified(exported, monkeypatch):
     graphs = graph_names(engine.config.ddit)
     right = {p["runtime"] for p in exported.proofs if max(p["errors"][name] for name in graphs) <= BOUND}
     assert told["step_ms"].keys() == {"torch", *(("torch-plain", "native") if NATIVE else ()), *right}
-    assert min(told["step_ms"].values()) >= ALIKE * told["step_ms"][told["runtime"]]
+    assert min(told["step_ms"].values()) >= TIE_RATIO * told["step_ms"][told["runtime"]]
     request = Request(PROMPTS[0], seed=3, steps=2, seconds=0.5)
     assert min(alike(engine.generate(request), exported.engine("torch").generate(request))) >= 40
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from syncflow.engine.runtime.assemble import assemble
 from syncflow.engine.runtime.compiled import CompiledDenoiser
 from syncflow.engine.runtime.cuda_graphs.capture import eager_capture
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
-from syncflow.engine.runtime.precision import cast
+from syncflow.engine.runtime.delegate import describe
+from syncflow.engine.runtime.pytorch import cast, torch_denoiser
+from syncflow.engine.runtime.selection.settings import TorchOptions
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents
 
@@ -88,7 +89,9 @@ def test_compiled_passes_give_the_same(pair, check):
     assert compiled.describe()["compile"] == "aot_eager"
 
 
-def test_the_runtime_is_one_word(models):
-    assert isinstance(assemble(models["adaptor"], "compiled"), CompiledDenoiser)
-    assert assemble(models["adaptor"], "compiled", autotune=True).describe()["compile"] == "max-autotune"
-    assert assemble(models["adaptor"]) is models["adaptor"]
+def test_compilation_and_autotuning_are_options(models):
+    model = models["adaptor"]
+    assert isinstance(torch_denoiser(model, "float32", compiled=True), CompiledDenoiser)
+    tuned = torch_denoiser(model, "float32", TorchOptions(autotune=True), compiled=True)
+    assert describe(tuned)["compile"] == "max-autotune"
+    assert torch_denoiser(model, "float32") is model

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from syncflow.benchmarks.counts import step_flops as counted
 from syncflow.engine.presets import PRESETS
-from syncflow.engine.runtime import timing
-from syncflow.engine.runtime.estimate import step_flops
-from syncflow.engine.runtime.timing import Workload, measure, race
+from syncflow.engine.runtime.selection import timing
+from syncflow.engine.runtime.selection.timing import Workload, measure, step_flops, time_denoisers
 from syncflow.engine.sampling.guidance import text_guidance
 
 
@@ -39,7 +38,7 @@ class Steps:
 
 
 def measured(clock: Clock, steps: dict[str, Steps]) -> dict[str, float]:
-    return measure(steps, clock=clock, rest=clock.advance)
+    return measure(steps, clock=clock, pause=clock.advance)
 
 
 def test_a_median_for_each():
@@ -83,7 +82,7 @@ def workload(step=lambda denoiser: denoiser) -> Workload:
 @pytest.fixture
 def hurry(monkeypatch):
     """Turns of a moment."""
-    for name in ("REST", "TURN", "BUDGET"):
+    for name in ("PAUSE", "ROUND", "BUDGET"):
         monkeypatch.setattr(timing, name, 1e-6)
 
 
@@ -94,19 +93,19 @@ def fail(*_: object) -> None:
 def test_one_that_does_not_step_is_left_out(hurry):
     makers = {"a": lambda: fail, "b": lambda: list, "c": fail}
     with pytest.warns(UserWarning, match="the graph is broken; the runtime [ac] is left out"):
-        times, made = race(makers, workload())
+        times, made = time_denoisers(makers, workload())
     assert times.seconds.keys() == made.keys() == {"b"}
     assert times.failures == dict.fromkeys("ac", "the graph is broken")
 
 
 def test_where_none_steps_the_last_says_why(hurry):
     with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="broken"):
-        race({"a": fail, "b": lambda: fail}, workload())
+        time_denoisers({"a": fail, "b": lambda: fail}, workload())
 
 
 def test_after_a_slow_first_step_nothing_else_is_made(hurry, monkeypatch):
     monkeypatch.setattr(timing, "_seconds", lambda step: step())
-    times, made = race({"a": lambda: lambda: 4.9, "b": fail}, workload())
+    times, made = time_denoisers({"a": lambda: lambda: 4.9, "b": fail}, workload())
     assert times.seconds == {"a": 4.9} and made.keys() == {"a"}
     assert times.stopped == "a step in a takes 4.9 s, and the limit for timing others is 4 s"
 
@@ -114,7 +113,7 @@ def test_after_a_slow_first_step_nothing_else_is_made(hurry, monkeypatch):
 def test_a_first_step_that_is_slow_once_stops_nothing(hurry, monkeypatch):
     each = iter([4.9, 0.1, 0.1])
     monkeypatch.setattr(timing, "_seconds", lambda step: next(each))
-    times, _ = race({"a": lambda: list, "b": lambda: list}, workload())
+    times, _ = time_denoisers({"a": lambda: list, "b": lambda: list}, workload())
     assert times.seconds.keys() == {"a", "b"} and not times.stopped
 
 
@@ -126,6 +125,6 @@ def test_the_formula_is_near_the_count(name):
 
 def test_what_is_too_large_to_be_timed():
     tiny, large = PRESETS["syncflow-tiny"], PRESETS["syncflow-xl"]
-    assert Workload(tiny.sequence, fail).objection(tiny.ddit) == ""
-    said = Workload(large.sequence, fail).objection(large.ddit)
+    assert Workload(tiny.sequence, fail).reason_not_to_time(tiny.ddit) == ""
+    said = Workload(large.sequence, fail).reason_not_to_time(large.ddit)
     assert "GFLOP" in said and "the limit for timing it is 0.5 s" in said

@@ -10,14 +10,15 @@ import pytest
 
 from syncflow.engine.exports import STEP, Places
 from syncflow.engine.model import DDiT
-from syncflow.engine.runtime import libraries
-from syncflow.engine.runtime.choice import choose
 from syncflow.engine.runtime.compiled import CompiledDenoiser
 from syncflow.engine.runtime.exported import GraphDenoiser
-from syncflow.engine.runtime.libraries import LIBRARIES, version_of
+from syncflow.engine.runtime.selection import libraries
+from syncflow.engine.runtime.selection.choose import choose
+from syncflow.engine.runtime.selection.libraries import LIBRARIES, version_of
+from syncflow.engine.runtime.selection.settings import TorchOptions
 
-from ..plain import CONFIG
-from .exported import GRAPHS, MODEL, TORCH, exported, proof, stand_in
+from ...plain import CONFIG
+from ..exported import GRAPHS, MODEL, TORCH, exported, proof, stand_in
 
 
 @pytest.fixture
@@ -68,11 +69,11 @@ class Parts:
 
 def test_only_those_codecs_are_put_behind_graphs(model, tmp_path):
     chosen = choose("auto", model, Places(exported(tmp_path, proof("openvino")), MODEL))
-    coded = chosen.code(Parts())
+    coded = chosen.with_codecs(Parts())
     assert coded.video.graphs.keys() == {"video_decoder"}
     assert [coded.video.part, coded.audio.part, coded.text.part] == ["video", "audio", "text"]
     plain = choose("torch", model, Places(tmp_path, MODEL))
-    assert plain.code(Parts()) == Parts()
+    assert plain.with_codecs(Parts()) == Parts()
 
 
 @pytest.mark.parametrize(
@@ -139,14 +140,14 @@ def test_of_torch(model, tmp_path):
     assert isinstance(choose("compiled", model, places).denoiser, CompiledDenoiser)
     assert str(choose("torch", model, places, "bfloat16").denoiser.dtype) == "torch.bfloat16"
     with pytest.raises(ValueError, match="CUDA"):
-        choose("graphed", model, places)
+        choose("torch", model, places, options=TorchOptions(cuda_graphs=True))
 
 
 @pytest.mark.parametrize(
     ("runtime", "precision", "said"),
     [
         ("tflite", "float32", "runtime is 'tflite'; it must be one of auto, torch,"),
-        ("auto", "int8", "precision is 'int8'; it must be one of float32,"),
+        ("auto", "int8", "precision is 'int8'; it must be one of auto, float32,"),
         ("tensorrt", "float32", "does not work on cpu; it works on cuda"),
         ("aoti", "float32", "syncflow export --to aoti"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncflow.engine.runtime.processor import parse, processor
+from syncflow.engine.runtime.selection.processor import parse, processor
 
 ZEN3 = """\
 processor	: {core}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from syncflow.engine.exports import Places
-from syncflow.engine.runtime.choice import choose
-from syncflow.engine.runtime.plain import PlainTorchDenoiser
+from syncflow.engine.runtime.pytorch import PlainTorchDenoiser
+from syncflow.engine.runtime.selection.choose import choose
 from syncflow.engine.sampling.loop import sample
 from syncflow.kernels import implementation, native
 
