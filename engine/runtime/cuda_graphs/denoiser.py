@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...model.bridges import Context
-from ...model.denoiser import Denoiser, Modulation, Sight
+from ...model.denoiser import AudioInputs, Denoiser, JointInputs, Modulation, VideoContextRef, VideoInputs
 from ...types import Conditioning, Velocities
 from ..delegate import Delegate
 from .capture import Capture, CudaCapture
@@ -74,173 +74,132 @@ class CudaGraphDenoiser(Delegate):
         return super().describe() | {"cuda_graphs": True, "overlap": self.overlap, "captured_graphs": len(self.graphs)}
 
     @torch.inference_mode()
-    def video_pass(
-        self,
-        z: Tensor,
-        times: Modulation,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        heard: Context | None = None,
-        heard_of_row: Tensor | None = None,
-        prefix_of_row: Tensor | None = None,
-        num_outputs: int | None = None,
-        seen: Tensor | None = None,
-    ) -> tuple[Tensor, Context]:
+    def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows = len(z if prefix_of_row is None else prefix_of_row)
-        source = self._audio.buffer_of(heard)
+        rows, context, context_rows = inputs.num_rows, inputs.audio_context, inputs.context_rows
+        source = self._audio.buffer_of(context)
         if rows > self.max_rows:
-            outputs = self.model.video_pass(
-                z,
-                times,
-                text,
-                text_of_row,
-                heard=heard,
-                heard_of_row=heard_of_row,
-                prefix_of_row=prefix_of_row,
-                num_outputs=num_outputs,
-                seen=seen,
-            )
-            return self._record_read(source, outputs)
-        padded_outputs = _padded_outputs(num_outputs, rows)
-        inputs = {
-            "z": GraphInput(z),
-            "rows": GraphInput(times.rows),
-            "embedded": GraphInput(times.embedded),
-            **_keys_and_values(text),
-            **_indices(text_of_row=text_of_row, heard_of_row=heard_of_row, prefix_of_row=prefix_of_row, seen=seen),
-            **(_contexts(heard) if source is None else {}),
+            return self._record_read(source, self.model.video_pass(inputs))
+        padded_outputs = _padded_outputs(inputs.num_outputs, rows)
+        graph_inputs = {
+            "latents": GraphInput(inputs.latents),
+            **_modulation_inputs(inputs.modulation),
+            **_keys_and_values(inputs.text),
+            **_indices(
+                text_of_row=inputs.text_of_row,
+                audio_context_of_row=inputs.audio_context_of_row,
+                prefix_of_row=inputs.prefix_of_row,
+                context_rows=context_rows,
+            ),
+            **(_contexts(context) if source is None else {}),
         }
-        layers = 0 if heard is None else len(heard)
+        layers = 0 if context is None else len(context)
 
         def function(static: Tensors) -> tuple[Tensor, Context]:
             return self.model.video_pass(
-                static["z"],
-                Modulation(static["rows"], static["embedded"]),
-                _conditioning(static),
-                static["text_of_row"],
-                heard=_context(static, layers, source),
-                heard_of_row=static.get("heard_of_row"),
-                prefix_of_row=static.get("prefix_of_row"),
-                num_outputs=padded_outputs,
-                seen=static.get("seen"),
+                VideoInputs(
+                    static["latents"],
+                    _modulation(static),
+                    _conditioning(static),
+                    static["text_of_row"],
+                    audio_context=_context(static, layers, source),
+                    audio_context_of_row=static.get("audio_context_of_row"),
+                    prefix_of_row=static.get("prefix_of_row"),
+                    num_outputs=padded_outputs,
+                    context_rows=static.get("context_rows"),
+                )
             )
 
         (velocity, contexts), buffer = self._video.run(
-            padded_outputs, inputs, function, source=source, returns_contexts=seen is not None
+            padded_outputs, graph_inputs, function, source=source, returns_contexts=context_rows is not None
         )
-        return velocity[: rows if num_outputs is None else num_outputs], _returned_contexts(
-            buffer, contexts, 0 if seen is None else len(seen)
-        )
+        returned = _returned_contexts(buffer, contexts, 0 if context_rows is None else len(context_rows))
+        return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], returned
 
     @torch.inference_mode()
-    def audio_pass(
-        self,
-        z: Tensor,
-        times: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        context: Context | None = None,
-        sight: Sight | None = None,
-        num_outputs: int | None = None,
-    ) -> tuple[Tensor, Context]:
+    def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows, source = len(z), self._video.buffer_of(context)
+        rows, context, ref = len(inputs.latents), inputs.video_context, inputs.video_context_ref
+        source = self._video.buffer_of(context)
         if rows > self.max_rows:
-            outputs = self.model.audio_pass(
-                z, times, text, text_of_row, context=context, sight=sight, num_outputs=num_outputs
-            )
-            return self._record_read(source, outputs)
-        padded_outputs, layers, text_tokens = (
-            _padded_outputs(num_outputs, rows),
-            0 if context is None else len(context),
-            self._text_tokens(text),
-        )
-        inputs = {
-            "z": GraphInput(z),
-            "times": GraphInput(times),
+            return self._record_read(source, self.model.audio_pass(inputs))
+        padded_outputs, layers = _padded_outputs(inputs.num_outputs, rows), 0 if context is None else len(context)
+        text_tokens = self._text_tokens(inputs.text)
+        graph_inputs = {
+            "latents": GraphInput(inputs.latents),
+            "time_token": GraphInput(inputs.time_token),
             **text_tokens,
-            **(_indices(text_of_row=text_of_row) if text_tokens else {}),
+            **(_indices(text_of_row=inputs.text_of_row) if text_tokens else {}),
             **(_contexts(context) if source is None else {}),
         }
-        if sight is not None:
-            inputs["positions"] = GraphInput(sight.positions, immutable=True, exact=True)
-            inputs |= _indices(context_of_row=sight.context_of_row)
+        if ref is not None:
+            graph_inputs["positions"] = GraphInput(ref.positions, immutable=True, exact=True)
+            graph_inputs |= _indices(context_of_row=ref.context_of_row)
 
         def function(static: Tensors) -> tuple[Tensor, Context]:
             positions = static.get("positions")
             return self.model.audio_pass(
-                static["z"],
-                static["times"],
-                _conditioning(static),
-                static.get("text_of_row", static["z"]),
-                context=_context(static, layers, source),
-                sight=None if positions is None else Sight(positions, static.get("context_of_row")),
-                num_outputs=padded_outputs,
+                AudioInputs(
+                    static["latents"],
+                    static["time_token"],
+                    _conditioning(static),
+                    static.get("text_of_row", static["latents"]),
+                    video_context=_context(static, layers, source),
+                    video_context_ref=None
+                    if positions is None
+                    else VideoContextRef(positions, static.get("context_of_row")),
+                    num_outputs=padded_outputs,
+                )
             )
 
         returns_contexts = self.config.bridge == "audio_rope"
         (velocity, contexts), buffer = self._audio.run(
-            padded_outputs, inputs, function, source=source, returns_contexts=returns_contexts
+            padded_outputs, graph_inputs, function, source=source, returns_contexts=returns_contexts
         )
-        return velocity[: rows if num_outputs is None else num_outputs], _returned_contexts(buffer, contexts, rows)
+        returned = _returned_contexts(buffer, contexts, rows)
+        return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], returned
 
     @torch.inference_mode()
-    def joint_pass(
-        self,
-        z_v: Tensor,
-        z_a: Tensor,
-        times_v: Modulation,
-        times_a: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        bridged: Tensor | None = None,
-        reference: Tensor | None = None,
-        drawn_video: Tensor | None = None,
-        drawn_audio: Tensor | None = None,
-    ) -> Velocities:
+    def joint_pass(self, inputs: JointInputs) -> Velocities:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows = len(z_v)
-        outputs_of = {"drawn_video": drawn_video, "drawn_audio": drawn_audio}
+        rows, bridged_rows = len(inputs.video_latents), inputs.bridged_rows
         if rows > self.max_rows:
-            return self.model.joint_pass(
-                z_v, z_a, times_v, times_a, text, text_of_row, bridged=bridged, reference=reference, **outputs_of
-            )
-        inputs = {
-            "z_v": GraphInput(z_v),
-            "z_a": GraphInput(z_a),
-            "rows": GraphInput(times_v.rows),
-            "embedded": GraphInput(times_v.embedded),
-            "times_a": GraphInput(times_a),
-            **_keys_and_values(text),
-            **self._text_tokens(text),
-            **_indices(text_of_row=text_of_row, **outputs_of),
+            return self.model.joint_pass(inputs)
+        output_rows = {
+            "video_output_rows": inputs.video_output_rows,
+            "audio_output_rows": inputs.audio_output_rows,
         }
-        if bridged is not None:  # exact: padding would repeat a row, which the pass would then write twice
-            inputs["bridged"] = GraphInput(bridged, immutable=True, exact=True)
-        if reference is not None:
-            inputs["reference"] = GraphInput(reference, exact=bridged is not None)
+        graph_inputs = {
+            "video_latents": GraphInput(inputs.video_latents),
+            "audio_latents": GraphInput(inputs.audio_latents),
+            **_modulation_inputs(inputs.modulation),
+            "time_token": GraphInput(inputs.time_token),
+            **_keys_and_values(inputs.text),
+            **self._text_tokens(inputs.text),
+            **_indices(text_of_row=inputs.text_of_row, **output_rows),
+        }
+        if bridged_rows is not None:  # exact: padding would repeat a row, which the pass would then write twice
+            graph_inputs["bridged_rows"] = GraphInput(bridged_rows, immutable=True, exact=True)
+        if inputs.reference is not None:
+            graph_inputs["reference"] = GraphInput(inputs.reference, exact=bridged_rows is not None)
 
         def function(static: Tensors) -> tuple[Tensor | None, Tensor | None]:
+            names = "bridged_rows", "reference", "video_output_rows", "audio_output_rows"
             velocities = self.model.joint_pass(
-                static["z_v"],
-                static["z_a"],
-                Modulation(static["rows"], static["embedded"]),
-                static["times_a"],
-                _conditioning(static),
-                static["text_of_row"],
-                bridged=static.get("bridged"),
-                reference=static.get("reference"),
-                drawn_video=static.get("drawn_video"),
-                drawn_audio=static.get("drawn_audio"),
+                JointInputs(
+                    static["video_latents"],
+                    static["audio_latents"],
+                    _modulation(static),
+                    static["time_token"],
+                    _conditioning(static),
+                    static["text_of_row"],
+                    **{name: static.get(name) for name in names},
+                )
             )
             return velocities.video, velocities.audio
 
-        outputs, _ = self._joint.run(None, inputs, function)
-        counts = (rows if index is None else len(index) for index in outputs_of.values())
+        outputs, _ = self._joint.run(None, graph_inputs, function)
+        counts = (rows if index is None else len(index) for index in output_rows.values())
         video, audio = (None if one is None else one[:count] for one, count in zip(outputs, counts, strict=True))
         return Velocities(video, audio)
 
@@ -266,6 +225,14 @@ def _padded_outputs(num_outputs: int | None, rows: int) -> int | None:
 
 def _indices(**indices: Tensor | None) -> dict[str, GraphInput]:
     return {name: GraphInput(index, immutable=True) for name, index in indices.items() if index is not None}
+
+
+def _modulation_inputs(modulation: Modulation) -> dict[str, GraphInput]:
+    return {name: GraphInput(value) for name, value in modulation._asdict().items()}
+
+
+def _modulation(static: Tensors) -> Modulation:
+    return Modulation(*(static[name] for name in Modulation._fields))
 
 
 def _keys_and_values(text: Conditioning) -> dict[str, GraphInput]:

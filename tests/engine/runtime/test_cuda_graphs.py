@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from syncflow.engine.model.denoiser import Sight
+from syncflow.engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from syncflow.engine.sampling.guidance import combine, sync_guidance, text_guidance
 from syncflow.engine.sampling.sequential import batch_of
@@ -185,7 +185,7 @@ def test_texts_contexts_and_indices_are_copied_when_they_change(models, name):
     batch.join([one])
     for _ in range(9 if lead else 3):
         batch.step()
-    small = {"z", "z_v", "z_a", "rows", "embedded", "times", "times_a"}
+    small = {"latents", "video_latents", "audio_latents", "rows", "embedded", "time_token"}
     with Copies(denoiser) as copies:
         batch.step()
     assert copies.names and copies.names <= small
@@ -214,24 +214,24 @@ def test_passes_of_any_rows(models, graphed, rows, prompts, num_outputs, per_fra
     z_v, z_a = random(rows, 3, 2, 6, 4), random(rows, *AUDIO_SHAPE)
     t = torch.rand(rows, 2 if per_frame else 1, generator=generator)
     times, token = model.modulation(t, torch.full((rows,), 8.0)), model.audio_time(t[:, 0])
-    seen = torch.arange(rows).flip(0)
-    for asked in ({}, {"seen": seen}, {"seen": seen[:1], "num_outputs": num_outputs}):
-        expected, contexts = model.video_pass(z_v, times, text, text_of_row, **asked)
-        found, returned = denoiser.video_pass(z_v, times, text, text_of_row, **asked)
+    context_rows = torch.arange(rows).flip(0)
+    for options in ({}, {"context_rows": context_rows}, {"context_rows": context_rows[:1], "num_outputs": num_outputs}):
+        video = VideoInputs(z_v, times, text, text_of_row, **options)
+        expected, contexts = model.video_pass(video)
+        found, returned = denoiser.video_pass(video)
         torch.testing.assert_close(found, expected, **CLOSE)
         assert [x.shape for x in returned] == [x.shape for x in contexts]
         if not returned:
             continue
-        sight = model.sight_positions(2, 6)
+        positions = model.video_token_positions(2, 6)
         reads = torch.arange(rows) % (len(returned[0]) + 1) - 1
         for given_reads in (reads, None) if len(returned[0]) == rows else (reads,):
-            asked_of = {"sight": Sight(sight, given_reads)} | (
-                {} if given_reads is None else {"num_outputs": num_outputs}
-            )
-            right, _ = model.audio_pass(z_a, token, text, text_of_row, context=contexts, **asked_of)
-            for read in (returned, [part.clone() for part in returned]):
-                heard, _ = denoiser.audio_pass(z_a, token, text, text_of_row, context=read, **asked_of)
-                torch.testing.assert_close(heard, right, **CLOSE)
+            ref, outputs = VideoContextRef(positions, given_reads), None if given_reads is None else num_outputs
+            audio = AudioInputs(z_a, token, text, text_of_row, contexts, ref, outputs)
+            right, _ = model.audio_pass(audio)
+            for context in (returned, [part.clone() for part in returned]):
+                velocity, _ = denoiser.audio_pass(replace(audio, video_context=context))
+                torch.testing.assert_close(velocity, right, **CLOSE)
 
 
 def test_a_model_on_the_host_is_refused(models):
