@@ -171,19 +171,19 @@ def _is_valid(times: StepTimes, candidates: Collection[str]) -> bool:
     return bool(seconds) and numbers and messages and complete
 
 
-def _store(found: Calibration) -> Calibration:
+def _store(result: Calibration) -> Calibration:
     """Write a result to disk, or keep it in memory if that fails or if timing was stopped, which may be temporary."""
-    _in_memory.pop(found.key.digest, None)
-    if not found.times.stopped and _write(found):
-        return replace(found, file=found.key.file)
-    _in_memory[found.key.digest] = found
-    return found
+    _in_memory.pop(result.key.digest, None)
+    if not result.times.stopped and _write(result):
+        return replace(result, file=result.key.file)
+    _in_memory[result.key.digest] = result
+    return result
 
 
-def _write(found: Calibration) -> bool:
+def _write(result: Calibration) -> bool:
     """Write a result to a temporary file and rename it; whether that succeeded."""
-    file, part = found.key.file, ""
-    values = {"schema": SCHEMA, "key": _as_json(found.key), "times": asdict(found.times), "date": found.date}
+    file, part = result.key.file, ""
+    values = {"schema": SCHEMA, "key": _as_json(result.key), "times": asdict(result.times), "date": result.date}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(suffix=".part", prefix=".", dir=file.parent)

@@ -75,15 +75,15 @@ class RuntimeChoice:
 
     def describe(self) -> dict[str, Any]:
         """The runtime, its options, the reason for it, the times of steps, and the reasons against the others."""
-        found: dict[str, Any] = {"runtime": self.runtime, "why": self.why}
+        description: dict[str, Any] = {"runtime": self.runtime, "why": self.why}
         if isinstance(self.denoiser, GraphDenoiser) and isinstance(self.denoiser.run, Sessions):
             run = self.denoiser.run
-            found |= {**run.settings, "graphs": str(run.export.path), "codecs": list(self.codecs)}
+            description |= {**run.settings, "graphs": str(run.export.path), "codecs": list(self.codecs)}
         else:
-            found |= describe(self.denoiser) | {"overlap": self.overlap}
+            description |= describe(self.denoiser) | {"overlap": self.overlap}
         if self.calibration is not None:
-            found |= {"step_ms": self.calibration.milliseconds(), "timed": self.calibration.describe()}
-        return found | ({"others": dict(self.others)} if self.others else {})
+            description |= {"step_ms": self.calibration.milliseconds(), "timed": self.calibration.describe()}
+        return description | ({"others": dict(self.others)} if self.others else {})
 
 
 @dataclass(frozen=True)

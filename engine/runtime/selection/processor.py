@@ -64,12 +64,12 @@ def parse(cpuinfo: str) -> Processor | None:
 
 
 def _kind(block: str) -> tuple[tuple[str, str], ...]:
-    found = {}
+    fields = {}
     for line in block.splitlines():
         name, colon, value = (part.strip() for part in line.partition(":"))
         if colon and name in FIELDS:
-            found[name] = " ".join(sorted(value.split())) if name in LISTS else value
-    return tuple(sorted(found.items()))
+            fields[name] = " ".join(sorted(value.split())) if name in LISTS else value
+    return tuple(sorted(fields.items()))
 
 
 def _name(fields: dict[str, str]) -> str:

@@ -73,9 +73,9 @@ def check(pair):
 def test_compiled_passes_are_captured(pair, check):
     """The tape cannot see into a compiled function, so this stand-in for a captured graph calls it."""
     _, compiled = pair
-    graphed = CudaGraphDenoiser(compiled, capture=eager_capture)
-    check(run(graphed, JOBS[:2]))
-    told = graphed.describe()
+    denoiser = CudaGraphDenoiser(compiled, capture=eager_capture)
+    check(run(denoiser, JOBS[:2]))
+    told = denoiser.describe()
     assert told["cuda_graphs"] and told["compile"] == "aot_eager"
 
 

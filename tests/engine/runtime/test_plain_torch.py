@@ -1,4 +1,4 @@
-"""PyTorch's own operations alone: nothing of the native part computes, whoever computes beside, in whatever thread."""
+"""The runtime torch-plain: no operation runs in the C++ part, whatever other engines and threads run."""
 
 from __future__ import annotations
 

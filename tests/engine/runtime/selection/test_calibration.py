@@ -1,4 +1,4 @@
-"""What was timed is found again under the same conditions and no others; the order in which runtimes are taken."""
+"""The cache of step times: found for an equal key and no other; the ranking of runtimes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def key() -> CalibrationKey:
 
 
 class Measure:
-    """Says what was planted, and counts."""
+    """A measurement with given times, which counts its calls."""
 
     def __init__(self, times: StepTimes = TIMES) -> None:
         self.times, self.count = times, 0
@@ -54,7 +54,7 @@ def unexpected() -> StepTimes:
     raise AssertionError("it was timed")
 
 
-def test_it_is_timed_once(key):
+def test_a_key_is_measured_once(key):
     measure = Measure()
     first = load_or_measure(key, measure)
     again = load_or_measure(key, unexpected)
@@ -63,7 +63,7 @@ def test_it_is_timed_once(key):
     assert [file.name for file in key.file.parent.iterdir()] == [key.file.name]  # and nothing half written
 
 
-def test_it_is_timed_anew_where_that_is_asked_for(key):
+def test_renew_measures_again(key):
     load_or_measure(key, Measure())
     newer = StepTimes(dict.fromkeys(("torch-plain", "native", "openvino"), 0.02))
     assert load_or_measure(key, Measure(newer), renew=True).times == newer
@@ -84,7 +84,7 @@ def test_it_is_timed_anew_where_that_is_asked_for(key):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_other_conditions_are_timed_for_themselves(key, change):
+def test_another_key_is_measured_separately(key, change):
     """Also where the file of one is found in the place of the other."""
     other, planted = replace(key, **change), StepTimes(dict.fromkeys(key.candidates, 0.03))
     here = Measure(StepTimes(dict.fromkeys(replace(key, **change).candidates, 0.02)))
@@ -95,7 +95,7 @@ def test_other_conditions_are_timed_for_themselves(key, change):
     assert load_or_measure(other, unexpected).times == here.times
 
 
-def test_the_key_names_the_conditions(monkeypatch):
+def test_the_key_of_this_process(monkeypatch):
     monkeypatch.setattr(calibration.native, "instructions", lambda: "x86-64-v9")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     key = CalibrationKey.here("7", "float32", (), {"aoti": "3"})
@@ -105,7 +105,7 @@ def test_the_key_names_the_conditions(monkeypatch):
 
 
 @pytest.mark.skipif(calibration.native.LOOPS is None, reason="the native part was not built")
-def test_another_build_of_the_native_part_is_another_key(monkeypatch, tmp_path):
+def test_another_build_of_the_cpp_part_is_another_key(monkeypatch, tmp_path):
     before = CalibrationKey.here("7", "float32", (), {})
     assert len(before.versions["native"]) == 64
     (tmp_path / "_native.so").write_bytes(b"another build")
@@ -147,7 +147,7 @@ def damages():
 
 
 @pytest.mark.parametrize("name", damages())
-def test_a_damaged_file_is_ignored_and_written_anew(key, name):
+def test_a_damaged_file_is_ignored_and_replaced(key, name):
     load_or_measure(key, Measure())
     text = damages()[name](key.file.read_text())
     key.file.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -156,7 +156,7 @@ def test_a_damaged_file_is_ignored_and_written_anew(key, name):
     assert load_or_measure(key, unexpected).times == TIMES
 
 
-def test_where_the_cache_cannot_be_written_a_process_times_once(key, cache):
+def test_without_a_writable_cache_a_process_measures_once(key, cache):
     cache.write_text("a file where a folder should be")
     measure = Measure()
     assert load_or_measure(key, measure).file is None
@@ -165,7 +165,7 @@ def test_where_the_cache_cannot_be_written_a_process_times_once(key, cache):
     assert measure.count == 2 and cache.is_file()
 
 
-def test_a_file_that_cannot_be_put_in_its_place_leaves_nothing_behind(key, monkeypatch):
+def test_a_failed_rename_leaves_no_temporary_file(key, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError("no")
 
@@ -174,7 +174,7 @@ def test_a_file_that_cannot_be_put_in_its_place_leaves_nothing_behind(key, monke
     assert list(key.file.parent.iterdir()) == []
 
 
-def test_many_threads_time_once(key):
+def test_threads_measure_once(key):
     """And never two at a time."""
     measure, inside, most, found = Measure(), threading.Semaphore(1), [], []
 
@@ -197,7 +197,7 @@ def test_many_threads_time_once(key):
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.floats(1e-4, 10.0), min_size=1))
-def test_the_first_is_never_slower_than_its_share_of_the_fastest(seconds):
+def test_each_rank_is_within_the_tie_ratio_of_the_fastest_left(seconds):
     order = Calibration(CalibrationKey.here("", "float32", (), {}), StepTimes(seconds), "").ranking()
     assert sorted(order) == sorted(seconds)
     for i, name in enumerate(order):
@@ -216,19 +216,19 @@ def test_the_first_is_never_slower_than_its_share_of_the_fastest(seconds):
     ],
     ids=str,
 )
-def test_of_equally_fast_ones_the_order_is_fixed(seconds, first):
+def test_ties_have_a_fixed_order(seconds, first):
     assert Calibration(CalibrationKey.here("", "float32", (), {}), StepTimes(seconds), "").ranking()[0] == first
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, True), ("on", True), ("off", False)])
-def test_it_can_be_switched_off(monkeypatch, value, expected):
+def test_timing_can_be_switched_off(monkeypatch, value, expected):
     monkeypatch.delenv("SYNCFLOW_CALIBRATION")
     if value is not None:
         monkeypatch.setenv("SYNCFLOW_CALIBRATION", value)
     assert enabled() is expected
 
 
-def test_another_value_of_the_switch_is_refused(monkeypatch):
+def test_another_value_of_the_variable_is_refused(monkeypatch):
     monkeypatch.setenv("SYNCFLOW_CALIBRATION", "maybe")
     with pytest.raises(ValueError, match="SYNCFLOW_CALIBRATION is 'maybe'; it must be on or off"):
         enabled()

@@ -1,4 +1,4 @@
-"""Runtimes that are timed on a CPU: the fastest is taken, once, by what was planted. Exports are stand-ins."""
+"""The choice of a runtime by timing on a CPU, with given times. Exports and libraries are stand-ins."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_fastest_is_taken(wide, tmp_path, timed, monkeypatch, order):
 @built
 @pytest.mark.parametrize("slow", WITHOUT_EXPORTS)
 @pytest.mark.parametrize("times", [1.04, 1.06, 2.0, 30.0])
-def test_never_one_slower_than_its_share_of_the_fastest(wide, tmp_path, planted, slow, times):
+def test_the_choice_is_within_the_tie_ratio_of_the_fastest(wide, tmp_path, planted, slow, times):
     seconds = {name: 0.01 * (times if name == slow else 1.0) for name in WITHOUT_EXPORTS}
     planted(seconds)
     chosen = choose("auto", wide, Places(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
@@ -117,7 +117,7 @@ def test_exports_are_timed_beside_the_others(wide, tmp_path, planted):
 
 
 @built
-def test_what_is_verified_later_is_timed_then(wide, tmp_path, planted):
+def test_a_new_verification_is_timed_again(wide, tmp_path, planted):
     """And again when it is exported anew, or in another version."""
     package = exported(tmp_path)
     workload = Workload(SEQUENCE, unexpected)
@@ -134,7 +134,7 @@ def test_what_is_verified_later_is_timed_then(wide, tmp_path, planted):
 
 
 @built
-def test_a_damaged_export_is_passed_by(wide, tmp_path, planted):
+def test_a_damaged_export_is_skipped(wide, tmp_path, planted):
     """Also when it was the fastest before it was damaged."""
     package = exported(tmp_path, proof("openvino"))
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015, "openvino": 0.01})
@@ -166,7 +166,7 @@ def test_a_missing_library_is_not_timed(wide, tmp_path, planted, monkeypatch):
 
 
 @built
-def test_what_could_not_be_timed_is_said(wide, tmp_path, planted):
+def test_a_failure_is_reported_and_not_repeated(wide, tmp_path, planted):
     """And it is not tried again with every engine."""
     package = exported(tmp_path, proof("openvino"))
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015}, failures={"openvino": "no such operator"})
@@ -180,7 +180,7 @@ def test_what_could_not_be_timed_is_said(wide, tmp_path, planted):
 
 @built
 @pytest.mark.parametrize("runtime", ["torch", "torch-plain", "native", "compiled", "openvino"])
-def test_a_runtime_that_was_asked_for_is_not_timed(wide, tmp_path, timed, runtime):
+def test_a_named_runtime_is_not_timed(wide, tmp_path, timed, runtime):
     places = Places(exported(tmp_path, proof("openvino")), MODEL)
     chosen = choose(runtime, wide, places, workload=Workload(SEQUENCE, unexpected))
     assert (chosen.runtime, chosen.why) == (runtime, "it was asked for")
@@ -188,7 +188,7 @@ def test_a_runtime_that_was_asked_for_is_not_timed(wide, tmp_path, timed, runtim
 
 
 @built
-def test_it_is_timed_anew_on_demand(wide, tmp_path, planted):
+def test_renew_times_again(wide, tmp_path, planted):
     places, workload = Places(tmp_path, MODEL), Workload(SEQUENCE, unexpected)
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015})
     assert choose("auto", wide, places, workload=workload).runtime == "native"
@@ -199,7 +199,7 @@ def test_it_is_timed_anew_on_demand(wide, tmp_path, planted):
 
 
 @built
-def test_with_an_unwritable_cache_a_process_times_once(wide, tmp_path, planted):
+def test_without_a_writable_cache_a_process_times_once(wide, tmp_path, planted):
     (tmp_path / "cache").write_text("")
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015})
     for _ in range(2):
@@ -210,7 +210,7 @@ def test_with_an_unwritable_cache_a_process_times_once(wide, tmp_path, planted):
 
 @built
 def test_engines_in_threads_agree(wide, tmp_path, timed, monkeypatch):
-    """They are timed once, and by one of them."""
+    """One of them times the candidates, once."""
     for name in ("PAUSE", "ROUND", "BUDGET"):
         monkeypatch.setattr(timing, name, 0.002)
     delay, steps, found = {"torch-plain": 0.012, "torch": 0.002, "native": 0.05}, set(), []
@@ -230,14 +230,14 @@ def test_engines_in_threads_agree(wide, tmp_path, timed, monkeypatch):
     assert len(steps) == 1 and {chosen.runtime for chosen in found} == {"torch"} and len(found) == 6
 
 
-def test_where_there_is_one_runtime_nothing_is_timed(wide, tmp_path, timed, monkeypatch):
+def test_a_single_candidate_is_not_timed(wide, tmp_path, timed, monkeypatch):
     monkeypatch.setattr(native, "LOOPS", None)
     chosen = choose("auto", wide, Places(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
     assert (chosen.runtime, chosen.why) == ("torch", "there is no other runtime here")
 
 
 @built
-def test_what_is_not_timed_goes_by_a_rule(wide, tmp_path, timed, monkeypatch):
+def test_the_rule_decides_where_nothing_is_timed(wide, tmp_path, timed, monkeypatch):
     """A switch, operations that somebody has chosen, a large model, and one whose first step is slow."""
     places, workload = Places(tmp_path, MODEL), Workload(SEQUENCE, unexpected)
     expected = choose("auto", wide, places).runtime

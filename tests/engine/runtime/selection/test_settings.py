@@ -90,7 +90,7 @@ def test_a_setting_of_the_user_is_kept(runtime):
         ("torch", "auto", {"autotune": True}, H100, "autotune is an option of the runtime compiled; this one is torch"),
     ],
 )
-def test_what_does_not_apply_is_one_sentence(runtime, precision, options, device, message):
+def test_an_option_that_does_not_apply_is_refused(runtime, precision, options, device, message):
     with pytest.raises(ValueError) as error:
         resolve_settings(runtime, precision, TorchOptions(**options), device, one_way=False)
     assert str(error.value) == message
