@@ -96,10 +96,10 @@ class Engine:
         return cls(Components.load(folder), device, runtime=runtime, precision=precision, folder=folder, **settings)
 
     def describe(self) -> dict[str, Any]:
-        """The model, the device, and who computes on it, why and how.
+        """The model, the device, the runtime with its options, and the reason for it.
 
         ``step_ms`` are the milliseconds of a step in every runtime that was timed, ``timed`` when and under which
-        conditions; ``others`` says why not other runtimes.
+        conditions; ``others`` has the reason against each other runtime.
         """
         model = {"model": self.config.name, "model_hash": self.components.digest, "device": str(self.device)}
         return model | {"threads": self.threads} | self.chosen.describe()

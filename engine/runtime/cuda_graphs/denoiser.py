@@ -9,7 +9,9 @@ step has computed are read in place. Numbers of rows are padded (``static_inputs
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -34,7 +36,8 @@ class CudaGraphDenoiser(Delegate):
 
     The outputs of a pass are valid until the next call of the same pass. Contexts are valid until the call after the
     next with ``overlap``, so that the following tower can read them while the leading tower computes the next step.
-    Tensors that are given as texts, contexts or indices must not be written in place afterwards.
+    Tensors that are given as texts, contexts or indices must not be written in place afterwards. Batches of several
+    threads can use one denoiser: :meth:`operations` is a lock that each of them holds for a step.
 
     Passes of more than ``max_rows`` rows are not captured: they keep the device busy for longer than the host needs to
     launch them, and padding them would cost more than it saves. The least recently used graphs are deleted beyond
@@ -61,6 +64,7 @@ class CudaGraphDenoiser(Delegate):
         if max_bytes is None and on_cuda:
             max_bytes = int(torch.cuda.get_device_properties(model.device).total_memory * MEMORY_FRACTION)
         self.overlap, self.max_rows = overlap, max_rows
+        self._lock = threading.RLock()
         self.order = order or (CudaStreamOrder(model.device) if on_cuda else StreamOrder())
         self.graphs = GraphCache(capture or CudaCapture(model.device), self.order, max_graphs, max_bytes)
         leading = "audio" if self.config.bridge == "audio_rope" else "video"
@@ -68,6 +72,10 @@ class CudaGraphDenoiser(Delegate):
             GraphRunner(name, self.graphs, self.order, num_buffers=1 + (overlap and name == leading))
             for name in ("video", "audio", "joint")
         )
+
+    def operations(self) -> AbstractContextManager[Any]:
+        """A lock, which the sampling loop holds during a step: its passes share static inputs and output buffers."""
+        return self._lock
 
     def describe(self) -> dict[str, Any]:
         """The options that are on, and the number of captured graphs."""

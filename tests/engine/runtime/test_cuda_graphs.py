@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,31 @@ def test_requests_with_a_reference_come_and_go(models, denoisers, data):
     sounds = torch.randn(len(jobs), 4, AUDIO_SHAPE[1], generator=torch.Generator().manual_seed(1))
     jobs = [replace(one, reference=sound) for one, sound in zip(jobs, sounds, strict=True)]
     come_and_go([batch_of(denoisers["global_local", False])], batch_of(models["global_local"]), jobs, data)
+
+
+def test_batches_of_several_threads_share_a_denoiser(models):
+    denoiser, together, found = captured(models["adaptor"]), threading.Barrier(3), {}
+
+    def work(seed):
+        batch = batch_of(denoiser)
+        batch.join([job(seed, steps=4)])
+        together.wait()
+        while not batch.step():
+            pass
+        found[seed] = batch.latents
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, latents in found.items():
+        expected = batch_of(models["adaptor"])
+        expected.join([job(seed, steps=4)])
+        while not expected.step():
+            pass
+        assert_same(latents, expected.latents)
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("name", ONE_WAY)
