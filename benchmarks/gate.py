@@ -88,7 +88,7 @@ def check_linear(tries: int = TRIES) -> Check:
 
 def check_step(tries: int = TRIES) -> Check:
     """A step of the runtime that ``auto`` takes now against one in plain PyTorch, in turn."""
-    engine = Engine.from_pretrained(runtime="torch-plain")
+    engine = Engine.from_pretrained(device="cpu", runtime="torch-plain")
     model, task = engine.components.ddit, workload(engine.config.sequence)
     chosen = choose("auto", model, engine.places, "float32", task, renew=True)
     plain, own = task.start(engine.denoiser), task.start(chosen.denoiser)

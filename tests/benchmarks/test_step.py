@@ -104,9 +104,16 @@ def test_json(engine, monkeypatch, capsys):
     assert found["clock"] == "cpu"
 
 
-@pytest.mark.parametrize(("name", "words"), [("tensorflow", "runtime"), ("onnxruntime", "syncflow export")])
-def test_a_runtime_that_is_not_there(monkeypatch, capsys, name, words):
-    monkeypatch.setattr(sys, "argv", ["syncflow", "bench", "step", "--runtimes", name])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--runtimes", "tensorflow"), "runtime"),
+        (("--runtimes", "onnxruntime"), "syncflow export"),
+        (("--runtimes", "native", "--fp8"), "fp8 is an option of the runtimes auto, torch, compiled"),
+    ],
+)
+def test_a_runtime_or_option_that_is_not_there(monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr(sys, "argv", ["syncflow", "bench", "step", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
