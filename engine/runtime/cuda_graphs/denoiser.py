@@ -146,6 +146,7 @@ class CudaGraphDenoiser(Delegate):
 
         def function(static: Tensors) -> tuple[Tensor, Context]:
             positions = static.get("positions")
+            reference = None if positions is None else VideoContextRef(positions, static.get("context_of_row"))
             return self.model.audio_pass(
                 AudioInputs(
                     static["latents"],
@@ -153,9 +154,7 @@ class CudaGraphDenoiser(Delegate):
                     _conditioning(static),
                     static.get("text_of_row", static["latents"]),
                     video_context=_context(static, layers, source),
-                    video_context_ref=None
-                    if positions is None
-                    else VideoContextRef(positions, static.get("context_of_row")),
+                    video_context_ref=reference,
                     num_outputs=padded_outputs,
                 )
             )
