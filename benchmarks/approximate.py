@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from syncflow.engine.cost.request import request_cost
 from syncflow.engine.engine import Engine
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.assemble import assemble
@@ -25,7 +26,6 @@ from syncflow.engine.sampling.loop import sample
 from syncflow.engine.types import Clip, Latents, Request
 from syncflow.training.evaluation import evaluate_generation
 
-from .plan import explain
 from .step import PROMPTS
 
 INTERVALS = ((0.1, 0.9), (0.2, 0.8))
@@ -113,7 +113,7 @@ def compare(
             one = _draw(engine, replace(request, **option.settings), ways[option.way], memos[option.way])
             drawn[option.name].append(one)
             progress(1)
-    flops = {option.name: explain(engine.config, replace(asked[0], **option.settings)).total for option in every}
+    flops = {option.name: request_cost(engine.config, replace(asked[0], **option.settings)).total for option in every}
     ms = {name: 1e3 * statistics.median(one.seconds for one in of_option) for name, of_option in drawn.items()}
     prompts = [request.prompt for request in asked]
     return [

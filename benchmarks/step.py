@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from syncflow.engine.cost.flops import flops
 from syncflow.engine.engine import Engine, workload
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.choice import Chosen, choose
@@ -30,7 +31,6 @@ from syncflow.kernels.launch import implementation
 
 from . import instructions
 from .bare import LIBRARIES, Bare
-from .flops import flops
 
 PROMPTS = (
     "a large red rubber ball bounces on a wooden floor",

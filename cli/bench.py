@@ -165,6 +165,23 @@ def approximate(
 
 
 @app.command()
+def flops(
+    presets: Annotated[Names, typer.Argument(help="Presets to count; all by default.", show_default=False)] = None,
+    json: options.Json = False,
+) -> None:
+    """Count the FLOPs of a preset's parts and samples, and what one more branch or take adds to a step."""
+    from ..engine.config import preset
+    from ..engine.cost import breakdown
+    from ..engine.presets import PRESETS
+
+    configs = {name: preset(name) for name in presets or PRESETS}
+    if json:
+        options.show_json(breakdown.to_dict(configs))
+    else:
+        print(breakdown.tables(configs))
+
+
+@app.command()
 def kernels(
     aot: Annotated[
         str | None, typer.Option(help="Compile for this architecture (sm_90, sm_100) instead of timing; needs no GPU.")

@@ -117,9 +117,9 @@ def generate(
         takes=takes,
     )
     if plan:
-        from ..benchmarks.plan import explain
+        from ..engine.cost.request import request_cost
 
-        found = explain(_configuration(model), request)
+        found = request_cost(_configuration(model), request)
         if json:
             options.show_json(found.to_dict())
         else:

@@ -13,8 +13,8 @@ import torch
 from .batching import Batcher, Handle, Limits, Policy, Stages
 from .components import Components
 from .config import SequenceConfig
+from .cost.memory import MemoryEstimator
 from .exports import Places
-from .memory import Memory
 from .pipeline import Pipeline, Prepared, Read
 from .runtime.choice import choose
 from .runtime.threads import limit_threads
@@ -175,9 +175,9 @@ class Engine:
         return Batcher(stages, self.limits, self.policy)
 
     @cached_property
-    def memory(self) -> Memory:
-        """Predictions of what requests take of the device's memory."""
-        return Memory(self.components)
+    def memory(self) -> MemoryEstimator:
+        """Estimates of the device memory of requests."""
+        return MemoryEstimator(self.components)
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no more requests and wait until all have ended, at most ``timeout`` seconds; whether they have."""

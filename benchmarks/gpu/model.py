@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from ...engine.config import DDiTConfig, ModelConfig, SequenceConfig, preset
+from ...engine.cost.flops import flops
+from ...engine.cost.jobs import synthetic_job
 from ...engine.model import DDiT
 from ...engine.model.audio import AudioLayer, ModalityAdaptor
 from ...engine.model.denoiser import Denoiser
@@ -28,8 +30,6 @@ from ...engine.sampling.job import Job, Text
 from ...engine.sampling.reference import ReferenceLoop
 from ...engine.sampling.sequential import batch_of
 from ...kernels.launch import implementation
-from ..flops import flops
-from ..jobs import job as sampling_job
 from .machine import roofline_of
 from .stages import Item, Run
 
@@ -137,7 +137,7 @@ def _denoiser(run: Run, way: str) -> Denoiser:
 
 def _jobs(run: Run, batch: int, steps: int) -> list[Job]:
     """Clips of the model's own size with two branches, both modalities at a shared time; prompts are random."""
-    one = sampling_job(_config(run), steps, lead=0.0)
+    one = synthetic_job(_config(run), steps, lead=0.0)
     states = [torch.randn(one.text.states.shape) for _ in range(batch)]
     return [replace(one, seed=i, text=Text(text, one.text.length)) for i, text in enumerate(states)]
 
@@ -193,7 +193,7 @@ def _step_flops(smoke: bool) -> int:
     with torch.device("meta"):
         model = DDiT(config.ddit).eval().requires_grad_(False)
     one = batch_of(model)
-    one.join([sampling_job(config, 2, lead=0.0)])
+    one.join([synthetic_job(config, 2, lead=0.0)])
     return flops(one.step)
 
 

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from ... import kernels
 from ...engine.config import preset
+from ...engine.cost.flops import flops
 from ...kernels.launch import Launch
 from ...kernels.reference_ops import rotation
-from ..flops import flops
 
 PRESETS = ("syncflow-xl", "syncflow-tiny")
 BATCHES = (1, 4, 16)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncflow.benchmarks.counts import step_flops as counted
+from syncflow.engine.cost.breakdown import step_flops as counted
 from syncflow.engine.presets import PRESETS
 from syncflow.engine.runtime import timing
 from syncflow.engine.runtime.estimate import step_flops
