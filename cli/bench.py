@@ -170,9 +170,8 @@ def flops(
     json: options.Json = False,
 ) -> None:
     """Count the FLOPs of a preset's parts and samples, and what one more branch or take adds to a step."""
-    from ..engine.config import preset
     from ..engine.cost import breakdown
-    from ..engine.presets import PRESETS
+    from ..engine.presets import PRESETS, preset
 
     configs = {name: preset(name) for name in presets or PRESETS}
     if json:

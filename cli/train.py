@@ -35,7 +35,7 @@ def train(
     model: Annotated[Path | None, typer.Option(help="Model package to start from instead of the run's own.")] = None,
 ) -> None:
     """Train the codecs and the three stages: video, audio with the video frozen, joint."""
-    from ..engine.config import preset as named
+    from ..engine.presets import preset as named
     from ..training import recipes
     from ..training.config import STAGES
 

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from ...engine.config import DDiTConfig, ModelConfig, SequenceConfig, preset
+from ...engine.config import DDiTConfig, ModelConfig, SequenceConfig
 from ...engine.cost.flops import flops
 from ...engine.cost.jobs import synthetic_job
 from ...engine.model import DDiT
 from ...engine.model.audio import AudioLayer, ModalityAdaptor
 from ...engine.model.denoiser import Denoiser
 from ...engine.model.video import STDiTBlock
+from ...engine.presets import preset
 from ...engine.runtime.cuda_graphs.capture import called
 from ...engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
 from ...engine.runtime.delegate import describe

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ... import kernels
-from ...engine.config import preset
 from ...engine.cost.flops import flops
+from ...engine.presets import preset
 from ...kernels.launch import Launch
 from ...kernels.reference_ops import rotation
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from syncflow.engine.config import DDiTConfig, ModelConfig, SequenceConfig, preset
+from syncflow.engine.config import DDiTConfig, ModelConfig, SequenceConfig
 from syncflow.engine.cost.breakdown import (
     TAKES,
     FlopBreakdown,
@@ -17,6 +17,7 @@ from syncflow.engine.cost.breakdown import (
     step_overhead,
 )
 from syncflow.engine.cost.jobs import synthetic_job
+from syncflow.engine.presets import preset
 from syncflow.engine.sampling.guidance import (
     Direction,
     combine,
