@@ -90,7 +90,7 @@ def check_step(tries: int = TRIES) -> Check:
     """A step of the runtime that ``auto`` takes now against one in plain PyTorch, in turn."""
     engine = Engine.from_pretrained(runtime="torch-plain")
     model, task = engine.components.ddit, workload(engine.config.sequence)
-    chosen = choose("auto", model, engine.places, "float32", task, renew=True)
+    chosen = choose("auto", model, engine.export_locations, "float32", task, renew=True)
     plain, own = task.start(engine.denoiser), task.start(chosen.denoiser)
 
     def ratio() -> float:

@@ -115,7 +115,9 @@ def runtimes(engine: Engine, names: Sequence[str]) -> dict[str, Chosen]:
     """
     ways: dict[str, Chosen] = {}
     for name in names:
-        chosen = choose(name, engine.components.ddit, engine.places, workload=workload(engine.config.sequence))
+        chosen = choose(
+            name, engine.components.ddit, engine.export_locations, workload=workload(engine.config.sequence)
+        )
         ways[name if name == chosen.runtime else f"{name} ({chosen.runtime})"] = chosen
     return ways
 

@@ -88,13 +88,13 @@ def calibrate(
     """Which runtime `auto` takes on this CPU and what a step takes in each, timed now if it is not known yet."""
     from ..engine.components import Components
     from ..engine.engine import workload
-    from ..engine.exports import Places
+    from ..engine.exports import ExportLocations
     from ..engine.runtime.choice import choose
 
     folder = options.model_folder(model)
     parts = Components.load(folder)
-    places, step = Places(folder, parts.digest), workload(parts.config.sequence)
-    chosen = choose("auto", parts.ddit, places, precision, step, renew=renew)
+    locations, step = ExportLocations(folder, parts.digest), workload(parts.config.sequence)
+    chosen = choose("auto", parts.ddit, locations, precision, step, renew=renew)
     if json:
         options.show_json({"model": parts.config.name, "precision": precision, **chosen.describe()})
         return

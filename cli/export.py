@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from . import options, proofs
+from . import options, verification
 
 if TYPE_CHECKING:
     from ..engine.components import Components
@@ -71,8 +71,10 @@ def export(
     folder = _destination(package, output)
     components = Components.load(package.path)
     found = [_write(components, folder, format, device=device, precision=dtype, codecs=codecs) for format in formats]
-    runtimes = [proofs.installed(one, device) if verify else [] for one in found]
-    proofs.show([proofs.prove(components, *pair, device) for pair in zip(found, runtimes, strict=True)], json=json)
+    runtimes = [verification.installed_runtimes(one, device) if verify else [] for one in found]
+    verification.show(
+        [verification.verify_export(components, *pair, device) for pair in zip(found, runtimes, strict=True)], json=json
+    )
 
 
 def _write(components: Components, folder: Path, format: Format, **how: Any) -> Export:
@@ -93,7 +95,7 @@ def _write(components: Components, folder: Path, format: Format, **how: Any) -> 
 def _write_repository(model: Path, output: Path | None, precision: Precision, *, codecs: bool, json: bool) -> None:
     """A model repository for Triton, with the ONNX graphs that there are, or that are written first."""
     from ..engine.components import Components
-    from ..engine.exports import Export, Places
+    from ..engine.exports import Export, ExportLocations
     from ..engine.package import open_package
     from ..export.triton_server.repository import check_target, write_repository
 
@@ -101,7 +103,7 @@ def _write_repository(model: Path, output: Path | None, precision: Precision, *,
         raise ValueError(f"say where the model repository goes: `syncflow export MODEL OUT --to {TRITON_SERVER}`")
     check_target(output)
     package = open_package(model)
-    folder = Places(package.path, package.digest).find("onnx", "cpu", precision)
+    folder = ExportLocations(package.path, package.digest).find("onnx", "cpu", precision)
     if folder is None:
         components = Components.load(package.path)
         export = _write(components, _destination(package, None), "onnx", precision=precision, codecs=codecs)

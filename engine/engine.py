@@ -14,7 +14,7 @@ from .batching import Batcher, Handle, Limits, Policy, Stages
 from .components import Components
 from .config import SequenceConfig
 from .cost.memory import MemoryEstimator
-from .exports import Places
+from .exports import ExportLocations
 from .pipeline import Pipeline, Prepared, Read
 from .runtime.choice import choose
 from .runtime.threads import limit_threads
@@ -54,8 +54,8 @@ class Engine:
         self.threads = limit_threads()
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
-        self.places = Places(folder, components.digest)
-        self.chosen = choose(runtime, components.ddit, self.places, precision, workload(self.config.sequence))
+        self.export_locations = ExportLocations(folder, components.digest)
+        self.chosen = choose(runtime, components.ddit, self.export_locations, precision, workload(self.config.sequence))
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.code(components), self.device)
         self.conditioning_cache = ConditioningCache(self.denoiser)

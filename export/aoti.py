@@ -20,11 +20,11 @@ from torch._inductor.exc import InvalidCxxCompiler
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
-from ..engine.exports import Port
+from ..engine.exports import TensorSpec
 from .graphs import Graph
 
 
-def compile_graph(graph: Graph, path: Path) -> dict[str, Port]:
+def compile_graph(graph: Graph, path: Path) -> dict[str, TensorSpec]:
     """Write ``graph`` to ``path`` (``.pt2``), for the device of its inputs. -> what it gives, by name.
 
     Raises ``ValueError`` where there is no compiler.
@@ -33,7 +33,7 @@ def compile_graph(graph: Graph, path: Path) -> dict[str, Port]:
         return _compile(graph, path)
 
 
-def _compile(graph: Graph, path: Path) -> dict[str, Port]:
+def _compile(graph: Graph, path: Path) -> dict[str, TensorSpec]:
     program = trace(graph)
     on_cpu = next(iter(graph.inputs.values())).device.type == "cpu"
     if on_cpu:
@@ -77,7 +77,7 @@ def _forget_assumptions(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _outputs(program: ExportedProgram, graph: Graph) -> dict[str, Port]:
+def _outputs(program: ExportedProgram, graph: Graph) -> dict[str, TensorSpec]:
     """Types and lengths of what a program gives, in the names of the free axes."""
     placeholders = {node.name: node for node in program.graph.nodes}
     given = [placeholders[name].meta["val"] for name in program.graph_signature.user_inputs]
@@ -86,12 +86,12 @@ def _outputs(program: ExportedProgram, graph: Graph) -> dict[str, Port]:
         assert tensor.ndim == example.ndim, name
         names |= {str(tensor.shape[axis]): label for axis, label in graph.dynamic.get(name, {}).items()}
     found = [placeholders[name].meta["val"] for name in program.graph_signature.user_outputs]
-    return {name: _port(tensor, names) for name, tensor in zip(graph.outputs, found, strict=True)}
+    return {name: _spec(tensor, names) for name, tensor in zip(graph.outputs, found, strict=True)}
 
 
-def _port(tensor: Tensor, names: Mapping[str, str]) -> Port:
+def _spec(tensor: Tensor, names: Mapping[str, str]) -> TensorSpec:
     lengths = (
         length if isinstance(length, int) else re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(length))
         for length in tensor.shape
     )
-    return Port(str(tensor.dtype).removeprefix("torch."), tuple(lengths))
+    return TensorSpec(str(tensor.dtype).removeprefix("torch."), tuple(lengths))

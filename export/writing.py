@@ -19,7 +19,7 @@ from safetensors.torch import save
 from .. import __version__
 from ..engine.components import Components
 from ..engine.config import ModelConfig
-from ..engine.exports import CONSTANTS, Device, Export, Format, GraphSpec, Port, Precision, folder_name
+from ..engine.exports import CONSTANTS, Device, Export, Format, GraphSpec, Precision, TensorSpec, folder_name
 from ..engine.package import sha256
 from ..engine.runtime.exported import graph_names
 from ..engine.runtime.precision import DTYPES, cast
@@ -100,7 +100,7 @@ def write_export(
                 missing[graph.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
                 file.unlink(missing_ok=True)
                 continue
-            inputs = {name: _port(example, graph.dynamic.get(name, {})) for name, example in graph.inputs.items()}
+            inputs = {name: _spec(example, graph.dynamic.get(name, {})) for name, example in graph.inputs.items()}
             axes = axes_of(graph, components.config)
             graphs[graph.name] = GraphSpec(file.name, inputs, outputs, bounded(axes) if format == "tensorrt" else axes)
         _write_constants(components, part / CONSTANTS)
@@ -122,12 +122,12 @@ def write_export(
 
 
 @torch.inference_mode()
-def _check_freedom(graph: Graph, outputs: Mapping[str, Port], config: ModelConfig) -> None:
+def _check_freedom(graph: Graph, outputs: Mapping[str, TensorSpec], config: ModelConfig) -> None:
     """That no length that depends on the inputs has become a number."""
     (other,) = (case for case in cases_of(axes_of(graph, config)) if case.name == "other")
     found = graph.module(*inputs_of(graph, other).values())
-    ((name, port),) = outputs.items()
-    for axis, (stated, length) in enumerate(zip(port.shape, found.shape, strict=True)):
+    ((name, spec),) = outputs.items()
+    for axis, (stated, length) in enumerate(zip(spec.shape, found.shape, strict=True)):
         if isinstance(stated, int) and stated != length:
             raise ValueError(f"axis {axis} of {name} became {stated} for all inputs")
 
@@ -144,7 +144,7 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _writer(format: Format, config: ModelConfig) -> Callable[[Graph, Path], dict[str, Port]]:
+def _writer(format: Format, config: ModelConfig) -> Callable[[Graph, Path], dict[str, TensorSpec]]:
     if format == "aoti":
         from .aoti import compile_graph
 
@@ -153,11 +153,11 @@ def _writer(format: Format, config: ModelConfig) -> Callable[[Graph, Path], dict
         from .tensorrt.building import build_graph
 
         return partial(build_graph, config=config)
-    from .onnx import export_graph, read_ports
+    from .onnx import export_graph, read_specs
 
-    def write(graph: Graph, path: Path) -> dict[str, Port]:
+    def write(graph: Graph, path: Path) -> dict[str, TensorSpec]:
         export_graph(graph.module, graph.inputs, graph.dynamic, graph.outputs, path)
-        _, outputs = read_ports(path)
+        _, outputs = read_specs(path)
         return outputs
 
     return write
@@ -172,8 +172,8 @@ def _write_constants(components: Components, path: Path) -> None:
     path.write_bytes(save({name: tensor.detach().float().cpu().contiguous() for name, tensor in constants.items()}))
 
 
-def _port(example: torch.Tensor, free: dict[int, str]) -> Port:
-    return Port(
+def _spec(example: torch.Tensor, free: dict[int, str]) -> TensorSpec:
+    return TensorSpec(
         str(example.dtype).removeprefix("torch."),
         tuple(free.get(axis, length) for axis, length in enumerate(example.shape)),
     )

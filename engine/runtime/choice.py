@@ -21,7 +21,7 @@ import torch
 
 from ...kernels import native
 from ...kernels.launch import current_implementation
-from ..exports import STEP, Export, Places, Precision, Proof
+from ..exports import STEP, Export, ExportLocations, Precision, VerificationResult
 from ..model import DDiT
 from ..model.denoiser import Denoiser
 from . import calibration, libraries
@@ -49,25 +49,25 @@ Makers = dict[str, Callable[[], Denoiser]]
 class Chosen:
     """A denoiser, the name of its runtime and why it is this one; ``others`` says why it is none of them.
 
-    ``proof`` is what ``syncflow verify`` found of the runtime on this processor, if it was asked; ``calibration`` what
-    was timed, if the choice was made by that.
+    ``verification`` is what ``syncflow verify`` found of the runtime on this processor, if it was asked;
+    ``calibration`` what was timed, if the choice was made by that.
     """
 
     denoiser: Denoiser
     runtime: str
     why: str
-    proof: Proof | None = None
+    verification: VerificationResult | None = None
     others: Mapping[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
 
     @property
     def codecs(self) -> tuple[str, ...]:
         """Graphs of codecs and text encoder that this runtime was found to compute rightly, and faster than PyTorch."""
-        proof = self.proof
-        if proof is None or not isinstance(self.denoiser, GraphDenoiser):
+        result = self.verification
+        if result is None or not isinstance(self.denoiser, GraphDenoiser):
             return ()
-        graphs = set(proof.errors) - set(graph_names(self.denoiser.config))
-        return tuple(sorted(name for name in graphs if proof.holds([name]) and proof.speed(name) > 1))
+        graphs = set(result.errors) - set(graph_names(self.denoiser.config))
+        return tuple(sorted(name for name in graphs if result.within_bound([name]) and result.speedup(name) > 1))
 
     def code(self, parts: Any) -> Any:
         """``Components`` whose codecs and text encoder are computed by this runtime where that was found to pay."""
@@ -92,13 +92,13 @@ class Chosen:
 def choose(
     runtime: str,
     model: DDiT,
-    places: Places,
+    locations: ExportLocations,
     precision: str = "float32",
     workload: Workload | None = None,
     *,
     renew: bool = False,
 ) -> Chosen:
-    """Who computes the passes of ``model``, whose exports lie in ``places``, on the device where it is.
+    """Who computes the passes of ``model``, whose exports lie in ``locations``, on the device where it is.
 
     ``workload`` is the step that ``auto`` may time on a CPU; ``renew`` times it anew, whatever is known. Raises
     ``ValueError`` for a runtime or precision that there is not, or whose library, device or graphs are missing, or that
@@ -110,13 +110,13 @@ def choose(
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(DTYPES)}")
     wanted = typed("Precision", precision)
     if runtime == "auto":
-        return _automatic(model, places, wanted, workload, renew=renew)
+        return _automatic(model, locations, wanted, workload, renew=renew)
     if runtime in LIBRARIES:
-        export = export_for(runtime, model, places, wanted)
-        proof = _proof(export, runtime, model, wanted)
-        if proof is not None and (fault := _fault(proof, model)):
+        export = export_for(runtime, model, locations, wanted)
+        result = _find_result(export, runtime, model, wanted)
+        if result is not None and (fault := _fault(result, model)):
             raise ValueError(f"the runtime {runtime} computes this model wrongly in {precision}: {fault}")
-        return Chosen(libraries.load(runtime, export, model, wanted), runtime, ASKED, proof)
+        return Chosen(libraries.load(runtime, export, model, wanted), runtime, ASKED, result)
     if runtime == "native":
         return Chosen(NativeDDiT(cast(model, DTYPES[precision])), runtime, ASKED)
     if runtime == "torch-plain":
@@ -146,24 +146,26 @@ def _makers(model: DDiT) -> Makers:
     return makers
 
 
-def _automatic(model: DDiT, places: Places, precision: Precision, workload: Workload | None, *, renew: bool) -> Chosen:
-    verified: dict[str, tuple[Export, Proof]] = {}
+def _automatic(
+    model: DDiT, locations: ExportLocations, precision: Precision, workload: Workload | None, *, renew: bool
+) -> Chosen:
+    verified: dict[str, tuple[Export, VerificationResult]] = {}
     others: dict[str, str] = {}
     for runtime in LIBRARIES:
         try:
-            export = export_for(runtime, model, places, precision)
-            proof = _proof(export, runtime, model, precision)
-            others[runtime] = _unverified(export, proof, runtime, model, precision)
+            export = export_for(runtime, model, locations, precision)
+            result = _find_result(export, runtime, model, precision)
+            others[runtime] = _unverified(export, result, runtime, model, precision)
         except ValueError as error:
             others[runtime] = str(error)
             continue
-        if proof is not None and not others[runtime]:
-            verified[runtime] = export, proof
+        if result is not None and not others[runtime]:
+            verified[runtime] = export, result
     if workload is None or device_of(model) != "cpu":
         return _by_rule(model, precision, verified, others)
     if why := _untimed(model, workload):
         return _by_rule(model, precision, verified, others, f"not timed: {why}")
-    return _by_time(model, places, precision, workload, verified, others, renew=renew)
+    return _by_time(model, locations, precision, workload, verified, others, renew=renew)
 
 
 def _untimed(model: DDiT, workload: Workload) -> str:
@@ -177,28 +179,28 @@ def _untimed(model: DDiT, workload: Workload) -> str:
 
 def _by_time(
     model: DDiT,
-    places: Places,
+    locations: ExportLocations,
     precision: Precision,
     workload: Workload,
-    verified: Mapping[str, tuple[Export, Proof]],
+    verified: Mapping[str, tuple[Export, VerificationResult]],
     others: dict[str, str],
     *,
     renew: bool,
 ) -> Chosen:
     """The fastest of what is there, by times that are known or measured now."""
     makers, exports = _makers(cast(model, DTYPES[precision])), {}
-    for runtime, (export, proof) in verified.items():
+    for runtime, (export, result) in verified.items():
         try:
-            exports[runtime] = f"{libraries.fingerprint(runtime)} {_fingerprint(export, proof)}"
+            exports[runtime] = f"{libraries.fingerprint(runtime)} {_fingerprint(export, result)}"
         except ValueError as error:
             others[runtime] = str(error)
             continue
-        makers[runtime] = partial(_load, runtime, export, proof, model, precision)
+        makers[runtime] = partial(_load, runtime, export, result, model, precision)
     if len(makers) == 1:
         (only,) = makers
         return Chosen(makers[only](), only, "there is no other runtime here", None, others)
     shape = _hash({"ddit": model.config.to_dict(), "sequence": workload.sequence.to_dict()})
-    key = Key.here(places.model or shape, precision, tuple(makers), exports)
+    key = Key.here(locations.model or shape, precision, tuple(makers), exports)
     made: dict[str, Denoiser] = {}
 
     def measure() -> Times:
@@ -237,22 +239,24 @@ def _reason(found: Calibration, runtime: str) -> str:
 def _by_rule(
     model: DDiT,
     precision: Precision,
-    verified: Mapping[str, tuple[Export, Proof]],
+    verified: Mapping[str, tuple[Export, VerificationResult]],
     others: dict[str, str],
     untimed: str = "",
 ) -> Chosen:
     """The fastest by what ``syncflow verify`` measured, else what is usually the fastest without exports."""
-    faster: dict[str, tuple[Export, Proof]] = {}
-    for runtime, (export, proof) in verified.items():
+    faster: dict[str, tuple[Export, VerificationResult]] = {}
+    for runtime, (export, result) in verified.items():
         try:
-            others[runtime] = _stale(runtime, proof) if proof.speed() > 1 else "not faster than what needs no export"
+            others[runtime] = (
+                _stale(runtime, result) if result.speedup() > 1 else "not faster than what needs no export"
+            )
         except ValueError as error:
             others[runtime] = str(error)
         if not others[runtime]:
-            faster[runtime] = export, proof
+            faster[runtime] = export, result
     note = f"; {untimed}" if untimed else ""
-    for runtime, (export, proof) in sorted(faster.items(), key=lambda item: -item[1][1].speed()):
-        here, otherwise = proof.seconds[STEP]
+    for runtime, (export, result) in sorted(faster.items(), key=lambda item: -item[1][1].speedup()):
+        here, otherwise = result.seconds[STEP]
         why = f"the fastest that was verified: {1000 * here:.3g} ms a step, {1000 * otherwise:.3g} without exports"
         try:
             loaded = libraries.load(runtime, export, model, precision)
@@ -261,14 +265,14 @@ def _by_rule(
             continue
         slower = {name: f"{1000 * p.seconds[STEP][0]:.3g} ms a step" for name, (_, p) in faster.items()}
         rest = {name: said or slower[name] for name, said in others.items() if name != runtime}
-        return Chosen(loaded, runtime, why + note, proof, rest)
+        return Chosen(loaded, runtime, why + note, result, rest)
     runtime, denoiser = without_exports(model, precision)
     return Chosen(denoiser, runtime, f"no other runtime was verified to be faster{note}", None, others)
 
 
-def _load(runtime: str, export: Export, proof: Proof, model: DDiT, precision: Precision) -> Denoiser:
+def _load(runtime: str, export: Export, result: VerificationResult, model: DDiT, precision: Precision) -> Denoiser:
     """A verified export. Raises ``ValueError`` for one that cannot be loaded or needs to be verified again."""
-    if why := _stale(runtime, proof):
+    if why := _stale(runtime, result):
         raise ValueError(why)
     return libraries.load(runtime, export, model, precision)
 
@@ -278,46 +282,48 @@ def _passed_by(error: ValueError) -> str:
     return str(error)
 
 
-def _proof(export: Export, runtime: str, model: DDiT, precision: Precision) -> Proof | None:
+def _find_result(export: Export, runtime: str, model: DDiT, precision: Precision) -> VerificationResult | None:
     """What was found of a runtime on this processor."""
-    return export.proof(runtime, device_of(model), precision, str(processor(model.device)))
+    return export.find_result(runtime, device_of(model), precision, str(processor(model.device)))
 
 
-def _unverified(export: Export, proof: Proof | None, runtime: str, model: DDiT, precision: Precision) -> str:
+def _unverified(
+    export: Export, result: VerificationResult | None, runtime: str, model: DDiT, precision: Precision
+) -> str:
     """Why a runtime may not be taken without being asked for; nothing if it was found right on this processor."""
-    if proof is None:
-        places = export.elsewhere(runtime, device_of(model), precision, str(processor(model.device)))
-        if places:
-            return f"verified on {places[0] or 'an unknown processor'}, not on this one; run `syncflow verify` here"
+    if result is None:
+        processors = export.other_processors(runtime, device_of(model), precision, str(processor(model.device)))
+        if processors:
+            return f"verified on {processors[0] or 'an unknown processor'}, not on this one; run `syncflow verify` here"
         return "not verified on this kind of device; `syncflow verify` does it"
-    return _fault(proof, model)
+    return _fault(result, model)
 
 
-def _stale(runtime: str, proof: Proof) -> str:
+def _stale(runtime: str, result: VerificationResult) -> str:
     """What is said of a runtime that was verified in another version; nothing of one that was verified in this.
 
     Imports the library. Raises ``ValueError`` where it is missing.
     """
     installed = libraries.version_of(runtime)
-    if proof.version == installed:
+    if result.version == installed:
         return ""
-    return f"version {proof.version} was verified, and {installed} is installed; run `syncflow verify` again"
+    return f"version {result.version} was verified, and {installed} is installed; run `syncflow verify` again"
 
 
-def _fault(proof: Proof, model: DDiT) -> str:
+def _fault(result: VerificationResult, model: DDiT) -> str:
     """What is wrong with a runtime; nothing if all graphs of the model are right."""
-    wrong = [name for name in graph_names(model.config) if not proof.holds([name])]
+    wrong = [name for name in graph_names(model.config) if not result.within_bound([name])]
     if not wrong:
         return ""
-    error = proof.errors.get(wrong[0])
-    return f"{wrong[0]} " + ("fails" if error is None else f"is off by {error:.1e}, more than {proof.bound:g}")
+    error = result.errors.get(wrong[0])
+    return f"{wrong[0]} " + ("fails" if error is None else f"is off by {error:.1e}, more than {result.bound:g}")
 
 
-def _fingerprint(export: Export, proof: Proof) -> str:
+def _fingerprint(export: Export, result: VerificationResult) -> str:
     """Of the files of an export as they lie there, and of the version that was verified."""
     files = {name: export.path / name for name in export.checksums}
     changed = {name: file.stat().st_mtime_ns if file.is_file() else None for name, file in files.items()}
-    return f"{proof.version} {_hash([dict(export.checksums), changed])[:16]}"
+    return f"{result.version} {_hash([dict(export.checksums), changed])[:16]}"
 
 
 def _hash(values: Any) -> str:

@@ -13,7 +13,7 @@ from syncflow.engine.exports import Export
 from syncflow.engine.package import sha256
 from syncflow.engine.runtime import aoti
 from syncflow.export import writing
-from syncflow.export.verifying import graph_error
+from syncflow.export.verification import graph_error
 
 from ..engine.plain import CONFIG, SEQUENCE, randomised
 

@@ -39,7 +39,7 @@ class Exported:
 
     package: Path
     runtimes: tuple[str, ...]
-    proofs: list[dict]
+    results: list[dict]
     engines: dict[str, Engine] = field(default_factory=dict)
 
     def engine(self, runtime: str) -> Engine:
@@ -76,8 +76,8 @@ def exported(request, tmp_path_factory) -> Exported:
         assert not one["missing"]
     code, out, err = call("verify", package, "--json")
     assert code == 0, err
-    proofs = [proof for one in json.loads(out)["exports"] for proof in one["runtimes"]]
-    return Exported(package, tuple(proof["runtime"] for proof in proofs), proofs)
+    results = [result for one in json.loads(out)["exports"] for result in one["runtimes"]]
+    return Exported(package, tuple(result["runtime"] for result in results), results)
 
 
 def small(name: str) -> Components:
@@ -112,13 +112,15 @@ def test_every_runtime_computes_every_graph(exported):
     """Velocities, and what they are made of, within 1e-4 of PyTorch's."""
     config = exported.engine("torch").config
     assert set(exported.runtimes) >= {"onnxruntime", "openvino"}
-    for proof in exported.proofs:
-        found = proof["errors"]
+    for result in exported.results:
+        found = result["errors"]
         assert set(graph_names(config.ddit)) <= found.keys()
-        assert max(found.values()) <= BOUND, proof["runtime"]
-        assert proof["seconds"]["step"][0] > 0
+        assert max(found.values()) <= BOUND, result["runtime"]
+        assert result["seconds"]["step"][0] > 0
     if config.name == "syncflow-tiny":
-        assert all(found.keys() >= CODECS for found in (p["errors"] for p in exported.proofs if p["runtime"] != "aoti"))
+        assert all(
+            found.keys() >= CODECS for found in (p["errors"] for p in exported.results if p["runtime"] != "aoti")
+        )
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=str)
@@ -153,7 +155,7 @@ def test_auto_times_what_was_verified(exported, monkeypatch):
     engine = Engine.from_pretrained(exported.package)
     told = engine.describe()
     graphs = graph_names(engine.config.ddit)
-    right = {p["runtime"] for p in exported.proofs if max(p["errors"][name] for name in graphs) <= BOUND}
+    right = {p["runtime"] for p in exported.results if max(p["errors"][name] for name in graphs) <= BOUND}
     assert told["step_ms"].keys() == {"torch", *(("torch-plain", "native") if NATIVE else ()), *right}
     assert min(told["step_ms"].values()) >= ALIKE * told["step_ms"][told["runtime"]]
     request = Request(PROMPTS[0], seed=3, steps=2, seconds=0.5)
@@ -166,9 +168,9 @@ def test_half_precision_has_its_own_bound(exported):
     A processor without the type computes in float32, to float32's bound.
     """
     code, out, _ = call("verify", exported.package, "--runtimes", "openvino", "--precision", "bfloat16", "--json")
-    (proof,) = json.loads(out)["exports"][0]["runtimes"]
-    assert (proof["precision"], proof["bound"]) == ("bfloat16", 5e-2)
-    errors = proof["errors"]
+    (result,) = json.loads(out)["exports"][0]["runtimes"]
+    assert (result["precision"], result["bound"]) == ("bfloat16", 5e-2)
+    errors = result["errors"]
     largest = max(errors.values())
     assert code == int(largest > 5e-2)
     assert errors["prepare_times"] <= BOUND
