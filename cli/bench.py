@@ -258,7 +258,7 @@ def _time(dtypes: Names, presets: Names, operations: Names, batches: list[int] |
         )
     from tqdm import tqdm
 
-    from ..benchmarks.kernels import cases, compiled, harness
+    from ..benchmarks.kernels import cases, compiled, harness, variants
 
     chosen = cases.cases(operations or cases.OPERATIONS, presets or cases.PRESETS, batches or cases.BATCHES)
     types = [compiled.DTYPES[name] for name in cases.known(dtypes or ["bfloat16"], compiled.DTYPES)]
@@ -267,7 +267,7 @@ def _time(dtypes: Names, presets: Names, operations: Names, batches: list[int] |
         harness.compare(case, name, baseline, dtype, "cuda", roofline).to_dict()
         for case in tqdm(chosen, desc="timing", file=sys.stderr, leave=False, disable=None)
         for dtype in types
-        for name, baseline in harness.contenders(case.operation, "cuda").items()
+        for name, baseline in variants.variants(case.operation, "cuda").items()
     ]
     if json:
         options.show_json({"device": torch.cuda.get_device_name(), "roofline": asdict(roofline), "rows": rows})
