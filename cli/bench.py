@@ -62,10 +62,10 @@ def step(
     if instructions is not None:
         levels.check(instructions)
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
-    ways = steps.runtimes(engine, options.choices("runtime", runtimes, RUNTIMES))
+    chosen = steps.runtimes(engine, options.choices("runtime", runtimes, RUNTIMES))
     timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, _bar)
-    rows = [row for size in batch or (1, 8) for row in steps.compare(engine, ways, size, timing)]
-    takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, ways, timing)
+    rows = [row for size in batch or (1, 8) for row in steps.compare(engine, chosen, size, timing)]
+    takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, chosen, timing)
     if json:
         found = {"rows": [row.to_dict() for row in rows], "takes": [one.to_dict() for one in takes]}
         options.show_json({"clock": clock, **found})
