@@ -1,4 +1,4 @@
-"""The command line: ``syncflow COMMAND``, one module per command. A user's mistake ends in one line and exit code 2."""
+"""The command line, ``syncflow COMMAND``: one module per command. A user's mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from . import bench, data, evaluate, export, generate, inspect, retake, train, verify
 
-GC_THRESHOLD = 100_000  # objects made between two collections, of which imports and loading make none that can go
+GC_THRESHOLD = 100_000  # allocations between two collections; imports and loading create no garbage
 
 app = typer.Typer(
     name="syncflow",
@@ -43,7 +43,7 @@ def main() -> None:
         print("syncflow: interrupted", file=sys.stderr)
         sys.exit(130)
     finally:
-        gc.freeze()  # nothing is left to collect that the end of the process does not free anyway
+        gc.freeze()  # the exit of the process frees everything
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -12,20 +12,20 @@ from . import options, verification
 
 def verify(
     model: Annotated[
-        Path | None, typer.Argument(metavar="[PACKAGE]", help="Model folder; the bundled syncflow-tiny by default.")
+        Path | None,
+        typer.Argument(metavar="[PACKAGE]", help="Model package (a folder); default: the bundled syncflow-tiny."),
     ] = None,
     runtimes: Annotated[
         str | None,
-        typer.Option(help="With commas: onnxruntime, openvino, aoti, tensorrt; all that are installed."),
+        typer.Option(help="Runtimes, comma-separated: onnxruntime, openvino, aoti, tensorrt; default: all installed."),
     ] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to compute on.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to run the graphs on.")] = "cpu",
     precision: options.Precision = "float32",
     json: options.Json = False,
 ) -> None:
-    """Check every file, and compare every exported graph with PyTorch: the largest error over usual and odd inputs.
+    """Check the files of a package and compare its exported graphs with PyTorch; exit code 1 if an error is too large.
 
-    What is found is kept with the graphs; the runtime "auto" goes by it. Ends with exit code 1 when an error exceeds
-    its bound.
+    The results are saved with the graphs; the runtime "auto" needs them.
     """
     from ..engine.components import Components
     from ..engine.exports import Export, ExportLocations
@@ -48,5 +48,5 @@ def verify(
         if chosen:
             found.append(verification.verify_export(components, export, chosen, device, precision))
     if not found:
-        raise ValueError("none of the runtimes that are asked for can compute these exports on this device")
+        raise ValueError("none of the requested runtimes can compute these exports on this device")
     verification.show(found, json=json)

@@ -160,9 +160,12 @@ def test_the_command_takes_the_graphs_that_there_are(command, exports, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--to", "triton-server"], "say where the model repository goes"),
+        (["--to", "triton-server"], "name a folder for the model repository"),
         (["syncflow-tiny", "{tmp}", "--to", "triton-server"], "is there already; a model repository goes into a new"),
-        (["syncflow-tiny", "{tmp}/new", "--to", "onnx,triton-server"], "triton-server is written by itself"),
+        (
+            ["syncflow-tiny", "{tmp}/new", "--to", "onnx,triton-server"],
+            "triton-server cannot be combined with other formats",
+        ),
     ],
 )
 def test_what_the_command_refuses(command, tmp_path, arguments, said):
