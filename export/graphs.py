@@ -16,7 +16,7 @@ from ..engine.codecs import AudioCodec, VideoCodec
 from ..engine.components import Components
 from ..engine.config import ModelConfig
 from ..engine.model import DDiT
-from ..engine.model.denoiser import Modulation, Sight
+from ..engine.model.denoiser import JointInputs, Modulation, VideoContextRef, VideoInputs
 from ..engine.runtime.exported import collected, graph_names, numbered
 from ..engine.types import Conditioning
 
@@ -69,16 +69,18 @@ class DenoiseVideo(_Part):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         of = self.named(tensors)
-        inputs = of["z"], Modulation(of["rows"], of["embedded"]), _text(of), of["text_of_row"]
+        z, times, text, text_of_row = of["z"], Modulation(of["rows"], of["embedded"]), _text(of), of["text_of_row"]
         if self.model.config.bridge == "audio_rope":
-            velocity, _ = self.model.video_pass(
-                *inputs,
-                heard=collected("heard", of),
-                heard_of_row=of["heard_of_row"],
+            inputs = VideoInputs(
+                z,
+                times,
+                text,
+                text_of_row,
+                audio_context=collected("heard", of),
+                audio_context_of_row=of["heard_of_row"],
                 prefix_of_row=of["prefix_of_row"],
             )
-            return (velocity,)
-        z, times, text, text_of_row = inputs
+            return (self.model.video_pass(inputs)[0],)
         velocity, pooled = self.model.video(z, *times, text, text_of_row, keep=lambda _, x: self.model.audio.pool(x))
         return velocity, *pooled
 
@@ -97,10 +99,10 @@ class DenoiseAudio(_Part):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         of = self.named(tensors)
-        context, sight = None, None
+        context, ref = None, None
         if self.model.config.bridge == "adaptor":
-            context, sight = collected("context", of), Sight(of["positions"], of["context_of_row"])
-        velocity, sounds = self.model.audio(of["z"], of["time"], context, sight, of.get("words"))
+            context, ref = collected("context", of), VideoContextRef(of["positions"], of["context_of_row"])
+        velocity, sounds = self.model.audio(of["z"], of["time"], context, ref, of.get("words"))
         if self.model.config.bridge == "adaptor":
             return (velocity,)
         assert self.model.bridge is not None
@@ -119,9 +121,16 @@ class DenoiseJoint(_Part):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         of = self.named(tensors)
-        times = Modulation(of["rows"], of["embedded"])
-        rows = of["text_of_row"], of.get("words"), of["bridged"], of["style"]
-        found = self.model.together(of["z"], of["z_a"], times, of["time"], _text(of), *rows)
+        inputs = JointInputs(
+            of["z"],
+            of["z_a"],
+            Modulation(of["rows"], of["embedded"]),
+            of["time"],
+            _text(of),
+            of["text_of_row"],
+            bridged_rows=of["bridged"],
+        )
+        found = self.model.together(inputs, of.get("words"), of["style"])
         assert found.video is not None and found.audio is not None
         return found.video, found.audio
 

@@ -24,8 +24,8 @@ from ...engine.model.audio import AudioLayer, ModalityAdaptor
 from ...engine.model.denoiser import Denoiser
 from ...engine.model.video import STDiTBlock
 from ...engine.presets import preset
-from ...engine.runtime.cuda_graphs.capture import called
-from ...engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
+from ...engine.runtime.cuda_graphs.capture import eager_capture
+from ...engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from ...engine.runtime.delegate import describe
 from ...engine.sampling.job import Job, Text
 from ...engine.sampling.reference import ReferenceLoop
@@ -77,7 +77,7 @@ def time_step(run: Run, batch: int, way: str) -> dict[str, Any]:
         work = _stepper(run, batch, way)
         rounds = 1
         if not run.smoke:
-            _seconds(work, 3, run.device)  # every slot is recorded
+            _seconds(work, 3, run.device)  # every buffer is captured
             each = _seconds(work, 3, run.device) / 3
             rounds = max(4, min(40, round(STEP_SECONDS / each)))
         p50 = _seconds(work, rounds, run.device) / rounds
@@ -125,14 +125,14 @@ def _denoiser(run: Run, way: str) -> Denoiser:
     model = _model(run.device, run.smoke)
     if "graphed" not in way:
         return model
-    made = GraphedDenoiser(
+    made = CudaGraphDenoiser(
         model,
         overlap="overlap" in way,
         max_rows=GRAPH_ROWS,
         max_bytes=GRAPH_BYTES,
-        capture=called if run.smoke else None,
+        capture=eager_capture if run.smoke else None,
     )
-    assert describe(made)["graphs"]
+    assert describe(made)["cuda_graphs"]
     return made
 
 

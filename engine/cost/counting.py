@@ -13,6 +13,7 @@ from torch import Tensor
 from ..components import Components
 from ..config import DDiTConfig, ModelConfig
 from ..model import DDiT
+from ..model.denoiser import AudioInputs, JointInputs, VideoInputs
 from ..runtime.delegate import Delegate
 from .flops import flops
 
@@ -22,7 +23,7 @@ class CountingDenoiser(Delegate):
 
     A call with new argument shapes runs once on the meta device and its FLOPs are counted; calls with the same shapes
     add the same count. ``flops`` is the sum over all calls; ``calls`` counts the calls of each method, and ``rows``
-    adds up the first dimension of their first argument.
+    adds up the rows of their inputs.
     """
 
     model: DDiT
@@ -36,39 +37,38 @@ class CountingDenoiser(Delegate):
 
     def condition(self, *args: Any) -> Any:
         """Counts the FLOPs of the d-DiT's method of this name, as do the methods below."""
-        return self._count("condition", args)
+        return self._count("condition", args, args[0])
 
     def modulation(self, *args: Any) -> Any:
         """See :meth:`condition`."""
-        return self._count("modulation", args)
+        return self._count("modulation", args, args[0])
 
     def audio_time(self, *args: Any) -> Any:
         """See :meth:`condition`."""
-        return self._count("audio_time", args)
+        return self._count("audio_time", args, args[0])
 
-    def video_pass(self, *args: Any, **options: Any) -> Any:
+    def video_pass(self, inputs: VideoInputs) -> Any:
         """See :meth:`condition`."""
-        return self._count("video_pass", args, options)
+        return self._count("video_pass", (inputs,), inputs.latents)
 
-    def audio_pass(self, *args: Any, **options: Any) -> Any:
+    def audio_pass(self, inputs: AudioInputs) -> Any:
         """See :meth:`condition`."""
-        return self._count("audio_pass", args, options)
+        return self._count("audio_pass", (inputs,), inputs.latents)
 
-    def joint_pass(self, *args: Any, **options: Any) -> Any:
+    def joint_pass(self, inputs: JointInputs) -> Any:
         """See :meth:`condition`."""
-        return self._count("joint_pass", args, options)
+        return self._count("joint_pass", (inputs,), inputs.video_latents)
 
-    def _count(self, name: str, args: tuple[Any, ...], options: Mapping[str, Any] | None = None) -> Any:
-        options = options or {}
-        key = name, _shape(args), _shape(options)
+    def _count(self, name: str, args: tuple[Any, ...], rows: Tensor) -> Any:
+        key = name, _shape(args)
         if key not in self._results:
             results: list[Any] = []
-            count = flops(lambda: results.append(getattr(self.model, name)(*args, **options)))
+            count = flops(lambda: results.append(getattr(self.model, name)(*args)))
             self._results[key] = count, results[0]
         count, result = self._results[key]
         self.flops += count
         self.calls[name] += 1
-        self.rows[name] += len(args[0])
+        self.rows[name] += len(rows)
         return result
 
 

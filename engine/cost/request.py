@@ -184,7 +184,7 @@ def _phase(step: int, batch: Batch, denoiser: CountingDenoiser) -> Phase:
     leading, split = _layer_ranges((*whole, len(layout.leading))), config.first_block
     following = _layer_ranges((0, split, len(layout.prefixes)), (split, config.depth, len(layout.following)))
     video, audio = (following, leading) if config.bridge == "audio_rope" else (leading, following)
-    computed = len(layout.seen)
+    computed = len(layout.context_rows)
     return Phase(
         step,
         step,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...kernels import rope_cross_attention, rotation, temporal_attention
 from ..config import DDiTConfig
 from .bridges import NO_WINDOW, Context
-from .denoiser import Sight
+from .denoiser import VideoContextRef
 from .layers import EPS, CrossAttention, Linear, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
 
@@ -61,8 +61,8 @@ class AudioLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The tokens x (R, A, D) after the layer, and after its self-attention; no style.
 
-        context (C, M, 2, n, d); positions, tail and sight are those of ``state``. Only the first ``num_outputs`` rows
-        go on after the self-attention.
+        context (C, M, 2, n, d); positions, tail and context_ref are those of ``state``. Only the first ``num_outputs``
+        rows go on after the self-attention.
         """
         x = attended = self.attend(x, state.rope)
         if num_outputs is not None:
@@ -91,12 +91,12 @@ class AudioLayer(nn.Module):
     def read(self, x: Tensor, state: AudioState, at: Tensor, context: Tensor | None = None) -> Tensor:
         """What x (R, N, D) at positions ``at`` (N,) reads of a context (C, M, 2, n, d) and the tail. -> (R, N, D)."""
         queries, tail = self.cross_attn.queries(x), self.cross_attn.keys_values(state.tail)
-        if context is None or state.sight is None:
+        if context is None or state.context_ref is None:
             still = at.new_zeros(state.tail.shape[1])
             return rope_cross_attention(queries, *tail, at, still, state.frequencies, NO_WINDOW)
         keys, values = context.unbind(2)
-        clocks = at, state.sight.positions, state.frequencies
-        return rope_cross_attention(queries, keys, values, *clocks, NO_WINDOW, state.sight.context_of_row, *tail)
+        clocks = at, state.context_ref.positions, state.frequencies
+        return rope_cross_attention(queries, keys, values, *clocks, NO_WINDOW, state.context_ref.context_of_row, *tail)
 
     def feed(self, x: Tensor, read: Tensor) -> Tensor:
         """x after what it has read and the MLP."""
@@ -109,8 +109,8 @@ class AudioState:
     """R rows between two layers: tokens x (R, A, D) and what no layer changes.
 
     ``at`` (A_r + A,) positions and rope (A_r + A, d / 2, 2); tail (R, 1 + L, D), the time token and the text that the
-    tower reads; ``sight`` of the contexts that the layers get. ``style`` (N, A_r, D) are the reference tokens in front
-    of the audio tokens of rows ``styled`` (N,), or of all.
+    tower reads; ``context_ref`` of the contexts that the layers get. ``style`` (N, A_r, D) are the reference tokens in
+    front of the audio tokens of rows ``styled`` (N,), or of all.
     """
 
     x: Tensor
@@ -118,15 +118,15 @@ class AudioState:
     rope: Tensor
     tail: Tensor
     frequencies: Tensor
-    sight: Sight | None = None
+    context_ref: VideoContextRef | None = None
     style: Tensor | None = None
     styled: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> AudioState:
         """Some of the rows, without their style."""
-        sight = self.sight
-        if sight is not None and sight.context_of_row is not None:
-            sight = sight._replace(context_of_row=sight.context_of_row[rows])
+        context_ref = self.context_ref
+        if context_ref is not None and context_ref.context_of_row is not None:
+            context_ref = context_ref._replace(context_of_row=context_ref.context_of_row[rows])
         first = 0 if self.style is None else self.style.shape[1]
         return replace(
             self,
@@ -134,7 +134,7 @@ class AudioState:
             at=self.at[first:],
             rope=self.rope[first:],
             tail=self.tail[rows],
-            sight=sight,
+            context_ref=context_ref,
             style=None,
             styled=None,
         )
@@ -203,17 +203,17 @@ class AudioTower(nn.Module):
         z: Tensor,
         time: Tensor,
         context: Context | None = None,
-        sight: Sight | None = None,
+        context_ref: VideoContextRef | None = None,
         text: Tensor | None = None,
         num_outputs: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Velocity (R, A, C_a) and, per layer, the tokens after self-attention (R, A, D).
 
-        z (R, A, C_a); time (R, D) from :meth:`time`; context from :meth:`adapt` and the ``sight`` of it, or ``None``
-        for audio that reads no video; text (R, L, D) projected tokens, only when the model has ``audio_text``. Rows
-        after the first ``num_outputs`` are wanted for their tokens alone and have no velocity.
+        z (R, A, C_a); time (R, D) from :meth:`time`; context from :meth:`adapt` and the ``context_ref`` of it, or
+        ``None`` for audio that reads no video; text (R, L, D) projected tokens, only when the model has ``audio_text``.
+        Rows after the first ``num_outputs`` are wanted for their tokens alone and have no velocity.
         """
-        state, sounds = self.run_layers(self.enter(z, time, text, sight=sight), context, num_outputs)
+        state, sounds = self.run_layers(self.enter(z, time, text, context_ref=context_ref), context, num_outputs)
         return self.finish(state), sounds
 
     def run_layers(
@@ -233,18 +233,18 @@ class AudioTower(nn.Module):
         time: Tensor,
         text: Tensor | None = None,
         *,
-        sight: Sight | None = None,
+        context_ref: VideoContextRef | None = None,
         style: Tensor | None = None,
         styled: Tensor | None = None,
     ) -> AudioState:
         """z (R, A, C_a) with its time token (R, D) before the first layer.
 
-        text (R, L, D) projected tokens; ``sight`` of the contexts that the layers will get; style (N, A_r, D) tokens to
-        put in front of rows ``styled`` (N,), at the positions before 0.
+        text (R, L, D) projected tokens; ``context_ref`` of the contexts that the layers will get; style (N, A_r, D)
+        tokens to put in front of rows ``styled`` (N,), at the positions before 0.
         """
         tail = time[:, None] if text is None else torch.cat((time[:, None], text), 1)
         at, rope = self.clock(0 if style is None else -style.shape[1], z.shape[1])
-        return AudioState(self.x_embedder(z), at, rope, tail, self.freqs.float(), sight, style, styled)
+        return AudioState(self.x_embedder(z), at, rope, tail, self.freqs.float(), context_ref, style, styled)
 
     def clock(self, first: int, end: int) -> tuple[Tensor, Tensor]:
         """Positions of audio tokens ``first`` to ``end`` - 1 (N,), and their cosines and sines (N, d / 2, 2)."""

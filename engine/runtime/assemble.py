@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..model import DDiT
 from ..model.denoiser import Denoiser
 from .compiled import CompiledDenoiser
-from .cuda_graphs.denoiser import GraphedDenoiser
+from .cuda_graphs.denoiser import CudaGraphDenoiser
 from .fp8 import with_fp8
 from .precision import DTYPES, cast
 
@@ -41,4 +41,4 @@ def assemble(
     made: Denoiser = model
     if "compiled" in runtime:
         made = CompiledDenoiser(made, autotune=autotune)
-    return GraphedDenoiser(made, overlap=overlap) if "graphed" in runtime else made
+    return CudaGraphDenoiser(made, overlap=overlap) if "graphed" in runtime else made

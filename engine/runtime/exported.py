@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..config import DDiTConfig
 from ..model.bridges import Context
-from ..model.denoiser import Modulation, Sight
+from ..model.denoiser import AudioInputs, JointInputs, Modulation, VideoInputs
 from ..types import Conditioning, Velocities
 
 Tensors = Mapping[str, Tensor]
@@ -87,7 +87,7 @@ class GraphDenoiser:
         """Of the audio's flow times t (R,). -> (R, D)."""
         return self.run("prepare_times", {"t": t, "fps": torch.ones_like(t)})["token"]
 
-    def sight_positions(self, frames: int, tokens: int) -> Tensor:
+    def video_token_positions(self, frames: int, tokens: int) -> Tensor:
         """Where the tokens of a context stand on the clock of the audio. -> (M,)."""
         if (frames, tokens) not in self._positions:
             middle = (torch.arange(frames, device=self.device) + 0.5) / self.config.latent_fps * self.config.audio_rate
@@ -95,95 +95,69 @@ class GraphDenoiser:
             self._positions[frames, tokens] = middle.repeat_interleave(each)
         return self._positions[frames, tokens]
 
-    def video_pass(
-        self,
-        z: Tensor,
-        times: Modulation,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        heard: Context | None = None,
-        heard_of_row: Tensor | None = None,
-        prefix_of_row: Tensor | None = None,
-        num_outputs: int | None = None,
-        seen: Tensor | None = None,
-    ) -> tuple[Tensor, Context]:
-        """Velocity, and what the audio reads of rows ``seen``; the graph has a velocity for all rows."""
-        inputs = self._video(z, times, text, text_of_row)
+    def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
+        """Velocity, and the contexts of ``context_rows``; the graph has a velocity for all rows."""
+        z, context = inputs.latents, inputs.audio_context
+        tensors = self._video(z, inputs.modulation, inputs.text, inputs.text_of_row)
         if self.config.bridge == "audio_rope":
             rows = torch.arange(len(z), device=self.device)
-            prefix = rows if prefix_of_row is None else prefix_of_row
-            if heard is None:
+            prefix = rows if inputs.prefix_of_row is None else inputs.prefix_of_row
+            if context is None:
                 layers = self.config.depth - self.config.first_block
-                heard, of_row = self._nothing(layers, self.config.heads), torch.full_like(prefix, -1)
+                context, of_row = self._nothing(layers, self.config.heads), torch.full_like(prefix, -1)
             else:
-                of_row = prefix if heard_of_row is None else heard_of_row
-            inputs |= {"prefix_of_row": prefix, "heard_of_row": of_row, **numbered("heard", heard)}
-        found = self.run("denoise_video", inputs)
-        if seen is None:
+                of_row = prefix if inputs.audio_context_of_row is None else inputs.audio_context_of_row
+            tensors |= {"prefix_of_row": prefix, "heard_of_row": of_row, **numbered("heard", context)}
+        found = self.run("denoise_video", tensors)
+        if inputs.context_rows is None:
             return found["velocity"], []
-        features = [feature[seen] for feature in collected("feature", found)]
-        positions = self.sight_positions(z.shape[2], self._tokens(z))
+        features = [feature[inputs.context_rows] for feature in collected("feature", found)]
+        positions = self.video_token_positions(z.shape[2], self._tokens(z))
         adapted = self.run("denoise_adapt", {"positions": positions, **numbered("feature", features)})
         return found["velocity"], collected("context", adapted)
 
-    def audio_pass(
-        self,
-        z: Tensor,
-        times: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        context: Context | None = None,
-        sight: Sight | None = None,
-        num_outputs: int | None = None,
-    ) -> tuple[Tensor, Context]:
-        """Velocity, and what the video hears of every row."""
-        inputs = {"z": z, "time": times, **self._words(text, text_of_row)}
+    def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
+        """Velocity, and in an ``audio_rope`` model the context of every row."""
+        context, ref = inputs.video_context, inputs.video_context_ref
+        tensors = {
+            "z": inputs.latents,
+            "time": inputs.time_token,
+            **self._words(inputs.text, inputs.text_of_row),
+        }
         if self.config.bridge == "audio_rope":
-            found = self.run("denoise_audio", inputs)
+            found = self.run("denoise_audio", tensors)
             return found["velocity"], collected("heard", found)
-        rows = torch.arange(len(z), device=self.device)
-        if context is None or sight is None:
-            context, positions = self._nothing(self.config.depth, self.config.audio_heads), self.sight_positions(2, 1)
-            of_row = torch.full_like(rows, -1)
+        rows = torch.arange(len(inputs.latents), device=self.device)
+        if context is None or ref is None:
+            context = self._nothing(self.config.depth, self.config.audio_heads)
+            positions, of_row = self.video_token_positions(2, 1), torch.full_like(rows, -1)
         else:
-            positions = sight.positions
-            of_row = rows if sight.context_of_row is None else sight.context_of_row
-        inputs |= {"positions": positions, "context_of_row": of_row, **numbered("context", context)}
-        return self.run("denoise_audio", inputs)["velocity"], []
+            positions, of_row = ref.positions, rows if ref.context_of_row is None else ref.context_of_row
+        tensors |= {"positions": positions, "context_of_row": of_row, **numbered("context", context)}
+        return self.run("denoise_audio", tensors)["velocity"], []
 
-    def joint_pass(
-        self,
-        z_v: Tensor,
-        z_a: Tensor,
-        times_v: Modulation,
-        times_a: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        bridged: Tensor | None = None,
-        reference: Tensor | None = None,
-        drawn_video: Tensor | None = None,
-        drawn_audio: Tensor | None = None,
-    ) -> Velocities:
-        """Velocities of rows ``drawn_video`` and ``drawn_audio``; the graph has them for all rows."""
+    def joint_pass(self, inputs: JointInputs) -> Velocities:
+        """Velocities of the rows that are asked for; the graph has them for all rows."""
         assert self.silence is not None
-        rows = torch.arange(len(z_v), device=self.device) if bridged is None else bridged
+        rows, reference = inputs.bridged_rows, inputs.reference
+        if rows is None:
+            rows = torch.arange(len(inputs.video_latents), device=self.device)
         style = self.silence if reference is None else self.run("denoise_style", {"reference": reference})["style"]
-        inputs = {
-            **self._video(z_v, times_v, text, text_of_row),
-            "z_a": z_a,
-            "time": times_a,
-            **self._words(text, text_of_row),
+        tensors = {
+            **self._video(inputs.video_latents, inputs.modulation, inputs.text, inputs.text_of_row),
+            "z_a": inputs.audio_latents,
+            "time": inputs.time_token,
+            **self._words(inputs.text, inputs.text_of_row),
             "bridged": rows,
             "style": style.expand(len(rows), -1, -1).contiguous(),
         }
-        found = self.run("denoise_joint", inputs)
+        found = self.run("denoise_joint", tensors)
         video, audio = found["velocity"], found["velocity_a"]
-        return Velocities(
-            video if drawn_video is None else video[drawn_video], audio if drawn_audio is None else audio[drawn_audio]
-        )
+        if inputs.video_output_rows is not None:
+            video = video[inputs.video_output_rows]
+        if inputs.audio_output_rows is not None:
+            audio = audio[inputs.audio_output_rows]
+        return Velocities(video, audio)
 
     def _video(self, z: Tensor, times: Modulation, text: Conditioning, text_of_row: Tensor) -> dict[str, Tensor]:
         frames = z.shape[2]

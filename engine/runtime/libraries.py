@@ -31,7 +31,7 @@ LIBRARIES: dict[str, Library] = {
     "openvino": Library("onnx", "openvino", "openvino", ("cpu",)),
     "aoti": Library("aoti", "torch", "", ("cpu", "cuda")),
     "tensorrt": Library("tensorrt", "tensorrt", "gpu", ("cuda",)),
-    "tensorrt-graphed": Library("tensorrt", "tensorrt", "gpu", ("cuda",)),
+    "tensorrt-cuda-graphs": Library("tensorrt", "tensorrt", "gpu", ("cuda",)),
 }
 
 
@@ -43,7 +43,7 @@ def load(runtime: str, export: Export, model: DDiT, precision: Precision) -> Gra
     elif runtime == "openvino":
         run = openvino.sessions(export, precision)
     elif runtime.startswith("tensorrt"):
-        run = tensorrt.sessions(export, model.device, recorded=runtime == "tensorrt-graphed")
+        run = tensorrt.sessions(export, model.device, cuda_graphs=runtime == "tensorrt-cuda-graphs")
     else:
         run = onnxruntime.sessions(export, model.device, runtime)
     silence = model.silence if model.config.bridge == "global_local" else None

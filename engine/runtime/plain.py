@@ -5,7 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
+from torch import Tensor
+
 from ...kernels import implementation
+from ..model.bridges import Context
+from ..model.denoiser import AudioInputs, JointInputs, Modulation, VideoInputs
+from ..types import Conditioning, Velocities
 from .delegate import Delegate
 
 
@@ -21,34 +26,34 @@ class PlainTorchDenoiser(Delegate):
         return implementation("torch")
 
     @implementation("torch")
-    def condition(self, *args: Any) -> Any:
+    def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`, as for the methods below."""
-        return self.model.condition(*args)
+        return self.model.condition(states, lengths)
 
     @implementation("torch")
-    def modulation(self, *args: Any) -> Any:
+    def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """See :meth:`condition`."""
-        return self.model.modulation(*args)
+        return self.model.modulation(t, fps)
 
     @implementation("torch")
-    def audio_time(self, *args: Any) -> Any:
+    def audio_time(self, t: Tensor) -> Tensor:
         """See :meth:`condition`."""
-        return self.model.audio_time(*args)
+        return self.model.audio_time(t)
 
     @implementation("torch")
-    def video_pass(self, *args: Any, **options: Any) -> Any:
+    def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """See :meth:`condition`."""
-        return self.model.video_pass(*args, **options)
+        return self.model.video_pass(inputs)
 
     @implementation("torch")
-    def audio_pass(self, *args: Any, **options: Any) -> Any:
+    def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """See :meth:`condition`."""
-        return self.model.audio_pass(*args, **options)
+        return self.model.audio_pass(inputs)
 
     @implementation("torch")
-    def joint_pass(self, *args: Any, **options: Any) -> Any:
+    def joint_pass(self, inputs: JointInputs) -> Velocities:
         """See :meth:`condition`."""
-        return self.model.joint_pass(*args, **options)
+        return self.model.joint_pass(inputs)
 
     @implementation("torch")
     def describe(self) -> dict[str, Any]:

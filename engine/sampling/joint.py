@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..model.denoiser import AudioInputs, JointInputs
 from .batch import Batch, Index
 from .latent_state import Modality
 from .step_plan import JointStepPlan, Weights, lay_out_jointly
@@ -47,23 +48,24 @@ class JointBatch(Batch):
         muted = index["muted"] if any(row.branch.muted for row in layout.rows) else None
         z_a, times_a = self._audio_rows(index["track"], muted)
         if not layout.bridged and not layout.video:  # a sound alone
-            return {"audio": self.model.audio_pass(z_a, times_a, self.text, index["text"])[0]}, index
+            return {"audio": self.model.audio_pass(AudioInputs(z_a, times_a, self.text, index["text"]))[0]}, index
         z_v, times_v = self._video_rows(index["track"], static)
         reference = None
         if self.jobs[0].reference is not None:  # then all have one, of the same length
             reference = self.reference[index["track"][: layout.bridged]].to(z_a)
-        found = self.model.joint_pass(
+        inputs = JointInputs(
             z_v,
             z_a,
             times_v,
             times_a,
             self.text,
             index["text"],
-            bridged=index["bridged"] if layout.bridged < len(layout.rows) else None,
+            bridged_rows=index["bridged"] if layout.bridged < len(layout.rows) else None,
             reference=reference,
-            drawn_video=index["video"] if layout.video != layout.rows else None,
-            drawn_audio=index["audio"] if layout.audio != layout.rows else None,
+            video_output_rows=index["video"] if layout.video != layout.rows else None,
+            audio_output_rows=index["audio"] if layout.audio != layout.rows else None,
         )
+        found = self.model.joint_pass(inputs)
         velocities: dict[Modality, Tensor] = {}
         if layout.video and found.video is not None:
             velocities["video"] = found.video

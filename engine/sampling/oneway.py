@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..model.bridges import Context
-from ..model.denoiser import Denoiser, Sight
+from ..model.denoiser import AudioInputs, Denoiser, VideoContextRef, VideoInputs
 from .batch import Batch, Index
 from .conditioning_cache import ConditioningCache
 from .job import Job
@@ -55,7 +55,7 @@ class OneWayBatch(Batch):
         return {
             **self._rows("leading", self.leader, layout.leading),
             **self._rows("following", self.follower, begins),
-            "seen": self._tensor([layout.leading.index(row) for row in layout.seen]),
+            "context_rows": self._tensor([layout.leading.index(row) for row in layout.context_rows]),
             "context": self._tensor(read),
             "prefix": self._tensor(prefixes),
             **self._sums(self.leader, layout.leading_weights),
@@ -75,7 +75,7 @@ class OneWayBatch(Batch):
         if jobs and self.leader == "video":
             patch = self.model.config.patch
             _, _, frames, height, width = self.video.latents.shape
-            self.positions = self.model.sight_positions(frames, (height // patch) * (width // patch))
+            self.positions = self.model.video_token_positions(frames, (height // patch) * (width // patch))
 
     def _step(self, video: list[Weights], audio: list[Weights]) -> None:
         """What the leading tower does waits for nothing of the following one, here or in the steps that come."""
@@ -101,13 +101,13 @@ class OneWayBatch(Batch):
         if not layout.leading:
             return {}, self.context
         leading = self._video if self.leader == "video" else self._audio
-        velocity, seen = leading(layout, index, "leading", [])
-        if not layout.seen:
+        velocity, computed = leading(layout, index, "leading", [])
+        if not layout.context_rows:
             context = self.context
         elif self.context:
-            context = [torch.cat(pair) for pair in zip(self.context, seen, strict=True)]
+            context = [torch.cat(pair) for pair in zip(self.context, computed, strict=True)]
         else:
-            context = seen
+            context = computed
         return ({self.leader: velocity} if layout.num_outputs else {}), context
 
     def _follow(self, layout: StepPlan, index: Index, context: Context) -> dict[Modality, Tensor]:
@@ -119,29 +119,32 @@ class OneWayBatch(Batch):
 
     def _video(self, layout: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
         static = _replaced(layout, index, name)
-        inputs = *self._video_rows(index[f"{name}_track"], static), self.text, index[f"{name}_text"]
+        rows = *self._video_rows(index[f"{name}_track"], static), self.text, index[f"{name}_text"]
         if name == "leading":
-            return self.model.video_pass(
-                *inputs,
-                num_outputs=_fewer(layout.num_outputs, layout.leading),
-                seen=index["seen"] if layout.seen else None,
-            )
-        if not _reads(layout.following):
-            return self.model.video_pass(*inputs)
-        prefix = index["prefix"] if len(inputs[0]) < len(layout.following) else None
-        return self.model.video_pass(*inputs, heard=context, heard_of_row=index["context"], prefix_of_row=prefix)
+            num_outputs = _fewer(layout.num_outputs, layout.leading)
+            context_rows = index["context_rows"] if layout.context_rows else None
+            inputs = VideoInputs(*rows, num_outputs=num_outputs, context_rows=context_rows)
+        elif not _reads(layout.following):
+            inputs = VideoInputs(*rows)
+        else:
+            prefix = index["prefix"] if len(rows[0]) < len(layout.following) else None
+            of_row = index["context"]
+            inputs = VideoInputs(*rows, audio_context=context, audio_context_of_row=of_row, prefix_of_row=prefix)
+        return self.model.video_pass(inputs)
 
     def _audio(self, layout: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
         muted = _replaced(layout, index, name)
-        inputs = *self._audio_rows(index[f"{name}_track"], muted), self.text, index[f"{name}_text"]
+        rows = *self._audio_rows(index[f"{name}_track"], muted), self.text, index[f"{name}_text"]
         if name == "leading":
-            velocity, heard = self.model.audio_pass(*inputs, num_outputs=_fewer(layout.num_outputs, layout.leading))
-            if layout.seen != layout.leading:
-                heard = [part[index["seen"]] for part in heard]
-            return velocity, heard
+            inputs = AudioInputs(*rows, num_outputs=_fewer(layout.num_outputs, layout.leading))
+            velocity, contexts = self.model.audio_pass(inputs)
+            if layout.context_rows != layout.leading:
+                contexts = [part[index["context_rows"]] for part in contexts]
+            return velocity, contexts
         if not _reads(layout.following):
-            return self.model.audio_pass(*inputs)
-        return self.model.audio_pass(*inputs, context=context, sight=Sight(self.positions, index["context"]))
+            return self.model.audio_pass(AudioInputs(*rows))
+        ref = VideoContextRef(self.positions, index["context"])
+        return self.model.audio_pass(AudioInputs(*rows, video_context=context, video_context_ref=ref))
 
     # What is kept
 

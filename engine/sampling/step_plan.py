@@ -40,14 +40,14 @@ class BranchRow:
 class StepPlan:
     """Rows of one step of a one-way model.
 
-    ``leading`` rows, of which the first ``num_outputs`` have weights, and of which ``seen`` give contexts;
+    ``leading`` rows, of which the first ``num_outputs`` have weights, and of which ``context_rows`` give contexts;
     ``following`` rows; ``contexts``: the rows whose contexts are there after the leading pass, those that were kept
     first.
     """
 
     leading: tuple[BranchRow, ...]
     num_outputs: int
-    seen: tuple[BranchRow, ...]
+    context_rows: tuple[BranchRow, ...]
     following: tuple[BranchRow, ...]
     contexts: tuple[BranchRow, ...]
     leading_weights: Sums
@@ -100,14 +100,14 @@ def lay_out(
     leading_sums, following_sums = _sums(leading, mapping.leading), _sums(following, mapping.following)
     weighted, follows = _rows(leading_sums), _rows(following_sums)
     read = dict.fromkeys(row.reads for row in follows if row.reads is not None)
-    seen = tuple(row for row in read if row not in kept)
-    rows = tuple(dict.fromkeys((*weighted, *seen)))
+    context_rows = tuple(row for row in read if row not in kept)
+    rows = tuple(dict.fromkeys((*weighted, *context_rows)))
     return StepPlan(
         leading=rows,
         num_outputs=len(weighted),
-        seen=seen,
+        context_rows=context_rows,
         following=follows,
-        contexts=(*kept, *seen),
+        contexts=(*kept, *context_rows),
         leading_weights=_indexed(leading_sums, rows),
         following_weights=_indexed(following_sums, follows),
     )

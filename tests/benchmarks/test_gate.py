@@ -58,9 +58,9 @@ def test_the_linear_kernel_is_measured_at_the_level_of_the_process():
 
 def test_a_planted_slow_choice_fails(monkeypatch):
     class Slow(PlainTorchDenoiser):
-        def video_pass(self, *args, **options):
+        def video_pass(self, inputs):
             time.sleep(0.3)
-            return super().video_pass(*args, **options)
+            return super().video_pass(inputs)
 
     def slow(runtime, model, *arguments, **options):
         return Chosen(Slow(model), "torch", "planted")

@@ -47,12 +47,12 @@ def test_a_runtime_is_compared_with_the_reference_loop(engine):
 class Off(Delegate):
     """The audio's velocity, a hundredth too large."""
 
-    def video_pass(self, *arguments, **more):
-        return self.model.video_pass(*arguments, **more)
+    def video_pass(self, inputs):
+        return self.model.video_pass(inputs)
 
-    def audio_pass(self, *arguments, **more):
-        velocity, heard = self.model.audio_pass(*arguments, **more)
-        return 1.01 * velocity, heard
+    def audio_pass(self, inputs):
+        velocity, context = self.model.audio_pass(inputs)
+        return 1.01 * velocity, context
 
 
 def test_a_wrong_velocity_shows(engine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor
 from syncflow import preset
 from syncflow.engine.config import DDiTConfig
 from syncflow.engine.model import DDiT, bridges
-from syncflow.engine.model.denoiser import Modulation
+from syncflow.engine.model.denoiser import AudioInputs, JointInputs, Modulation, VideoInputs
 from syncflow.engine.types import Velocities
 from syncflow.kernels.launch import implementation
 
@@ -67,18 +68,18 @@ def run(model: DDiT, *, states: Tensor, **given: Any) -> Velocities:
     return model(**given, text=text, text_of_row=torch.arange(len(states)))
 
 
-def passes(model: DDiT, given: dict[str, Tensor]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """What the video pass and the audio pass take: latents, times, text, and the text of every row."""
+def passes(model: DDiT, given: dict[str, Tensor]) -> tuple[VideoInputs, AudioInputs]:
+    """Inputs of the video pass and of the audio pass, a text for every row."""
     states, rows = given["states"], torch.arange(len(given["states"]))
     text = model.condition(states, torch.full((len(states),), model.config.text_tokens))
     times = model.modulation(given["t_v"][:, None], given["fps"]), model.audio_time(given["t_a"])
-    return (given["z_v"], times[0], text, rows), (given["z_a"], times[1], text, rows)
+    return VideoInputs(given["z_v"], times[0], text, rows), AudioInputs(given["z_a"], times[1], text, rows)
 
 
 def apart(model: DDiT, given: dict[str, Tensor]) -> Velocities:
     """Both towers on their own, as if the model had no bridge."""
     video, audio = passes(model, given)
-    return Velocities(model.video_pass(*video)[0], model.audio_pass(*audio)[0])
+    return Velocities(model.video_pass(video)[0], model.audio_pass(audio)[0])
 
 
 def same(one: Velocities, other: Velocities, rows: Any = slice(None)) -> bool:
@@ -280,43 +281,47 @@ def test_blocks_before_the_first_are_those_of_a_model_without_the_bridge():
     assert [torch.equal(a, b) for a, b in zip(on, off, strict=True)] == [True] * 4 + [False] * 2
 
 
-def one(given: tuple[Any, ...], row: int) -> tuple[Any, ...]:
-    """A row of what a pass takes."""
-    z, times, text, rows = given
+def one(video: VideoInputs, row: int) -> VideoInputs:
+    """A row of the inputs of a video pass."""
     index = slice(row, row + 1)
-    times = Modulation(*(part[index] for part in times)) if isinstance(times, Modulation) else times[index]
-    return z[index], times, text, rows[index]
+    modulation = Modulation(*(part[index] for part in video.modulation))
+    return VideoInputs(video.latents[index], modulation, video.text, video.text_of_row[index])
 
 
 @pytest.mark.parametrize("first_block", [0, 2])
 @examples(st.data())
 @settings(max_examples=20)
 def test_rows_share_prefixes_and_contexts(first_block, data):
-    """What guidance away from a skipped bridge needs: layers that rows agree on once, then each hears its own."""
+    """What guidance away from a skipped bridge needs: layers that rows agree on once, then each reads its own."""
     model = randomised("audio_rope", first_block=first_block)
     rows = data.draw(st.integers(1, 4))
     picks = [st.lists(st.integers(low, ROWS - 1), min_size=rows, max_size=rows) for low in (0, -1)]
-    prefix_of_row, heard_of_row = data.draw(picks[0]), data.draw(picks[1])
+    prefix_of_row, context_of_row = data.draw(picks[0]), data.draw(picks[1])
     video, audio = passes(model, inputs())
-    _, heard = model.audio_pass(*audio)
+    _, contexts = model.audio_pass(audio)
     together, _ = model.video_pass(
-        *video, heard=heard, heard_of_row=torch.tensor(heard_of_row), prefix_of_row=torch.tensor(prefix_of_row)
+        replace(
+            video,
+            audio_context=contexts,
+            audio_context_of_row=torch.tensor(context_of_row),
+            prefix_of_row=torch.tensor(prefix_of_row),
+        )
     )
     assert len(together) == rows
-    for row, (prefix, context) in enumerate(zip(prefix_of_row, heard_of_row, strict=True)):
-        own = None if context < 0 else [part[context : context + 1] for part in heard]
-        alone, _ = model.video_pass(*one(video, prefix), heard=own)
+    for row, (prefix, context) in enumerate(zip(prefix_of_row, context_of_row, strict=True)):
+        own = None if context < 0 else [part[context : context + 1] for part in contexts]
+        alone, _ = model.video_pass(replace(one(video, prefix), audio_context=own))
         torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [0, 2, 3])
-def test_audio_rows_that_are_not_drawn_are_still_heard(count):
+def test_audio_rows_without_a_velocity_still_have_contexts(count):
     model = randomised("audio_rope", first_block=1)
     _, audio = passes(model, inputs())
-    whole, every = model.audio_pass(*audio)
-    velocity, heard = model.audio_pass(*audio, num_outputs=count)
+    whole, every = model.audio_pass(audio)
+    velocity, contexts = model.audio_pass(replace(audio, num_outputs=count))
     torch.testing.assert_close(velocity[:count], whole[:count])
-    for part, other in zip(heard, every, strict=True):
+    for part, other in zip(contexts, every, strict=True):
         assert torch.equal(part, other)
 
 
@@ -326,25 +331,27 @@ def test_a_joint_pass_gives_what_it_is_asked_for(data):
     """Any rows see each other, any have velocities of the video or of the audio."""
     model, given = randomised("global_local"), inputs()
     some = st.sets(st.integers(0, ROWS - 1)).map(sorted)
-    bridged, drawn_video, drawn_audio = (torch.tensor(data.draw(some), dtype=torch.long) for _ in range(3))
+    bridged, video_rows, audio_rows = (torch.tensor(data.draw(some), dtype=torch.long) for _ in range(3))
     reference = torch.randn(ROWS, 4, 5) if data.draw(st.booleans()) else None
     flagged = torch.zeros(ROWS, dtype=torch.bool).index_fill(0, bridged, True)
     whole = run(model, **given, bridged=flagged, reference=reference)
-    (z_v, times_v, text, rows), (z_a, times_a, _, _) = passes(model, given)
+    video, audio = passes(model, given)
     found = model.joint_pass(
-        z_v,
-        z_a,
-        times_v,
-        times_a,
-        text,
-        rows,
-        bridged=bridged,
-        reference=None if reference is None else reference[bridged],
-        drawn_video=drawn_video,
-        drawn_audio=drawn_audio,
+        JointInputs(
+            video.latents,
+            audio.latents,
+            video.modulation,
+            audio.time_token,
+            video.text,
+            video.text_of_row,
+            bridged_rows=bridged,
+            reference=None if reference is None else reference[bridged],
+            video_output_rows=video_rows,
+            audio_output_rows=audio_rows,
+        )
     )
-    torch.testing.assert_close(found.video, whole.video[drawn_video], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.audio, whole.audio[drawn_audio], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.video, whole.video[video_rows], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.audio, whole.audio[audio_rows], rtol=1e-4, atol=1e-5)
 
 
 def test_the_video_hears_audio_after_its_self_attention():

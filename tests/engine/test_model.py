@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from syncflow import preset
 from syncflow.engine.config import DDiTConfig
 from syncflow.engine.model import DDiT, audio
-from syncflow.engine.model.denoiser import Sight
+from syncflow.engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs
 from syncflow.engine.model.layers import ScalarEmbedding
 from syncflow.engine.model.video import VideoTower
 from syncflow.engine.types import Conditioning
@@ -68,10 +69,16 @@ def run(model, *, states, lengths, text_of_row=None, **given):
 
 
 def passes(model, given):
-    """What the video pass and the audio pass take: latents, times, text, and the text of every row."""
+    """Inputs of the video pass and of the audio pass, a text for every row."""
     text, rows = model.condition(given["states"], given["lengths"]), torch.arange(len(given["z_v"]))
     times = model.modulation(given["t_v"][:, None], given["fps"]), model.audio_time(given["t_a"])
-    return (given["z_v"], times[0], text, rows), (given["z_a"], times[1], text, rows)
+    return VideoInputs(given["z_v"], times[0], text, rows), AudioInputs(given["z_a"], times[1], text, rows)
+
+
+def features_of(model, video):
+    """The tokens of every layer after the temporal attention."""
+    rows = video.latents, *video.modulation, video.text, video.text_of_row
+    return model.video(*rows, keep=lambda _, x: x)[1]
 
 
 def close(actual, expected):
@@ -234,11 +241,11 @@ def test_every_way_to_read_the_video(adaptor_tokens, audio_text):
 def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
     config = SMALL.replace(adaptor_tokens=adaptor_tokens)
     model = randomised(config)
-    (z, times, text, rows), _ = passes(model, inputs(frames=3))
-    _, features = model.video(z, *times, text, rows, keep=lambda _, x: x)
-    _, contexts = model.video_pass(z, times, text, rows, seen=rows)
+    video, _ = passes(model, inputs(frames=3))
+    features = features_of(model, video)
+    _, contexts = model.video_pass(replace(video, context_rows=torch.arange(ROWS)))
     tokens = 3 if adaptor_tokens == "frame" else 3 * (SIDE // 2) ** 2
-    rope = rotation(model.sight_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
+    rope = rotation(model.video_token_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
     assert len(contexts) == len(features) == config.depth
     for i, (context, feature) in enumerate(zip(contexts, features, strict=True)):
         x = feature.mean(2) if adaptor_tokens == "frame" else feature.flatten(1, 2)
@@ -250,20 +257,19 @@ def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
 @given(st.data())
 @settings(max_examples=30)
 def test_a_video_pass_gives_what_it_is_asked_for(model, data):
-    """Velocities of the rows that are drawn, contexts of the rows that are seen."""
+    """Velocities of the first rows, contexts of any."""
     rows = data.draw(st.integers(1, 4))
     num_outputs = data.draw(st.none() | st.integers(0, rows))
-    seen = data.draw(st.none() | st.lists(st.integers(0, rows - 1), min_size=1, max_size=4))
-    given, _ = passes(model, inputs(rows))
-    whole, contexts = model.video_pass(*given, seen=torch.arange(rows))
-    velocity, found = model.video_pass(
-        *given, num_outputs=num_outputs, seen=None if seen is None else torch.tensor(seen)
-    )
+    context_rows = data.draw(st.none() | st.lists(st.integers(0, rows - 1), min_size=1, max_size=4))
+    video, _ = passes(model, inputs(rows))
+    whole, contexts = model.video_pass(replace(video, context_rows=torch.arange(rows)))
+    index = None if context_rows is None else torch.tensor(context_rows)
+    velocity, found = model.video_pass(replace(video, num_outputs=num_outputs, context_rows=index))
     assert len(velocity) >= (rows if num_outputs is None else num_outputs)
     close(velocity[:num_outputs], whole[:num_outputs])
-    assert len(found) == (0 if seen is None else SMALL.depth)
+    assert len(found) == (0 if context_rows is None else SMALL.depth)
     for one, every in zip(found, contexts, strict=False):
-        close(one, every[seen])
+        close(one, every[context_rows])
 
 
 @given(st.data())
@@ -274,17 +280,20 @@ def test_audio_rows_read_the_contexts_that_they_are_given(model, data):
     of_row = data.draw(st.lists(st.integers(-1, contexts - 1), min_size=rows, max_size=rows))
     num_outputs = data.draw(st.none() | st.integers(0, rows))
     (video, _), (_, audio) = passes(model, inputs(contexts)), passes(model, inputs(rows, seed=1))
-    _, context = model.video_pass(*video, seen=torch.arange(contexts))
-    positions = model.sight_positions(FRAMES, (SIDE // 2) ** 2)
-    sight = Sight(positions, torch.tensor(of_row))
-    together, heard = model.audio_pass(*audio, context=context, sight=sight, num_outputs=num_outputs)
-    assert heard == []
-    z, times, text, row = audio
+    _, context = model.video_pass(replace(video, context_rows=torch.arange(contexts)))
+    positions = model.video_token_positions(FRAMES, (SIDE // 2) ** 2)
+    ref = VideoContextRef(positions, torch.tensor(of_row))
+    together, no_context = model.audio_pass(
+        replace(audio, video_context=context, video_context_ref=ref, num_outputs=num_outputs)
+    )
+    assert no_context == []
     for r in range(rows)[:num_outputs]:
-        c = of_row[r]
-        own = {"context": [part[c : c + 1] for part in context], "sight": Sight(positions)} if c >= 0 else {}
-        alone, _ = model.audio_pass(z[r : r + 1], times[r : r + 1], text, row[r : r + 1], **own)
-        close(together[r], alone[0])
+        row, c = slice(r, r + 1), of_row[r]
+        alone = AudioInputs(audio.latents[row], audio.time_token[row], audio.text, audio.text_of_row[row])
+        if c >= 0:
+            own = [part[c : c + 1] for part in context]
+            alone = replace(alone, video_context=own, video_context_ref=VideoContextRef(positions))
+        close(together[r], model.audio_pass(alone)[0][0])
 
 
 @pytest.mark.parametrize("audio_text", [False, True])
@@ -292,11 +301,11 @@ def test_the_audio_tower_reads_text_when_it_is_told_to(audio_text):
     model, given = randomised(SMALL.replace(audio_text=audio_text)), inputs()
     shape = (ROWS, FRAMES, 2, SMALL.audio_heads, SMALL.audio_head_width)
     context = [torch.randn(shape) for _ in range(SMALL.depth)]
-    sight = Sight(model.sight_positions(FRAMES, tokens=1))
+    ref = VideoContextRef(model.video_token_positions(FRAMES, tokens=1))
 
     def velocity(states):
         _, audio = passes(model, given | {"states": states})
-        return model.audio_pass(*audio, context=context, sight=sight)[0]
+        return model.audio_pass(replace(audio, video_context=context, video_context_ref=ref))[0]
 
     before, after = velocity(given["states"]), velocity(given["states"] + 1)
     assert torch.equal(before, after) is not audio_text
@@ -304,13 +313,12 @@ def test_the_audio_tower_reads_text_when_it_is_told_to(audio_text):
 
 def test_the_bridge_carries_features_after_temporal_attention(model):
     """Layer l hands over what its temporal block's attention makes, before text and MLP."""
-    given, _ = passes(model, inputs())
+    video, _ = passes(model, inputs())
     seen = {}
     hooks = []
     for i, block in enumerate(model.video.temporal_blocks):
         hooks.append(block.cross_attn.q_linear.register_forward_hook(lambda _, x, __, i=i: seen.update({i: x[0]})))
-    z, times, text, rows = given
-    _, features = model.video(z, *times, text, rows, keep=lambda _, x: x)
+    features = features_of(model, video)
     for hook in hooks:
         hook.remove()
     assert len(features) == SMALL.depth

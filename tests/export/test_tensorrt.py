@@ -233,7 +233,7 @@ def denoisers(engines, models):
     return Loaded()
 
 
-@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-graphed"])
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-cuda-graphs"])
 @pytest.mark.parametrize("bridge", BRIDGES)
 @given(data=st.data())
 @settings(max_examples=4)
@@ -292,8 +292,8 @@ def test_inputs_lie_where_they_may(times):
 
 
 def test_recordings_are_bounded_and_do_not_share_results(engines, models, monkeypatch):
-    monkeypatch.setattr(tensorrt, "RECORDINGS", 2)
-    run = load("tensorrt-graphed", engines["adaptor"], models["adaptor"].ddit, "float32").run
+    monkeypatch.setattr(tensorrt, "MAX_GRAPHS", 2)
+    run = load("tensorrt-cuda-graphs", engines["adaptor"], models["adaptor"].ddit, "float32").run
     plain = load("tensorrt", engines["adaptor"], models["adaptor"].ddit, "float32").run
     batches = [{"t": torch.rand(count), "fps": torch.full((count,), 8.0)} for count in (2, 3, 2, 4, 3)]
     found = [run("prepare_times", inputs) for inputs in batches]

@@ -144,7 +144,7 @@ class NativeAudioLayer(AudioLayer):
         What comes out takes the place of ``x``. The tokens after the attention are told only where they are ``heard``.
         """
         if not here(x):
-            return super().forward(x, state, None if state.sight is None else context, num_outputs=num_outputs)
+            return super().forward(x, state, None if state.context_ref is None else context, num_outputs=num_outputs)
         attended = x.new_empty(x.shape) if self.heard else None
         x = run_audio([self], x, state, [context], [attended], num_outputs)
         return x, x if attended is None else attended
@@ -163,13 +163,13 @@ def run_audio(
     ``attended`` takes the tokens after the attention of every layer, shaped as x, where they are wanted. Only the first
     ``num_outputs`` rows go on in the last layer. -> x, which takes the place of the argument where that is dense.
     """
-    x, clock, tail, sight = x.contiguous(), state.rope.contiguous(), state.tail.contiguous(), state.sight
+    x, clock, tail, ref = x.contiguous(), state.rope.contiguous(), state.tail.contiguous(), state.context_ref
     count = x.shape[0] if num_outputs is None else num_outputs
     rope = of_row = None
     rows = known = 0
-    read = [None if context is None or sight is None else context.contiguous() for context in contexts]
-    if read[0] is not None and sight is not None:
-        rope, of_row = layers[0].rope_table(sight.positions).contiguous(), sight.context_of_row
+    read = [None if context is None or ref is None else context.contiguous() for context in contexts]
+    if read[0] is not None and ref is not None:
+        rope, of_row = layers[0].rope_table(ref.positions).contiguous(), ref.context_of_row
         of_row = None if of_row is None else of_row.contiguous()
         rows, known = read[0].shape[:2]
     native.LOOPS.run_audio(

@@ -183,12 +183,12 @@ class Watch:
         name = "joint_pass" if engine.config.ddit.bridge == "global_local" else "audio_pass"
         compute, prepare = getattr(engine.denoiser, name), engine.pipeline.prepare
 
-        def failing(*args: Any, **options: Any) -> Any:
+        def failing(inputs: Any) -> Any:
             self.passes += 1
             self.most = max(self.most, engine.batcher.stats().memory)
             if self.passes == fails_at:
                 raise Injected
-            return compute(*args, **options)
+            return compute(inputs)
 
         def noted(read: Any) -> Any:
             prepared = prepare(read)

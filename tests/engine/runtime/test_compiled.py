@@ -10,8 +10,8 @@ import torch
 
 from syncflow.engine.runtime.assemble import assemble
 from syncflow.engine.runtime.compiled import CompiledDenoiser
-from syncflow.engine.runtime.cuda_graphs.capture import called
-from syncflow.engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
+from syncflow.engine.runtime.cuda_graphs.capture import eager_capture
+from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from syncflow.engine.runtime.precision import cast
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents
@@ -69,17 +69,17 @@ def check(pair):
     return held
 
 
-def test_compiled_passes_are_recorded(pair, check):
-    """The tape cannot watch a compiled function: what stands for a recording here is the call."""
+def test_compiled_passes_are_captured(pair, check):
+    """The tape cannot see into a compiled function, so this stand-in for a captured graph calls it."""
     _, compiled = pair
-    graphed = GraphedDenoiser(compiled, capture=called)
+    graphed = CudaGraphDenoiser(compiled, capture=eager_capture)
     check(run(graphed, JOBS[:2]))
     told = graphed.describe()
-    assert told["graphs"] and told["compile"] == "aot_eager"
+    assert told["cuda_graphs"] and told["compile"] == "aot_eager"
 
 
 def test_compiled_passes_give_the_same(pair, check):
-    """Recorded before or not, in one compilation of every pass."""
+    """Captured before or not, with one compilation of every pass."""
     model, compiled = pair
     for count in (2, 3, 5):
         check(run(compiled, JOBS[:count]))

@@ -7,6 +7,7 @@ import torch
 
 from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
+from syncflow.engine.model.denoiser import VideoInputs
 from syncflow.engine.runtime.assemble import assemble
 from syncflow.engine.runtime.delegate import describe
 from syncflow.engine.runtime.fp8 import Fp8Linear, Quantised, with_fp8
@@ -32,7 +33,7 @@ def video_pass(model, rows=4):
     with torch.inference_mode():
         times, text = model.modulation(t, torch.full((rows,), 16.0)), model.condition(states, torch.tensor([9, 5]))
         of_row = torch.arange(rows)
-        velocity, contexts = model.video_pass(z, times, text, of_row % 2, seen=of_row)
+        velocity, contexts = model.video_pass(VideoInputs(z, times, text, of_row % 2, context_rows=of_row))
     return [velocity.float(), *(context.float() for context in contexts)]
 
 
