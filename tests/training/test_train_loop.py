@@ -231,7 +231,7 @@ def test_another_seed_trains_otherwise(latents, tmp_path):
 
 def test_training_learns(latents, tmp_path):
     """Twenty steps on five clips: the loss on the training draws falls."""
-    from syncflow.training.objectives import FlowObjective, draw
+    from syncflow.training.objectives import FlowObjective, sample_flow
 
     model, words = parts()
     settings = config(stage="joint", steps=30, batch=16, lr=1e-2, matrix_lr=1e-2)
@@ -243,7 +243,9 @@ def test_training_learns(latents, tmp_path):
             generator = torch.Generator().manual_seed(seed)
             data = batches.at(generator)
             with torch.no_grad():
-                total += FlowObjective(model, words, settings)(data, draw(data, settings, generator))["loss"].item()
+                total += FlowObjective(model, words, settings)(data, sample_flow(data, settings, generator))[
+                    "loss"
+                ].item()
         return total
 
     before = loss()

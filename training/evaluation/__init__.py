@@ -1,4 +1,4 @@
-"""Evaluation: what is seen, what is heard, whether they agree, and whether they are what was asked for."""
+"""Evaluation of clips: visible events, audio onsets, their sync, and the colour that the prompt names."""
 
 from __future__ import annotations
 
