@@ -1,4 +1,4 @@
-"""How an operation is compared: checked against float64, then timed on the device beside baselines and roofline.
+"""Compare the variants of an operation: check against float64, then time on the device, beside the roofline.
 
 On a GPU a comparison is the median of CUDA graph replays over argument sets that together exceed the L2 cache; what
 cannot be captured is timed with events around a loop and says so. On a CPU a single call is timed: that proves the
