@@ -157,12 +157,13 @@ def _denoiser(engine: Engine, precision: str) -> Denoiser:
 
 
 def _generate(engine: Engine, request: Request, denoiser: Denoiser, cache: ConditioningCache) -> Generated:
-    prepared = engine.pipeline.prepare(engine.pipeline.read(request))
+    prepared = engine.pipeline.prepare(request)
+    job = engine.pipeline.encode(prepared)
     began = time.perf_counter()
-    found = sample(denoiser, [prepared.job], cache=cache)
+    found = sample(denoiser, [job], cache=cache)
     latents = Latents(found.video.cpu(), found.audio.cpu())  # which waits for the device
     seconds = time.perf_counter() - began
-    (clip,) = engine.pipeline.finish(prepared, found)
+    (clip,) = engine.pipeline.decode(prepared, found)
     return Generated(clip, latents, seconds)
 
 

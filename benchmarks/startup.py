@@ -78,18 +78,19 @@ def run(started: float, output: Path) -> dict[str, float]:
 
     def clip(request: Request) -> None:
         pipeline = engine.pipeline
-        prepared = pipeline.prepare(pipeline.read(request))
+        prepared = pipeline.prepare(request)
+        job = pipeline.encode(prepared)
         stages.end("text")
 
         def on_step(step: int, steps: int, latents: Latents) -> None:
             if step == 1:
                 stages.end("first step")
 
-        latents = sample(engine.denoiser, [prepared.job], on_step, engine.conditioning_cache)
+        latents = sample(engine.denoiser, [job], on_step, engine.conditioning_cache)
         stages.end("other steps")
         parts = pipeline.components
         with stages.ending(parts.video, "video decoder"), stages.ending(parts.audio, "audio decoder"):
-            (made,) = pipeline.finish(prepared, latents)
+            (made,) = pipeline.decode(prepared, latents)
         made.save(output)
         stages.end("mp4")
 

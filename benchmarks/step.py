@@ -103,7 +103,7 @@ def requests(engine: Engine, batch: int, takes: int = 1) -> list[Job]:
     jobs = []
     for i in range(batch):
         request = Request(PROMPTS[i % len(PROMPTS)], seed=i, guidance=6.0, steps=STEPS, video_lead=0.0, takes=takes)
-        jobs.append(engine.pipeline.prepare(engine.pipeline.read(request)).job)
+        jobs.append(engine.pipeline.encode(engine.pipeline.prepare(request)))
     return jobs
 
 
@@ -211,7 +211,7 @@ def takes(engine: Engine, chosen: Mapping[str, Chosen], timing: Timing, steps: i
 
     def sampling(denoiser: Denoiser, cache: ConditioningCache, count: int) -> Callable[[], object]:
         request = Request(PROMPTS[0], steps=steps, takes=count)
-        job = engine.pipeline.prepare(engine.pipeline.read(request)).job
+        job = engine.pipeline.encode(engine.pipeline.prepare(request))
 
         def work() -> None:
             batch = batch_of(denoiser, cache)

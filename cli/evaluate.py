@@ -37,7 +37,7 @@ def evaluate(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Score generated clips on sync and on the prompt's colour, beside shuffled soundtracks as the baseline."""
+    """Score generated clips on sync and on the prompt's colour, beside the scores of blind soundtracks."""
     from ..training.evaluation.run import run_evaluation
 
     lines = None

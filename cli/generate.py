@@ -171,10 +171,9 @@ def generate(
 
 def _configuration(model: Path | None) -> ModelConfig:
     """The configuration of a package, or of a preset, which needs no weights."""
-    from ..engine.engine import bundled_model
     from ..engine.package import open_package
     from ..engine.presets import PRESETS
 
     if model is not None and str(model) in PRESETS and not model.exists():
         return PRESETS[str(model)]
-    return open_package(bundled_model() if model is None else model).config
+    return open_package(options.model_folder(model)).config

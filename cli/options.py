@@ -29,10 +29,9 @@ Precision = Annotated[
 
 def model_folder(model: Path | None) -> Path:
     """The folder of a model: the bundled one for None and for its name."""
-    from ..engine.engine import bundled_model
+    from ..engine import engine
 
-    bundled = bundled_model()
-    return bundled if model is None or (str(model) == bundled.name and not model.exists()) else model
+    return engine.model_folder(model)
 
 
 def choices(name: str, text: str, known: Sequence[Any]) -> list[Any]:

@@ -37,6 +37,9 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE, any other setting of the stage; repeatable.")
     ] = None,
+    windows: Annotated[
+        int, typer.Option(min=1, help="Random windows of every video that is longer than a clip; 1 to 1000.")
+    ] = 4,
     model: Annotated[Path | None, typer.Option(help="Model package to start from; default: the run's own.")] = None,
 ) -> None:
     """Train the codecs and the stages: video, audio with a frozen video tower, joint."""
@@ -58,7 +61,7 @@ def train(
     options.check_output(run / "train.json")
     named_stages = recipes.WHOLE.get(preset, STAGES) if stage == "all" else [s for s in STAGES if s == stage]
     stages = [recipes.stage_config(preset, s, changes) for s in named_stages]
-    clips = recipes.clip_folder(data, config)
+    clips = recipes.clip_folder(data, config, stages[0].seed if stages else 0, windows)
     if stage in ("codecs", "all"):
         recipes.train_codecs(clips, run)
     for number, stage_config in enumerate(stages):

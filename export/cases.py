@@ -11,8 +11,8 @@ from torch import Tensor
 from ..engine.exports import Axis
 from .graphs import Graph
 
-INDICES = {"text_of_row": "P", "context_of_row": "C", "heard_of_row": "C", "prefix_of_row": "Q"}
-OPTIONAL_INDICES = ("context_of_row", "heard_of_row")
+INDICES = {"text_of_row": "P", "video_context_of_row": "C", "audio_context_of_row": "C", "prefix_of_row": "Q"}
+OPTIONAL_INDICES = ("video_context_of_row", "audio_context_of_row")
 BYTES = 256  # token ids that every text encoder knows
 
 
@@ -70,7 +70,7 @@ def _fill(
         if without_context and name in OPTIONAL_INDICES:
             return torch.full(shape, -1)
         return _integers(shape, -1 if name in OPTIONAL_INDICES else 0, lengths[INDICES[name]] - 1, generator)
-    if name == "bridged":
+    if name == "bridged_rows":
         return torch.randperm(lengths["R"], generator=generator)[: lengths["N"]]
     if name == "lengths":
         return _integers(shape, 1, 1 if without_context else int(example.max()), generator)
@@ -78,7 +78,7 @@ def _fill(
         return torch.arange(shape[1]) < _integers([shape[0], 1], 1, 1 if without_context else shape[1], generator)
     if name == "t":
         return torch.rand(shape, generator=generator)
-    if name == "positions":
+    if name == "video_token_positions":
         return torch.rand(shape, generator=generator).cumsum(0)
     if not example.dtype.is_floating_point:
         return _integers(shape, 0, BYTES - 1, generator)

@@ -19,7 +19,7 @@ from ..engine.runtime.exported import Graphs, graph_names
 from ..engine.runtime.libraries import load, version_of
 from ..engine.runtime.precision import DTYPES
 from ..engine.runtime.processor import processor
-from ..engine.sampling.trial import stepper
+from ..engine.sampling.trial import make_step
 from .cases import cases_of, inputs_of
 from .graphs import Graph
 from .writing import Progress, graphs_of
@@ -94,7 +94,7 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 def step_seconds(denoisers: Sequence[Denoiser], components: Components) -> list[float]:
     """The median time of a step of one clip with text guidance: two rows through both towers."""
-    steps = [stepper(components.config.sequence, denoiser) for denoiser in denoisers]
+    steps = [make_step(components.config.sequence, denoiser) for denoiser in denoisers]
     return _alternating_medians(steps, STEPS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -12,6 +13,7 @@ from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
 from ..engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs
 from .config import TrainConfig
+from .stages import trained_modules
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,22 @@ def motion_aware(error: Tensor, clean: Tensor, weight: float) -> Tensor:
 
 
 class FlowObjective(nn.Module):
-    """Loss of one batch. Modules that a stage freezes require no gradients."""
+    """Loss of one batch.
+
+    Modules that a stage freezes require no gradients and stay in evaluation mode, without dropout, as in sampling.
+    """
 
     def __init__(self, model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.text_encoder, self.config = model, text_encoder, config
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for what the stage trains, evaluation mode for the rest."""
+        super().train(False)
+        self.training = mode
+        for module in trained_modules(self.model, self.text_encoder, self.config):
+            module.train(mode)
+        return self
 
     def forward(self, batch: Batch, sample: FlowSample) -> dict[str, Tensor]:
         """``loss`` and its parts, as scalars."""

@@ -139,8 +139,9 @@ def _denoiser(run: Run, way: str) -> Denoiser:
 def _jobs(run: Run, batch: int, steps: int) -> list[Job]:
     """Clips of the model's own size with two branches, both modalities at a shared time; prompts are random."""
     one = synthetic_job(_config(run), steps, lead=0.0)
-    states = [torch.randn(one.text.states.shape) for _ in range(batch)]
-    return [replace(one, seed=i, text=Text(text, one.text.length)) for i, text in enumerate(states)]
+    d = _config(run).ddit
+    texts = [Text(torch.randn(d.text_tokens, d.text_width), d.text_tokens) for _ in range(batch)]
+    return [replace(one, seed=i, text=text) for i, text in enumerate(texts)]
 
 
 @contextmanager

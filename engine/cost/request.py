@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from ..config import ModelConfig
-from ..pipeline import Pipeline, Prepared
+from ..pipeline import Pipeline
 from ..sampling.batch import Batch
+from ..sampling.job import Job, text_of
 from ..sampling.sequential import batch_of
 from ..sampling.step_plan import JointStepPlan, StepPlan
-from ..tasks import task_of
 from ..types import Request
 from .counting import CountingDenoiser, meta_components
 from .flops import flops
@@ -140,8 +140,8 @@ def request_cost(config: ModelConfig, request: Request) -> RequestCost:
     """
     denoiser = CountingDenoiser(config.ddit)
     pipeline = Pipeline(meta_components(config, denoiser), denoiser.device)
-    prepared = pipeline.prepare(pipeline.read(request))
-    job, batch = prepared.job, batch_of(denoiser)
+    prepared = pipeline.prepare(request)
+    job, batch = pipeline.encode(prepared), batch_of(denoiser)
     batch.join([job])
     once, texts = denoiser.flops, denoiser.calls["condition"]
     times = denoiser.rows["modulation"] + denoiser.rows["audio_time"]
@@ -156,7 +156,7 @@ def request_cost(config: ModelConfig, request: Request) -> RequestCost:
             phases.append(phase)
     return RequestCost(
         config.name,
-        task_of(prepared.request),
+        prepared.task,
         job.sequence.seconds,
         job.sequence.width,
         job.sequence.height,
@@ -166,7 +166,7 @@ def request_cost(config: ModelConfig, request: Request) -> RequestCost:
         once,
         tuple(phases),
         branches,
-        len(job.sounds) * branches * _reference_forward(denoiser, prepared),
+        len(job.sounds) * branches * _reference_forward(denoiser, job, request.sound_only),
     )
 
 
@@ -217,18 +217,18 @@ def _weighted(batch: Batch) -> set[object]:
     return {branch for tracks in moving for branch in plan.at(tracks.modality, tracks.each[0].time)}
 
 
-def _reference_forward(denoiser: CountingDenoiser, prepared: Prepared) -> int:
+def _reference_forward(denoiser: CountingDenoiser, job: Job, sound_only: bool) -> int:
     """FLOPs of a forward of the reference loop: one row."""
-    model, job, config = denoiser.model, prepared.job, denoiser.config
+    model, config = denoiser.model, denoiser.config
     s, row = job.sequence, torch.zeros(1, dtype=torch.long)
     z_v = torch.empty(1, config.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
     z_a = torch.empty(1, s.audio_tokens, config.audio_channels, device="meta")
-    t = torch.empty(1, device="meta")
+    t, states = torch.empty(1, device="meta"), text_of(job, True, model.null_text).states
 
     def forward() -> object:
-        text = model.condition(job.text.states[None], torch.ones(1, dtype=torch.long, device="meta"))
-        if prepared.request.sound_only:
-            return model.audio(z_a, model.audio_time(t), text=text.audio)
+        text = model.condition(states[None], torch.ones(1, dtype=torch.long, device="meta"))
+        if sound_only:
+            return model.audio(z_a, model.audio_time(t), text_tokens=text.text_tokens)
         reference = None if job.reference is None else job.reference[None]
         return model(z_v, z_a, t, t, t, text, row.to("meta"), reference=reference)
 

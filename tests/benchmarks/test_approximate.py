@@ -15,6 +15,8 @@ from syncflow.benchmarks.approximate import Option, Row
 from syncflow.cli import app
 from syncflow.engine.cost.request import request_cost
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 
 

@@ -1,4 +1,4 @@
-"""How much a batcher takes on, and how its scheduler chooses."""
+"""Settings of a batcher: its limits and its scheduling policy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ MAX_PRIORITY = 100
 class Limits:
     """Sizes that are never exceeded.
 
-    ``queue`` requests wait at most; ``batch`` requests of one latent shape step together; ``ahead`` more of the shape
-    are made ready before there is a place for them, with memory that nobody else waits for. ``memory`` bytes bound the
-    sum of the predicted costs of all requests from their preparation to the end of their decoding (None: no bound).
-    ``prepare_threads`` and ``decode_threads`` work beside the step loop. Raises ``ValueError`` with what is allowed.
+    At most ``queue`` requests wait, and ``batch`` requests of one latent shape are stepped together; ``ahead`` more of
+    the shape are encoded before a slot is free, with memory that no waiting request needs. ``memory`` (bytes, None: no
+    bound) limits the sum of the predicted memory of all requests from encoding to the end of decoding.
+    ``prepare_threads`` encode texts and media and ``decode_threads`` decode latents, beside the thread that steps.
+    Raises ``ValueError`` with what is allowed.
     """
 
     queue: int = 64
@@ -37,9 +38,9 @@ class Limits:
 class Policy:
     """How the scheduler chooses.
 
-    ``continuous``: requests join a batch at any step; without it only a batch that nobody is in (static batching).
-    ``max_wait`` seconds for which the first request of a batch waits for others before the first step. ``ageing``
-    seconds of waiting count as much as one priority more. Raises ``ValueError`` with what is allowed.
+    ``continuous``: requests join a running batch at any step; False: only an empty one (static batching). The first
+    request of a batch waits up to ``max_wait`` seconds for others before the first step. ``ageing`` seconds of waiting
+    count as much as one level of priority. Raises ``ValueError`` with what is allowed.
     """
 
     continuous: bool = True

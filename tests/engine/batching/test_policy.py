@@ -7,7 +7,6 @@ import math
 import pytest
 
 from syncflow.engine.batching import Limits, Policy
-from syncflow.engine.batching.entry import Entry
 
 
 @pytest.mark.parametrize("name", ["queue", "batch", "memory", "prepare_threads", "decode_threads"])
@@ -30,15 +29,3 @@ def test_nobody_needs_to_be_made_ready_ahead():
 def test_times_of_the_policy_are_finite(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}; it must be a number of seconds"):
         Policy(**{name: value})
-
-
-@pytest.mark.parametrize("priority", [-101, 101, 0.5])
-def test_priorities_have_a_range(priority):
-    with pytest.raises(ValueError, match="it must be a whole number from -100 to 100"):
-        Entry(key=0, cost=0, submitted=0.0, priority=priority)
-
-
-@pytest.mark.parametrize("deadline", [0, -1.0, math.inf, math.nan])
-def test_deadlines_are_ahead(deadline):
-    with pytest.raises(ValueError, match=f"deadline is {deadline}; it must be a number of seconds above 0"):
-        Entry(key=0, cost=0, submitted=0.0, timeout=deadline)

@@ -1,4 +1,4 @@
-"""Counts and times for a metrics page."""
+"""Counts and durations of a batcher, for metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEPT = 1024  # newest requests whose times are kept
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Of the newest requests, in seconds; 0 without any. ``count`` is how many there were since the beginning."""
+    """Durations of the newest requests, in seconds (0 without any); ``count`` is of all requests since the start."""
 
     count: int = 0
     p50: float = 0.0
@@ -25,7 +25,7 @@ class Percentiles:
 
     @classmethod
     def of(cls, values: Iterable[float], count: int) -> Percentiles:
-        """Nearest ranks."""
+        """Percentiles by nearest rank."""
         ordered = sorted(values)
         if not ordered:
             return cls()
@@ -34,12 +34,12 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Stats:
-    """A moment of a batcher.
+    """A snapshot of a batcher.
 
-    ``states``: requests now in each of the first four states, and since the beginning in each of the final ones.
-    ``queue`` requests wait, ``running`` are in ``batches``, ``memory`` bytes are reserved. ``steps`` of batches and
-    ``request_steps`` of requests have been made since the beginning; ``steps_per_second`` over the last 10 s.
-    ``wait`` is from submission to the first step, ``run`` from there to the end of the last.
+    ``states``: requests now in each of the first four states, and since the start in each of the final ones. ``queue``
+    requests wait, ``running`` are in ``batches``, ``memory`` bytes are reserved. ``steps`` of batches and
+    ``request_steps`` of requests were done since the start; ``steps_per_second`` over the last 10 s. ``wait`` is from
+    submission to the first step, ``run`` from there to the end of the last.
     """
 
     states: Mapping[State, int]
@@ -55,45 +55,45 @@ class Stats:
 
 
 @dataclass
-class Times:
-    """Durations of requests: the newest, and how many in all."""
+class Durations:
+    """Durations of the newest requests, and the number of all."""
 
     newest: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     count: int = 0
 
     def add(self, seconds: float) -> None:
-        """One more."""
+        """Record one request."""
         self.newest.append(seconds)
         self.count += 1
 
     def percentiles(self) -> Percentiles:
-        """As of now."""
+        """Of the newest requests."""
         return Percentiles.of(self.newest, self.count)
 
 
-class Meter:
-    """What a batcher has done since ``now``."""
+class Statistics:
+    """Counts and durations since ``now``, as they accumulate."""
 
     def __init__(self, now: float) -> None:
-        self.wait, self.run = Times(), Times()
-        self.taken = self.steps = self.request_steps = 0
-        self.ended: Counter[State] = Counter()
-        self._began = now
-        self._recent: deque[float] = deque()
+        self.wait, self.run = Durations(), Durations()
+        self.submitted = self.steps = self.request_steps = 0
+        self.finished: Counter[State] = Counter()
+        self._started = now
+        self._recent_steps: deque[float] = deque()
 
-    def stepped(self, now: float, requests: int) -> None:
-        """A batch has made a step."""
+    def record_step(self, now: float, requests: int) -> None:
+        """A batch of ``requests`` has been stepped."""
         self.steps += 1
         self.request_steps += requests
-        self._recent.append(now)
-        self._forget(now)
+        self._recent_steps.append(now)
+        self._drop_old_steps(now)
 
     def snapshot(self, now: float, live: Iterable[State], *, queue: int, batches: int, memory: int) -> Stats:
-        """``live`` are the states of the requests that have not ended."""
-        self._forget(now)
+        """The statistics at ``now``; ``live`` are the states of the requests that are not final."""
+        self._drop_old_steps(now)
         counts = Counter(live)
-        states = {state: counts[state] + self.ended[state] for state in State}
-        elapsed = min(max(now - self._began, 1e-9), WINDOW)
+        states = {state: counts[state] + self.finished[state] for state in State}
+        elapsed = min(max(now - self._started, 1e-9), WINDOW)
         return Stats(
             states=MappingProxyType(states),
             queue=queue,
@@ -102,11 +102,11 @@ class Meter:
             memory=memory,
             steps=self.steps,
             request_steps=self.request_steps,
-            steps_per_second=len(self._recent) / elapsed,
+            steps_per_second=len(self._recent_steps) / elapsed,
             wait=self.wait.percentiles(),
             run=self.run.percentiles(),
         )
 
-    def _forget(self, now: float) -> None:
-        while self._recent and self._recent[0] <= now - WINDOW:
-            self._recent.popleft()
+    def _drop_old_steps(self, now: float) -> None:
+        while self._recent_steps and self._recent_steps[0] <= now - WINDOW:
+            self._recent_steps.popleft()

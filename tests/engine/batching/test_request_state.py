@@ -1,11 +1,28 @@
-"""Errors that are kept hold text in place of frames."""
+"""Priorities and deadlines are checked; errors that are kept hold text in place of frames."""
 
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 
-from syncflow.engine.batching.task import without_frames
+import pytest
+
+from syncflow.engine.batching.request_state import without_frames
+
+from .helpers import make_request
+
+
+@pytest.mark.parametrize("priority", [-101, 101, 0.5])
+def test_priorities_have_a_range(priority):
+    with pytest.raises(ValueError, match="it must be a whole number from -100 to 100"):
+        make_request(priority=priority)
+
+
+@pytest.mark.parametrize("deadline", [0, -1.0, math.inf, math.nan])
+def test_deadlines_are_ahead(deadline):
+    with pytest.raises(ValueError, match=f"deadline is {deadline}; it must be a number of seconds above 0"):
+        make_request(timeout=deadline)
 
 
 class Tensor:

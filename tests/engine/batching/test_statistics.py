@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 
 from syncflow.engine.batching import Percentiles, State
-from syncflow.engine.batching.stats import KEPT, Meter
+from syncflow.engine.batching.statistics import KEPT, Statistics
 
 
-def snapshot(meter, now, live=()):
-    return meter.snapshot(now, live, queue=0, batches=0, memory=0)
+def snapshot(statistics, now, live=()):
+    return statistics.snapshot(now, live, queue=0, batches=0, memory=0)
 
 
 def test_percentiles_are_nearest_ranks():
@@ -21,28 +21,28 @@ def test_percentiles_are_nearest_ranks():
 
 
 def test_times_are_those_of_the_newest_requests():
-    meter = Meter(0.0)
+    statistics = Statistics(0.0)
     for seconds in range(KEPT + 10):
-        meter.wait.add(seconds)
-    found = snapshot(meter, 1.0).wait
+        statistics.wait.add(seconds)
+    found = snapshot(statistics, 1.0).wait
     assert found.count == KEPT + 10
     assert found.p50 == 10 + KEPT // 2 - 1
 
 
 def test_the_rate_is_that_of_the_last_ten_seconds():
-    meter = Meter(100.0)
+    statistics = Statistics(100.0)
     for i in range(40):
-        meter.stepped(100.0 + i / 10, requests=3)
-    assert snapshot(meter, 104.0).steps_per_second == pytest.approx(10.0)
-    assert snapshot(meter, 110.0).steps_per_second == pytest.approx(3.9)
-    later = snapshot(meter, 200.0)
+        statistics.record_step(100.0 + i / 10, requests=3)
+    assert snapshot(statistics, 104.0).steps_per_second == pytest.approx(10.0)
+    assert snapshot(statistics, 110.0).steps_per_second == pytest.approx(3.9)
+    later = snapshot(statistics, 200.0)
     assert (later.steps_per_second, later.steps, later.request_steps) == (0.0, 40, 120)
 
 
 def test_states_count_who_is_there_and_who_has_ended():
-    meter = Meter(0.0)
-    meter.ended.update([State.DONE, State.DONE, State.EXPIRED])
-    found = snapshot(meter, 1.0, [State.RUNNING, State.QUEUED, State.RUNNING])
+    statistics = Statistics(0.0)
+    statistics.finished.update([State.DONE, State.DONE, State.EXPIRED])
+    found = snapshot(statistics, 1.0, [State.RUNNING, State.QUEUED, State.RUNNING])
     assert found.states == {
         State.QUEUED: 1,
         State.PREPARING: 0,
@@ -57,9 +57,9 @@ def test_states_count_who_is_there_and_who_has_ended():
 
 
 def test_a_snapshot_does_not_change():
-    meter = Meter(0.0)
-    found = snapshot(meter, 1.0)
-    meter.ended[State.DONE] += 1
+    statistics = Statistics(0.0)
+    found = snapshot(statistics, 1.0)
+    statistics.finished[State.DONE] += 1
     assert found.states[State.DONE] == 0
     with pytest.raises(TypeError):
         found.states[State.DONE] = 1
