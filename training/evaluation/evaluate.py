@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .blind import Blind, blind_baselines
+from .blind import BlindBaselines, blind_baselines
 from .color import object_color, prompt_color
 from .events import video_events
 from .matching import Matches, match_times, pool
@@ -190,7 +190,7 @@ def _synchrony(
     return own, float(np.mean([matched(exchange).f1 for exchange in exchanges(len(clips), SHUFFLES, seed)]))
 
 
-def _blind(clips: Sequence[Clip], events: list[np.ndarray], tolerance_frames: float) -> Blind | None:
+def _blind(clips: Sequence[Clip], events: list[np.ndarray], tolerance_frames: float) -> BlindBaselines | None:
     """What blind sounds score on these clips."""
     tolerances = [tolerance_frames / clip.fps for clip in clips]
     return blind_baselines(events, [clip.seconds for clip in clips], tolerances)
