@@ -19,7 +19,8 @@ from torch import Tensor
 from syncflow.engine.cost.request import request_cost
 from syncflow.engine.engine import Engine
 from syncflow.engine.model.denoiser import Denoiser
-from syncflow.engine.runtime.assemble import assemble
+from syncflow.engine.runtime.fp8 import with_fp8
+from syncflow.engine.runtime.pytorch import DTYPES, cast
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.types import Clip, Latents, Request
@@ -153,7 +154,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _denoiser(engine: Engine, precision: str) -> Denoiser:
     model = engine.components.ddit
-    return assemble(model, fp8=True) if precision == "fp8" else assemble(model, dtype=precision)
+    return with_fp8(model) if precision == "fp8" else cast(model, DTYPES[precision])
 
 
 def _generate(engine: Engine, request: Request, denoiser: Denoiser, cache: ConditioningCache) -> Generated:

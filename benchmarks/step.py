@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,8 +21,9 @@ from torch.utils._pytree import tree_leaves
 from syncflow.engine.cost.flops import flops
 from syncflow.engine.engine import Engine, workload
 from syncflow.engine.model.denoiser import Denoiser
-from syncflow.engine.runtime.choice import Chosen, choose
 from syncflow.engine.runtime.exported import GraphDenoiser
+from syncflow.engine.runtime.selection.choose import RuntimeChoice, choose
+from syncflow.engine.runtime.selection.settings import TorchOptions
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.job import Job
 from syncflow.engine.sampling.reference import ReferenceLoop
@@ -107,21 +109,22 @@ def requests(engine: Engine, batch: int, takes: int = 1) -> list[Job]:
     return jobs
 
 
-def runtimes(engine: Engine, names: Sequence[str]) -> dict[str, Chosen]:
+def runtimes(
+    engine: Engine, names: Sequence[str], precision: str = "auto", options: TorchOptions | None = None
+) -> dict[str, RuntimeChoice]:
     """The model of an engine in several runtimes, by name; "auto" becomes "auto (NAME)".
 
-    Raises ``ValueError`` for an unknown runtime and for one that is not installed.
+    Raises ``ValueError`` for an unknown runtime, one that is not installed, and an option that does not apply.
     """
-    found: dict[str, Chosen] = {}
+    found: dict[str, RuntimeChoice] = {}
     for name in names:
-        chosen = choose(
-            name, engine.components.ddit, engine.export_locations, workload=workload(engine.config.sequence)
-        )
+        task = workload(engine.config.sequence)
+        chosen = choose(name, engine.components.ddit, engine.export_locations, precision, task, options=options)
         found[name if name == chosen.runtime else f"{name} ({chosen.runtime})"] = chosen
     return found
 
 
-def compare(engine: Engine, chosen: Mapping[str, Chosen], batch: int, timing: Timing) -> list[Row]:
+def compare(engine: Engine, chosen: Mapping[str, RuntimeChoice], batch: int, timing: Timing) -> list[Row]:
     """Rows for a batch: the reference loop, then every runtime, one step of each in every round.
 
     A runtime of exported graphs is followed by its library alone, with the same graphs.
@@ -135,7 +138,7 @@ def compare(engine: Engine, chosen: Mapping[str, Chosen], batch: int, timing: Ti
     reference.step()
     expected = reference.latents
     for name, runtime in chosen.items():
-        steppers[name], runtime_of[name] = batch_of(runtime.denoiser), runtime.runtime
+        steppers[name], runtime_of[name] = batch_of(runtime.denoiser, overlap=runtime.overlap), runtime.runtime
         steppers[name].join(jobs)
         steppers[name].step()
         errors[name] = _error(steppers[name].latents, expected, before)
@@ -185,8 +188,10 @@ def alternate(
         for name, function in functions.items():
             time.sleep(PAUSE)
             function()
+            _synchronize()
             start = timing.clock()
             function()
+            _synchronize()
             if k >= 2:
                 seconds[name].append(timing.clock() - start)
     return seconds
@@ -206,15 +211,15 @@ class Takes:
         return asdict(self)
 
 
-def takes(engine: Engine, chosen: Mapping[str, Chosen], timing: Timing, steps: int = TAKE_STEPS) -> list[Takes]:
+def takes(engine: Engine, chosen: Mapping[str, RuntimeChoice], timing: Timing, steps: int = TAKE_STEPS) -> list[Takes]:
     """Medians for every runtime, in alternation, at the model's own lead."""
 
-    def sampling(denoiser: Denoiser, cache: ConditioningCache, count: int) -> Callable[[], object]:
+    def sampling(denoiser: Denoiser, cache: ConditioningCache, count: int, *, overlap: bool) -> Callable[[], object]:
         request = Request(PROMPTS[0], steps=steps, takes=count)
         job = engine.pipeline.encode(engine.pipeline.prepare(request))
 
         def work() -> None:
-            batch = batch_of(denoiser, cache)
+            batch = batch_of(denoiser, cache, overlap=overlap)
             batch.join([job])
             while not batch.step():
                 pass
@@ -224,7 +229,9 @@ def takes(engine: Engine, chosen: Mapping[str, Chosen], timing: Timing, steps: i
     works: dict[str, Callable[[], object]] = {}
     for name, runtime in chosen.items():
         cache = ConditioningCache(runtime.denoiser)
-        works |= {f"{name} {count}": sampling(runtime.denoiser, cache, count) for count in (1, 8)}
+        works |= {
+            f"{name} {count}": sampling(runtime.denoiser, cache, count, overlap=runtime.overlap) for count in (1, 8)
+        }
     seconds = alternate(works, replace(timing, rounds=min(timing.rounds, TAKE_ROUNDS)), "eight sounds")
     ms = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
     pairs = {name: (ms[f"{name} 1"], ms[f"{name} 8"]) for name in chosen}
@@ -260,6 +267,12 @@ def table(rows: Sequence[Row]) -> str:
         cells = (row.name, *speed, f"{row.rel_err:.1e}", launches, f"{row.flops / 1e9:.2f}", traffic)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _synchronize() -> None:
+    """Wait until a GPU has computed all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _error(found: Latents, expected: Latents, before: Latents) -> float:

@@ -39,6 +39,11 @@ def step(
         Literal["wall", "cpu"],
         typer.Option(help="wall: latency. cpu: CPU time of all threads together, for a machine under other load."),
     ] = "wall",
+    precision: options.RuntimePrecision = "auto",
+    cuda_graphs: options.CudaGraphs = None,
+    overlap: options.Overlap = None,
+    fp8: options.Fp8 = False,
+    autotune: options.Autotune = False,
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
@@ -51,11 +56,13 @@ def step(
 
     from ..benchmarks import step as steps
     from ..engine.engine import Engine
-    from ..engine.runtime.choice import RUNTIMES
+    from ..engine.runtime.selection.choose import RUNTIMES
+    from ..engine.runtime.selection.settings import TorchOptions
 
     _check_instructions(instructions)
-    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
-    chosen = steps.runtimes(engine, options.choices("runtime", runtimes, RUNTIMES))
+    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
+    names = options.choices("runtime", runtimes, RUNTIMES)
+    chosen = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
     timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, _progress_bar)
     rows = [row for size in batch or (1, 8) for row in steps.compare(engine, chosen, size, timing)]
     takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, chosen, timing)
@@ -84,7 +91,7 @@ def calibrate(
     from ..engine.components import Components
     from ..engine.engine import workload
     from ..engine.exports import ExportLocations
-    from ..engine.runtime.choice import choose
+    from ..engine.runtime.selection.choose import choose
 
     folder = options.model_folder(model)
     parts = Components.load(folder)
@@ -143,7 +150,7 @@ def approximate(
     from ..benchmarks import approximate as comparisons
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
+    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
     count = engine.config.sampling.steps if steps is None else steps
     chosen, requests = comparisons.options(count), comparisons.requests(clips, count)
     total = clips * (1 + len(chosen))

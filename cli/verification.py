@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def installed_runtimes(export: Export, device: Device, precision: Precision | None = None) -> list[str]:
     """The installed runtimes that can compute an export on this device, in this precision or its own."""
-    from ..engine.runtime.libraries import able
+    from ..engine.runtime.selection.libraries import usable_runtimes
 
-    return able(export, device, precision or export.precision)
+    return usable_runtimes(export, device, precision or export.precision)
 
 
 def verify_export(

@@ -30,7 +30,7 @@ def verify(
     from ..engine.components import Components
     from ..engine.exports import Export, ExportLocations
     from ..engine.package import open_package
-    from ..engine.runtime.libraries import LIBRARIES, version_of
+    from ..engine.runtime.selection.libraries import LIBRARIES, version_of
 
     wanted = None if runtimes is None else options.choices("runtime", runtimes, tuple(LIBRARIES))
     for runtime in wanted or []:
