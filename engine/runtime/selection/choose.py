@@ -45,8 +45,8 @@ Factories = dict[str, Callable[[], Denoiser]]
 class RuntimeChoice:
     """A denoiser, the name of its runtime and the reason for it; ``others`` has the reason against each other runtime.
 
-    ``overlap``: the sampling loop runs the towers on two streams. ``verification`` is what ``syncflow verify`` found of an
-    exported runtime on this processor; ``calibration`` the times on which the choice is based, if anything was timed.
+    ``overlap``: the sampling loop runs the towers on two streams. ``verification`` is the result of ``syncflow verify``
+    for an exported runtime on this processor; ``calibration`` the times on which the choice is based, if any.
     """
 
     denoiser: Denoiser
