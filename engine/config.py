@@ -293,15 +293,3 @@ class ModelConfig(Config):
     video_vae: CodecConfig = field(default_factory=CodecConfig)
     audio_vae: CodecConfig = field(default_factory=CodecConfig)
     text_encoder: CodecConfig = field(default_factory=CodecConfig)
-
-
-def preset(name: str) -> ModelConfig:
-    """A named configuration: ``syncflow``, ``syncphony`` or ``harmony``, each ``-xl`` or ``-tiny``.
-
-    Raises ``ValueError`` for another name.
-    """
-    from .presets import PRESETS
-
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]

@@ -17,8 +17,8 @@ from .backend import ModelBackend
 from .batching import Batcher, Handle, Limits, Policy
 from .components import Components
 from .config import SequenceConfig
-from .exports import Places
-from .memory import Memory
+from .cost.memory import MemoryEstimator
+from .exports import ExportLocations
 from .pipeline import Pipeline, PreparedRequest
 from .runtime.selection.choose import choose
 from .runtime.selection.settings import TorchOptions
@@ -68,9 +68,9 @@ class Engine:
         self.threads = limit_threads()
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
-        self.places = Places(folder, components.digest)
+        self.export_locations = ExportLocations(folder, components.digest)
         options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
-        self.chosen = choose(runtime, components.ddit, self.places, precision, task, options=options)
+        self.chosen = choose(runtime, components.ddit, self.export_locations, precision, task, options=options)
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device)
         self.backend = ModelBackend(
@@ -200,8 +200,8 @@ class Engine:
         return self.backend.conditioning_cache
 
     @property
-    def memory(self) -> Memory:
-        """Predictions of the device memory that requests take."""
+    def memory(self) -> MemoryEstimator:
+        """Estimates of the device memory of requests."""
         return self.backend.memory_model
 
     def _check_process(self) -> None:
