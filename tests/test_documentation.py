@@ -169,7 +169,7 @@ def targets(page: str, text: str) -> list[str]:
     """``make`` targets that the Makefile does not have."""
     known = set(re.findall(r"^([a-z][a-z0-9-]*):", read("Makefile"), re.M))
     written = [*code_lines(text), *spans(text)]
-    named = {name for code in written for name in re.findall(r"(?:^|[&;] *|\s)make ([a-z][a-z0-9-]*)", code)}
+    named = {name for code in written for name in re.findall(r"(?:^(?:\w+=\S+ )*|[&;] *)make ([a-z][a-z0-9-]*)", code)}
     return [f"{page}: the Makefile has no target {name}" for name in sorted(named - known)]
 
 
