@@ -198,7 +198,7 @@ class Pipeline:
     def decode(self, prepared: PreparedRequest, latents: Latents) -> list[Clip]:
         """A clip for each take, from latents video (1, C_v, T, H, W) and audio (takes, A, C_a).
 
-        Known frames and sounds stay as they were given. Raises ``ValueError`` for latents or sounds that are not finite.
+        Known frames and sounds stay as they were given. Raises ``ValueError`` for latents that are not finite.
         """
         request, sequence, media, task = prepared.request, prepared.sequence, prepared.media, prepared.task
         video_latents: np.ndarray | None = None
