@@ -186,7 +186,7 @@ class _Parts:
             self.t, self.fps = torch.zeros(1), torch.zeros(1)
             self.words, self.times = self.text(), self.modulation()
             self.time = self.audio_time()
-            self.features = self.model.video(self.z_v, *self.times, self.words, self.row, keep=lambda _, x: x)[1]
+            self.features = self.model.video(self.z_v, self.times, self.words, self.row, keep=lambda _, x: x)[1]
             self.context = self.video(context_rows=self.row)[1]
             self.context_ref = VideoContextRef(self.model.video_token_positions(s.latent_frames, s.spatial_tokens))
 

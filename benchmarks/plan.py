@@ -227,7 +227,7 @@ def _forward(denoiser: CountingDenoiser, job: Job, sound_only: bool) -> int:
     def forward() -> object:
         text = model.condition(states[None], torch.ones(1, dtype=torch.long, device="meta"))
         if sound_only:
-            return model.audio(z_a, model.audio_time(t), text=text.audio)
+            return model.audio(z_a, model.audio_time(t), text_tokens=text.text_tokens)
         reference = None if job.reference is None else job.reference[None]
         return model(z_v, z_a, t, t, t, text, row.to("meta"), reference=reference)
 

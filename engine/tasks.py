@@ -1,4 +1,4 @@
-"""Tasks: the media that a request gives, and the known latents that they make (``docs/method.md`` section 4).
+"""Tasks: the media that a request gives, and the known latents that they make (``docs/method.md`` section 5).
 
 | task | given | known latents |
 |---|---|---|

@@ -209,14 +209,14 @@ CHECKS: dict[str, Check] = {
 class Conditioning:
     """Text of P prompts as every block of the d-DiT reads it.
 
-    ``keys`` and ``values`` (blocks, P, L, n, d), ``lengths`` (P,) tokens that count; ``audio`` the projected tokens
-    (P, L, D) that the audio tower reads when it reads text at all.
+    ``keys`` and ``values`` (blocks, P, L, n, d), ``lengths`` (P,) tokens that count; ``text_tokens`` the projected
+    tokens (P, L, D) that the audio tower reads when it reads text at all.
     """
 
     keys: Tensor
     values: Tensor
     lengths: Tensor
-    audio: Tensor | None = None
+    text_tokens: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,7 +106,7 @@ def _graph_seconds(run: Graphs, graph: Graph) -> list[float]:
 
 
 def _in_turns(works: Sequence[Callable[[], Tensor]], times: int) -> list[float]:
-    """The median seconds of each of several works that are done in turns, once before it counts."""
+    """The median seconds of each of several functions that are called alternately, once before it counts."""
     taken: list[list[float]] = [[] for _ in works]
     for _ in range(times + 1):
         for work, of in zip(works, taken, strict=True):

@@ -1,6 +1,6 @@
 """Audio codec: waveform <-> latents, EnCodec's encoder and decoder with a KL bottleneck instead of the quantiser.
 
-Strides 8*6*5*4 = 960: 48 kHz mono gives 50 latents a second (SyncFlow section 3.2, method.md section 7).
+Strides 8*6*5*4 = 960: 48 kHz mono gives 50 latents a second (SyncFlow section 3.2, docs/method.md section 6).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Video codec: frames <-> latents with any diffusers video autoencoder (method.md section 7).
+"""Video codec: frames <-> latents with any diffusers video autoencoder (docs/method.md section 6).
 
 The tiny codec is LTX-Video's (:mod:`.ltx`, which needs no diffusers) on 2x4x4 pixel patches with one strided
 convolution: 4x in time, 8x in space, all convolutions on the coarse grids, channel-wise norms only, so that sizes and

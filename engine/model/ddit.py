@@ -27,8 +27,8 @@ from .video import VideoTower
 class DDiT(nn.Module):
     """u(z_v, z_a, t_v, t_a, text) -> (v_v, v_a) (SyncFlow Eq. 2).
 
-    :meth:`forward` is the plain definition: every row through both towers. The other methods are its parts, for who
-    keeps what does not change: a :class:`~syncflow.engine.model.denoiser.Denoiser`.
+    :meth:`forward` is the plain definition: every row through both towers. The other methods are its parts, for a
+    sampling loop that keeps what does not change: a :class:`~syncflow.engine.model.denoiser.Denoiser`.
     """
 
     def __init__(self, config: DDiTConfig) -> None:
@@ -59,7 +59,7 @@ class DDiT(nn.Module):
 
     def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """What the video tower needs of its times t (R, T or 1) and the frame rates fps (R,)."""
-        return Modulation(*self.video.modulation(t, fps))
+        return self.video.modulation(t, fps)
 
     def audio_time(self, t: Tensor) -> Tensor:
         """What the audio tower needs of its times: t (R,) -> (R, D)."""
@@ -76,20 +76,19 @@ class DDiT(nn.Module):
         if inputs.context_rows is not None:
             rope = self.audio.rope_table(self.video_token_positions(z.shape[2], self._tokens(z)))
             keep = partial(self.audio.context, rows=inputs.context_rows, rope=rope)
-        rows = *inputs.modulation, inputs.text, inputs.text_of_row
+        rows = inputs.modulation, inputs.text, inputs.text_of_row
         return self.video(z, *rows, readers, inputs.prefix_of_row, inputs.num_outputs, keep)
 
     def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """Velocity of the first ``num_outputs`` rows, and in an ``audio_rope`` model the context of every row."""
-        words = self._words(inputs.text, inputs.text_of_row)
-        context = inputs.video_context, inputs.video_context_ref
-        velocity, sounds = self.audio(inputs.latents, inputs.time_token, *context, words, inputs.num_outputs)
-        return velocity, self.bridge.adapt(sounds) if isinstance(self.bridge, AudioRopeBridge) else []
+        context, text_tokens = (inputs.video_context, inputs.video_context_ref), self._text_tokens(inputs)
+        velocity, attended = self.audio(inputs.latents, inputs.time_token, *context, text_tokens, inputs.num_outputs)
+        return velocity, self.bridge.adapt(attended) if isinstance(self.bridge, AudioRopeBridge) else []
 
     def joint_pass(self, inputs: JointInputs) -> Velocities:
         """Velocities of a ``global_local`` model, layer by layer."""
         style = self.silence if inputs.reference is None else self.style(inputs.reference)
-        return self.together(inputs, self._words(inputs.text, inputs.text_of_row), style)
+        return self.run_both_towers(inputs, self._text_tokens(inputs), style)
 
     @property
     def silence(self) -> Tensor:
@@ -101,15 +100,15 @@ class DDiT(nn.Module):
         """Style tokens of a reference sound: (N, A_r, C_a) -> (N, A_r, D)."""
         return self.audio.x_embedder(reference)
 
-    def together(self, inputs: JointInputs, words: Tensor | None, style: Tensor) -> Velocities:
-        """:meth:`joint_pass` with the words (R, L, D) that the audio reads, and the style (N or 1, A_r, D)."""
+    def run_both_towers(self, inputs: JointInputs, text_tokens: Tensor | None, style: Tensor) -> Velocities:
+        """:meth:`joint_pass` with the text tokens (R, L, D) that the audio reads, and the style (N or 1, A_r, D)."""
         assert isinstance(self.bridge, GlobalLocalBridge)
         z_v, z_a, bridged = inputs.video_latents, inputs.audio_latents, inputs.bridged_rows
         style = style.expand((z_a if bridged is None else bridged).shape[0], -1, -1)  # len() would fix it in a trace
         frequencies = self.video.rope.freqs.float(), self.audio.freqs.float()
         clocks = global_local_clocks(z_v.shape[2], self._tokens(z_v), z_a.shape[1], style.shape[1], *frequencies)
-        video = self.video.enter(z_v, *inputs.modulation, inputs.text, inputs.text_of_row)
-        audio = self.audio.enter(z_a, inputs.time_token, words, style=style, styled=bridged)
+        video = self.video.embed(z_v, inputs.modulation, inputs.text, inputs.text_of_row)
+        audio = self.audio.embed(z_a, inputs.time_token, text_tokens, style=style, style_rows=bridged)
         for i in range(self.config.depth):
             assert audio.style is not None
             to_video, to_audio, to_style = self.bridge(i, video.x, audio.x, audio.style, clocks, bridged)
@@ -140,9 +139,9 @@ class DDiT(nn.Module):
         """Velocities of both modalities.
 
         z_v (R, C_v, T, H, W), z_a (R, A, C_a), t_v (R,) or (R, T), t_a (R,), fps (R,), text_of_row (R,) int. Rows where
-        ``bridged`` (R,) bool is false skip the bridge in every layer: their towers do not see each other. ``reference``
-        (R, A_r, C_a), latents of a sound whose style is wanted, belongs to the bridge ``global_local``. Raises
-        ``ValueError`` for it in another model.
+        ``bridged`` (R,) bool is false skip the bridge in every layer: their towers do not read each other.
+        ``reference`` (R, A_r, C_a), latents of a sound whose style is wanted, belongs to the bridge ``global_local``.
+        Raises ``ValueError`` for it in another model.
         """
         if reference is not None and self.config.bridge != "global_local":
             raise ValueError(f"a reference sound needs the bridge global_local; this model has {self.config.bridge}")
@@ -170,6 +169,7 @@ class DDiT(nn.Module):
         """S of video latents z (R, C_v, T, H, W)."""
         return (z.shape[3] // self.config.patch) * (z.shape[4] // self.config.patch)
 
-    def _words(self, text: Conditioning, text_of_row: Tensor) -> Tensor | None:
+    def _text_tokens(self, inputs: AudioInputs | JointInputs) -> Tensor | None:
         """The text tokens that the audio tower reads (R, L, D), if it reads text at all."""
-        return text.audio[text_of_row] if self.config.audio_text and text.audio is not None else None
+        tokens = inputs.text.text_tokens
+        return tokens[inputs.text_of_row] if self.config.audio_text and tokens is not None else None

@@ -19,11 +19,11 @@ from .bridges import Context
 
 
 class Modulation(NamedTuple):
-    """What the video tower needs of time and frame rate: ``rows`` (R, T or 1, 6, D) for the blocks, ``embedded``
-    (R, T or 1, D) for the final layer."""
+    """What the video tower needs of time and frame rate: ``block_modulation`` (R, T or 1, 6, D), shift, scale and gate
+    of both halves of a block, and ``time_embedding`` (R, T or 1, D) for the final layer."""
 
-    rows: Tensor
-    embedded: Tensor
+    block_modulation: Tensor
+    time_embedding: Tensor
 
 
 class VideoContextRef(NamedTuple):
@@ -36,7 +36,7 @@ class VideoContextRef(NamedTuple):
 
 @dataclass(frozen=True)
 class VideoInputs:
-    """What the video tower of a one-way model computes, and with which inputs.
+    """Inputs of the video tower of a one-way model, R rows.
 
     Every model: ``latents`` (R, C_v, T, H, W), their ``modulation``, the ``text`` of P prompts and the prompt of every
     row, ``text_of_row`` (R,).
@@ -68,7 +68,7 @@ class VideoInputs:
 
 @dataclass(frozen=True)
 class AudioInputs:
-    """What the audio tower of a one-way model computes, and with which inputs.
+    """Inputs of the audio tower of a one-way model, or of any model where the audio reads no video; R rows.
 
     ``latents`` (R, A, C_a) and their ``time_token`` (R, D) from :meth:`Denoiser.audio_time`; ``text`` and
     ``text_of_row`` (R,) as of :class:`VideoInputs`. In an ``adaptor`` model ``video_context`` comes from
@@ -87,7 +87,7 @@ class AudioInputs:
 
 @dataclass(frozen=True)
 class JointInputs:
-    """What both towers of a ``global_local`` model compute, and with which inputs.
+    """Inputs of both towers of a ``global_local`` model, R rows.
 
     ``video_latents`` (R, C_v, T, H, W) with their ``modulation``, ``audio_latents`` (R, A, C_a) with their
     ``time_token`` (R, D), ``text`` and ``text_of_row`` (R,) as of :class:`VideoInputs`. The towers of rows

@@ -1,4 +1,4 @@
-"""A model with its switches set: who runs its passes, in which type."""
+"""A model with its switches set: the runtime of its passes and the type of its weights."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def assemble(
 
     ``runtime`` of :data:`RUNTIMES`; ``dtype`` of the weights, by default as they are; ``fp8`` linears in the video
     blocks, which is approximate; ``overlap`` keeps contexts for a following tower on a stream of its own (and
-    ``batch_of`` is told so too); ``autotune`` as in :class:`~syncflow.engine.runtime.compiled.CompiledDenoiser`. Raises
-    ``ValueError`` for a choice that there is not or that needs a CUDA device.
+    ``batch_of`` takes the same option); ``autotune`` as in
+    :class:`~syncflow.engine.runtime.compiled.CompiledDenoiser`. Raises ``ValueError`` for a choice that there is not or
+    that needs a CUDA device.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}")

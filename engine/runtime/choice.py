@@ -27,7 +27,7 @@ from ..model.denoiser import Denoiser
 from . import calibration, libraries
 from .assemble import assemble
 from .calibration import Calibration, Key, calibrated
-from .codecs import through
+from .codecs import with_graph_codecs
 from .delegate import describe
 from .exported import GraphDenoiser, graph_names
 from .libraries import LIBRARIES, device_of, export_for
@@ -74,7 +74,7 @@ class Chosen:
         if not isinstance(self.denoiser, GraphDenoiser) or not isinstance(self.denoiser.run, Sessions):
             return parts
         graphs = self.denoiser.run.export.graphs
-        return through(parts, self.denoiser.run, {name: graphs[name] for name in self.codecs})
+        return with_graph_codecs(parts, self.denoiser.run, {name: graphs[name] for name in self.codecs})
 
     def describe(self) -> dict[str, Any]:
         """What runs and why, with its settings, what a step took where it was timed, and why others do not run."""

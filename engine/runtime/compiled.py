@@ -63,7 +63,7 @@ class CompiledDenoiser(Delegate):
 
 def _mark_dynamic(text: Conditioning, *rows: Tensor | None) -> None:
     """Say that the first axis of ``rows``, and the prompts of a text, may have any size the next time."""
-    axes = [(tensor, 0) for tensor in (*rows, text.lengths, text.audio) if tensor is not None]
+    axes = [(tensor, 0) for tensor in (*rows, text.lengths, text.text_tokens) if tensor is not None]
     for tensor, axis in (*axes, (text.keys, 1), (text.values, 1)):
         torch._dynamo.maybe_mark_dynamic(tensor, axis)
 

@@ -1,4 +1,4 @@
-"""A denoiser that leaves to another what it does not do itself."""
+"""A denoiser that wraps another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A d-DiT as graphs that somebody else runs: ONNX Runtime, OpenVINO, AOTInductor, TensorRT.
+"""A d-DiT as exported graphs that a library runs: ONNX Runtime, OpenVINO, AOTInductor, TensorRT.
 
 The sampling loop asks for passes (``engine/model/denoiser.py``); every pass is one call of an exported graph, with
 named tensors in and out. ``export/graphs.py`` has the graphs, with the same names.
@@ -30,15 +30,15 @@ class Graphs(Protocol):
 def graph_names(config: DDiTConfig) -> tuple[str, ...]:
     """The graphs of a model: what is computed once a prompt, once a schedule, and in every step."""
     steps = {
-        "adaptor": ("denoise_video", "denoise_adapt", "denoise_audio"),
+        "adaptor": ("denoise_video", "adapt_video", "denoise_audio"),
         "audio_rope": ("denoise_audio", "denoise_video"),
-        "global_local": ("denoise_style", "denoise_joint"),
+        "global_local": ("embed_reference", "denoise_joint"),
     }
     return ("prepare_text", "prepare_times", *steps[config.bridge])
 
 
 def numbered(name: str, tensors: list[Tensor]) -> dict[str, Tensor]:
-    """Tensors of the layers under names: ``context_0``, ``context_1``, …."""
+    """Tensors of the layers under names: ``video_context_0``, ``video_context_1``, …."""
     return {f"{name}_{i}": tensor for i, tensor in enumerate(tensors)}
 
 
@@ -73,19 +73,18 @@ class GraphDenoiser:
     def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
         """Keys and values of all blocks for P prompts."""
         found = self.run("prepare_text", {"states": states.to(self.dtype)})
-        return Conditioning(found["keys"], found["values"], lengths, found["tokens"])
+        return Conditioning(found["keys"], found["values"], lengths, found["text_tokens"])
 
     def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """Of the video's flow times t (R, T or 1) and frame rates fps (R,)."""
         frames = t.shape[1]
         flat = t.flatten()
         found = self.run("prepare_times", {"t": flat, "fps": fps.repeat_interleave(frames)})
-        rows, embedded = (found[name].unflatten(0, (-1, frames)) for name in ("rows", "embedded"))
-        return Modulation(rows, embedded)
+        return Modulation(*(found[name].unflatten(0, (-1, frames)) for name in Modulation._fields))
 
     def audio_time(self, t: Tensor) -> Tensor:
         """Of the audio's flow times t (R,). -> (R, D)."""
-        return self.run("prepare_times", {"t": t, "fps": torch.ones_like(t)})["token"]
+        return self.run("prepare_times", {"t": t, "fps": torch.ones_like(t)})["time_token"]
 
     def video_token_positions(self, frames: int, tokens: int) -> Tensor:
         """Where the tokens of a context stand on the clock of the audio. -> (M,)."""
@@ -98,42 +97,39 @@ class GraphDenoiser:
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """Velocity, and the contexts of ``context_rows``; the graph has a velocity for all rows."""
         z, context = inputs.latents, inputs.audio_context
-        tensors = self._video(z, inputs.modulation, inputs.text, inputs.text_of_row)
+        tensors = {"latents": z, **self._modulation_and_text(inputs, z.shape[2])}
         if self.config.bridge == "audio_rope":
             rows = torch.arange(len(z), device=self.device)
             prefix = rows if inputs.prefix_of_row is None else inputs.prefix_of_row
             if context is None:
                 layers = self.config.depth - self.config.first_block
-                context, of_row = self._nothing(layers, self.config.heads), torch.full_like(prefix, -1)
+                context, of_row = self._empty_context(layers, self.config.heads), torch.full_like(prefix, -1)
             else:
                 of_row = prefix if inputs.audio_context_of_row is None else inputs.audio_context_of_row
-            tensors |= {"prefix_of_row": prefix, "heard_of_row": of_row, **numbered("heard", context)}
+            tensors |= {"prefix_of_row": prefix, "audio_context_of_row": of_row, **numbered("audio_context", context)}
         found = self.run("denoise_video", tensors)
         if inputs.context_rows is None:
             return found["velocity"], []
         features = [feature[inputs.context_rows] for feature in collected("feature", found)]
         positions = self.video_token_positions(z.shape[2], self._tokens(z))
-        adapted = self.run("denoise_adapt", {"positions": positions, **numbered("feature", features)})
-        return found["velocity"], collected("context", adapted)
+        adapted = self.run("adapt_video", {"video_token_positions": positions, **numbered("feature", features)})
+        return found["velocity"], collected("video_context", adapted)
 
     def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """Velocity, and in an ``audio_rope`` model the context of every row."""
         context, ref = inputs.video_context, inputs.video_context_ref
-        tensors = {
-            "z": inputs.latents,
-            "time": inputs.time_token,
-            **self._words(inputs.text, inputs.text_of_row),
-        }
+        tensors = {"latents": inputs.latents, "time_token": inputs.time_token, **self._text_tokens(inputs)}
         if self.config.bridge == "audio_rope":
             found = self.run("denoise_audio", tensors)
-            return found["velocity"], collected("heard", found)
+            return found["velocity"], collected("audio_context", found)
         rows = torch.arange(len(inputs.latents), device=self.device)
         if context is None or ref is None:
-            context = self._nothing(self.config.depth, self.config.audio_heads)
+            context = self._empty_context(self.config.depth, self.config.audio_heads)
             positions, of_row = self.video_token_positions(2, 1), torch.full_like(rows, -1)
         else:
             positions, of_row = ref.positions, rows if ref.context_of_row is None else ref.context_of_row
-        tensors |= {"positions": positions, "context_of_row": of_row, **numbered("context", context)}
+        tensors |= {"video_token_positions": positions, "video_context_of_row": of_row}
+        tensors |= numbered("video_context", context)
         return self.run("denoise_audio", tensors)["velocity"], []
 
     def joint_pass(self, inputs: JointInputs) -> Velocities:
@@ -142,43 +138,45 @@ class GraphDenoiser:
         rows, reference = inputs.bridged_rows, inputs.reference
         if rows is None:
             rows = torch.arange(len(inputs.video_latents), device=self.device)
-        style = self.silence if reference is None else self.run("denoise_style", {"reference": reference})["style"]
+        style = self.silence
+        if reference is not None:
+            style = self.run("embed_reference", {"reference": reference})["style"]
         tensors = {
-            **self._video(inputs.video_latents, inputs.modulation, inputs.text, inputs.text_of_row),
-            "z_a": inputs.audio_latents,
-            "time": inputs.time_token,
-            **self._words(inputs.text, inputs.text_of_row),
-            "bridged": rows,
+            "video_latents": inputs.video_latents,
+            **self._modulation_and_text(inputs, inputs.video_latents.shape[2]),
+            "audio_latents": inputs.audio_latents,
+            "time_token": inputs.time_token,
+            **self._text_tokens(inputs),
+            "bridged_rows": rows,
             "style": style.expand(len(rows), -1, -1).contiguous(),
         }
         found = self.run("denoise_joint", tensors)
-        video, audio = found["velocity"], found["velocity_a"]
+        video, audio = found["video_velocity"], found["audio_velocity"]
         if inputs.video_output_rows is not None:
             video = video[inputs.video_output_rows]
         if inputs.audio_output_rows is not None:
             audio = audio[inputs.audio_output_rows]
         return Velocities(video, audio)
 
-    def _video(self, z: Tensor, times: Modulation, text: Conditioning, text_of_row: Tensor) -> dict[str, Tensor]:
-        frames = z.shape[2]
+    def _modulation_and_text(self, inputs: VideoInputs | JointInputs, frames: int) -> dict[str, Tensor]:
+        block_modulation, time_embedding = inputs.modulation
         return {
-            "z": z,
-            "rows": times.rows.expand(-1, frames, -1, -1),
-            "embedded": times.embedded.expand(-1, frames, -1),
-            "keys": text.keys,
-            "values": text.values,
-            "lengths": text.lengths,
-            "text_of_row": text_of_row,
+            "block_modulation": block_modulation.expand(-1, frames, -1, -1),
+            "time_embedding": time_embedding.expand(-1, frames, -1),
+            "keys": inputs.text.keys,
+            "values": inputs.text.values,
+            "lengths": inputs.text.lengths,
+            "text_of_row": inputs.text_of_row,
         }
 
-    def _words(self, text: Conditioning, text_of_row: Tensor) -> dict[str, Tensor]:
+    def _text_tokens(self, inputs: AudioInputs | JointInputs) -> dict[str, Tensor]:
         """What the audio tower reads of the text, if it reads any: the tokens of each row (R, L, D)."""
         if not self.config.audio_text:
             return {}
-        assert text.audio is not None
-        return {"words": text.audio[text_of_row]}
+        assert inputs.text.text_tokens is not None
+        return {"text_tokens": inputs.text.text_tokens[inputs.text_of_row]}
 
-    def _nothing(self, layers: int, heads: int) -> Context:
+    def _empty_context(self, layers: int, heads: int) -> Context:
         """A context that stands where no row reads any: graphs want one, of two tokens."""
         shape = (1, 2, 2, heads, self.config.width // heads)
         return [torch.zeros(shape, device=self.device, dtype=self.dtype)] * layers

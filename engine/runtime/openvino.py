@@ -15,7 +15,8 @@ from .sessions import Run, Sessions
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
-ROUNDED = ("prepare_text", "denoise_")  # flow times are angles that need all digits, and codecs are never rounded
+# Flow times are angles that need all digits, and codecs are never rounded.
+ROUNDED = ("prepare_text", "denoise_", "adapt_video", "embed_reference")
 TINY, TINY_FLOAT16 = 2.0**-126, 2.0**-24  # added to scores of their type they change no softmax, yet are not zero
 
 

@@ -41,8 +41,8 @@ class ConditioningCache:
         parts = [self._text(text) for text in texts]
         keys, values = (torch.stack(part, 1) for part in list(zip(*parts, strict=True))[:2])
         lengths = upload(torch.tensor([text.length for text in texts]), self.model.device)
-        audio = [part[2] for part in parts if len(part) > 2]
-        return Conditioning(keys, values, lengths, torch.stack(audio) if audio else None)
+        tokens = [part[2] for part in parts if len(part) > 2]
+        return Conditioning(keys, values, lengths, torch.stack(tokens) if tokens else None)
 
     def text_of(self, job: Job, prompted: bool) -> Text:
         """The prompt of a request, or what stands for its absence."""
@@ -78,8 +78,8 @@ class ConditioningCache:
         def compute() -> tuple[Tensor, ...]:
             states = upload(text.states, self.model.device).to(self.model.null_text.dtype)
             found = self.model.condition(states[None], upload(torch.tensor([text.length]), self.model.device))
-            audio = () if found.audio is None else (found.audio[0],)
-            return found.keys[:, 0], found.values[:, 0], *audio
+            tokens = () if found.text_tokens is None else (found.text_tokens[0],)
+            return found.keys[:, 0], found.values[:, 0], *tokens
 
         return self._once(("text", text.cache_key), compute)
 

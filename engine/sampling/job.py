@@ -61,9 +61,9 @@ class Job:
     """One clip to sample. ``text`` is its prompt, ``negative`` stands for the absence of the prompt; None is the
     model's null text (:func:`text_of`).
 
-    ``takes`` are the seeds of the sounds that are drawn for one video, by default the clip's own ``seed``. ``silence``
-    (A, C_a) clean latents of no sound, where a branch is muted; ``reference`` (A_r, C_a) those of a sound whose style
-    is wanted.
+    ``takes`` are the seeds of the sounds that are sampled for one video, by default the clip's own ``seed``.
+    ``silence`` (A, C_a) clean latents of no sound, where a branch is muted; ``reference`` (A_r, C_a) those of a sound
+    whose style is wanted.
     """
 
     sequence: SequenceConfig

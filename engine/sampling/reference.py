@@ -75,7 +75,7 @@ class ReferenceLoop:
             guided -= weight * (full - velocities[branch])
         if (share := self.plan.rescale) == 0:
             return guided
-        axes = tuple(range(1, full.ndim))  # draws the deviation back to that of the full branch
+        axes = tuple(range(1, full.ndim))  # brings the deviation back to that of the full branch
         return guided * (share * full.std(axes, keepdim=True) / guided.std(axes, keepdim=True) + 1 - share)
 
     def _forward(self, branch: Branch, video: Tensor, audio: Tensor, t_v: float, t_a: float) -> Latents:

@@ -22,12 +22,12 @@ def batch_of(model: Denoiser, cache: ConditioningCache | None = None, *, overlap
     ``overlap``: on a GPU the following tower of a one-way model runs beside the leading tower of the next step.
     """
     kind = JointBatch if model.config.bridge == "global_local" else OneWayBatch
-    apart = overlap and kind is OneWayBatch and model.device.type == "cuda"
-    return kind(model, cache or ConditioningCache(model), TwoStreams.of(model.device) if apart else None)
+    overlap = overlap and kind is OneWayBatch and model.device.type == "cuda"
+    return kind(model, cache or ConditioningCache(model), TwoStreams.of(model.device) if overlap else None)
 
 
 class SequentialBatch:
-    """The interface of a :class:`~syncflow.engine.sampling.batch.Batch`, without shared rows.
+    """Steps requests one after the other, with the methods of a :class:`~syncflow.engine.sampling.batch.Batch`.
 
     How a matrix product rounds may depend on its number of rows, and so the last bits of a clip on the requests in its
     batch. Here they do not; it costs what batching saves.

@@ -14,6 +14,8 @@ from syncflow.kernels import native
 
 needs_native = pytest.mark.skipif(native.LOOPS is None, reason="the native part was not built")
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_best_of_a_few_tries_counts():
     ratios = iter([0.2, 0.7, 0.9])

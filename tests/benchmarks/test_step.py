@@ -19,6 +19,8 @@ from syncflow.engine.runtime.delegate import Delegate
 from syncflow.engine.runtime.processor import Processor, processor
 from syncflow.kernels import native
 
+pytestmark = pytest.mark.slow
+
 ONCE = Timing(rounds=1)
 
 

@@ -87,7 +87,7 @@ def test_requests_with_a_reference_come_and_go(models, data):
 class Beside(Streams):
     """The order of two streams, on one."""
 
-    apart = True
+    overlap = True
 
 
 @pytest.mark.parametrize("name", ["adaptor", "audio_rope"])
@@ -102,11 +102,11 @@ def test_the_following_tower_may_move_first(models, name, data):
 
 @given(st.data())
 @settings(max_examples=10)
-def test_requests_come_and_go_apart(models, data):
+def test_requests_come_and_go_in_a_sequential_batch(models, data):
     come_and_go(SequentialBatch(models["adaptor"]), data.draw(st.lists(JOBS, min_size=1, max_size=3)), data)
 
 
-def test_apart_a_request_is_the_request_alone_to_the_last_bit(models):
+def test_a_request_of_a_sequential_batch_has_the_bits_that_it_has_alone(models):
     jobs, together = [job(1, steps=2), job(2, steps=3, lead=1.0, takes=(5, 6))], SequentialBatch(models["adaptor"])
     together.join(jobs)
     for _ in range(6):
@@ -328,11 +328,12 @@ def test_times_are_embedded_once_a_schedule(asked):
 @given(order=st.lists(st.integers(0, 4), min_size=1, max_size=12), room=st.integers(1, 4))
 @example(order=[0, 1, 0, 2, 0], room=2)
 @settings(max_examples=25)
-def test_a_memo_keeps_what_was_last_used_within_its_room(models, order, room):
+def test_the_conditioning_cache_evicts_the_least_recently_used(models, order, room):
     model, prompts = models["adaptor"], [job(seed).text for seed in range(5)]
     lengths = torch.tensor([CONFIG.text_tokens])
     fresh = [model.condition(prompt.states[None], lengths) for prompt in prompts]
-    each = fresh[0].keys.nbytes + fresh[0].values.nbytes + (0 if fresh[0].audio is None else fresh[0].audio.nbytes)
+    tensors = fresh[0].keys, fresh[0].values, fresh[0].text_tokens
+    each = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     with pytest.MonkeyPatch.context() as patch:
         asked, cache = Asked(model, patch), ConditioningCache(model, capacity=room * each + each // 2)
         kept, computed = OrderedDict(), 0
@@ -349,7 +350,7 @@ def test_a_memo_keeps_what_was_last_used_within_its_room(models, order, room):
             assert cache.size == len(kept) * each <= cache.capacity
 
 
-def test_what_is_larger_than_the_room_is_kept_alone(models):
+def test_a_text_larger_than_the_cache_is_kept_alone(models):
     cache = ConditioningCache(models["adaptor"], capacity=0)
     for seed in range(3):
         cache.texts([job(seed).text])

@@ -174,7 +174,7 @@ def test_it_is_the_same_every_time(models, bridge):
     assert torch.equal(first.video, second.video) and torch.equal(first.audio, second.audio)
 
 
-def test_apart_a_request_is_the_request_alone_to_the_last_bit(models):
+def test_a_request_of_a_sequential_batch_has_the_bits_that_it_has_alone(models):
     jobs, together = (
         [job(seed, steps=4, guidance=every(1 + seed)) for seed in range(3)],
         SequentialBatch(models["adaptor"]),

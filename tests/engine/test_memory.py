@@ -48,7 +48,7 @@ def test_views_are_their_storage():
 
 @pytest.mark.parametrize("requests", [1, 2, 4])
 def test_a_step_takes_what_is_predicted(engine, memory, requests):
-    """Without what the memo keeps for others, and with temporaries inside operations left to the allocator."""
+    """Without what the conditioning cache keeps, and with temporaries inside operations left to the allocator."""
     prepared = engine.pipeline.prepare(Request(PROMPT, steps=1, video_lead=0.0, seconds=1.0))
     jobs = [engine.pipeline.encode(prepared) for _ in range(requests)]
 

@@ -38,6 +38,8 @@ from syncflow.export.tensorrt.building import build  # noqa: E402
 from syncflow.export.tensorrt.lowering import lower  # noqa: E402
 from syncflow.export.tensorrt.support import faults_of  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -317,7 +319,7 @@ def test_engines_of_another_place(engines, models, monkeypatch, tmp_path):
     (tmp_path / "changed" / "prepare_times.plan").write_bytes(b"other")
     with pytest.raises(ValueError, match="does not match its checksum"):
         load("tensorrt", dataclasses.replace(export, path=tmp_path / "changed"), model, "float32")
-    strange = dataclasses.replace(export.graphs["prepare_times"], outputs={"rows": Port("float32", ("K",))})
+    strange = dataclasses.replace(export.graphs["prepare_times"], outputs={"block_modulation": Port("float32", ("K",))})
     with pytest.raises(ValueError, match="has other tensors than its manifest says: embedded, token"):
         engine = stand_in.Runtime(None).deserialize_cuda_engine((export.path / strange.file).read_bytes())
         tensorrt.Plan(engine, strange, CPU)
@@ -358,7 +360,7 @@ def test_a_graph_is_exported_checked_and_built(exports, models, library, tmp_pat
     export, parts = exports["adaptor"], models["adaptor"]
 
     def export_graph(module, inputs, dynamic, outputs, path):
-        assert (tuple(inputs), outputs) == (("t", "fps"), ("rows", "embedded", "token"))
+        assert (tuple(inputs), outputs) == (("t", "fps"), ("block_modulation", "time_embedding", "time_token"))
         shutil.copy(export.path / path.name, path)
 
     monkeypatch.setattr(building, "export_graph", export_graph)
@@ -366,7 +368,7 @@ def test_a_graph_is_exported_checked_and_built(exports, models, library, tmp_pat
     monkeypatch.setenv("SYNCFLOW_CACHE", str(tmp_path / "cache"))
     (times,) = (graph for graph in denoiser_graphs(parts.ddit, parts.config) if graph.name == "prepare_times")
     outputs = building.build_graph(times, tmp_path / "prepare_times.plan", parts.config)
-    assert outputs["token"] == Port("float32", ("K", 16))
+    assert outputs["time_token"] == Port("float32", ("K", 16))
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["prepare_times.plan"]
     assert [file.name for file in (tmp_path / "cache" / "tensorrt").iterdir()] == ["a-GPU-sm_90-11.4.0.106.timings"]
     monkeypatch.setattr(building, "faults_of", lambda path: ["node 'x' is a NonZero"])

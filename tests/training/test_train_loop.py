@@ -23,6 +23,8 @@ from syncflow.training.muon import Muon
 from syncflow.training.objectives import FlowObjective, draw
 from syncflow.training.stages import freeze_rest, optimisers, trained_modules
 
+pytestmark = pytest.mark.slow
+
 SMALL = DDiTConfig(
     width=8,
     depth=1,

@@ -204,9 +204,9 @@ class CudaGraphDenoiser(Delegate):
 
     def _text_tokens(self, text: Conditioning) -> dict[str, GraphInput]:
         """The text tokens that the audio tower reads, if it reads any."""
-        if text.audio is None or not self.config.audio_text:
+        if text.text_tokens is None or not self.config.audio_text:
             return {}
-        return {"text_tokens": GraphInput(text.audio, immutable=True)}
+        return {"text_tokens": GraphInput(text.text_tokens, immutable=True)}
 
     def _record_read(self, source: OutputBuffer | None, outputs: tuple[Tensor, Context]) -> tuple[Tensor, Context]:
         """The outputs of a pass that was not captured, after an event that says that it has read ``source``."""

@@ -32,6 +32,9 @@ from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 
 CLIENTS, SAMPLE, CACHE_BYTES = 3, 12, 60_000
 SIDE, RATE = 32, 48_000
+
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("a ball", "a cube", "a large red ball bounces", "glass", "rain on a tin roof")
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # of latents up to 10, whose rows share matrix products with others'
 Settings = dict[str, Any]

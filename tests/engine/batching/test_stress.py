@@ -12,6 +12,9 @@ import pytest
 from syncflow.engine.batching import Cancelled, Expired, Full, Limits, Policy, State
 
 THREADS, EACH = 6, 60
+
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(queue=24, batch=4, memory=40, prepare_threads=2, decode_threads=2)
 BAD = (None, None, None, None, None, None, None, None, None, "encode", "step", "decode")
 

@@ -18,6 +18,8 @@ from syncflow.engine.types import Latents
 
 from ..plain import CONFIG, job, randomised
 
+pytestmark = pytest.mark.slow
+
 WIDE = CONFIG.replace(width=192)  # wide enough for every way that an operation chooses by size
 LAYERS = {"adaptor": {"depth": 1}, "audio_rope": {"depth": 2, "first_block": 1}, "global_local": {"depth": 1}}
 JOBS = [job(seed, steps=2, negative=True) for seed in range(5)]

@@ -185,7 +185,7 @@ def test_texts_contexts_and_indices_are_copied_when_they_change(models, name):
     batch.join([one])
     for _ in range(9 if lead else 3):
         batch.step()
-    small = {"latents", "video_latents", "audio_latents", "rows", "embedded", "time_token"}
+    small = {"latents", "video_latents", "audio_latents", "block_modulation", "time_embedding", "time_token"}
     with Copies(denoiser) as copies:
         batch.step()
     assert copies.names and copies.names <= small

@@ -19,7 +19,7 @@ from syncflow.engine.model import DDiT
 from syncflow.engine.model.denoiser import AudioInputs, JointInputs, VideoContextRef, VideoInputs
 from syncflow.engine.runtime.choice import choose, without_exports
 from syncflow.engine.runtime.native import WIDEST, NativeDDiT
-from syncflow.engine.runtime.native.blocks import OfTensor
+from syncflow.engine.runtime.native.blocks import TensorCache
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Conditioning
 from syncflow.kernels import implementation, native
@@ -304,7 +304,7 @@ def test_weights_are_shared(models):
 
 def test_what_is_made_of_a_tensor_lives_as_long():
     made = []
-    of = OfTensor(lambda x: made.append(float(x.sum())) or made[-1])
+    of = TensorCache(lambda x: made.append(float(x.sum())) or made[-1])
     first, second = torch.ones(2), torch.ones(3)
     assert [of(first), of(second), of(first), of(second)] == [2, 3, 2, 3] and made == [2, 3]
     del first

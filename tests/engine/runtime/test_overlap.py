@@ -33,7 +33,7 @@ def captured(model, buffers):
     return CudaGraphDenoiser(model, overlap=buffers == 2, capture=TapeCapture(), order=CudaStreamOrder(CPU), max_rows=8)
 
 
-def apart(denoiser, witness):
+def overlapped(denoiser, witness):
     return OneWayBatch(denoiser, ConditioningCache(denoiser), TwoStreams(witness.side))
 
 
@@ -46,7 +46,7 @@ def test_nothing_is_touched_too_early(models, name, buffers, data):
     jobs = data.draw(st.lists(requests, min_size=1, max_size=3))
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
         denoiser = captured(models[name], buffers)
-        batches = [apart(denoiser, witness) for _ in range(2)]
+        batches = [overlapped(denoiser, witness) for _ in range(2)]
         come_and_go(batches, batch_of(models[name]), jobs, data)
     assert witness.operations["side"] > 0
     assert not witness.found
@@ -63,7 +63,7 @@ def test_long_runs(models, name, buffers):
     ]
     later = [job(seed, steps=3) for seed in range(7, 10)]
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
-        batch = apart(captured(models[name], buffers), witness)
+        batch = overlapped(captured(models[name], buffers), witness)
         expected = batch_of(models[name])
         for one in (batch, expected):
             one.join(jobs)
@@ -80,7 +80,7 @@ def test_long_runs(models, name, buffers):
 def test_the_leading_tower_goes_ahead(models, buffers):
     """At its end no stream has waited for the other's last step: that is what it is for."""
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
-        batch = apart(captured(models["adaptor"], buffers), witness)
+        batch = overlapped(captured(models["adaptor"], buffers), witness)
         batch.join([job(1, steps=6)])
         reached = []
         for _ in range(6):
@@ -99,7 +99,7 @@ def test_without_events_contexts_are_overwritten(models, buffers):
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
         patch.setattr(TwoStreams, "lead", lambda self: None)
         patch.setattr(CudaStreamOrder, "wait_events", lambda self, *events: None)
-        batch = apart(captured(models["adaptor"], buffers), witness)
+        batch = overlapped(captured(models["adaptor"], buffers), witness)
         batch.join([job(1, steps=5)])
         for _ in range(5):
             batch.step()
@@ -110,7 +110,7 @@ def test_without_a_hold_memory_is_taken(models):
     follow = TwoStreams.follow
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
         patch.setattr(TwoStreams, "follow", lambda self, *read: follow(self))
-        batch = apart(models["adaptor"], witness)
+        batch = overlapped(models["adaptor"], witness)
         batch.join([job(1, steps=3)])
         for _ in range(3):
             batch.step()
@@ -120,7 +120,7 @@ def test_without_a_hold_memory_is_taken(models):
 def test_without_waiting_contexts_are_read_too_early(models):
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
         patch.setattr(witness.side, "wait_stream", lambda stream: None)
-        batch = apart(models["adaptor"], witness)
+        batch = overlapped(models["adaptor"], witness)
         batch.join([job(1, steps=2)])
         batch.step()
     assert any("what is not written yet" in fault for fault in witness.found)
@@ -129,7 +129,7 @@ def test_without_waiting_contexts_are_read_too_early(models):
 def test_without_joining_the_end_is_read_too_early(models):
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
         patch.setattr(TwoStreams, "join", lambda self: None)
-        batch = apart(models["adaptor"], witness)
+        batch = overlapped(models["adaptor"], witness)
         batch.join([job(1, steps=2)])
         batch.step()
         batch.leave([0])
