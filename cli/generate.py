@@ -81,7 +81,11 @@ def generate(
     ] = False,
     model: options.Model = None,
     runtime: options.Runtime = "auto",
-    precision: options.Precision = "float32",
+    precision: options.RuntimePrecision = "auto",
+    cuda_graphs: options.CudaGraphs = None,
+    overlap: options.Overlap = None,
+    fp8: options.Fp8 = False,
+    autotune: options.Autotune = False,
     json: options.Json = False,
 ) -> None:
     """Draw a short video and its sound from a sentence."""
@@ -132,7 +136,15 @@ def generate(
 
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(model, runtime=runtime, precision=precision)
+    engine = Engine.from_pretrained(
+        model,
+        runtime=runtime,
+        precision=precision,
+        cuda_graphs=cuda_graphs,
+        overlap=overlap,
+        fp8=fp8,
+        autotune=autotune,
+    )
     watch.model_loaded()
     clips = engine.generate([request], progress=not json)
     results.write(clips, paths, watch, keep_latents=keep_latents, json=json)

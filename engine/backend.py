@@ -17,7 +17,7 @@ from .pipeline import Pipeline, PreparedRequest
 from .sampling.batch import Batch
 from .sampling.conditioning_cache import CAPACITY, ConditioningCache
 from .sampling.job import Job
-from .sampling.loop import StepCallback, run_batch
+from .sampling.loop import ProgressCallback, StepCallback, run_batch
 from .sampling.sequential import SequentialBatch, batch_of
 from .types import Clip, Latents
 
@@ -25,7 +25,8 @@ from .types import Clip, Latents
 class ModelBackend:
     """A :class:`~syncflow.engine.batching.Backend`. ``deterministic``: the requests of a batch share no rows.
 
-    ``cache_bytes``: how much is kept of the texts and schedules of earlier requests.
+    ``overlap``: the following tower runs beside the leading tower of the next step. ``cache_bytes``: how much is kept
+    of the texts and schedules of earlier requests.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class ModelBackend:
         denoiser: Denoiser,
         *,
         deterministic: bool = False,
+        overlap: bool = False,
         cache_bytes: int = CAPACITY,
     ) -> None:
         self.components, self.pipeline, self.denoiser = components, pipeline, denoiser
-        self.deterministic = deterministic
+        self.deterministic, self.overlap = deterministic, overlap
         self.conditioning_cache = ConditioningCache(denoiser, cache_bytes)
 
     @cached_property
@@ -61,15 +63,20 @@ class ModelBackend:
     def make_batch(self, shape: Hashable = None) -> Batch | SequentialBatch:
         """An empty batch; it takes the shape of the first requests that join."""
         if self.deterministic:
-            return SequentialBatch(self.denoiser, self.conditioning_cache)
-        return batch_of(self.denoiser, self.conditioning_cache)
+            return SequentialBatch(self.denoiser, self.conditioning_cache, overlap=self.overlap)
+        return batch_of(self.denoiser, self.conditioning_cache, overlap=self.overlap)
 
     def decode(self, request: PreparedRequest, latents: Latents) -> list[Clip]:
         """A clip for each take of a request."""
         return self.pipeline.decode(request, latents)
 
-    def run(self, requests: Sequence[PreparedRequest], on_step: StepCallback | None = None) -> list[list[Clip]]:
+    def run(
+        self,
+        requests: Sequence[PreparedRequest],
+        on_step: StepCallback | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> list[list[Clip]]:
         """The clips of requests of one shape, stepped together from their first step to their last."""
         jobs = [self.encode(request) for request in requests]
-        latents = run_batch(self.make_batch(), jobs, on_step)
+        latents = run_batch(self.make_batch(), jobs, on_step, progress)
         return [self.decode(*pair) for pair in zip(requests, latents, strict=True)]

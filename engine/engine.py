@@ -20,9 +20,10 @@ from .config import SequenceConfig
 from .exports import Places
 from .memory import Memory
 from .pipeline import Pipeline, PreparedRequest
-from .runtime.choice import choose
+from .runtime.selection.choose import choose
+from .runtime.selection.settings import TorchOptions
+from .runtime.selection.timing import Workload
 from .runtime.threads import limit_threads
-from .runtime.timing import Workload
 from .sampling.conditioning_cache import CAPACITY, ConditioningCache
 from .sampling.job import Job
 from .sampling.loop import StepCallback
@@ -33,7 +34,7 @@ from .validation import check_names, file_path, refuse, text, whole_between
 
 BUNDLED = "pretrained/syncflow-tiny"
 FORKABLE = ("torch", "torch-plain", "native")  # those that compute with one thread in a forked child
-OF_ENGINE = ("precision", "deterministic", "limits", "policy", "cache_bytes")
+OF_ENGINE = ("cuda_graphs", "overlap", "fp8", "autotune", "deterministic", "limits", "policy", "cache_bytes")
 ENGINE_ALIASES = {"dtype": "precision", "torch_dtype": "precision"}
 
 
@@ -51,6 +52,10 @@ class Engine:
         *,
         runtime: str = "torch",
         precision: str = "float32",
+        cuda_graphs: bool | None = None,
+        overlap: bool | None = None,
+        fp8: bool = False,
+        autotune: bool = False,
         folder: Path | None = None,
         deterministic: bool = False,
         limits: Limits | None = None,
@@ -64,14 +69,16 @@ class Engine:
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
         self.places = Places(folder, components.digest)
-        self.chosen = choose(runtime, components.ddit, self.places, precision, workload(self.config.sequence))
+        options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
+        self.chosen = choose(runtime, components.ddit, self.places, precision, task, options=options)
         self.denoiser = self.chosen.denoiser
-        self.pipeline = Pipeline(self.chosen.code(components), self.device)
+        self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device)
         self.backend = ModelBackend(
             components,
             self.pipeline,
             self.denoiser,
             deterministic=deterministic,
+            overlap=self.chosen.overlap,
             cache_bytes=whole_between("cache_bytes", cache_bytes, 0, 1 << 62),
         )
         self._process = os.getpid()
@@ -79,7 +86,13 @@ class Engine:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path | None = None, *, device: str = "auto", runtime: str = "auto", **settings: Any
+        cls,
+        path: str | Path | None = None,
+        *,
+        device: str = "auto",
+        runtime: str = "auto",
+        precision: str = "auto",
+        **settings: Any,
     ) -> Self:
         """Load a model package, or the bundled one (also by its name, ``syncflow-tiny``).
 
@@ -88,22 +101,24 @@ class Engine:
         ``runtime`` "auto" takes the fastest of the runtimes that need no export and of the exported graphs (``syncflow
         export``) that ``syncflow verify`` has found correct on this machine. On a CPU it times a step of each when it
         loads a model for the first time, about a second, and stores the result; :meth:`describe` gives the times and
-        the reason for the choice. ``settings`` are those of the engine: ``precision``, by default "float32";
-        ``deterministic``: the bits of a clip do not depend on the other requests of its batch; ``limits`` and
-        ``policy`` of batching; ``cache_bytes``: how much is kept of the texts and schedules of earlier requests, by
-        default 1 GiB. Raises ``ValueError`` for a folder that is no package or does not match its checksums,
-        and for a runtime that is not available.
+        the reason for the choice. ``precision`` "auto" is float32 on a CPU, and bfloat16 on a GPU (float16 on
+        one without bfloat16). ``settings`` are those of the engine: ``cuda_graphs``, ``overlap``, ``fp8`` and
+        ``autotune``, see :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are
+        on by default for "auto" on a GPU; ``deterministic``: the bits of a clip do not depend on the other requests of
+        its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts and schedules
+        of earlier requests, by default 1 GiB. Raises ``ValueError`` for a folder that is no package or does not match
+        its checksums, for a runtime that is not available, and for a setting that does not apply.
         """
         check_names(list(settings), OF_ENGINE, ENGINE_ALIASES, "an engine")
         found = find_device(device)
         folder = model_folder(path)
-        return cls(Components.load(folder), found, runtime=runtime, folder=folder, **settings)
+        return cls(Components.load(folder), found, runtime=runtime, precision=precision, folder=folder, **settings)
 
     def __repr__(self) -> str:
         return f"<Engine {self.config.name} on {self.device}, runtime {self.chosen.runtime}>"
 
     def describe(self) -> dict[str, Any]:
-        """The model, the device, and the runtime with the reason for its choice.
+        """The model, the device, the runtime with its options, and the reason for its choice.
 
         ``step_ms``: milliseconds of a step in every runtime that was timed; ``timed``: when, and under which
         conditions; ``others``: why other runtimes were not chosen.
@@ -149,9 +164,9 @@ class Engine:
         prepared = [self.pipeline.prepare(item) for item in make_requests(request, settings)]
         clips: list[list[Clip]] = [[] for _ in prepared]
         most = 1 if self.backend.deterministic else self.limits.batch
-        with _ProgressBar(progress, on_step) as step:
+        with _ProgressBar(progress) as bar:
             for group in _groups([one.shape for one in prepared], most):
-                made = self.backend.run([prepared[i] for i in group], step)
+                made = self.backend.run([prepared[i] for i in group], on_step, bar)
                 for i, of_request in zip(group, made, strict=True):
                     clips[i] = of_request
         every = [clip for of_request in clips for clip in of_request]
@@ -274,16 +289,16 @@ def _groups(shapes: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:
 
 
 class _ProgressBar:
-    """A step callback that advances a progress bar on a terminal and then calls the user's callback."""
+    """A progress bar of sampling steps on a terminal."""
 
-    def __init__(self, shown: bool, on_step: StepCallback | None) -> None:
-        self.shown, self.on_step = shown, on_step
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
         self.bar: Any = None
 
-    def __enter__(self) -> StepCallback:
+    def __enter__(self) -> Self:
         return self
 
-    def __call__(self, step: int, steps: int, latents: Latents) -> None:
+    def __call__(self, step: int, steps: int) -> None:
         if self.bar is None and self.shown:
             from tqdm import tqdm
 
@@ -292,8 +307,6 @@ class _ProgressBar:
             if step == 1:
                 self.bar.total += steps
             self.bar.update(1)
-        if self.on_step is not None:
-            self.on_step(step, steps, latents)
 
     def __exit__(self, *exception: object) -> None:
         if self.bar is not None:

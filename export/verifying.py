@@ -14,11 +14,11 @@ from torch import Tensor
 from ..engine.components import Components
 from ..engine.exports import STEP, Device, Export, GraphSpec, Precision, Proof
 from ..engine.model.denoiser import Denoiser
-from ..engine.runtime.choice import without_exports
 from ..engine.runtime.exported import Graphs, graph_names
-from ..engine.runtime.libraries import load, version_of
-from ..engine.runtime.precision import DTYPES
-from ..engine.runtime.processor import processor
+from ..engine.runtime.pytorch import DTYPES
+from ..engine.runtime.selection.choose import choose_without_exports
+from ..engine.runtime.selection.libraries import load, version_of
+from ..engine.runtime.selection.processor import processor
 from ..engine.sampling.trial import make_step
 from .cases import cases_of, inputs_of
 from .graphs import Graph
@@ -57,7 +57,9 @@ def verify(
             seconds[graph.name] = _graph_seconds(denoiser.run, graph)
     if all(errors[name] is not None for name in of_model):
         progress("a step")
-        seconds[STEP] = step_seconds([denoiser, without_exports(components.ddit, precision)[1]], components)
+        seconds[STEP] = step_seconds(
+            [denoiser, choose_without_exports(components.ddit, precision).denoiser], components
+        )
     here = str(processor(components.ddit.device))
     return Proof(runtime, version_of(runtime), device, precision, errors, BOUNDS[precision], seconds, here)
 

@@ -42,8 +42,8 @@ MICRO = ModelConfig(
 )
 LAYERS = (STDiTBlock, AudioLayer, ModalityAdaptor)
 BATCHES = (1, 2, 4, 8, 16, 32)
-WAYS = ("eager", "graphed", "graphed, overlap", "naive", "reference")
-COMPILED = ("compiled", "compiled, graphed")
+WAYS = ("eager", "cuda graphs", "cuda graphs, overlap", "naive", "reference")
+COMPILED = ("compiled", "compiled, cuda graphs")
 STEPS = 50
 STEP_SECONDS = 1.5  # about what the steps of one item may take
 GRAPH_ROWS, GRAPH_BYTES = 64, 80 << 30  # graphs at every batch, to see where they stop paying
@@ -62,7 +62,7 @@ def step(run: Run) -> Iterator[Item]:
 def clip(run: Run) -> Iterator[Item]:
     """From noise to latents, as ``Engine.generate`` samples."""
     for batch in BATCHES[:1] if run.smoke else (1, 4, 16):
-        for way in ("eager", "graphed", "graphed, overlap"):
+        for way in ("eager", "cuda graphs", "cuda graphs, overlap"):
             yield Item(f"batch {batch} {way}", partial(time_clip, run, batch, way))
 
 
@@ -122,7 +122,7 @@ def _stepper(run: Run, batch: int, way: str) -> Callable[[], object]:
 
 def _denoiser(run: Run, way: str) -> Denoiser:
     model = _model(run.device, run.smoke)
-    if "graphed" not in way:
+    if "cuda graphs" not in way:
         return model
     made = CudaGraphDenoiser(
         model,

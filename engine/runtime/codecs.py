@@ -1,4 +1,4 @@
-"""Codecs and text encoder through graphs; what no graph does, and lengths that it does not have, they do themselves."""
+"""Codecs and text encoder as exported graphs, with PyTorch for whatever no graph computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .exported import Graphs
 
 
 def with_graph_codecs(parts: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> Any:
-    """``Components`` whose codecs and text encoder are computed by these ``graphs`` where they can be."""
+    """``Components`` whose codecs and text encoder run these ``graphs`` with ``run``."""
     return replace(
         parts,
         video=GraphVideo(parts.video, run, graphs),

@@ -6,18 +6,23 @@ named tensors in and out. ``export/graphs.py`` has the graphs, with the same nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..config import DDiTConfig
+from ..exports import Export, GraphSpec
 from ..model.bridges import Context
 from ..model.denoiser import AudioInputs, JointInputs, Modulation, VideoInputs
 from ..types import Conditioning, Velocities
 
 Tensors = Mapping[str, Tensor]
+Run = Callable[[Tensors], Tensors]
+Load = Callable[[GraphSpec, Path], Run]
 
 
 class Graphs(Protocol):
@@ -25,6 +30,28 @@ class Graphs(Protocol):
 
     def __call__(self, name: str, inputs: Tensors) -> Tensors:
         """The outputs of graph ``name``; which graphs there are depends on the bridge of the model."""
+
+
+class Sessions:
+    """Runs the graphs of an export by name; each is loaded when it is first called.
+
+    ``load`` loads one of them; ``settings`` are those of the library, for reports. Raises ``ValueError`` for an export
+    whose files do not match their checksums.
+    """
+
+    def __init__(self, export: Export, load: Load, settings: Mapping[str, Any]) -> None:
+        self.export, self.settings = export.check(), dict(settings)
+        self._load = load
+        self._loaded: dict[str, Run] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str, inputs: Tensors) -> Tensors:
+        """The outputs of graph ``name``."""
+        with self._lock:
+            if name not in self._loaded:
+                spec = self.export.graphs[name]
+                self._loaded[name] = self._load(spec, self.export.path / spec.file)
+        return self._loaded[name](inputs)
 
 
 def graph_names(config: DDiTConfig) -> tuple[str, ...]:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from ..exports import Export, GraphSpec
 from .cuda_graphs.capture import Capture, CudaCapture
-from .exported import Tensors
-from .sessions import Load, Run, Sessions
+from .exported import Load, Run, Sessions, Tensors
 
 MINIMUM_VERSION = (10, 15)
 ALIGNMENT = 256  # bytes, of the address of every tensor

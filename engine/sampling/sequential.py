@@ -33,8 +33,8 @@ class SequentialBatch:
     batch. Here they do not; it costs what batching saves.
     """
 
-    def __init__(self, model: Denoiser, cache: ConditioningCache | None = None) -> None:
-        self.model, self.cache = model, cache or ConditioningCache(model)
+    def __init__(self, model: Denoiser, cache: ConditioningCache | None = None, *, overlap: bool = False) -> None:
+        self.model, self.cache, self.overlap = model, cache or ConditioningCache(model), overlap
         self.batches: list[Batch] = []
 
     @property
@@ -45,7 +45,7 @@ class SequentialBatch:
     def join(self, jobs: Sequence[Job]) -> None:
         """Requests start at their first step."""
         for job in jobs:
-            self.batches.append(batch_of(self.model, self.cache))
+            self.batches.append(batch_of(self.model, self.cache, overlap=self.overlap))
             self.batches[-1].join([job])
 
     def leave(self, places: Sequence[int]) -> list[Latents]:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from syncflow.benchmarks import gate
-from syncflow.engine.runtime.choice import Chosen
-from syncflow.engine.runtime.plain import PlainTorchDenoiser
+from syncflow.engine.runtime.pytorch import PlainTorchDenoiser
+from syncflow.engine.runtime.selection.choose import RuntimeChoice
 from syncflow.kernels import native
 
 needs_native = pytest.mark.skipif(native.LOOPS is None, reason="the native part was not built")
@@ -65,7 +65,7 @@ def test_a_planted_slow_choice_fails(monkeypatch):
             return super().video_pass(inputs)
 
     def slow(runtime, model, *arguments, **options):
-        return Chosen(Slow(model), "torch", "planted")
+        return RuntimeChoice(Slow(model), "torch", "planted")
 
     monkeypatch.setattr(gate, "choose", slow)
     check = gate.check_step(tries=1)

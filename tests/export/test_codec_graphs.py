@@ -14,7 +14,7 @@ from syncflow.engine.codecs.audio import TINY_SETTINGS
 from syncflow.engine.components import Components
 from syncflow.engine.exports import Export, GraphSpec
 from syncflow.engine.runtime.codecs import with_graph_codecs
-from syncflow.engine.runtime.libraries import load
+from syncflow.engine.runtime.selection.libraries import load
 from syncflow.export import writing
 from syncflow.export.graphs import Graph, codec_graphs
 from syncflow.export.lengths import axes_of

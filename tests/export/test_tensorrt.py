@@ -19,7 +19,7 @@ from syncflow.engine.package import sha256
 from syncflow.engine.runtime import tensorrt
 from syncflow.engine.runtime.cuda_graphs import capture
 from syncflow.engine.runtime.exported import graph_names
-from syncflow.engine.runtime.libraries import load
+from syncflow.engine.runtime.selection.libraries import load
 from syncflow.engine.sampling.loop import sample
 from syncflow.export.graphs import denoiser_graphs
 from syncflow.export.tensorrt.profiles import bounded, profiles_of, shapes_of

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from syncflow.engine.exports import CONSTANTS, Export
 from syncflow.engine.package import MANIFEST
 from syncflow.engine.runtime.exported import GraphDenoiser, graph_names
-from syncflow.engine.runtime.libraries import load
+from syncflow.engine.runtime.selection.libraries import load
 from syncflow.engine.sampling.loop import sample
 from syncflow.export import verifying, writing
 from syncflow.export.verifying import prove, relative_error, verify

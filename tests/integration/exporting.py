@@ -20,8 +20,8 @@ from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import load_clip
 from syncflow.engine.model import DDiT
-from syncflow.engine.runtime.calibration import ALIKE
 from syncflow.engine.runtime.exported import graph_names
+from syncflow.engine.runtime.selection.calibration import TIE_RATIO
 from syncflow.kernels import native
 
 PROMPTS = ("a large red rubber ball bounces on a wooden floor", "a small green metal ball falls on a stone floor")
@@ -129,6 +129,6 @@ def check_auto(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = graph_names(engine.config.ddit)
     right = {r["runtime"] for r in exported.results if max(r["errors"][name] for name in graphs) <= BOUND}
     assert described["step_ms"].keys() == {"torch", *(("torch-plain", "native") if NATIVE else ()), *right}
-    assert min(described["step_ms"].values()) >= ALIKE * described["step_ms"][described["runtime"]]
+    assert min(described["step_ms"].values()) >= TIE_RATIO * described["step_ms"][described["runtime"]]
     request = Request(PROMPTS[0], seed=3, steps=2, seconds=0.5)
     assert min(alike(engine.generate(request), exported.engine("torch").generate(request))) >= 40

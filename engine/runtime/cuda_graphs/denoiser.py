@@ -9,7 +9,9 @@ step has computed are read in place. Numbers of rows are padded (``static_inputs
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -34,7 +36,8 @@ class CudaGraphDenoiser(Delegate):
 
     The outputs of a pass are valid until the next call of the same pass. Contexts are valid until the call after the
     next with ``overlap``, so that the following tower can read them while the leading tower computes the next step.
-    Tensors that are given as texts, contexts or indices must not be written in place afterwards.
+    Tensors that are given as texts, contexts or indices must not be written in place afterwards. Batches of several
+    threads can use one denoiser: :meth:`operations` is a lock that each of them holds for a step.
 
     Passes of more than ``max_rows`` rows are not captured: they keep the device busy for longer than the host needs to
     launch them, and padding them would cost more than it saves. The least recently used graphs are deleted beyond
@@ -61,6 +64,7 @@ class CudaGraphDenoiser(Delegate):
         if max_bytes is None and on_cuda:
             max_bytes = int(torch.cuda.get_device_properties(model.device).total_memory * MEMORY_FRACTION)
         self.overlap, self.max_rows = overlap, max_rows
+        self._lock = threading.RLock()
         self.order = order or (CudaStreamOrder(model.device) if on_cuda else StreamOrder())
         self.graphs = GraphCache(capture or CudaCapture(model.device), self.order, max_graphs, max_bytes)
         leading = "audio" if self.config.bridge == "audio_rope" else "video"
@@ -68,6 +72,10 @@ class CudaGraphDenoiser(Delegate):
             GraphRunner(name, self.graphs, self.order, num_buffers=1 + (overlap and name == leading))
             for name in ("video", "audio", "joint")
         )
+
+    def operations(self) -> AbstractContextManager[Any]:
+        """A lock, which the sampling loop holds during a step: its passes share static inputs and output buffers."""
+        return self._lock
 
     def describe(self) -> dict[str, Any]:
         """The options that are on, and the number of captured graphs."""
@@ -81,7 +89,7 @@ class CudaGraphDenoiser(Delegate):
         if rows > self.max_rows:
             return self._record_read(source, self.model.video_pass(inputs))
         padded_outputs = _padded_outputs(inputs.num_outputs, rows)
-        static_inputs = {
+        graph_inputs = {
             "latents": GraphInput(inputs.latents),
             **_modulation_inputs(inputs.modulation),
             **_keys_and_values(inputs.text),
@@ -111,7 +119,7 @@ class CudaGraphDenoiser(Delegate):
             )
 
         (velocity, contexts), buffer = self._video.run(
-            padded_outputs, static_inputs, function, source=source, returns_contexts=context_rows is not None
+            padded_outputs, graph_inputs, function, source=source, returns_contexts=context_rows is not None
         )
         returned = _returned_contexts(buffer, contexts, 0 if context_rows is None else len(context_rows))
         return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], returned
@@ -125,7 +133,7 @@ class CudaGraphDenoiser(Delegate):
             return self._record_read(source, self.model.audio_pass(inputs))
         padded_outputs, layers = _padded_outputs(inputs.num_outputs, rows), 0 if context is None else len(context)
         text_tokens = self._text_tokens(inputs.text)
-        static_inputs = {
+        graph_inputs = {
             "latents": GraphInput(inputs.latents),
             "time_token": GraphInput(inputs.time_token),
             **text_tokens,
@@ -133,8 +141,8 @@ class CudaGraphDenoiser(Delegate):
             **(_contexts(context) if source is None else {}),
         }
         if ref is not None:
-            static_inputs["positions"] = GraphInput(ref.positions, immutable=True, exact=True)
-            static_inputs |= _indices(context_of_row=ref.context_of_row)
+            graph_inputs["positions"] = GraphInput(ref.positions, immutable=True, exact=True)
+            graph_inputs |= _indices(context_of_row=ref.context_of_row)
 
         def function(static: Tensors) -> tuple[Tensor, Context]:
             positions = static.get("positions")
@@ -153,7 +161,7 @@ class CudaGraphDenoiser(Delegate):
 
         returns_contexts = self.config.bridge == "audio_rope"
         (velocity, contexts), buffer = self._audio.run(
-            padded_outputs, static_inputs, function, source=source, returns_contexts=returns_contexts
+            padded_outputs, graph_inputs, function, source=source, returns_contexts=returns_contexts
         )
         returned = _returned_contexts(buffer, contexts, rows)
         return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], returned
@@ -168,7 +176,7 @@ class CudaGraphDenoiser(Delegate):
             "video_output_rows": inputs.video_output_rows,
             "audio_output_rows": inputs.audio_output_rows,
         }
-        static_inputs = {
+        graph_inputs = {
             "video_latents": GraphInput(inputs.video_latents),
             "audio_latents": GraphInput(inputs.audio_latents),
             **_modulation_inputs(inputs.modulation),
@@ -177,10 +185,10 @@ class CudaGraphDenoiser(Delegate):
             **self._text_tokens(inputs.text),
             **_indices(text_of_row=inputs.text_of_row, **output_rows),
         }
-        if bridged_rows is not None:  # a row that stood there twice would be written to twice
-            static_inputs["bridged_rows"] = GraphInput(bridged_rows, immutable=True, exact=True)
+        if bridged_rows is not None:  # exact: padding would repeat a row, which the pass would then write twice
+            graph_inputs["bridged_rows"] = GraphInput(bridged_rows, immutable=True, exact=True)
         if inputs.reference is not None:
-            static_inputs["reference"] = GraphInput(inputs.reference, exact=bridged_rows is not None)
+            graph_inputs["reference"] = GraphInput(inputs.reference, exact=bridged_rows is not None)
 
         def function(static: Tensors) -> tuple[Tensor | None, Tensor | None]:
             names = "bridged_rows", "reference", "video_output_rows", "audio_output_rows"
@@ -197,7 +205,7 @@ class CudaGraphDenoiser(Delegate):
             )
             return velocities.video, velocities.audio
 
-        outputs, _ = self._joint.run(None, static_inputs, function)
+        outputs, _ = self._joint.run(None, graph_inputs, function)
         counts = (rows if index is None else len(index) for index in output_rows.values())
         video, audio = (None if one is None else one[:count] for one, count in zip(outputs, counts, strict=True))
         return Velocities(video, audio)

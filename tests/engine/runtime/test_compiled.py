@@ -8,11 +8,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from syncflow.engine.runtime.assemble import assemble
 from syncflow.engine.runtime.compiled import CompiledDenoiser
 from syncflow.engine.runtime.cuda_graphs.capture import eager_capture
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
-from syncflow.engine.runtime.precision import cast
+from syncflow.engine.runtime.delegate import describe
+from syncflow.engine.runtime.pytorch import cast, torch_denoiser
+from syncflow.engine.runtime.selection.settings import TorchOptions
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents
 
@@ -74,9 +75,9 @@ def check(pair):
 def test_compiled_passes_are_captured(pair, check):
     """The tape cannot see into a compiled function, so this stand-in for a captured graph calls it."""
     _, compiled = pair
-    graphed = CudaGraphDenoiser(compiled, capture=eager_capture)
-    check(run(graphed, JOBS[:2]))
-    told = graphed.describe()
+    denoiser = CudaGraphDenoiser(compiled, capture=eager_capture)
+    check(run(denoiser, JOBS[:2]))
+    told = denoiser.describe()
     assert told["cuda_graphs"] and told["compile"] == "aot_eager"
 
 
@@ -90,7 +91,9 @@ def test_compiled_passes_give_the_same(pair, check):
     assert compiled.describe()["compile"] == "aot_eager"
 
 
-def test_the_runtime_is_one_word(models):
-    assert isinstance(assemble(models["adaptor"], "compiled"), CompiledDenoiser)
-    assert assemble(models["adaptor"], "compiled", autotune=True).describe()["compile"] == "max-autotune"
-    assert assemble(models["adaptor"]) is models["adaptor"]
+def test_compilation_and_autotuning_are_options(models):
+    model = models["adaptor"]
+    assert isinstance(torch_denoiser(model, "float32", compiled=True), CompiledDenoiser)
+    tuned = torch_denoiser(model, "float32", TorchOptions(autotune=True), compiled=True)
+    assert describe(tuned)["compile"] == "max-autotune"
+    assert torch_denoiser(model, "float32") is model

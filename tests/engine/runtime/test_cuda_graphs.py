@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ MOST_STEPS = 10
 
 
 @pytest.fixture(scope="module")
-def graphed(models):
+def denoisers(models):
     """Of every model one with one output buffer for contexts and one with two; all tests share their graphs."""
     return {
         (name, overlap): CudaGraphDenoiser(model, overlap=overlap, capture=TapeCapture(), max_graphs=64, max_rows=64)
@@ -67,20 +68,45 @@ def come_and_go(batches, expected, jobs, data):
 @pytest.mark.parametrize("name", CONFIGS)
 @given(st.data())
 @settings(max_examples=8)
-def test_requests_come_and_go(models, graphed, name, overlap, data):
+def test_requests_come_and_go(models, denoisers, name, overlap, data):
     """Two batches of one denoiser take turns, and what either keeps is not written over."""
     requests = HEARING_JOBS if CONFIGS[name].video_reads_audio else JOBS
-    batches = [batch_of(graphed[name, overlap]) for _ in range(2)]
+    batches = [batch_of(denoisers[name, overlap]) for _ in range(2)]
     come_and_go(batches, batch_of(models[name]), data.draw(st.lists(requests, min_size=1, max_size=4)), data)
 
 
 @given(st.data())
 @settings(max_examples=8)
-def test_requests_with_a_reference_come_and_go(models, graphed, data):
+def test_requests_with_a_reference_come_and_go(models, denoisers, data):
     jobs = data.draw(st.lists(HEARING_JOBS, min_size=1, max_size=3))
     sounds = torch.randn(len(jobs), 4, AUDIO_SHAPE[1], generator=torch.Generator().manual_seed(1))
     jobs = [replace(one, reference=sound) for one, sound in zip(jobs, sounds, strict=True)]
-    come_and_go([batch_of(graphed["global_local", False])], batch_of(models["global_local"]), jobs, data)
+    come_and_go([batch_of(denoisers["global_local", False])], batch_of(models["global_local"]), jobs, data)
+
+
+def test_batches_of_several_threads_share_a_denoiser(models):
+    denoiser, together, found = captured(models["adaptor"]), threading.Barrier(3), {}
+
+    def work(seed):
+        batch = batch_of(denoiser)
+        batch.join([job(seed, steps=4)])
+        together.wait()
+        while not batch.step():
+            pass
+        found[seed] = batch.latents
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, latents in found.items():
+        expected = batch_of(models["adaptor"])
+        expected.join([job(seed, steps=4)])
+        while not expected.step():
+            pass
+        assert_same(latents, expected.latents)
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("name", ONE_WAY)
@@ -200,9 +226,9 @@ def test_texts_contexts_and_indices_are_copied_when_they_change(models, name):
 
 @given(rows=st.integers(1, 5), prompts=st.integers(1, 3), num_outputs=st.integers(0, 5), per_frame=st.booleans())
 @settings(max_examples=15)
-def test_passes_of_any_rows(models, graphed, rows, prompts, num_outputs, per_frame):
+def test_passes_of_any_rows(models, denoisers, rows, prompts, num_outputs, per_frame):
     """As they are asked for without a batch: every tensor and none, and rows that nobody draws."""
-    model, denoiser = models["adaptor"], graphed["adaptor", False]
+    model, denoiser = models["adaptor"], denoisers["adaptor", False]
     generator = torch.Generator().manual_seed(rows + 10 * prompts)
     config, num_outputs = model.config, min(num_outputs, rows)
 

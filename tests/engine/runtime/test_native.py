@@ -17,9 +17,9 @@ from syncflow.engine.engine import Engine
 from syncflow.engine.exports import Places
 from syncflow.engine.model import DDiT
 from syncflow.engine.model.denoiser import AudioInputs, JointInputs, VideoContextRef, VideoInputs
-from syncflow.engine.runtime.choice import choose, without_exports
 from syncflow.engine.runtime.native import WIDEST, NativeDDiT
 from syncflow.engine.runtime.native.blocks import TensorCache
+from syncflow.engine.runtime.selection.choose import choose, choose_without_exports
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Conditioning
 from syncflow.kernels import implementation, native
@@ -265,7 +265,8 @@ def test_what_it_does_not_suit(models, tmp_path):
         model = randomised(config)
         with pytest.raises(ValueError, match=said):
             choose("native", model, places)
-        assert without_exports(model) == ("torch", model)
+        found = choose_without_exports(model)
+        assert (found.runtime, found.denoiser) == ("torch", model)
     with pytest.raises(ValueError, match="the runtime native computes in float32 on a CPU; this model is in bfloat16"):
         choose("native", models["adaptor"][0], places, "bfloat16")
 

@@ -1,4 +1,4 @@
-"""The following tower beside the next leading one: the same result, and nothing crosses the streams too early.
+"""Overlap of the towers of successive steps: the same result, without races between the streams.
 
 Streams and events are fakes that know what happened before what (``timeline.py``).
 """

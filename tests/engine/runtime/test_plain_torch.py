@@ -1,4 +1,4 @@
-"""PyTorch's own operations alone: nothing of the native part computes, whoever computes beside, in whatever thread."""
+"""The runtime torch-plain: no operation runs in the C++ part, whatever other engines and threads run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from syncflow.engine.exports import Places
-from syncflow.engine.runtime.choice import choose
-from syncflow.engine.runtime.plain import PlainTorchDenoiser
+from syncflow.engine.runtime.pytorch import PlainTorchDenoiser
+from syncflow.engine.runtime.selection.choose import choose
 from syncflow.engine.sampling.loop import sample
 from syncflow.kernels import implementation, native
 

@@ -1,10 +1,10 @@
-"""What tells processors apart: every field that the system names, in any order of flags."""
+"""The identity of a processor: the fields of /proc/cpuinfo, with flags in any order."""
 
 from __future__ import annotations
 
 import pytest
 
-from syncflow.engine.runtime.processor import parse, processor
+from syncflow.engine.runtime.selection.processor import parse, processor
 
 ZEN3 = """\
 processor	: {core}
@@ -31,7 +31,7 @@ CPU revision	: 1
 ONE = ZEN3.format(core=0, mhz=2445)
 
 
-def test_cores_of_a_kind_are_one_processor():
+def test_equal_cores_are_one_processor():
     both = ONE + ZEN3.format(core=1, mhz=3000)
     found = parse(both)
     assert found == parse(ONE)
@@ -39,7 +39,7 @@ def test_cores_of_a_kind_are_one_processor():
     assert str(found) == f"AMD EPYC 7763 [{found.digest[:12]}]"
 
 
-def test_the_order_of_flags_says_nothing():
+def test_the_order_of_flags_does_not_matter():
     assert parse(ONE.replace("fpu sse2", "sse2 fpu")) == parse(ONE)
 
 
@@ -60,7 +60,7 @@ def test_another_processor(before, after):
     assert parse(ONE.replace(before, after)).digest != parse(ONE).digest
 
 
-def test_arm_and_its_kinds_of_cores():
+def test_arm_with_two_types_of_cores():
     """A hybrid processor is what all of its cores are together, and has the features of all."""
     small = ARM.format(core=0, part="0xd05")
     large = ARM.format(core=1, part="0xd41").replace("asimd", "asimd sve")
@@ -72,7 +72,7 @@ def test_arm_and_its_kinds_of_cores():
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "processor : 0\n"])
-def test_what_describes_no_processor(text):
+def test_text_without_a_processor(text):
     assert parse(text) is None
 
 

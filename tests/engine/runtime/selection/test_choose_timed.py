@@ -1,4 +1,4 @@
-"""Runtimes that are timed on a CPU: the fastest is taken, once, by what was planted. Exports are stand-ins."""
+"""The choice of a runtime by timing on a CPU, with given times. Exports and libraries are stand-ins."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import pytest
 from syncflow.engine.exports import STEP, Export, Places
 from syncflow.engine.model import DDiT
 from syncflow.engine.presets import PRESETS
-from syncflow.engine.runtime import calibration, choice, libraries, timing
-from syncflow.engine.runtime.calibration import ALIKE
-from syncflow.engine.runtime.choice import choose
 from syncflow.engine.runtime.exported import GraphDenoiser
 from syncflow.engine.runtime.native import NativeDDiT
-from syncflow.engine.runtime.plain import PlainTorchDenoiser
-from syncflow.engine.runtime.timing import Times, Workload
+from syncflow.engine.runtime.pytorch import PlainTorchDenoiser
+from syncflow.engine.runtime.selection import calibration, libraries, timing
+from syncflow.engine.runtime.selection import choose as choose_module
+from syncflow.engine.runtime.selection.calibration import TIE_RATIO
+from syncflow.engine.runtime.selection.choose import choose
+from syncflow.engine.runtime.selection.timing import StepTimes, Workload
 from syncflow.kernels import implementation, native
 
-from ..plain import CONFIG
-from .exported import GRAPHS, HERE, MODEL, TORCH, exported, proof, stand_in
+from ...plain import CONFIG
+from ..exported import GRAPHS, HERE, MODEL, TORCH, exported, proof, stand_in
 
 WIDE = CONFIG.replace(width=32)
 SEQUENCE = PRESETS["syncflow-tiny"].sequence
@@ -46,7 +47,7 @@ def stand_ins(monkeypatch, tmp_path):
 def timed(monkeypatch) -> None:
     """Timing is on, with nothing known."""
     monkeypatch.setenv("SYNCFLOW_CALIBRATION", "on")
-    monkeypatch.setattr(calibration, "_of_process", {})
+    monkeypatch.setattr(calibration, "_in_memory", {})
 
 
 @pytest.fixture
@@ -60,11 +61,11 @@ def planted(monkeypatch, timed) -> Any:
     """``planted(seconds)``: what the next timing finds. Its ``asked`` are the runtimes of every timing."""
 
     def plant(seconds: dict[str, float], **more: Any) -> None:
-        def race(makers: Any, workload: Workload) -> tuple[Times, dict[str, Any]]:
-            plant.asked.append(tuple(makers))
-            return Times({name: s for name, s in seconds.items() if name in makers}, **more), {}
+        def time_denoisers(factories: Any, workload: Workload) -> tuple[StepTimes, dict[str, Any]]:
+            plant.asked.append(tuple(factories))
+            return StepTimes({name: s for name, s in seconds.items() if name in factories}, **more), {}
 
-        monkeypatch.setattr(choice, "race", race)
+        monkeypatch.setattr(choose_module, "time_denoisers", time_denoisers)
 
     plant.asked = []
     return plant
@@ -74,7 +75,7 @@ def planted(monkeypatch, timed) -> Any:
 @pytest.mark.parametrize("order", list(itertools.permutations(WITHOUT_EXPORTS)), ids=" ".join)
 def test_the_fastest_is_taken(wide, tmp_path, timed, monkeypatch, order):
     """By the time that planted steps really take, on a clock."""
-    for name in ("REST", "TURN", "BUDGET"):
+    for name in ("PAUSE", "ROUND", "BUDGET"):
         monkeypatch.setattr(timing, name, 0.002)
     delay = dict(zip(order, (0.002, 0.012, 0.05), strict=True))
     workload = Workload(SEQUENCE, lambda denoiser: lambda: time.sleep(delay[KINDS[type(denoiser)]]))
@@ -91,12 +92,12 @@ def test_the_fastest_is_taken(wide, tmp_path, timed, monkeypatch, order):
 @built
 @pytest.mark.parametrize("slow", WITHOUT_EXPORTS)
 @pytest.mark.parametrize("times", [1.04, 1.06, 2.0, 30.0])
-def test_never_one_slower_than_its_share_of_the_fastest(wide, tmp_path, planted, slow, times):
+def test_the_choice_is_within_the_tie_ratio_of_the_fastest(wide, tmp_path, planted, slow, times):
     seconds = {name: 0.01 * (times if name == slow else 1.0) for name in WITHOUT_EXPORTS}
     planted(seconds)
     chosen = choose("auto", wide, Places(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
-    assert min(seconds.values()) >= ALIKE * seconds[chosen.runtime]
-    assert (chosen.runtime == slow) is (slow == "native" and times < 1 / ALIKE)
+    assert min(seconds.values()) >= TIE_RATIO * seconds[chosen.runtime]
+    assert (chosen.runtime == slow) is (slow == "native" and times < 1 / TIE_RATIO)
     assert f"{1000 * seconds[chosen.runtime]:.3g} ms a step" in chosen.why
 
 
@@ -116,7 +117,7 @@ def test_exports_are_timed_beside_the_others(wide, tmp_path, planted):
 
 
 @built
-def test_what_is_verified_later_is_timed_then(wide, tmp_path, planted):
+def test_a_new_verification_is_timed_again(wide, tmp_path, planted):
     """And again when it is exported anew, or in another version."""
     package = exported(tmp_path)
     workload = Workload(SEQUENCE, unexpected)
@@ -133,7 +134,7 @@ def test_what_is_verified_later_is_timed_then(wide, tmp_path, planted):
 
 
 @built
-def test_a_damaged_export_is_passed_by(wide, tmp_path, planted):
+def test_a_damaged_export_is_skipped(wide, tmp_path, planted):
     """Also when it was the fastest before it was damaged."""
     package = exported(tmp_path, proof("openvino"))
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015, "openvino": 0.01})
@@ -165,7 +166,7 @@ def test_a_missing_library_is_not_timed(wide, tmp_path, planted, monkeypatch):
 
 
 @built
-def test_what_could_not_be_timed_is_said(wide, tmp_path, planted):
+def test_a_failure_is_reported_and_not_repeated(wide, tmp_path, planted):
     """And it is not tried again with every engine."""
     package = exported(tmp_path, proof("openvino"))
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015}, failures={"openvino": "no such operator"})
@@ -179,7 +180,7 @@ def test_what_could_not_be_timed_is_said(wide, tmp_path, planted):
 
 @built
 @pytest.mark.parametrize("runtime", ["torch", "torch-plain", "native", "compiled", "openvino"])
-def test_a_runtime_that_was_asked_for_is_not_timed(wide, tmp_path, timed, runtime):
+def test_a_named_runtime_is_not_timed(wide, tmp_path, timed, runtime):
     places = Places(exported(tmp_path, proof("openvino")), MODEL)
     chosen = choose(runtime, wide, places, workload=Workload(SEQUENCE, unexpected))
     assert (chosen.runtime, chosen.why) == (runtime, "it was asked for")
@@ -187,7 +188,7 @@ def test_a_runtime_that_was_asked_for_is_not_timed(wide, tmp_path, timed, runtim
 
 
 @built
-def test_it_is_timed_anew_on_demand(wide, tmp_path, planted):
+def test_renew_times_again(wide, tmp_path, planted):
     places, workload = Places(tmp_path, MODEL), Workload(SEQUENCE, unexpected)
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015})
     assert choose("auto", wide, places, workload=workload).runtime == "native"
@@ -198,7 +199,7 @@ def test_it_is_timed_anew_on_demand(wide, tmp_path, planted):
 
 
 @built
-def test_with_an_unwritable_cache_a_process_times_once(wide, tmp_path, planted):
+def test_without_a_writable_cache_a_process_times_once(wide, tmp_path, planted):
     (tmp_path / "cache").write_text("")
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015})
     for _ in range(2):
@@ -209,8 +210,8 @@ def test_with_an_unwritable_cache_a_process_times_once(wide, tmp_path, planted):
 
 @built
 def test_engines_in_threads_agree(wide, tmp_path, timed, monkeypatch):
-    """They are timed once, and by one of them."""
-    for name in ("REST", "TURN", "BUDGET"):
+    """One of them times the candidates, once."""
+    for name in ("PAUSE", "ROUND", "BUDGET"):
         monkeypatch.setattr(timing, name, 0.002)
     delay, steps, found = {"torch-plain": 0.012, "torch": 0.002, "native": 0.05}, set(), []
 
@@ -229,14 +230,14 @@ def test_engines_in_threads_agree(wide, tmp_path, timed, monkeypatch):
     assert len(steps) == 1 and {chosen.runtime for chosen in found} == {"torch"} and len(found) == 6
 
 
-def test_where_there_is_one_runtime_nothing_is_timed(wide, tmp_path, timed, monkeypatch):
+def test_a_single_candidate_is_not_timed(wide, tmp_path, timed, monkeypatch):
     monkeypatch.setattr(native, "LOOPS", None)
     chosen = choose("auto", wide, Places(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
     assert (chosen.runtime, chosen.why) == ("torch", "there is no other runtime here")
 
 
 @built
-def test_what_is_not_timed_goes_by_a_rule(wide, tmp_path, timed, monkeypatch):
+def test_the_rule_decides_where_nothing_is_timed(wide, tmp_path, timed, monkeypatch):
     """A switch, operations that somebody has chosen, a large model, and one whose first step is slow."""
     places, workload = Places(tmp_path, MODEL), Workload(SEQUENCE, unexpected)
     expected = choose("auto", wide, places).runtime
@@ -251,10 +252,10 @@ def test_what_is_not_timed_goes_by_a_rule(wide, tmp_path, timed, monkeypatch):
     monkeypatch.setenv("SYNCFLOW_CALIBRATION", "off")
     assert "not timed: SYNCFLOW_CALIBRATION is off" in chosen()
     monkeypatch.setenv("SYNCFLOW_CALIBRATION", "on")
-    stopped = Times({"torch-plain": 0.9}, stopped="a step in torch-plain takes 0.9 s")
-    monkeypatch.setattr(choice, "race", lambda *_: (stopped, {}))
+    stopped = StepTimes({"torch-plain": 0.9}, stopped="a step in torch-plain takes 0.9 s")
+    monkeypatch.setattr(choose_module, "time_denoisers", lambda *_: (stopped, {}))
     assert "not timed: a step in torch-plain takes 0.9 s" in chosen()
-    monkeypatch.setattr(choice, "race", unexpected)
+    monkeypatch.setattr(choose_module, "time_denoisers", unexpected)
     assert "not timed: a step in torch-plain takes 0.9 s" in chosen()  # as is known by now
-    monkeypatch.setattr(timing, "PEAK", 1.0)
+    monkeypatch.setattr(timing, "FLOPS_PER_THREAD", 1.0)
     assert "is expected to take" in chosen()

@@ -1,4 +1,4 @@
-"""What was timed is found again under the same conditions and no others; the order in which runtimes are taken."""
+"""The cache of step times: found for an equal key and no other; the ranking of runtimes."""
 
 from __future__ import annotations
 
@@ -13,55 +13,61 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncflow.engine.runtime import calibration
-from syncflow.engine.runtime.calibration import ALIKE, Calibration, Key, calibrated, enabled
-from syncflow.engine.runtime.timing import Times
+from syncflow.engine.runtime.selection import calibration
+from syncflow.engine.runtime.selection.calibration import (
+    TIE_RATIO,
+    Calibration,
+    CalibrationKey,
+    enabled,
+    load_or_measure,
+)
+from syncflow.engine.runtime.selection.timing import StepTimes
 
 NAMES = ("torch-plain", "torch", "native", "onnxruntime", "openvino", "aoti")
-TIMES = Times({"torch-plain": 0.04, "native": 0.01}, {"openvino": "it is broken"})
+TIMES = StepTimes({"torch-plain": 0.04, "native": 0.01}, {"openvino": "it is broken"})
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("SYNCFLOW_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(calibration, "_of_process", {})
+    monkeypatch.setattr(calibration, "_in_memory", {})
     return tmp_path / "cache"
 
 
 @pytest.fixture
-def key() -> Key:
-    return Key.here("7" * 64, "float32", ("torch-plain", "native", "openvino"), {"openvino": "2026 abc"})
+def key() -> CalibrationKey:
+    return CalibrationKey.here("7" * 64, "float32", ("torch-plain", "native", "openvino"), {"openvino": "2026 abc"})
 
 
 class Measure:
-    """Says what was planted, and counts."""
+    """A measurement with given times, which counts its calls."""
 
-    def __init__(self, times: Times = TIMES) -> None:
+    def __init__(self, times: StepTimes = TIMES) -> None:
         self.times, self.count = times, 0
 
-    def __call__(self) -> Times:
+    def __call__(self) -> StepTimes:
         self.count += 1
         return self.times
 
 
-def unexpected() -> Times:
+def unexpected() -> StepTimes:
     raise AssertionError("it was timed")
 
 
-def test_it_is_timed_once(key):
+def test_a_key_is_measured_once(key):
     measure = Measure()
-    first = calibrated(key, measure)
-    again = calibrated(key, unexpected)
+    first = load_or_measure(key, measure)
+    again = load_or_measure(key, unexpected)
     assert first == again and again.times == TIMES and measure.count == 1
     assert first.file == key.file and first.file.is_file()
     assert [file.name for file in key.file.parent.iterdir()] == [key.file.name]  # and nothing half written
 
 
-def test_it_is_timed_anew_where_that_is_asked_for(key):
-    calibrated(key, Measure())
-    newer = Times(dict.fromkeys(("torch-plain", "native", "openvino"), 0.02))
-    assert calibrated(key, Measure(newer), renew=True).times == newer
-    assert calibrated(key, unexpected).times == newer
+def test_renew_measures_again(key):
+    load_or_measure(key, Measure())
+    newer = StepTimes(dict.fromkeys(("torch-plain", "native", "openvino"), 0.02))
+    assert load_or_measure(key, Measure(newer), renew=True).times == newer
+    assert load_or_measure(key, unexpected).times == newer
 
 
 @pytest.mark.parametrize(
@@ -78,29 +84,29 @@ def test_it_is_timed_anew_where_that_is_asked_for(key):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_other_conditions_are_timed_for_themselves(key, change):
+def test_another_key_is_measured_separately(key, change):
     """Also where the file of one is found in the place of the other."""
-    other, planted = replace(key, **change), Times(dict.fromkeys(key.candidates, 0.03))
-    here = Measure(Times(dict.fromkeys(replace(key, **change).candidates, 0.02)))
-    foreign = calibrated(key, Measure(planted)).file
-    assert calibrated(other, here).times == here.times and here.count == 1
+    other, planted = replace(key, **change), StepTimes(dict.fromkeys(key.candidates, 0.03))
+    here = Measure(StepTimes(dict.fromkeys(replace(key, **change).candidates, 0.02)))
+    foreign = load_or_measure(key, Measure(planted)).file
+    assert load_or_measure(other, here).times == here.times and here.count == 1
     os.replace(foreign, other.file)
-    assert calibrated(other, here).times == here.times and here.count == 2
-    assert calibrated(other, unexpected).times == here.times
+    assert load_or_measure(other, here).times == here.times and here.count == 2
+    assert load_or_measure(other, unexpected).times == here.times
 
 
-def test_the_key_names_the_conditions(monkeypatch):
+def test_the_key_of_this_process(monkeypatch):
     monkeypatch.setattr(calibration.native, "instructions", lambda: "x86-64-v9")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    key = Key.here("7", "float32", (), {"aoti": "3"})
+    key = CalibrationKey.here("7", "float32", (), {"aoti": "3"})
     assert key.instructions == "x86-64-v9" and key.environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert key.threads == torch.get_num_threads()
     assert key.versions["torch"] == torch.__version__ and key.versions["aoti"] == "3"
 
 
 @pytest.mark.skipif(calibration.native.LOOPS is None, reason="the native part was not built")
-def test_another_build_of_the_native_part_is_another_key(monkeypatch, tmp_path):
-    before = Key.here("7", "float32", (), {})
+def test_another_build_of_the_cpp_part_is_another_key(monkeypatch, tmp_path):
+    before = CalibrationKey.here("7", "float32", (), {})
     assert len(before.versions["native"]) == 64
     (tmp_path / "_native.so").write_bytes(b"another build")
 
@@ -109,7 +115,7 @@ def test_another_build_of_the_native_part_is_another_key(monkeypatch, tmp_path):
         instructions = staticmethod(calibration.native.LOOPS.instructions)
 
     monkeypatch.setattr(calibration.native, "LOOPS", Other)
-    assert Key.here("7", "float32", (), {}).versions["native"] != before.versions["native"]
+    assert CalibrationKey.here("7", "float32", (), {}).versions["native"] != before.versions["native"]
 
 
 def damages():
@@ -141,45 +147,45 @@ def damages():
 
 
 @pytest.mark.parametrize("name", damages())
-def test_a_damaged_file_is_ignored_and_written_anew(key, name):
-    calibrated(key, Measure())
+def test_a_damaged_file_is_ignored_and_replaced(key, name):
+    load_or_measure(key, Measure())
     text = damages()[name](key.file.read_text())
     key.file.write_bytes(text.encode("utf-8", "surrogateescape"))
     measure = Measure()
-    assert calibrated(key, measure).times == TIMES and measure.count == 1
-    assert calibrated(key, unexpected).times == TIMES
+    assert load_or_measure(key, measure).times == TIMES and measure.count == 1
+    assert load_or_measure(key, unexpected).times == TIMES
 
 
-def test_where_the_cache_cannot_be_written_a_process_times_once(key, cache):
+def test_without_a_writable_cache_a_process_measures_once(key, cache):
     cache.write_text("a file where a folder should be")
     measure = Measure()
-    assert calibrated(key, measure).file is None
-    assert calibrated(key, unexpected).times == TIMES
-    assert calibrated(key, measure, renew=True).times == TIMES
+    assert load_or_measure(key, measure).file is None
+    assert load_or_measure(key, unexpected).times == TIMES
+    assert load_or_measure(key, measure, renew=True).times == TIMES
     assert measure.count == 2 and cache.is_file()
 
 
-def test_a_file_that_cannot_be_put_in_its_place_leaves_nothing_behind(key, monkeypatch):
+def test_a_failed_rename_leaves_no_temporary_file(key, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError("no")
 
     monkeypatch.setattr(calibration.os, "replace", refuse)
-    assert calibrated(key, Measure()).file is None
+    assert load_or_measure(key, Measure()).file is None
     assert list(key.file.parent.iterdir()) == []
 
 
-def test_many_threads_time_once(key):
+def test_threads_measure_once(key):
     """And never two at a time."""
     measure, inside, most, found = Measure(), threading.Semaphore(1), [], []
 
-    def slowly() -> Times:
+    def slowly() -> StepTimes:
         most.append(inside.acquire(blocking=False))
         threading.Event().wait(0.05)
         inside.release()
         return measure()
 
-    def ask(one: Key) -> None:
-        found.append(calibrated(one, slowly).times)
+    def ask(one: CalibrationKey) -> None:
+        found.append(load_or_measure(one, slowly).times)
 
     keys = [key, replace(key, threads=77)] * 4
     threads = [threading.Thread(target=ask, args=(one,)) for one in keys]
@@ -191,11 +197,11 @@ def test_many_threads_time_once(key):
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.floats(1e-4, 10.0), min_size=1))
-def test_the_first_is_never_slower_than_its_share_of_the_fastest(seconds):
-    order = Calibration(Key.here("", "float32", (), {}), Times(seconds), "").ranking()
+def test_each_rank_is_within_the_tie_ratio_of_the_fastest_left(seconds):
+    order = Calibration(CalibrationKey.here("", "float32", (), {}), StepTimes(seconds), "").ranking()
     assert sorted(order) == sorted(seconds)
     for i, name in enumerate(order):
-        assert min(seconds[other] for other in order[i:]) >= ALIKE * seconds[name]
+        assert min(seconds[other] for other in order[i:]) >= TIE_RATIO * seconds[name]
 
 
 @pytest.mark.parametrize(
@@ -210,26 +216,26 @@ def test_the_first_is_never_slower_than_its_share_of_the_fastest(seconds):
     ],
     ids=str,
 )
-def test_of_equally_fast_ones_the_order_is_fixed(seconds, first):
-    assert Calibration(Key.here("", "float32", (), {}), Times(seconds), "").ranking()[0] == first
+def test_ties_have_a_fixed_order(seconds, first):
+    assert Calibration(CalibrationKey.here("", "float32", (), {}), StepTimes(seconds), "").ranking()[0] == first
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, True), ("on", True), ("off", False)])
-def test_it_can_be_switched_off(monkeypatch, value, expected):
+def test_timing_can_be_switched_off(monkeypatch, value, expected):
     monkeypatch.delenv("SYNCFLOW_CALIBRATION")
     if value is not None:
         monkeypatch.setenv("SYNCFLOW_CALIBRATION", value)
     assert enabled() is expected
 
 
-def test_another_value_of_the_switch_is_refused(monkeypatch):
+def test_another_value_of_the_variable_is_refused(monkeypatch):
     monkeypatch.setenv("SYNCFLOW_CALIBRATION", "maybe")
     with pytest.raises(ValueError, match="SYNCFLOW_CALIBRATION is 'maybe'; it must be on or off"):
         enabled()
 
 
-def test_a_race_that_was_stopped_is_not_kept_on_disk(key, cache):
+def test_timing_that_was_stopped_is_not_kept_on_disk(key, cache):
     """A busy machine makes every step slow for a while: the next process times again."""
-    stopped = Times({key.candidates[0]: 9.0}, stopped="a step takes 9.0 s")
-    found = calibrated(key, lambda: stopped)
+    stopped = StepTimes({key.candidates[0]: 9.0}, stopped="a step takes 9.0 s")
+    found = load_or_measure(key, lambda: stopped)
     assert found.file is None and not key.file.exists()

@@ -1,4 +1,4 @@
-"""The libraries that run exported graphs: what each needs, which of them are installed, how one is loaded."""
+"""The libraries that run exported graphs: their requirements, installed versions, and how each loads an export."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..exports import Device, Export, Format, Places, Precision
-from ..model import DDiT
-from . import aoti, onnxruntime, openvino, tensorrt
-from .exported import GraphDenoiser
-from .precision import DTYPES
+from ...exports import Device, Export, Format, Places, Precision
+from ...model import DDiT
+from .. import aoti, onnxruntime, openvino, tensorrt
+from ..exported import GraphDenoiser
+from ..pytorch import DTYPES
 
 
 @dataclass(frozen=True)
 class Library:
-    """What a runtime needs: a format of graphs, a module to import, the extra that brings it, a device."""
+    """The requirements of a runtime: format of its graphs, Python module, extra that installs it, and devices."""
 
     format: Format
     module: str
@@ -36,7 +36,7 @@ LIBRARIES: dict[str, Library] = {
 
 
 def load(runtime: str, export: Export, model: DDiT, precision: Precision) -> GraphDenoiser:
-    """The graphs of an export in place of a model. Raises ``ValueError`` for a damaged one, or no way to run it."""
+    """A denoiser that runs an export of ``model``. Raises ``ValueError`` if it is damaged or cannot run here."""
     version_of(runtime)
     if runtime == "aoti":
         run = aoti.sessions(export, model.device)
@@ -60,7 +60,7 @@ def version_of(runtime: str) -> str:
 
 
 def fingerprint(runtime: str) -> str:
-    """What tells this installation of a runtime's library from another, without importing it.
+    """A string that identifies the installed library of a runtime, without importing it.
 
     Raises ``ValueError`` where it is not installed.
     """
@@ -76,9 +76,9 @@ def _missing(runtime: str) -> str:
     return f"the runtime {runtime} needs {library.module}; install it with `pip install syncflow[{library.extra}]`"
 
 
-def able(export: Export, device: Device, precision: Precision) -> list[str]:
-    """The runtimes that are installed and can compute an export on a device in a precision."""
-    fitting = [
+def usable_runtimes(export: Export, device: Device, precision: Precision) -> list[str]:
+    """The installed runtimes that can compute an export on a device in a precision."""
+    suitable = [
         name
         for name, library in LIBRARIES.items()
         if library.format == export.format
@@ -86,21 +86,21 @@ def able(export: Export, device: Device, precision: Precision) -> list[str]:
         and export.device in ("any", device)
         and export.precision == stored_precision(name, precision)
     ]
-    found = []
-    for name in fitting:
+    installed = []
+    for name in suitable:
         with suppress(ValueError):
             version_of(name)
-            found.append(name)
-    return found
+            installed.append(name)
+    return installed
 
 
 def stored_precision(runtime: str, precision: Precision) -> Precision:
-    """That of the graphs with which a runtime computes in some precision: OpenVINO rounds by itself."""
+    """The precision of the graphs that a runtime reads to compute in ``precision``: OpenVINO converts by itself."""
     return "float32" if runtime == "openvino" else precision
 
 
 def export_for(runtime: str, model: DDiT, places: Places, precision: Precision) -> Export:
-    """The export of a model that a runtime computes. Raises ``ValueError`` where there is none or it cannot be read."""
+    """The export of a model for a runtime. Raises ``ValueError`` if there is none or it cannot be read."""
     library, device = LIBRARIES[runtime], device_of(model)
     if device not in library.devices:
         raise ValueError(f"the runtime {runtime} does not work on {device}; it works on {', '.join(library.devices)}")
@@ -112,5 +112,5 @@ def export_for(runtime: str, model: DDiT, places: Places, precision: Precision) 
 
 
 def device_of(model: DDiT) -> Device:
-    """The kind of device on which a model is."""
+    """The type of the device on which a model is."""
     return "cuda" if model.device.type == "cuda" else "cpu"

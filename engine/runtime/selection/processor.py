@@ -1,4 +1,4 @@
-"""Which processor this is, so that a time or an error that was measured on another one is not taken for its own."""
+"""The identity of this processor: times and errors that were measured on another one do not hold here."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ X86 = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
 ARM = ("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features")
 OTHERS = ("cpu", "revision", "isa", "uarch")  # POWER, RISC-V
 FIELDS = (*X86, *ARM, *OTHERS)
-LISTS = ("flags", "Features")  # whose order says nothing
+LISTS = ("flags", "Features")  # fields whose order has no meaning
 
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor by ``name``, and a hash of all that tells it from others: vendor, family, model, stepping, flags.
+    """A processor by ``name``, and a hash of its vendor, family, model, stepping and flags.
 
-    ``flags`` are the instruction sets that the system names, none where it names none.
+    ``flags`` are the instruction sets that the operating system reports, if it reports any.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Processor:
 
 
 def processor(device: str | torch.device = "cpu") -> Processor:
-    """The processor that computes on a device: a GPU for a CUDA device, this machine's CPU for others."""
+    """The processor of a device: the GPU of a CUDA device, or this machine's CPU."""
     return _gpu(str(device)) if str(device).startswith("cuda") else cpu()
 
 
@@ -52,7 +52,7 @@ def cpu() -> Processor:
 
 
 def parse(cpuinfo: str) -> Processor | None:
-    """The processor that a ``/proc/cpuinfo`` describes, None where it does not; all kinds of cores of a hybrid one."""
+    """The processor in the text of ``/proc/cpuinfo``, with all core types of a hybrid one; None if there is none."""
     kinds = {kind for block in cpuinfo.split("\n\n") if (kind := _kind(block))}
     if not kinds:
         return None
@@ -64,12 +64,12 @@ def parse(cpuinfo: str) -> Processor | None:
 
 
 def _kind(block: str) -> tuple[tuple[str, str], ...]:
-    found = {}
+    fields = {}
     for line in block.splitlines():
         name, colon, value = (part.strip() for part in line.partition(":"))
         if colon and name in FIELDS:
-            found[name] = " ".join(sorted(value.split())) if name in LISTS else value
-    return tuple(sorted(found.items()))
+            fields[name] = " ".join(sorted(value.split())) if name in LISTS else value
+    return tuple(sorted(fields.items()))
 
 
 def _name(fields: dict[str, str]) -> str:
@@ -80,7 +80,7 @@ def _name(fields: dict[str, str]) -> str:
 
 
 def _name_without_cpuinfo() -> str:
-    """On macOS the brand, such as "Apple M2"; elsewhere what Python knows."""
+    """On macOS the brand, such as "Apple M2"; elsewhere the name from ``platform``."""
     name = ""
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]

@@ -1,4 +1,4 @@
-"""Which runtime computes, and what is said of it. The exports here hold no graphs: whoever loads one is a stand-in."""
+"""The choice of a runtime and its description. The exports hold no graphs, and the libraries are stand-ins."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pytest
 
 from syncflow.engine.exports import STEP, Places
 from syncflow.engine.model import DDiT
-from syncflow.engine.runtime import libraries
-from syncflow.engine.runtime.choice import choose
 from syncflow.engine.runtime.compiled import CompiledDenoiser
 from syncflow.engine.runtime.exported import GraphDenoiser
-from syncflow.engine.runtime.libraries import LIBRARIES, version_of
+from syncflow.engine.runtime.selection import libraries
+from syncflow.engine.runtime.selection.choose import choose
+from syncflow.engine.runtime.selection.libraries import LIBRARIES, version_of
+from syncflow.engine.runtime.selection.settings import TorchOptions
 
-from ..plain import CONFIG
-from .exported import GRAPHS, MODEL, TORCH, exported, proof, stand_in
+from ...plain import CONFIG
+from ..exported import GRAPHS, MODEL, TORCH, exported, proof, stand_in
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_auto_takes_the_fastest(model, tmp_path):
     assert said["threads"] == 2
 
 
-def test_codecs_go_through_graphs_where_that_pays(model, tmp_path):
+def test_codecs_run_as_graphs_that_are_correct_and_faster(model, tmp_path):
     chosen = choose("auto", model, Places(exported(tmp_path, proof("openvino")), MODEL))
     assert chosen.codecs == ("video_decoder",)
     wrong = proof("openvino", errors=proof("openvino").errors | {"video_decoder": None})
@@ -66,13 +67,13 @@ class Parts:
     text: Any = "text"
 
 
-def test_only_those_codecs_are_put_behind_graphs(model, tmp_path):
+def test_only_those_codecs_are_replaced(model, tmp_path):
     chosen = choose("auto", model, Places(exported(tmp_path, proof("openvino")), MODEL))
-    coded = chosen.code(Parts())
+    coded = chosen.with_codecs(Parts())
     assert coded.video.graphs.keys() == {"video_decoder"}
     assert [coded.video.part, coded.audio.part, coded.text.part] == ["video", "audio", "text"]
     plain = choose("torch", model, Places(tmp_path, MODEL))
-    assert plain.code(Parts()) == Parts()
+    assert plain.with_codecs(Parts()) == Parts()
 
 
 @pytest.mark.parametrize(
@@ -91,13 +92,13 @@ def test_only_those_codecs_are_put_behind_graphs(model, tmp_path):
     ],
     ids=str,
 )
-def test_auto_leaves_out_what_is_not_proven(model, tmp_path, changes, said):
+def test_auto_excludes_unverified_runtimes(model, tmp_path, changes, said):
     chosen = choose("auto", model, Places(exported(tmp_path, proof("openvino", **changes)), MODEL))
     assert chosen.runtime == "torch"
     assert said in chosen.others["openvino"]
 
 
-def test_auto_passes_a_damaged_export_by(model, tmp_path):
+def test_auto_skips_a_damaged_export(model, tmp_path):
     package = exported(tmp_path, proof("openvino"))
     exported(package, proof("aoti"), format="aoti")
     (package / "exports" / "onnx" / "graph").write_bytes(b"y")
@@ -113,12 +114,12 @@ def test_a_damaged_export_is_never_loaded(model, tmp_path):
         choose("aoti", model, Places(package, MODEL))
 
 
-def test_a_runtime_that_was_asked_for_need_not_be_proven(model, tmp_path):
+def test_a_named_runtime_need_not_be_verified(model, tmp_path):
     chosen = choose("onnxruntime", model, Places(exported(tmp_path), MODEL))
     assert (chosen.runtime, chosen.why, chosen.codecs) == ("onnxruntime", "it was asked for", ())
 
 
-def test_a_runtime_that_was_found_wrong_is_refused(model, tmp_path):
+def test_a_runtime_that_was_verified_as_wrong_is_refused(model, tmp_path):
     wrong = proof("openvino", precision="bfloat16", errors=dict.fromkeys(GRAPHS, 0.5))
     package = exported(tmp_path, wrong)
     with pytest.raises(ValueError, match="openvino computes this model wrongly in bfloat16: prepare_text is off by"):
@@ -126,32 +127,32 @@ def test_a_runtime_that_was_found_wrong_is_refused(model, tmp_path):
     assert choose("openvino", model, Places(package, MODEL)).runtime == "openvino"
 
 
-def test_what_was_found_on_another_processor_says_nothing_of_this_one(model, tmp_path):
+def test_a_verification_on_another_processor_does_not_count(model, tmp_path):
     """Neither that a runtime is wrong nor that a codec pays."""
     wrong = proof("openvino", processor="Another CPU [0123]", errors=dict.fromkeys(GRAPHS, 0.5))
     chosen = choose("openvino", model, Places(exported(tmp_path, wrong), MODEL))
     assert (chosen.runtime, chosen.proof, chosen.codecs) == ("openvino", None, ())
 
 
-def test_of_torch(model, tmp_path):
+def test_runtimes_of_pytorch(model, tmp_path):
     places = Places(tmp_path, MODEL)
     assert choose("torch", model, places).denoiser is model
     assert isinstance(choose("compiled", model, places).denoiser, CompiledDenoiser)
     assert str(choose("torch", model, places, "bfloat16").denoiser.dtype) == "torch.bfloat16"
     with pytest.raises(ValueError, match="CUDA"):
-        choose("graphed", model, places)
+        choose("torch", model, places, options=TorchOptions(cuda_graphs=True))
 
 
 @pytest.mark.parametrize(
     ("runtime", "precision", "said"),
     [
         ("tflite", "float32", "runtime is 'tflite'; it must be one of auto, torch,"),
-        ("auto", "int8", "precision is 'int8'; it must be one of float32,"),
+        ("auto", "int8", "precision is 'int8'; it must be one of auto, float32,"),
         ("tensorrt", "float32", "does not work on cpu; it works on cuda"),
         ("aoti", "float32", "syncflow export --to aoti"),
     ],
 )
-def test_what_there_is_not(model, tmp_path, runtime, precision, said):
+def test_unknown_or_missing_runtimes_are_refused(model, tmp_path, runtime, precision, said):
     with pytest.raises(ValueError, match=said):
         choose(runtime, model, Places(tmp_path, MODEL), precision)
 
@@ -163,7 +164,7 @@ def test_a_missing_library_is_one_sentence(monkeypatch, runtime):
         version_of(runtime)
 
 
-def test_auto_does_without_a_missing_library(model, tmp_path, monkeypatch):
+def test_auto_skips_a_missing_library(model, tmp_path, monkeypatch):
     monkeypatch.setattr(libraries, "version_of", version_of)
     monkeypatch.setitem(sys.modules, "openvino", None)
     chosen = choose("auto", model, Places(exported(tmp_path, proof("openvino")), MODEL))
