@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
 from .types import CHECKS
-from .validation import number, number_between, refuse, whole_between
+from .validation import number, number_between, refuse, text, whole_between
 
 AdaptorTokens = Literal["all", "frame", "none"]
 Bridge = Literal["adaptor", "audio_rope", "global_local"]
@@ -293,3 +293,6 @@ class ModelConfig(Config):
     video_vae: CodecConfig = field(default_factory=CodecConfig)
     audio_vae: CodecConfig = field(default_factory=CodecConfig)
     text_encoder: CodecConfig = field(default_factory=CodecConfig)
+
+    def __post_init__(self) -> None:
+        text("name", self.name)
