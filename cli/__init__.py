@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
+import threading
 import warnings
 
 import typer
@@ -33,17 +35,40 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Entry point of the console script."""
     gc.set_threshold(GC_THRESHOLD)
+    _end_cleanly_on(signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
     warnings.showwarning = _one_line
     try:
         app()
     except ValueError as error:
         print(f"syncflow: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except _Terminated as error:
+        print(f"syncflow: ended by {signal.Signals(error.number).name}", file=sys.stderr)
+        sys.exit(128 + error.number)
     except KeyboardInterrupt:
         print("syncflow: interrupted", file=sys.stderr)
         sys.exit(130)
     finally:
         gc.freeze()  # nothing is left to collect that the end of the process does not free anyway
+
+
+class _Terminated(BaseException):
+    """A signal asks the process to end: what is half-written is removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end_cleanly_on(*signals: signal.Signals) -> None:
+    def end(number: int, _: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Terminated(number)
+
+    for each in signals:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(each) == signal.SIG_DFL:
+            signal.signal(each, end)
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -17,7 +17,12 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What the clip shows, in a sentence; may be empty with --video.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where to write the clip: .mp4, or .wav for the sound. Not for --plan."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where to write the clip: .mp4, .mov, .mkv, .webm, .gif, .wav for the sound, - for standard output. "
+            "Not for --plan.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same prompt, same seed, same clip.")] = 0,
     audio_seed: Annotated[int | None, typer.Option(help="Seed of the sound; --seed by default.")] = None,
@@ -127,7 +132,8 @@ def generate(
         return
     if output is None:
         raise ValueError("say where to write the clip: -o clip.mp4")
-    suffixes = (".wav",) if sound_only else (".mp4", ".wav")
+    suffixes = (".wav",) if sound_only else (*results.VIDEO_SUFFIXES, ".wav")
+    results.check_json(output, json=json)
     paths = results.outputs(output, takes, *suffixes, keep_latents=keep_latents)
 
     from ..engine.engine import Engine

@@ -13,7 +13,12 @@ from . import options, results
 def retake(
     clip: Annotated[Path, typer.Argument(help="A clip that the model drew, or any video.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write it: .mp4 with the same pictures, or .wav.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where to write it: a video with the same pictures, .wav, or - for an mp4.",
+        ),
     ],
     prompt: Annotated[str | None, typer.Option(help="What the clip shows; by default what it was drawn from.")] = None,
     seed: Annotated[
@@ -45,7 +50,8 @@ def retake(
     from ..engine.types import Request
 
     Request(prompt or "", video=clip, **settings)  # refuses bad settings before the model is loaded
-    paths = results.outputs(output, takes, ".mp4", ".wav", keep_latents=keep_latents)
+    results.check_json(output, json=json)
+    paths = results.outputs(output, takes, *results.VIDEO_SUFFIXES, ".wav", keep_latents=keep_latents)
 
     from ..engine.engine import Engine
 
