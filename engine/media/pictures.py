@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from av import VideoFrame
     from av.video.stream import VideoStream
 
+SQUARE = Fraction(1)  # the shape of a pixel
 BACKGROUND = 255  # transparent parts are white
 MAX_ASPECT = 16  # of a pixel; beyond it the header is damaged
 
 
-def picture(frame: VideoFrame, size: tuple[int, int] | None, aspect: Fraction) -> np.ndarray:
+def picture(frame: VideoFrame, size: tuple[int, int] | None, aspect: Fraction, *, oriented: bool = True) -> np.ndarray:
     """The frame as uint8 (H, W, 3), upright, in ``size`` (width, height); its pixels are ``aspect`` times as wide as
-    high.
+    high. It stays as stored unless ``oriented``.
     """
     has_alpha = _has_alpha(frame)
     image = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
-    across, flip_x, flip_y = _orientation(frame)
+    across, flip_x, flip_y = _orientation(frame) if oriented else (False, False, False)
     return turned(opaque(image) if has_alpha else image, across, flip_x, flip_y, size, aspect)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..types import Clip
 from . import isolated as isolation
 from .checking import check_shape
+from .heif import read_grid
 from .limits import check_memory
 from .opening import SEEK_BACK, audio_stream, decode, jumps, opened, seekable, time_of, video_stream
 from .pictures import fit, picture, pixel_aspect
@@ -130,7 +131,10 @@ def load_picture(path: str | Path, *, isolated: bool | None = None) -> Clip:
     path = Path(path)
     if isolation.wanted(isolated):
         return isolation.read("load_picture", path, {})
-    image = read_still(path) if path.is_file() else None
+    image = None
+    if path.is_file():
+        image = read_still(path)
+        image = read_grid(path) if image is None else image
     if image is None:
         with opened(path) as container:
             stream = video_stream(container, path) or next(iter(container.streams.video), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -59,11 +60,90 @@ def test_mirrored_video_is_shown_upright(orientation: int, tmp_path: Path) -> No
     assert corners(load_clip(path).frames[0]) == UPRIGHT[orientation]
 
 
-def test_all_tiles_of_an_avif_are_read(tmp_path: Path) -> None:
-    """More than one tile in each direction, as of a camera."""
-    path = tmp_path / "tiles.avif"
-    Image.fromarray(cornered(512, 384)).save(path, tile_rows=1, tile_cols=1, quality=80)
-    assert corners(load_picture(path).frames[0]) == "rgby"
+def box(kind: bytes, *parts: bytes) -> bytes:
+    payload = b"".join(parts)
+    return struct.pack(">I", 8 + len(payload)) + kind + payload
+
+
+def full_box(kind: bytes, version: int, *parts: bytes) -> bytes:
+    return box(kind, struct.pack(">I", version << 24), *parts)
+
+
+def hevc(image: np.ndarray) -> tuple[bytes, bytes]:
+    """The configuration of a decoder, as a box, and a coded picture."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        video = container.add_stream("libx265", rate=25, options={"x265-params": "log-level=none:bframes=0"})
+        video.height, video.width, _ = image.shape
+        video.pix_fmt = "yuv420p"
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = 0, Fraction(1, 25)
+        container.mux(video.encode(frame))
+        container.mux(video.encode())
+    data = file.getvalue()
+    found = []
+    for kind in (b"hvcC", b"mdat"):
+        at = data.index(kind) - 4
+        found.append(data[at : at + struct.unpack_from(">I", data, at)[0]])
+    return found[0], found[1][8:]
+
+
+def heic(tiles: list[np.ndarray], rows: int, columns: int, size: tuple[int, int], *transforms: bytes) -> bytes:
+    """A picture as a camera writes it: tiles, a grid of them, and how it is turned."""
+    height, width, _ = tiles[0].shape
+    coded, grid = [hevc(tile) for tile in tiles], len(tiles) + 1
+    kinds = [b"hvc1"] * len(tiles) + [b"grid"]
+    infos = [full_box(b"infe", 2, struct.pack(">HH4sB", k + 1, 0, kind, 0)) for k, kind in enumerate(kinds)]
+    shapes = (full_box(b"ispe", 0, struct.pack(">II", *each)) for each in ((width, height), size))
+    owned = b"".join(struct.pack(">HBBB", k + 1, 2, 0x81, 2) for k in range(len(tiles)))
+    owned += struct.pack(">HB", grid, 1 + len(transforms)) + bytes([3, *(0x84 + k for k in range(len(transforms)))])
+    properties = box(
+        b"iprp",
+        box(b"ipco", coded[0][0], *shapes, *transforms),
+        full_box(b"ipma", 0, struct.pack(">I", grid), owned),
+    )
+    references = box(b"dimg", struct.pack(f">HH{len(tiles)}H", grid, len(tiles), *range(1, grid)))
+
+    def meta(first: int) -> bytes:
+        places, at = [], first
+        for number, (_, data) in enumerate(coded):
+            places.append(struct.pack(">HHHHII", number + 1, 0, 0, 1, at, len(data)))
+            at += len(data)
+        places.append(struct.pack(">HHHHII", grid, 1, 0, 1, 0, 8))
+        return full_box(
+            b"meta",
+            0,
+            full_box(b"hdlr", 0, bytes(4), b"pict", bytes(13)),
+            full_box(b"pitm", 0, struct.pack(">H", grid)),
+            full_box(b"iinf", 0, struct.pack(">H", grid), *infos),
+            full_box(b"iref", 0, references),
+            properties,
+            full_box(b"iloc", 1, struct.pack(">BBH", 0x44, 0, grid), *places),
+            box(b"idat", struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, *size)),
+        )
+
+    start = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
+    return start + meta(len(start) + len(meta(0)) + 8) + box(b"mdat", *(data for _, data in coded))
+
+
+@pytest.mark.parametrize(
+    ("transforms", "orientation"),
+    [((), 1), ((box(b"imir", b"\1"),), 2), ((box(b"imir", b"\0"),), 4), ((box(b"irot", b"\3"),), 6)],
+)
+def test_all_tiles_of_a_heic_are_read(transforms: tuple[bytes, ...], orientation: int, tmp_path: Path) -> None:
+    whole = cornered(192, 128)
+    tiles = [whole[y : y + 64, x : x + 64] for y in (0, 64) for x in (0, 64, 128)]
+    (tmp_path / "photo.heic").write_bytes(heic(tiles, 2, 3, (180, 120), *transforms))
+    found = load_picture(tmp_path / "photo.heic").frames[0]
+    assert found.shape == ((120, 180, 3) if orientation < 5 else (180, 120, 3))
+    assert corners(found) == UPRIGHT[orientation]
+
+
+def test_a_tile_that_is_missing_is_refused(tmp_path: Path) -> None:
+    data = heic([cornered(64, 64)] * 4, 2, 2, (128, 128))
+    (tmp_path / "photo.heic").write_bytes(data[:-10])
+    with pytest.raises(ValueError, match=r"photo\.heic"):
+        load_picture(tmp_path / "photo.heic")
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "gif", "avif"])
