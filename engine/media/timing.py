@@ -87,7 +87,8 @@ def timeline(path: Path, *, scan: bool = True) -> Timeline:
     """
     with opened(path) as container:
         stream = video_stream(container, path) or audio_stream(container)
-        assert stream is not None
+        if stream is None:  # a cover picture alone
+            return Timeline(Fraction(0), Fraction(0), DEFAULT_FPS)
         start = time_of(stream.start_time, stream.time_base)
         stated = time_of(stream.duration, stream.time_base)
         if stream.frames > 0 and stated and start is not None and "mp4" in container.format.name:
