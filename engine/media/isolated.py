@@ -22,12 +22,11 @@ from .limits import memory_limit
 
 READ_SECONDS = 300.0  # after which a reader is ended
 SHARED = 2 * 2**30  # bytes of address space that libraries and threads of the reader take beside what is read
-VARIABLE = "SYNCFLOW_ISOLATED_MEDIA"
 
 
 def wanted(isolated: bool | None) -> bool:
     """Whether to read in another process: as asked, or as the environment says."""
-    return os.environ.get(VARIABLE, "") not in ("", "0") if isolated is None else isolated
+    return os.environ.get("SYNCFLOW_ISOLATED_MEDIA", "") not in ("", "0") if isolated is None else isolated
 
 
 def read(function: str, path: Path, settings: dict[str, Any], seconds: float = READ_SECONDS) -> Any:
@@ -38,7 +37,11 @@ def read(function: str, path: Path, settings: dict[str, Any], seconds: float = R
     call = json.dumps({"function": function, "path": os.fspath(path.absolute()), "settings": settings})
     # The parent of the package, which need not be installed.
     root = str(Path(sys.modules[__package__.partition(".")[0]].__path__[0]).parent)
-    environment = {**os.environ, VARIABLE: "0", "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])}
+    environment = {
+        **os.environ,
+        "SYNCFLOW_ISOLATED_MEDIA": "0",
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]),
+    }
     try:
         finished = subprocess.run(
             [sys.executable, "-m", __package__],

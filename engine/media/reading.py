@@ -284,6 +284,6 @@ def _provenance(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The provenance that :func:`save_clip` wrote, or nothing."""
     try:
         found = json.loads(metadata.get("comment") or metadata.get("COMMENT") or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
