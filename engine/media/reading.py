@@ -93,7 +93,7 @@ def load_clip(
     video = _find_video(path, scan=fps is None)
     rate = video.rate if fps is None else exact(fps)
     count = None if seconds is None else max(1, round(seconds * float(rate)))
-    frames = _frames(path, video, rate, exact(start), count, side)
+    frames = _frames(path, video, rate, exact(start), count, side, least=1 / rate if fps is None else Fraction(0))
     rate_as_float = float(rate) if fps is None else fps
     samples = round(len(frames) / rate_as_float * sample_rate)
     waveform, provenance = np.zeros(samples, np.float32), {"source": path.name}
@@ -195,9 +195,17 @@ def _has_two_packets(container: InputContainer, stream: VideoStream) -> bool:
 
 
 def _frames(
-    path: Path, video: Timeline, rate: Fraction, start: Fraction, count: int | None, size: tuple[int, int] | None
+    path: Path,
+    video: Timeline,
+    rate: Fraction,
+    start: Fraction,
+    count: int | None,
+    size: tuple[int, int] | None,
+    least: Fraction,
 ) -> np.ndarray:
-    """Upright pictures (F, H, W, 3) that are shown at ``start`` + k / ``rate``: ``count`` of them, or all."""
+    """Upright pictures (F, H, W, 3) that are shown at ``start`` + k / ``rate``: ``count`` of them, or all; the last one
+    for ``least`` seconds or more.
+    """
     shape: list[tuple[int, int]] = [] if size is None else [size]
 
     def same_size(image: np.ndarray) -> np.ndarray:
@@ -213,7 +221,7 @@ def _frames(
         return ValueError(f"start is {float(start):g} s; {path} ends at {float(end):.3f} s")
 
     settings: dict[str, Any] = {
-        "rate": rate, "start": start, "count": count, "ended": ended, "check": check,
+        "rate": rate, "start": start, "count": count, "ended": ended, "check": check, "least": least,
     }  # fmt: skip
     if is_animated_webp(path):
         return np.stack(list(hold(webp_pictures(path), same_size, tick=WEBP_TICK, **settings)))

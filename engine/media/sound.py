@@ -75,13 +75,15 @@ def _frames(path: Path, start: Fraction) -> Iterator[tuple[Fraction, AudioFrame]
                 except OSError:
                     continue
             clock = Clock(first or Fraction(0), jumping=jumps(container) and not seeks)
+            counted = not seekable(container) and not jumps(container)  # and wrongly after a change of the rate
             reached = not seeks
             for frame in decode(container, stream, path):
                 if not MIN_SAMPLE_RATE <= frame.sample_rate <= MAX_SAMPLE_RATE or not frame.samples:
                     raise ValueError(f"{path} is damaged: it states a sample rate of {frame.sample_rate}")
                 if seeks and frame.pts is None:
                     break
-                at = clock.read(time_of(frame.pts, frame.time_base), Fraction(frame.samples, frame.sample_rate))
+                stated = None if counted else time_of(frame.pts, frame.time_base)
+                at = clock.read(stated, Fraction(frame.samples, frame.sample_rate))
                 if not reached and at > start:
                     break  # the seek went too far
                 reached = True

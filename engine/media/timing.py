@@ -153,8 +153,11 @@ def common_rate(times: list[Fraction], end: Fraction, tick: Fraction, stated: Fr
         intervals.append(last or intervals[0])
     if max(intervals) - min(intervals) <= min(2 * tick, min(intervals) / 4):
         return stated if abs(stated * intervals[0] - 1) < Fraction(1, 4) else 1 / intervals[0]
-    common = math.gcd(*(round(interval / tick) for interval in (*intervals, last) if interval > 0)) * tick
-    return 1 / common if common and MIN_FPS <= 1 / common <= MAX_COMMON_FPS else max(stated, DEFAULT_FPS)
+    ticks = [round(interval / tick) for interval in intervals]
+    for common in (math.gcd(*ticks, round(last / tick)) * tick, math.gcd(*ticks) * tick):
+        if common and MIN_FPS <= 1 / common <= MAX_COMMON_FPS:
+            return 1 / common
+    return max(stated, DEFAULT_FPS)
 
 
 def hold(
@@ -165,14 +168,15 @@ def hold(
     start: Fraction,
     count: int | None,
     tick: Fraction,
+    least: Fraction,
     ended: Callable[[Fraction], ValueError],
     check: Callable[[int], None],
 ) -> Iterator[np.ndarray]:
     """What is shown at ``start`` + k / ``rate``, converted: each picture from its time until that of the next.
 
     ``count`` of them, or all. Before the first picture stands the first, after the end the last. Times that a container
-    rounded to its ``tick`` count as the exact ones. ``ended`` makes the error for a start beyond the end; ``check``
-    refuses too many.
+    rounded to its ``tick`` count as the exact ones. The last picture is shown for ``least`` seconds or more. ``ended``
+    makes the error for a start beyond the end; ``check`` refuses too many.
     """
     early = min(tick, 1 / (4 * rate)) if tick <= COARSE_TICK else Fraction(0)
     given, shown = 0, None
@@ -193,7 +197,7 @@ def hold(
         shown = Timed(at, picture.duration, picture.picture)
     if shown is None:
         return
-    end = shown.at + (shown.duration or step)
+    end = shown.at + max(shown.duration or step, least)
     if end <= start:
         raise ended(end)
     total = max(1, round((end - start) * rate)) if count is None else count

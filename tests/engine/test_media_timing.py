@@ -64,10 +64,10 @@ def test_a_picture_is_shown_until_the_next(suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_screen_recording_changes_when_it_changed(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "screen.mp4", [0, 0.125, 1.5, 1.9375], seconds=2)
-    assert shown(load_clip(path, fps=16, seconds=2)) == [0] * 2 + [1] * 22 + [2] * 7 + [3]
+    path = write_video(tmp_path / "screen.mp4", [0, 0.125, 1.5, 1.875])
+    assert shown(load_clip(path, fps=16, seconds=2)) == [0] * 2 + [1] * 22 + [2] * 6 + [3] * 2
     found = load_clip(path)
-    assert found.fps == 16 and shown(found) == [0] * 2 + [1] * 22 + [2] * 7 + [3]
+    assert found.fps == 8 and shown(found)[:16] == [0] + [1] * 11 + [2] * 3 + [3]
 
 
 def test_one_picture_a_second_is_not_early(tmp_path: Path) -> None:
@@ -75,9 +75,9 @@ def test_one_picture_a_second_is_not_early(tmp_path: Path) -> None:
     assert shown(load_clip(path, fps=4)) == [0] * 4 + [1] * 4 + [2] * 4
 
 
-@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
-def test_a_start_between_frames_skips_and_repeats_none(codec: str, tmp_path: Path) -> None:
-    path = write_video(tmp_path / "even.mp4", [k / 25 for k in range(30)], base=25, codec=codec)
+@pytest.mark.parametrize(("name", "codec"), [("even.mp4", "libx264"), ("even.avi", "ffv1")])
+def test_a_start_between_frames_skips_and_repeats_none(name: str, codec: str, tmp_path: Path) -> None:
+    path = write_video(tmp_path / name, [k / 25 for k in range(30)], base=25, codec=codec)
     assert shown(load_clip(path, start=0.5, seconds=0.6)) == list(range(12, 27))
     assert shown(load_clip(path, start=0.52, seconds=0.2)) == list(range(13, 18))
 
