@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import signal
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from typing import Annotated, Any
@@ -57,6 +59,7 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Entry point of the console script."""
     gc.set_threshold(GC_THRESHOLD)
+    _end_cleanly_on(signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
     warnings.showwarning = _one_line
     try:
         code = _run()
@@ -79,6 +82,9 @@ def _run() -> int:
     except ValueError as error:
         _say(str(error))
         return 2
+    except _Terminated as error:
+        _say(f"ended by {signal.Signals(error.number).name}")
+        return 128 + error.number
     except KeyboardInterrupt:
         code = 130
     except SystemExit as ended:
@@ -110,6 +116,25 @@ def _failed(error: OSError) -> int:
 
 def _say(text: str) -> None:
     print(f"syncflow: {' '.join(text.split())}", file=sys.stderr)
+
+
+class _Terminated(BaseException):
+    """A signal asks the process to end: what is half-written is removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end_cleanly_on(*signals: signal.Signals) -> None:
+    def end(number: int, _: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Terminated(number)
+
+    for each in signals:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(each) == signal.SIG_DFL:
+            signal.signal(each, end)
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -22,7 +22,12 @@ def generate(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Output file: .mp4, or .wav for the audio alone; not used with --plan."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output file: .mp4, .mov, .mkv, .webm, .gif, .wav for the audio alone, or - for an mp4 on standard "
+            "output; not used with --plan.",
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of the noise, from 0; the same prompt and seed give the same clip.")
@@ -162,7 +167,8 @@ def generate(
         return
     if output is None:
         raise ValueError("no output file is given; name one, such as -o clip.mp4")
-    suffixes = (".wav",) if sound_only else (".mp4", ".wav")
+    suffixes = (".wav",) if sound_only else (*results.VIDEO_SUFFIXES, ".wav")
+    results.check_json(output, json=json)
     paths = results.outputs(output, takes, *suffixes, keep_latents=keep_latents)
 
     from ..engine.engine import Engine

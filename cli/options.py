@@ -78,9 +78,10 @@ def check_output(path: Path, *suffixes: str) -> None:
     """Check that an output can be written, and make its folder. Raises ``ValueError`` if not."""
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"the output {path} must end in {' or '.join(suffixes)}")
+    from ..engine.media.destinations import check_destination
+
+    check_destination(path)
     folder = path.parent
-    if path.is_dir():
-        raise ValueError(f"the output {path} is a folder; name a file in it")
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ValueError(f"the folder {folder} cannot be written to")
     try:

@@ -12,7 +12,14 @@ from . import options, results
 
 def retake(
     clip: Annotated[Path, typer.Argument(help="Clip that the model generated, or any video file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Output file: .mp4 with the same frames, or .wav.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output file: a video with the same frames, .wav, or - for an mp4 on standard output.",
+        ),
+    ],
     prompt: Annotated[str | None, typer.Option(help="What the clip shows; default: the clip's own prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="Audio seed, from 0; default: the clip's own.")] = None,
     takes: results.Takes = 1,
@@ -43,7 +50,8 @@ def retake(
     from ..engine.types import Request
 
     Request(prompt or "", video=clip, **settings)  # refuses bad settings before the model is loaded
-    paths = results.outputs(output, takes, ".mp4", ".wav", keep_latents=keep_latents)
+    results.check_json(output, json=json)
+    paths = results.outputs(output, takes, *results.VIDEO_SUFFIXES, ".wav", keep_latents=keep_latents)
 
     from ..engine.engine import Engine
 
