@@ -17,6 +17,8 @@ from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import load_audio, load_clip, probe
 from syncflow.engine.model import DDiT
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a large red rubber ball bounces on a wooden floor"
 
 

@@ -14,6 +14,8 @@ import pytest
 from syncflow.cli import results
 from syncflow.engine.media import probe
 
+pytestmark = pytest.mark.slow
+
 GENERATE = [sys.executable, "-m", "syncflow", "generate", "a ball", "--steps", "1", "--runtime", "torch-plain"]
 
 

@@ -64,6 +64,7 @@ def full_size() -> FlopBreakdown:
     return breakdown(preset("syncflow-xl"), 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "settings"),
     [
