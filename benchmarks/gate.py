@@ -62,7 +62,7 @@ def best_of(tries: int, least: float, ratio: Callable[[], float]) -> tuple[float
 
 def check_linear(tries: int = TRIES) -> Check:
     """The linear kernel of one thread against a loop of multiply-adds, in turn. Raises ``ValueError`` without them."""
-    loops = native.LOOPS
+    loops = native.EXTENSION
     if loops is None:
         raise ValueError("the gate needs the C++ part, which was not built or is switched off by SYNCFLOW_NATIVE=0")
     rows, inputs, outputs = SHAPE
@@ -111,10 +111,10 @@ def check_level() -> list[Check]:
 
 def check_all_levels() -> list[Check]:
     """All checks at every level of this machine, each in a process of its own with an empty cache."""
-    if native.LOOPS is None:
+    if native.EXTENSION is None:
         check_linear()
     checks: list[Check] = []
-    for level in native.LOOPS.instruction_levels():
+    for level in native.EXTENSION.instruction_levels():
         with tempfile.TemporaryDirectory(prefix="syncflow-") as cache:
             command = [sys.executable, "-m", "syncflow", "bench", "gate", "--instructions", level, "--json"]
             environment = os.environ | {"SYNCFLOW_CACHE": cache, "SYNCFLOW_CALIBRATION": "on"}

@@ -1,4 +1,4 @@
-"""The guided Euler step of both modalities in one launch. Its baselines are the formula as it is and compiled."""
+"""The guided Euler step of the video. Its baselines are the formula as it is and compiled."""
 
 from __future__ import annotations
 

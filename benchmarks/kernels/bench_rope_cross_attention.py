@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from syncflow.benchmarks.kernels.baselines import attention_baselines
-from syncflow.kernels.reference_ops import rotate, rotation
+from syncflow.kernels.reference_ops import rope_table, rotate
 
 
 def split(
@@ -26,7 +26,7 @@ def split(
 ) -> tuple[Tensor, ...]:
     """Both sides rotated to their positions; every row with keys and values of its own."""
     q, k = (
-        rotate(x, rotation(positions[:, None] * frequencies)) for x, positions in ((q, q_positions), (k, k_positions))
+        rotate(x, rope_table(positions[:, None] * frequencies)) for x, positions in ((q, q_positions), (k, k_positions))
     )
     k, v = (torch.cat((x[context_of_row], tail), 1) for x, tail in ((k, tail_k), (v, tail_v)))
     return tuple(x.transpose(1, 2) for x in (q, k, v))

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from ... import kernels
 from ...engine.config import preset
 from ...kernels.launch import Launch
-from ...kernels.reference_ops import rotation
+from ...kernels.reference_ops import rope_table
 from ..flops import flops
 
 PRESETS = ("syncflow-xl", "syncflow-tiny")
@@ -140,7 +140,7 @@ def _temporal(frames: Callable[[Sizes], int], tokens: Callable[[Sizes], int], au
         heads, length = s.audio_heads if audio else s.heads, frames(s)
         width = s.channels // heads
         qkv = n.normal(s.rows, length, tokens(s), 3, heads, width)
-        rope = rotation(n.normal(length, width // 2, dtype=torch.float32, scale=10))
+        rope = rope_table(n.normal(length, width // 2, dtype=torch.float32, scale=10))
         return (qkv, n.near_one(width), n.near_one(width), rope, EPS)
 
     return make
@@ -199,22 +199,19 @@ def _gate_norm(gated: bool) -> Factory:
 def _euler(known: bool) -> Factory:
     def make(n: Numbers, s: Sizes) -> Arguments:
         wide = torch.float32
-        video = (s.video_channels, s.frames, s.height, s.width)
-        audio = (s.audio, s.audio_channels)
+        shape = (s.video_channels, s.frames, s.height, s.width)
         # the tower's output holds as many channels again for the sigma that is not used
-        v_video = n.normal(s.rows, 2 * s.video_channels, *video[1:])[:, : s.video_channels]
-        latents = [n.normal(s.batch, *shape, dtype=wide) for shape in (video, audio)]
+        v = n.normal(s.rows, 2 * s.video_channels, *shape[1:])[:, : s.video_channels]
+        z = n.normal(s.batch, *shape, dtype=wide)
         rows = n.whole([[BRANCHES * b + g for g in range(BRANCHES)] for b in range(s.batch)])
         weights = n.normal(s.batch, BRANCHES, dtype=wide, scale=6)
         dt, t = (n.normal(s.batch, dtype=wide, scale=0.1).abs() for _ in range(2))
-        given: list[Tensor | None] = [None, None]
-        parts = [given, given, given, given]
+        held: tuple[Tensor | None, ...] = (None, None, None, None)
         if known:
             mask = torch.ones(s.batch, 1, 1, 1, 1, dtype=torch.bool, device=n.device)
-            media = n.normal(s.batch, *video, dtype=wide, scale=0.5)
-            parts = [[media, None], [n.normal(s.batch, *video, dtype=wide), None], [mask, None], [t, None]]
-        dtype = None if n.dtype == wide else n.dtype
-        return (latents, [v_video, n.normal(s.rows, *audio)], [rows, rows], [weights, weights], [dt, dt], *parts, dtype)
+            media = n.normal(s.batch, *shape, dtype=wide, scale=0.5)
+            held = media, n.normal(s.batch, *shape, dtype=wide), mask, t
+        return z, v, rows, weights, dt, *held, None if n.dtype == wide else n.dtype
 
     return make
 
@@ -340,9 +337,9 @@ class Case:
 
     def launches(self, dtype: torch.dtype) -> list[Launch]:
         """The launches of its kernels, without running them; none where the reference does the work."""
-        prepare = door(self.operation).prepare
-        prepared = None if prepare is None else prepare(*self.arguments("meta", dtype))
-        return [] if prepared is None else prepared[1]
+        plan_launches = syncflow_operation(self.operation).plan_launches
+        planned = None if plan_launches is None else plan_launches(*self.arguments("meta", dtype))
+        return [] if planned is None else planned[1]
 
 
 @dataclass(frozen=True)
@@ -354,14 +351,14 @@ class Work:
     flops: int
 
 
-def door(operation: str) -> Any:
+def syncflow_operation(operation: str) -> Any:
     """The function that the model calls."""
     return getattr(kernels, operation)
 
 
 def reference(operation: str) -> Callable[..., Any]:
     """Its formula in plain PyTorch."""
-    return door(operation).__wrapped__
+    return syncflow_operation(operation).__wrapped__
 
 
 def cases(

@@ -209,5 +209,5 @@ def _preference(runtime: str) -> int:
 
 def _native_hash() -> str:
     """Of the file of the native part; nothing where there is none."""
-    file = getattr(native.LOOPS, "__file__", None)
+    file = getattr(native.EXTENSION, "__file__", None)
     return "" if file is None else sha256(Path(file))

@@ -139,7 +139,7 @@ def without_exports(model: DDiT, precision: Precision = "float32") -> tuple[str,
 def _makers(model: DDiT) -> Makers:
     """The runtimes that need no export, the safest first. Without the C++ operations PyTorch is ``torch`` alone."""
     makers: Makers = {"torch": lambda: model}
-    if native.LOOPS is not None and model.device.type == "cpu" and model.dtype == torch.float32:
+    if native.EXTENSION is not None and model.device.type == "cpu" and model.dtype == torch.float32:
         makers = {"torch-plain": lambda: PlainTorchDenoiser(model), **makers}
         if not objection(model):
             makers["native"] = lambda: NativeDDiT(model)

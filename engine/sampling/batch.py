@@ -156,14 +156,13 @@ class Batch(ABC):
             tracks.advance()
 
     def _euler(self, tracks: Sequence[BatchedLatents], velocities: Mapping[Modality, Tensor], index: Index) -> None:
-        entries = [self._entry(one, velocities[one.modality], index) for one in tracks]
-        copies = self.model.dtype if self.model.dtype != torch.float32 else None
-        stepped = guided_euler_step(*map(list, zip(*entries, strict=True)), copies)
+        copy = self.model.dtype if self.model.dtype != torch.float32 else None
+        stepped = [guided_euler_step(*self._entry(one, velocities[one.modality], index), dtype=copy) for one in tracks]
         looks = any(branch.static for job in self.jobs for branch in job.plan.branches)
-        for one, latents, reads in zip(tracks, stepped, stepped[-len(tracks) :], strict=False):
+        for one, (latents, *copies) in zip(tracks, stepped, strict=True):
             if looks and one is self.video:
                 self._look_ahead(latents)
-            one.latents, one.reads = latents, reads
+            one.latents, one.reads = latents, copies[0] if copies else latents
 
     def _entry(self, tracks: BatchedLatents, velocity: Tensor, index: Index) -> tuple[Tensor | None, ...]:
         """Arguments of the Euler step of one modality."""
@@ -183,9 +182,9 @@ class Batch(ABC):
         if "renew" in phases:
             renewed = index[f"{name}_renewed"].reshape(-1, *[1] * (kept.ndim - 1))
             start = kept.masked_fill(renewed, 0.0)
-            sums = [velocity], [index[f"{name}_rows"]], [index[f"{name}_differences"]]
+            rows, weights = index[f"{name}_rows"], index[f"{name}_differences"]
             ones = torch.ones(len(kept), device=kept.device)
-            (tracks.differences,) = guided_euler_step([start], *sums, [ones], [None], [None], [None], [None], None)
+            (tracks.differences,) = guided_euler_step(start, velocity, rows, weights, ones)
         return velocity
 
     def _rescaled(self, tracks: BatchedLatents, velocity: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

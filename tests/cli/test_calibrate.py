@@ -14,7 +14,7 @@ from syncflow.engine.runtime import calibration, choice
 from syncflow.engine.runtime.calibration import ALIKE
 from syncflow.kernels import native
 
-pytestmark = pytest.mark.skipif(native.LOOPS is None, reason="without the native part there is nothing to choose")
+pytestmark = pytest.mark.skipif(native.EXTENSION is None, reason="without the native part there is nothing to choose")
 
 
 @pytest.fixture(scope="module")

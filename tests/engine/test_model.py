@@ -16,7 +16,7 @@ from syncflow.engine.model.denoiser import Sight
 from syncflow.engine.model.layers import ScalarEmbedding
 from syncflow.engine.model.video import VideoTower
 from syncflow.engine.types import Conditioning
-from syncflow.kernels import rotation
+from syncflow.kernels import rope_table
 
 SMALL = DDiTConfig(
     width=16,
@@ -238,7 +238,7 @@ def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
     _, features = model.video(z, *times, text, rows, keep=lambda _, x: x)
     _, contexts = model.video_pass(z, times, text, rows, seen=rows)
     tokens = 3 if adaptor_tokens == "frame" else 3 * (SIDE // 2) ** 2
-    rope = rotation(model.sight_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
+    rope = rope_table(model.sight_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
     assert len(contexts) == len(features) == config.depth
     for i, (context, feature) in enumerate(zip(contexts, features, strict=True)):
         x = feature.mean(2) if adaptor_tokens == "frame" else feature.flatten(1, 2)

@@ -29,7 +29,7 @@ PAPERS = ("syncflow", "syncphony", "harmony")
 PROMPTS = ("a large red rubber ball bounces on a wooden floor", "a small green metal ball falls on a stone floor")
 CLIPS = ({"seconds": 0.5}, {"seconds": 1.0, "width": 96})
 BOUND = 1e-4
-NATIVE = () if native.LOOPS is None else ("native",)
+NATIVE = () if native.EXTENSION is None else ("native",)
 CODECS = {"text_encoder", "video_encoder", "video_decoder", "audio_encoder", "audio_decoder"}
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ....kernels import native
-from ....kernels.launch import suits_cpu
+from ....kernels.launch import uses_cpu_path
 from ...model.audio import AudioLayer, AudioState, ModalityAdaptor
 from ...model.layers import EPS, CrossAttention
 from ...model.video import STDiTBlock, VideoState
@@ -48,7 +48,7 @@ class OfTensor(Generic[T]):
 
 def here(x: Tensor) -> bool:
     """Whether the native part may compute with x: nothing wants gradients, traces, counts or asks for another way."""
-    return not torch.is_grad_enabled() and suits_cpu((x,)) and native.takes(x)
+    return not torch.is_grad_enabled() and uses_cpu_path((x,)) and native.supports(x)
 
 
 class NativeBlock(STDiTBlock):
@@ -57,7 +57,7 @@ class NativeBlock(STDiTBlock):
     def __init__(self, block: STDiTBlock) -> None:
         share(self, block)
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
-        self.made = native.LOOPS.VideoBlock(_arrays(block), self.width, self.heads, self.mlp.fc1.out_features)
+        self.made = native.EXTENSION.VideoBlock(_arrays(block), self.width, self.heads, self.mlp.fc1.out_features)
         self.text = OfTensor(self._fold)
 
     def forward(
@@ -109,7 +109,7 @@ def run_video(
     rows = state.rows if state.rows.stride()[2:] == (x.shape[-1], 1) else state.rows.contiguous()
     rope = state.rope.contiguous()
     count = x.shape[0] if num_outputs is None else num_outputs
-    native.LOOPS.run_video(
+    native.EXTENSION.run_video(
         [block.made for block in blocks],
         None if following is None else following.made,
         [block.text(state.text.keys, state.text, place + i) for i, block in enumerate(blocks)],
@@ -134,7 +134,7 @@ class NativeAudioLayer(AudioLayer):
         self.rope_table, self.heard = rope_table, heard
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
         sizes = self.width, self.heads, self.mlp.fc1.out_features
-        self.made = native.LOOPS.AudioLayer(_arrays(layer), *sizes, self.norm1.eps)
+        self.made = native.EXTENSION.AudioLayer(_arrays(layer), *sizes, self.norm1.eps)
 
     def forward(
         self, x: Tensor, state: AudioState, context: Tensor | None = None, *, num_outputs: int | None = None
@@ -172,7 +172,7 @@ def run_audio(
         rope, of_row = layers[0].rope_table(sight.positions).contiguous(), sight.context_of_row
         of_row = None if of_row is None else of_row.contiguous()
         rows, known = read[0].shape[:2]
-    native.LOOPS.run_audio(
+    native.EXTENSION.run_audio(
         [layer.made for layer in layers],
         [_address(tensor) for tensor in read],
         [_address(tensor) for tensor in attended],
@@ -193,7 +193,7 @@ class NativeAdaptor:
     def __init__(self, adaptor: ModalityAdaptor, reader: CrossAttention, *, pooled: bool) -> None:
         self.pooled, self.width, self.heads = pooled, adaptor.attn.proj.in_features, adaptor.attn.heads
         arrays = _arrays(adaptor) | {f"kv_linear.{name}": array for name, array in _arrays(reader.kv_linear).items()}
-        self.made = native.LOOPS.Adaptor(arrays, self.width, self.heads, adaptor.norm.eps)
+        self.made = native.EXTENSION.Adaptor(arrays, self.width, self.heads, adaptor.norm.eps)
 
     def __call__(self, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
         """Keys and values (C, M, 2, n, d) of ``rows`` (C,) of a feature (R, T, S, D), at rope (M, d / 2, 2)."""
