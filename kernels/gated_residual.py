@@ -25,7 +25,7 @@ def reference(x: Tensor, branch: Tensor, table: Tensor, modulation: Tensor, part
 
 def cpu(x: Tensor, branch: Tensor, table: Tensor, modulation: Tensor, part: int) -> Tensor:
     """The same in one pass over the tokens."""
-    found = native.residual(x, branch, native.modulation_parts(table, modulation, part + 2))
+    found = native.residual(x, branch, table, modulation, part)
     return reference(x, branch, table, modulation, part) if found is None else found
 
 

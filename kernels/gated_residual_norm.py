@@ -59,13 +59,9 @@ def cpu(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """The same in one pass over the tokens."""
-    gate = [] if gate_table is None else native.modulation_parts(gate_table, modulation, gate_part + 2)
-    found = native.residual_norm(
-        x, branch, gate, native.modulation_parts(norm_table, modulation, norm_part, norm_part + 1), eps
-    )
-    return (
-        reference(x, branch, gate_table, modulation, gate_part, norm_table, norm_part, eps) if found is None else found
-    )
+    arguments = x, branch, gate_table, modulation, gate_part, norm_table, norm_part, eps
+    found = native.residual_norm(*arguments)
+    return reference(*arguments) if found is None else found
 
 
 @triton.jit

@@ -105,15 +105,17 @@ def test_residual_and_norm(rows, frames, tokens, width, every_frame, seed):
     x, branch = torch.randn(2, rows, frames, tokens, width) + 3
     table, other = torch.randn(2, 6, width)
     modulation = torch.randn(rows, frames if every_frame else 1, 6, width)
-    gate, norm = native.modulation_parts(table, modulation, 2), native.modulation_parts(other, modulation, 3, 4)
-    y, normed = native.residual_norm(x, branch, gate, norm, EPS)
+    y, normed = native.residual_norm(x, branch, table, modulation, 0, other, 3, EPS)
     exact_y, exact = reference("gated_residual_norm", x, branch, table, modulation, 0, other, 3, EPS)
     assert_close(y, exact_y)
     if width > 1:  # of one channel nothing is left but what rounding made
         assert_close(normed, exact)
-    assert_close(native.residual(x, branch, gate), reference("gated_residual", x, branch, table, modulation, 0))
+    found = native.residual(x, branch, table, modulation, 0)
+    assert_close(found, reference("gated_residual", x, branch, table, modulation, 0))
     if width > 1:
-        assert_close(native.norm(x, norm, EPS), reference("modulated_layer_norm", x, other, modulation, 3, EPS))
+        assert_close(
+            native.norm(x, other, modulation, 3, EPS), reference("modulated_layer_norm", x, other, modulation, 3, EPS)
+        )
 
 
 @given(
@@ -228,6 +230,27 @@ def test_what_is_not_there_is_not_read():
         native.cross_attention(q, k, k, lengths=torch.tensor([4, 5]))
     with pytest.raises(IndexError, match="not there"):
         native.guided_step(k[:1], k, torch.tensor([[2]]), torch.ones(1, 1), torch.ones(1))
+
+
+def test_other_shapes_are_refused():
+    """One sentence that names the tensor, before anything is read or written."""
+    x, table, modulation = torch.randn(2, 3, 4, 8), torch.randn(6, 8), torch.randn(2, 1, 6, 8)
+    with pytest.raises(ValueError, match=r"branch has the shape \(2, 3, 4, 7\); expected \(2, 3, 4, 8\)"):
+        native.residual(x, torch.randn(2, 3, 4, 7), table, modulation, 0)
+    with pytest.raises(ValueError, match=r"modulation has the shape \(1, 1, 6, 8\)"):
+        native.norm(x, table, modulation[:1], 0, EPS)
+    with pytest.raises(IndexError, match="part"):
+        native.norm(x, table, modulation, 5, EPS)
+    with pytest.raises(ValueError, match=r"bias has the shape \(1, 4\)"):
+        native.linear(x, torch.randn(4, 8), torch.randn(1, 4))
+    with pytest.raises(ValueError, match="k has the shape"):
+        native.cross_attention(torch.randn(1, 2, 3, 8), torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8))
+    extension = native.EXTENSION
+    with pytest.raises(ValueError, match="y must be contiguous"):
+        packed = torch.zeros(extension.packed_size(4, 8))
+        extension.linear(torch.randn(3, 8), packed, torch.randn(4), torch.randn(4, 3).T, False, 1)
+    with pytest.raises(TypeError, match="incompatible"):
+        extension.linear(torch.randn(3, 8).double(), packed, torch.randn(4), torch.randn(3, 4), False, 1)
 
 
 def test_what_it_leaves_to_others():

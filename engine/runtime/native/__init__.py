@@ -43,7 +43,7 @@ def objection(model: DDiT) -> str:
         dtype = str(model.dtype).removeprefix("torch.")
         return f"computes in float32 on a CPU; this model is in {dtype} on {model.device.type}"
     hidden = int(config.width * config.mlp_ratio)
-    if not all(native.EXTENSION.suits(config.width, heads, hidden) for heads in (config.heads, config.audio_heads)):
+    if not all(native.EXTENSION.supports(config.width, heads, hidden) for heads in (config.heads, config.audio_heads)):
         return (
             "takes widths and MLPs that are multiples of 32 and heads whose width is one of 16; this model has a width "
             f"of {config.width}, an MLP of {hidden}, {config.heads} heads and {config.audio_heads} of the audio"

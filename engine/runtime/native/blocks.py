@@ -58,7 +58,7 @@ class NativeBlock(STDiTBlock):
         share(self, block)
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
         self.made = native.EXTENSION.VideoBlock(_arrays(block), self.width, self.heads, self.mlp.fc1.out_features)
-        self.text = OfTensor(self._fold)
+        self.text = OfTensor(self._prepare_text)
 
     def forward(
         self,
@@ -82,11 +82,10 @@ class NativeBlock(STDiTBlock):
         x, normed = run_video([self], following, x, normed, state, place, [attended], num_outputs)
         return x, None if following is None else normed, x if attended is None else attended
 
-    def _fold(self, keys: Tensor, text: Any, place: int) -> Any:
+    def _prepare_text(self, keys: Tensor, text: Any, place: int) -> Any:
         keys, values = text.keys[place].contiguous(), text.values[place].contiguous()
         lengths = text.lengths.to(torch.int64).contiguous()
-        addresses = [tensor.data_ptr() for tensor in (keys, values, lengths)]
-        return self.made.fold(addresses, keys.stride()[:2], *keys.shape[:2])
+        return self.made.prepare_text(keys, values, lengths)
 
 
 def run_video(
@@ -113,10 +112,13 @@ def run_video(
         [block.made for block in blocks],
         None if following is None else following.made,
         [block.text(state.text.keys, state.text, place + i) for i, block in enumerate(blocks)],
-        [_address(tensor) for tensor in attended],
-        [tensor.data_ptr() for tensor in (x, normed, rows, of_row, rope)],
-        (*x.shape[:3], count),
-        (rows.stride(0), rows.stride(1) if rows.shape[1] > 1 else 0),
+        attended,
+        x,
+        normed,
+        rows,
+        of_row,
+        rope,
+        count,
         EPS,
         torch.get_num_threads(),
     )
@@ -166,18 +168,20 @@ def run_audio(
     x, clock, tail, sight = x.contiguous(), state.rope.contiguous(), state.tail.contiguous(), state.sight
     count = x.shape[0] if num_outputs is None else num_outputs
     rope = of_row = None
-    rows = known = 0
     read = [None if context is None or sight is None else context.contiguous() for context in contexts]
     if read[0] is not None and sight is not None:
         rope, of_row = layers[0].rope_table(sight.positions).contiguous(), sight.context_of_row
         of_row = None if of_row is None else of_row.contiguous()
-        rows, known = read[0].shape[:2]
     native.EXTENSION.run_audio(
         [layer.made for layer in layers],
-        [_address(tensor) for tensor in read],
-        [_address(tensor) for tensor in attended],
-        [_address(tensor) for tensor in (x, clock, rope, of_row, tail)],
-        (*x.shape[:2], rows, known, tail.shape[1], count),
+        read,
+        attended,
+        x,
+        clock,
+        rope,
+        of_row,
+        tail,
+        count,
         EPS,
         torch.get_num_threads(),
     )
@@ -200,14 +204,8 @@ class NativeAdaptor:
         held, _, frames, tokens = feature.contiguous(), *feature.shape[:3]
         count, keys = rows.shape[0], frames if self.pooled else frames * tokens
         context = feature.new_empty(count, keys, 2, self.heads, self.width // self.heads)
-        self.made(
-            [held.data_ptr(), rows.contiguous().data_ptr(), rope.contiguous().data_ptr()],
-            context.data_ptr(),
-            (count, held.shape[0], frames, tokens),
-            self.pooled,
-            EPS,
-            torch.get_num_threads(),
-        )
+        threads = torch.get_num_threads()
+        self.made(held, rows.contiguous(), rope.contiguous(), context, self.pooled, EPS, threads)
         return context
 
 
@@ -217,10 +215,6 @@ def share(made: nn.Module, given: nn.Module) -> None:
     made._parameters.update(given._parameters)
     made._buffers.update(given._buffers)
     made._modules.update(given._modules)
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _arrays(module: nn.Module) -> dict[str, Any]:
