@@ -89,7 +89,7 @@ def load_clip(
     if isolation.wanted(isolated):
         given = {"fps": fps, "size": size, "sample_rate": sample_rate, "start": start, "seconds": seconds}
         return isolation.read("load_clip", path, given)
-    side = (size, size) if isinstance(size, int) else size
+    side = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
     video = _find_video(path, scan=fps is None)
     rate = video.times.rate if fps is None else exact(fps)
     count = None if seconds is None else max(1, round(seconds * float(rate)))
