@@ -1,4 +1,4 @@
-"""The command line: ``syncflow COMMAND``, one module per command. A user's mistake ends in one line and exit code 2."""
+"""The command line, ``syncflow COMMAND``: one module per command. A user's mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import bench, data, evaluate, export, generate, inspect, retake, train, v
 
 # Wrong arguments, of the click that typer brings or imports.
 CommandError: Any = next(kind for kind in typer.BadParameter.mro() if kind.__name__ == "ClickException")
-GC_THRESHOLD = 100_000  # objects made between two collections, of which imports and loading make none that can go
+GC_THRESHOLD = 100_000  # allocations between two collections; imports and loading create no garbage
 
 
 def _version(asked: bool) -> None:
@@ -67,7 +67,7 @@ def main() -> None:
     except OSError as error:  # of standard output too, which may be full
         code = _failed(error)
     finally:
-        gc.freeze()  # nothing is left to collect that the end of the process does not free anyway
+        gc.freeze()  # the exit of the process frees everything
     sys.exit(code)
 
 

@@ -1,4 +1,4 @@
-"""Drawn clips on their way to files, for the commands that draw them."""
+"""Saving generated clips, for the commands that generate them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,24 @@ if TYPE_CHECKING:
 STANDARD_OUTPUT = "-"
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".gif")
 Takes = Annotated[
-    int, typer.Option(help="Sounds to draw for one video, with seeds that count up: x-1.mp4, x-2.mp4, … for x.mp4.")
+    int,
+    typer.Option(
+        help="Soundtracks for one video, 1 to 64, with consecutive audio seeds; saved as x-1.mp4, x-2.mp4, … for x.mp4."
+    ),
 ]
 KeepLatents = Annotated[
-    bool, typer.Option("--keep-latents", help="Write x.latents.safetensors beside x.mp4, for `syncflow retake`.")
+    bool,
+    typer.Option(
+        "--keep-latents", help="Save the video latents beside x.mp4, as x.latents.safetensors, for `syncflow retake`."
+    ),
 ]
 
 
 def outputs(output: Path, takes: int, *suffixes: str, keep_latents: bool) -> list[Path]:
-    """Where the takes of a clip go: ``x.mp4`` for one, ``x-1.mp4``, ``x-2.mp4``, … for several; ``-`` is
-    standard output.
+    """Paths for the takes of a clip: ``x.mp4`` for one, ``x-1.mp4``, ``x-2.mp4``, … for several; ``-`` is standard
+    output.
 
-    Raises ``ValueError`` for what cannot be written, before any work is done.
+    Raises ``ValueError`` for a path that cannot be written.
     """
     if str(output) == STANDARD_OUTPUT:
         _check_standard_output(takes, suffixes, keep_latents=keep_latents)
@@ -38,7 +44,7 @@ def outputs(output: Path, takes: int, *suffixes: str, keep_latents: bool) -> lis
     for path in paths:
         options.check_output(path, *suffixes)
     if keep_latents and output.suffix.lower() != ".mp4":
-        raise ValueError(f"latents are kept beside an mp4, and {output} is none")
+        raise ValueError(f"--keep-latents needs an .mp4 output, and the output is {output}")
     if keep_latents:
         from ..engine.media.writing import latents_path
 
@@ -63,18 +69,18 @@ def _check_standard_output(takes: int, suffixes: Sequence[str], *, keep_latents:
 
 
 class Stopwatch:
-    """Wall times of a command, from when it is made."""
+    """Wall times of a command, from the construction on."""
 
     def __init__(self) -> None:
         self.began = self.loaded = time.perf_counter()
 
     def model_loaded(self) -> None:
-        """The model is there."""
+        """The model has been loaded."""
         self.loaded = time.perf_counter()
 
 
 def write(clips: Sequence[Clip], paths: Sequence[Path], watch: Stopwatch, *, keep_latents: bool, json: bool) -> None:
-    """Save the takes of one clip and say so: a line of text for each, or one JSON object."""
+    """Save the takes of one clip, and print a line for each, or one JSON object."""
     sampled = time.perf_counter()
     streamed = str(paths[0]) == STANDARD_OUTPUT
     if streamed:
@@ -112,5 +118,5 @@ def write(clips: Sequence[Clip], paths: Sequence[Path], watch: Stopwatch, *, kee
 
 
 def _seed(clip: Clip) -> int:
-    """That of the sound."""
+    """The seed of the audio."""
     return int(clip.provenance.get("audio_seed", clip.provenance["seed"]))

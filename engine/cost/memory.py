@@ -1,7 +1,8 @@
-"""What a request takes of the device's memory, predicted without computing anything.
+"""Device memory of a request, estimated on the meta device.
 
-A step, and the decoding of a clip, run on tensors of the meta device, which have shapes and no values, while the bytes
-of all that is alive are counted. One and two requests of a kind give any number of them: what they take is a line.
+A step and the decoding of a clip run on tensors that have shapes and no values, while the bytes of live tensors are
+counted. Memory is linear in the number of requests of a kind, so that steps of one and of two requests give it for
+any number.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .components import Components
-from .config import SequenceConfig
-from .model import DDiT
-from .sampling.guidance import GuidancePlan
-from .sampling.job import Job, Text
-from .sampling.schedule import schedule
-from .sampling.sequential import batch_of
+from ..components import Components
+from ..config import SequenceConfig
+from ..model import DDiT
+from ..sampling.guidance import GuidancePlan
+from ..sampling.job import Job, Text
+from ..sampling.schedule import schedule
+from ..sampling.sequential import batch_of
 
 
-class Alive(TorchDispatchMode):
-    """Counts the bytes of the tensors that operations make: ``now``, and ``peak`` at most."""
+class LiveMemoryMode(TorchDispatchMode):
+    """Counts the bytes of live tensors that operations allocated: ``now``, and the ``peak``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,52 +42,52 @@ class Alive(TorchDispatchMode):
                 self._known.add(storage)
                 self.now += storage.nbytes()
                 self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._gone, storage.nbytes())
+                weakref.finalize(storage, self._freed, storage.nbytes())
         return found
 
-    def _gone(self, size: int) -> None:
+    def _freed(self, size: int) -> None:
         self.now -= size
 
 
-def peak(work: Callable[[], object]) -> int:
-    """Bytes that a call's own tensors take at most."""
-    with torch.inference_mode(), Alive() as alive:
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The peak of the bytes that a call of ``work`` allocates."""
+    with torch.inference_mode(), LiveMemoryMode() as memory:
         work()
-    return alive.peak
+    return memory.peak
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Bytes: what a batch takes whoever is in it, the weights included, and what each request of a kind adds."""
+class MemoryEstimate:
+    """Bytes: ``fixed`` for any batch, the weights included, and ``request`` for each request of a kind."""
 
     fixed: int
     request: int
 
 
-class Memory:
-    """Predictions for a model; each kind of request is walked through once."""
+class MemoryEstimator:
+    """Estimates for one model, cached by kind of request."""
 
     def __init__(self, components: Components) -> None:
         self._config = components.config
-        parts = (components.ddit, components.video, components.audio, components.text)
-        self.weights = sum(_weights(part) for part in parts)
-        self._video = copy.deepcopy(components.video).to("meta").decode
-        self._audio = copy.deepcopy(components.audio).to("meta").decode
+        modules = (components.ddit, components.video, components.audio, components.text)
+        self.weights = sum(map(_weight_bytes, modules))
+        self._decode_video = copy.deepcopy(components.video).to("meta").decode
+        self._decode_audio = copy.deepcopy(components.audio).to("meta").decode
         with torch.device("meta"):
             self._model = DDiT(components.config.ddit).to(components.ddit.dtype).eval().requires_grad_(False)
-        self._step = cache(self._walk)
-        self._decode = cache(self._decoding)
+        self._step = cache(self._step_bytes)
+        self._decode = cache(self._decode_bytes)
 
-    def predict(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int = 1) -> Prediction:
-        """For requests of this size, guidance and number of takes."""
+    def predict(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int = 1) -> MemoryEstimate:
+        """The memory of requests of this size, guidance and number of takes."""
         alone, added = self._step(sequence, plan, takes, 1), self.step_of(sequence, plan, takes)
-        return Prediction(self.weights + max(0, alone - added), max(added, self._decode(sequence)))
+        return MemoryEstimate(self.weights + max(0, alone - added), max(added, self._decode(sequence)))
 
     def step_of(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int = 1) -> int:
-        """Bytes that a request adds to a step."""
+        """Bytes that one request adds to a step."""
         return self._step(sequence, plan, takes, 2) - self._step(sequence, plan, takes, 1)
 
-    def _walk(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int, requests: int) -> int:
+    def _step_bytes(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int, requests: int) -> int:
         d = self._config.ddit
         with torch.device("meta"):
             states = torch.zeros(d.text_tokens, d.text_width)
@@ -100,15 +101,17 @@ class Memory:
             batch.join(jobs)
             batch.step()
 
-        return peak(work)
+        return peak_bytes(work)
 
-    def _decoding(self, sequence: SequenceConfig) -> int:
+    def _decode_bytes(self, sequence: SequenceConfig) -> int:
         s, d = sequence, self._config.ddit
         video = torch.zeros(1, d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
         audio = torch.zeros(1, s.audio_tokens, d.audio_channels, device="meta")
-        seen, heard = peak(lambda: self._video(video, s.frames)), peak(lambda: self._audio(audio, s.samples))
-        return max(seen, heard)
+        return max(
+            peak_bytes(lambda: self._decode_video(video, s.frames)),
+            peak_bytes(lambda: self._decode_audio(audio, s.samples)),
+        )
 
 
-def _weights(module: nn.Module) -> int:
+def _weight_bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

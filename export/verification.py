@@ -1,4 +1,4 @@
-"""Whether a runtime computes what PyTorch does: every graph on every case, and the time of a step of both."""
+"""Compare a runtime with PyTorch: the error of every graph on every case, and the times of a step and of the codecs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..engine.components import Components
-from ..engine.exports import STEP, Device, Export, GraphSpec, Precision, Proof
+from ..engine.exports import STEP, Device, Export, GraphSpec, Precision, VerificationResult
 from ..engine.model.denoiser import Denoiser
 from ..engine.runtime.exported import Graphs, graph_names
 from ..engine.runtime.pytorch import DTYPES
@@ -37,15 +37,15 @@ def verify(
     device: Device = "cpu",
     precision: Precision | None = None,
     progress: Progress = lambda name: None,
-) -> Proof:
-    """What a runtime makes of the graphs of an export, beside PyTorch in float32.
+) -> VerificationResult:
+    """Compare the graphs of an export in a runtime with PyTorch in float32.
 
-    ``precision`` is the export's own by default. ``progress`` is told the name of every graph that comes next. Raises
-    ``ValueError`` for an export that is damaged and a runtime that is not there.
+    ``precision`` is the export's own by default. ``progress`` is called with the name of each graph before it runs.
+    Raises ``ValueError`` for a damaged export and a runtime that is not installed.
     """
     precision = precision or export.precision
     denoiser = load(runtime, export, components.ddit, precision)
-    of_model = graph_names(components.config.ddit)
+    denoiser_graphs = graph_names(components.config.ddit)
     errors: dict[str, float | None] = {}
     seconds: dict[str, list[float]] = {}
     for graph in graphs_of(components, device):
@@ -53,20 +53,20 @@ def verify(
             continue
         progress(graph.name)
         errors[graph.name] = graph_error(denoiser.run, graph, export.graphs[graph.name])
-        if graph.name not in of_model and errors[graph.name] is not None:
+        if graph.name not in denoiser_graphs and errors[graph.name] is not None:
             seconds[graph.name] = _graph_seconds(denoiser.run, graph)
-    if all(errors[name] is not None for name in of_model):
+    if all(errors[name] is not None for name in denoiser_graphs):
         progress("a step")
         seconds[STEP] = step_seconds(
             [denoiser, choose_without_exports(components.ddit, precision).denoiser], components
         )
     here = str(processor(components.ddit.device))
-    return Proof(runtime, version_of(runtime), device, precision, errors, BOUNDS[precision], seconds, here)
+    return VerificationResult(runtime, version_of(runtime), device, precision, errors, BOUNDS[precision], seconds, here)
 
 
 @torch.inference_mode()
 def graph_error(run: Graphs, graph: Graph, spec: GraphSpec) -> float | None:
-    """The largest error of a graph over all cases; None where it fails, or gives what is no number."""
+    """The largest relative error over all cases; None where the graph fails or an output is not finite."""
     worst = 0.0
     for i, case in enumerate(cases_of(spec.axes)):
         random_inputs = inputs_of(graph, case, i)
@@ -74,7 +74,7 @@ def graph_error(run: Graphs, graph: Graph, spec: GraphSpec) -> float | None:
         exact = graph.module(*(inputs[name].to(x.dtype) for name, x in random_inputs.items()))
         try:
             found = run(graph.name, inputs)
-        except Exception:  # whatever a runtime throws: it does not compute this graph
+        except Exception:  # runtimes raise exceptions of their own
             return None
         outputs = exact if isinstance(exact, tuple) else (exact,)
         for name, y in zip(graph.outputs, outputs, strict=True):
@@ -85,7 +85,7 @@ def graph_error(run: Graphs, graph: Graph, spec: GraphSpec) -> float | None:
 
 
 def relative_error(found: Tensor, exact: Tensor) -> float:
-    """The largest deviation, relative to the largest element; of colours, what goes beyond rounding by one level."""
+    """The largest deviation over the largest element; of uint8 pixels, the deviation beyond one level, over 255."""
     if not exact.numel():
         return 0.0
     deviation = (found.double() - exact.double()).abs().max()
@@ -97,35 +97,41 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 def step_seconds(denoisers: Sequence[Denoiser], components: Components) -> list[float]:
     """The median time of a step of one clip with text guidance: two rows through both towers."""
     steps = [make_step(components.config.sequence, denoiser) for denoiser in denoisers]
-    return _in_turns(steps, STEPS)
+    return _alternating_medians(steps, STEPS)
 
 
 @torch.inference_mode()
 def _graph_seconds(run: Graphs, graph: Graph) -> list[float]:
     inputs = dict(graph.inputs)
     (first, *_) = graph.outputs
-    return _in_turns([lambda: run(graph.name, inputs)[first], lambda: graph.module(*inputs.values())], CODINGS)
+    return _alternating_medians(
+        [lambda: run(graph.name, inputs)[first], lambda: graph.module(*inputs.values())], CODINGS
+    )
 
 
-def _in_turns(works: Sequence[Callable[[], Tensor]], times: int) -> list[float]:
-    """The median seconds of each of several functions that are called alternately, once before it counts."""
-    taken: list[list[float]] = [[] for _ in works]
+def _alternating_medians(functions: Sequence[Callable[[], Tensor]], times: int) -> list[float]:
+    """Median seconds of each function, called in alternation ``times`` times after one warm-up."""
+    seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(times + 1):
-        for work, of in zip(works, taken, strict=True):
-            began = time.perf_counter()
-            work().cpu()
-            of.append(time.perf_counter() - began)
-    return [statistics.median(of[1:]) for of in taken]
+        for function, measured in zip(functions, seconds, strict=True):
+            start = time.perf_counter()
+            function().cpu()
+            measured.append(time.perf_counter() - start)
+    return [statistics.median(measured[1:]) for measured in seconds]
 
 
-def prove(components: Components, export: Export, runtimes: Sequence[str], **how: Any) -> tuple[Export, list[Proof]]:
-    """Verify an export in several runtimes, with the keywords of :func:`verify`: it, and what was found now, which is
-    put into its manifest where that can be written."""
-    proofs = [verify(components, export, runtime, **how) for runtime in runtimes]
-    for proof in proofs:
-        export = export.proven(proof)
+def verify_runtimes(
+    components: Components, export: Export, runtimes: Sequence[str], **how: Any
+) -> tuple[Export, list[VerificationResult]]:
+    """Verify an export in several runtimes, with the keywords of :func:`verify`, and save the results in its manifest.
+
+    -> the export with the results, and the new results. A manifest that cannot be written is a warning.
+    """
+    results = [verify(components, export, runtime, **how) for runtime in runtimes]
+    for result in results:
+        export = export.with_result(result)
     try:
         export.write()
     except OSError as error:
-        warnings.warn(f"what was found is not kept: {export.path} cannot be written ({error.strerror})", stacklevel=2)
-    return export, proofs
+        warnings.warn(f"the results are not saved: {export.path} cannot be written ({error.strerror})", stacklevel=2)
+    return export, results

@@ -1,4 +1,4 @@
-"""What is predicted of memory against what the same work takes on real tensors."""
+"""Estimated memory against that of the same work on real tensors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from syncflow.engine.batching import Limits
+from syncflow.engine.cost.memory import LiveMemoryMode, MemoryEstimator, peak_bytes
 from syncflow.engine.engine import Engine
-from syncflow.engine.memory import Alive, Memory, peak
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Request
 
@@ -22,8 +22,8 @@ def engine() -> Engine:
 
 
 @pytest.fixture(scope="module")
-def memory(engine) -> Memory:
-    return Memory(engine.components)
+def memory(engine) -> MemoryEstimator:
+    return MemoryEstimator(engine.components)
 
 
 def test_what_is_gone_does_not_count():
@@ -33,11 +33,11 @@ def test_what_is_gone_does_not_count():
         del x
         return (y.view(10, 100) * 2).sum()
 
-    assert peak(work) == 2 * 4000 + 4
+    assert peak_bytes(work) == 2 * 4000 + 4
 
 
 def test_views_are_their_storage():
-    with Alive() as alive:
+    with LiveMemoryMode() as alive:
         x = torch.ones(1000)
         kept = x[10:], x.view(10, 100).T
         assert alive.now == 4000
@@ -48,7 +48,7 @@ def test_views_are_their_storage():
 
 @pytest.mark.parametrize("requests", [1, 2, 4])
 def test_a_step_takes_what_is_predicted(engine, memory, requests):
-    """Without what the conditioning cache keeps, and with temporaries inside operations left to the allocator."""
+    """Without the conditioning cache, and without temporaries inside operations."""
     prepared = engine.pipeline.prepare(Request(PROMPT, steps=1, video_lead=0.0, seconds=1.0))
     jobs = [engine.pipeline.encode(prepared) for _ in range(requests)]
 
@@ -59,7 +59,7 @@ def test_a_step_takes_what_is_predicted(engine, memory, requests):
 
     predicted = memory.predict(prepared.sequence, prepared.plan)
     expected = predicted.fixed - memory.weights + requests * memory.step_of(prepared.sequence, prepared.plan)
-    assert peak(work) == pytest.approx(expected, rel=0.25)
+    assert peak_bytes(work) == pytest.approx(expected, rel=0.25)
 
 
 def test_more_of_a_request_takes_more(memory, engine):

@@ -1,8 +1,8 @@
-"""What a request will compute, without computing it: the rows of every step, their FLOPs, and what is saved.
+"""The cost of a request before it runs: the rows of every step, their FLOPs, and the saving over the reference loop.
 
-The request is made ready and stepped as for a clip, with a d-DiT that only counts. Beside the sum stands the plain
-definition: at every step and for every branch that has a weight then, a forward of both towers of its own, for every
-take anew, with the text and the times computed each time; for a sound alone, of the audio tower.
+The request is prepared and stepped as for a clip, with a denoiser that counts. The reference loop runs a forward of
+both towers (of the audio tower, for a sound alone) for every branch with a weight, at every step and for every take,
+and computes text and times each time.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from typing import Any
 
 import torch
 
-from syncflow.engine.config import ModelConfig
-from syncflow.engine.pipeline import Pipeline
-from syncflow.engine.sampling.batch import Batch
-from syncflow.engine.sampling.job import Job, text_of
-from syncflow.engine.sampling.sequential import batch_of
-from syncflow.engine.sampling.step_plan import JointStepPlan, StepPlan
-from syncflow.engine.types import Request
-
-from .counter import CountingDenoiser, outline
+from ..config import ModelConfig
+from ..pipeline import Pipeline
+from ..sampling.batch import Batch
+from ..sampling.job import Job, text_of
+from ..sampling.sequential import batch_of
+from ..sampling.step_plan import JointStepPlan, StepPlan
+from ..types import Request
+from .counting import CountingDenoiser, meta_components
 from .flops import flops
 
 
 @dataclass(frozen=True)
-class Rows:
-    """``rows`` rows through layers ``first`` to ``last`` of a tower, counted from 1."""
+class LayerRows:
+    """Layers ``first`` to ``last`` of a tower, counted from 1, compute ``rows`` rows."""
 
     first: int
     last: int
@@ -36,46 +35,48 @@ class Rows:
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps ``first`` to ``last``, counted from 1, that compute the same.
+    """Consecutive steps with the same rows: ``first`` to ``last``, counted from 1; ``flops`` of one step.
 
-    ``only_seen`` of the leading tower's rows serve for their contexts alone and end within the last layer. ``contexts``
-    are what rows of the other tower read: computed at each step, and kept from an earlier one. ``flops`` are those of
-    one step.
+    ``context_only`` rows of the leading tower compute a context and no velocity, and end within the last layer.
+    ``contexts_computed`` at each step, and ``contexts_kept`` from an earlier one, are read by the other tower.
     """
 
     first: int
     last: int
-    video: tuple[Rows, ...]
-    audio: tuple[Rows, ...]
-    only_seen: int
+    video: tuple[LayerRows, ...]
+    audio: tuple[LayerRows, ...]
+    context_only: int
     contexts_computed: int
     contexts_kept: int
     flops: int
 
     @property
     def steps(self) -> int:
-        """How many they are."""
+        """The number of steps."""
         return self.last - self.first + 1
 
     def cells(self, unit: float) -> tuple[str, ...]:
-        """A line of the table: steps, rows of both towers, contexts, FLOPs of a step and of all, in ``unit``."""
-        alone = f" (only-seen rows: {self.only_seen})" if self.only_seen else ""
-        contexts = [f"{self.contexts_computed} computed{alone}"] if self.contexts_computed else []
+        """Cells of the table: steps, video rows, audio rows, contexts, FLOPs of a step and of all steps in ``unit``."""
+        context_only = f" (context-only rows: {self.context_only})" if self.context_only else ""
+        contexts = [f"{self.contexts_computed} computed{context_only}"] if self.contexts_computed else []
         contexts += [f"{self.contexts_kept} kept"] if self.contexts_kept else []
         return (
-            _span(self.first, self.last),
-            _listed(self.video),
-            _listed(self.audio),
+            _format_span(self.first, self.last),
+            _format_ranges(self.video),
+            _format_ranges(self.audio),
             ", ".join(contexts) or "-",
-            _figure(self.flops / unit),
-            _figure(self.steps * self.flops / unit),
+            _format_number(self.flops / unit),
+            _format_number(self.steps * self.flops / unit),
         )
 
 
 @dataclass(frozen=True)
-class WorkPlan:
-    """The work of one request. ``texts`` and ``times`` are computed once, for ``once`` FLOPs; ``plain`` FLOPs are those
-    of the plain definition, of ``branches`` forwards of one row each for every take."""
+class RequestCost:
+    """The cost of one request.
+
+    ``texts`` prompts and ``times`` flow times are computed once, for ``once`` FLOPs. The reference loop takes
+    ``reference`` FLOPs, in ``branches`` forwards of one row for every take.
+    """
 
     model: str
     task: str
@@ -88,32 +89,32 @@ class WorkPlan:
     once: int
     phases: tuple[Phase, ...]
     branches: int
-    plain: int
+    reference: int
 
     @property
     def total(self) -> int:
-        """FLOPs of the whole sample."""
+        """FLOPs of the whole request."""
         return self.once + sum(phase.steps * phase.flops for phase in self.phases)
 
     @property
     def saved(self) -> float:
-        """The share of the plain definition's FLOPs that are not computed."""
-        return 1 - self.total / self.plain
+        """The share of the reference loop's FLOPs that is saved."""
+        return 1 - self.total / self.reference
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dump``."""
         return asdict(self) | {"total": self.total, "saved": self.saved}
 
     def table(self) -> str:
-        """Lines of text: a row for each phase, the sum, and the plain definition beside it."""
-        unit, name = (1e12, "TFLOP") if self.plain >= 1e13 else (1e9, "GFLOP")
+        """A text table: a line for each phase, their sum, and the reference loop."""
+        unit, name = (1e12, "TFLOP") if self.reference >= 1e13 else (1e9, "GFLOP")
         each = f" for each of {self.takes} takes" if self.takes > 1 else ""
         towers = "the audio tower" if self.task == "text-to-audio" else "both towers"
         lines = [
             ("steps", "video rows", "audio rows", "contexts", f"{name} a step", name),
-            ("once", f"texts: {self.texts}, times: {self.times}", "", "", "", _figure(self.once / unit)),
+            ("once", f"texts: {self.texts}, times: {self.times}", "", "", "", _format_number(self.once / unit)),
             *(phase.cells(unit) for phase in self.phases),
-            ("sum", "", "", "", "", _figure(self.total / unit)),
+            ("sum", "", "", "", "", _format_number(self.total / unit)),
         ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         aligned = [
@@ -126,19 +127,19 @@ class WorkPlan:
                 "",
                 *aligned,
                 "",
-                f"The plain definition: {self.branches} forwards of {towers}{each}, "
-                f"{_figure(self.plain / unit)} {name}; saved {100 * self.saved:.1f} %",
+                f"The reference loop: {self.branches} forwards of {towers}{each}, "
+                f"{_format_number(self.reference / unit)} {name}; saved {100 * self.saved:.1f} %",
             )
         )
 
 
-def explain(config: ModelConfig, request: Request) -> WorkPlan:
-    """The work of a request with a model of this configuration, whose weights are not needed.
+def request_cost(config: ModelConfig, request: Request) -> RequestCost:
+    """The cost of a request with a model of this configuration; weights are not needed.
 
-    Raises ``ValueError`` for a request that the model has no way for, and media that cannot be read.
+    Raises ``ValueError`` for a request that the model does not support and for media that cannot be read.
     """
     denoiser = CountingDenoiser(config.ddit)
-    pipeline = Pipeline(outline(config, denoiser), denoiser.device)
+    pipeline = Pipeline(meta_components(config, denoiser), denoiser.device)
     prepared = pipeline.prepare(request)
     job, batch = pipeline.encode(prepared), batch_of(denoiser)
     batch.join([job])
@@ -153,7 +154,7 @@ def explain(config: ModelConfig, request: Request) -> WorkPlan:
             phases[-1] = replace(phases[-1], last=step)
         else:
             phases.append(phase)
-    return WorkPlan(
+    return RequestCost(
         config.name,
         prepared.task,
         job.sequence.seconds,
@@ -165,23 +166,23 @@ def explain(config: ModelConfig, request: Request) -> WorkPlan:
         once,
         tuple(phases),
         branches,
-        len(job.sounds) * branches * _forward(denoiser, job, request.sound_only),
+        len(job.sounds) * branches * _reference_forward(denoiser, job, request.sound_only),
     )
 
 
 def _phase(step: int, batch: Batch, denoiser: CountingDenoiser) -> Phase:
-    """What the step that comes next computes; takes it."""
+    """Take the next step, and say what it computed."""
     layout, config, before = batch.plan(), denoiser.config, denoiser.flops
     batch.step()
     cost = denoiser.flops - before
     whole = 0, config.depth
     if isinstance(layout, JointStepPlan):
         before_last = len(layout.rows) if layout.bridged or layout.video else 0  # a sound alone passes no video tower
-        video = _through((0, config.depth - 1, before_last), (config.depth - 1, config.depth, len(layout.video)))
-        return Phase(step, step, video, _through((*whole, len(layout.rows))), 0, 0, 0, cost)
+        video = _layer_ranges((0, config.depth - 1, before_last), (config.depth - 1, config.depth, len(layout.video)))
+        return Phase(step, step, video, _layer_ranges((*whole, len(layout.rows))), 0, 0, 0, cost)
     assert isinstance(layout, StepPlan)
-    leading, split = _through((*whole, len(layout.leading))), config.first_block
-    following = _through((0, split, len(layout.prefixes)), (split, config.depth, len(layout.following)))
+    leading, split = _layer_ranges((*whole, len(layout.leading))), config.first_block
+    following = _layer_ranges((0, split, len(layout.prefixes)), (split, config.depth, len(layout.following)))
     video, audio = (following, leading) if config.bridge == "audio_rope" else (leading, following)
     computed = len(layout.context_rows)
     return Phase(
@@ -196,28 +197,28 @@ def _phase(step: int, batch: Batch, denoiser: CountingDenoiser) -> Phase:
     )
 
 
-def _through(*ranges: tuple[int, int, int]) -> tuple[Rows, ...]:
-    """Rows by layers for (begin, end, rows), counted from 0; neighbours of equally many rows are one."""
-    found: list[Rows] = []
+def _layer_ranges(*ranges: tuple[int, int, int]) -> tuple[LayerRows, ...]:
+    """Layer ranges for (begin, end, rows), counted from 0, without empty ones; equal neighbours are merged."""
+    found: list[LayerRows] = []
     for begin, end, rows in ranges:
         if begin == end or not rows:
             continue
         if found and found[-1].rows == rows:
             found[-1] = replace(found[-1], last=end)
         else:
-            found.append(Rows(begin + 1, end, rows))
+            found.append(LayerRows(begin + 1, end, rows))
     return tuple(found)
 
 
 def _weighted(batch: Batch) -> set[object]:
-    """The branches that have a weight, at the step that comes next, on a modality that moves."""
+    """Branches with a weight on an advancing modality, at the next step."""
     plan = batch.jobs[0].plan
     moving = [tracks for tracks in (batch.video, batch.audio) if tracks.each[0].moves]
     return {branch for tracks in moving for branch in plan.at(tracks.modality, tracks.each[0].time)}
 
 
-def _forward(denoiser: CountingDenoiser, job: Job, sound_only: bool) -> int:
-    """FLOPs of one row of the plain definition."""
+def _reference_forward(denoiser: CountingDenoiser, job: Job, sound_only: bool) -> int:
+    """FLOPs of a forward of the reference loop: one row."""
     model, config = denoiser.model, denoiser.config
     s, row = job.sequence, torch.zeros(1, dtype=torch.long)
     z_v = torch.empty(1, config.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
@@ -234,17 +235,17 @@ def _forward(denoiser: CountingDenoiser, job: Job, sound_only: bool) -> int:
     return flops(forward)
 
 
-def _listed(ranges: Sequence[Rows]) -> str:
+def _format_ranges(ranges: Sequence[LayerRows]) -> str:
     """``2``, or ``2 in layers 1-8, 3 in 9-24``."""
     if len(ranges) < 2:
         return str(ranges[0].rows) if ranges else "-"
-    first, *others = (f"{one.rows} in {{}}{_span(one.first, one.last)}" for one in ranges)
+    first, *others = (f"{one.rows} in {{}}{_format_span(one.first, one.last)}" for one in ranges)
     return ", ".join((first.format("layers "), *(other.format("") for other in others)))
 
 
-def _span(first: int, last: int) -> str:
+def _format_span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _figure(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""What a request will compute: against the loop itself, and against what the bridges promise."""
+"""The cost of a request: against the sampling loop itself, and against what the bridges save."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from syncflow import Clip, ModelConfig, Request, SequenceConfig
-from syncflow.benchmarks.counter import CountingDenoiser, outline
-from syncflow.benchmarks.flops import flops
-from syncflow.benchmarks.plan import Rows, WorkPlan, explain
 from syncflow.engine.config import DDiTConfig, SamplingConfig
+from syncflow.engine.cost.counting import CountingDenoiser, meta_components
+from syncflow.engine.cost.flops import flops
+from syncflow.engine.cost.request import LayerRows, RequestCost, request_cost
 from syncflow.engine.pipeline import Pipeline
 from syncflow.engine.sampling.loop import sample
 
@@ -43,11 +43,11 @@ CLIP = Clip(np.zeros((16, 32, 32, 3), np.uint8), np.zeros(48_000, np.float32), 1
 WHOLE = (1, LAYERS)
 
 
-def plan(config: ModelConfig, **settings: Any) -> WorkPlan:
-    return explain(config, Request("a ball", **settings))
+def plan(config: ModelConfig, **settings: Any) -> RequestCost:
+    return request_cost(config, Request("a ball", **settings))
 
 
-def rows(ranges: tuple[Rows, ...]) -> list[tuple[int, int, int]]:
+def rows(ranges: tuple[LayerRows, ...]) -> list[tuple[int, int, int]]:
     return [(one.first, one.last, one.rows) for one in ranges]
 
 
@@ -70,13 +70,13 @@ def rows(ranges: tuple[Rows, ...]) -> list[tuple[int, int, int]]:
 )
 def test_the_total_is_what_a_real_sample_counts(config: ModelConfig, settings: dict[str, Any]) -> None:
     request = Request("a ball", **{"steps": 2} | settings)
-    found, denoiser = explain(config, request), CountingDenoiser(config.ddit)
-    pipeline = Pipeline(outline(config, denoiser), denoiser.device)
+    found, denoiser = request_cost(config, request), CountingDenoiser(config.ddit)
+    pipeline = Pipeline(meta_components(config, denoiser), denoiser.device)
     job = pipeline.encode(pipeline.prepare(request))
     assert found.total == flops(lambda: sample(denoiser.model, [job]))
     steps = [step for phase in found.phases for step in range(phase.first, phase.last + 1)]
     assert steps == list(range(1, len(job.schedule) + 1))
-    assert config is HARMONY or found.total <= found.plain
+    assert config is HARMONY or found.total <= found.reference
     assert json.loads(json.dumps(found.to_dict()))["total"] == found.total
 
 
@@ -85,7 +85,7 @@ def test_a_finished_video_is_passed_once_more_and_kept() -> None:
     assert (sampled.first, sampled.last, seen.first, seen.last, kept.first, kept.last) == (1, 4, 5, 5, 6, 8)
     assert [rows(phase.video) for phase in (sampled, seen, kept)] == [[(*WHOLE, 2)], [(*WHOLE, 2)], []]
     assert [rows(phase.audio) for phase in (sampled, seen, kept)] == [[], [(*WHOLE, 2)], [(*WHOLE, 2)]]
-    assert [(p.only_seen, p.contexts_computed, p.contexts_kept) for p in (sampled, seen, kept)] == [
+    assert [(p.context_only, p.contexts_computed, p.contexts_kept) for p in (sampled, seen, kept)] == [
         (0, 0, 0),
         (2, 2, 0),
         (0, 0, 2),
@@ -94,16 +94,16 @@ def test_a_finished_video_is_passed_once_more_and_kept() -> None:
 
 def test_a_sync_branch_adds_no_video_rows() -> None:
     (plain,), (guided,) = (plan(SYNCFLOW, sync_guidance=strength).phases for strength in (0.0, 2.0))
-    assert plain.video == guided.video == (Rows(*WHOLE, 2),)
-    assert (plain.audio, guided.audio) == ((Rows(*WHOLE, 2),), (Rows(*WHOLE, 3),))
+    assert plain.video == guided.video == (LayerRows(*WHOLE, 2),)
+    assert (plain.audio, guided.audio) == ((LayerRows(*WHOLE, 2),), (LayerRows(*WHOLE, 3),))
     assert (plain.contexts_computed, guided.contexts_computed) == (2, 2)
 
 
 def test_takes_add_no_video_rows() -> None:
     one, many = plan(SYNCFLOW), plan(SYNCFLOW, takes=5)
     assert one.phases[0].video == many.phases[0].video
-    assert many.phases[0].audio == (Rows(*WHOLE, 10),)
-    assert (many.takes, many.branches, many.plain) == (5, one.branches, 5 * one.plain)
+    assert many.phases[0].audio == (LayerRows(*WHOLE, 10),)
+    assert (many.takes, many.branches, many.reference) == (5, one.branches, 5 * one.reference)
 
 
 def test_branches_of_syncphony_share_the_layers_before_its_bridge() -> None:
@@ -115,7 +115,7 @@ def test_branches_of_syncphony_share_the_layers_before_its_bridge() -> None:
 
 def test_a_given_sound_is_heard_once() -> None:
     first, others = plan(SYNCPHONY, audio=CLIP).phases
-    assert rows(first.audio) == [(*WHOLE, 1)] and first.only_seen == 1
+    assert rows(first.audio) == [(*WHOLE, 1)] and first.context_only == 1
     assert rows(others.audio) == [] and others.contexts_kept == 1
 
 
@@ -137,17 +137,17 @@ def test_a_sound_alone_is_the_audio_tower_alone(config: ModelConfig) -> None:
     (phase,) = found.phases
     assert (rows(phase.video), rows(phase.audio)) == ([], [(*WHOLE, 2)])
     assert found.task == "text-to-audio" and found.branches == 2 * STEPS
-    assert found.total <= found.plain < plan(config).plain
+    assert found.total <= found.reference < plan(config).reference
 
 
-def test_the_plain_definition_is_a_forward_of_both_towers_a_branch() -> None:
+def test_the_reference_loop_is_a_forward_of_both_towers_a_branch() -> None:
     """At a shared time, without guidance, it differs in texts and times alone."""
     found = plan(SYNCFLOW, guidance=1.0)
     (phase,) = found.phases
     a_time = (plan(SYNCFLOW, guidance=1.0, steps=2 * STEPS).once - found.once) // STEPS
     a_text = found.once - (STEPS + 1) * a_time
     assert found.branches == STEPS and found.texts == 1
-    assert found.plain == STEPS * (phase.flops + a_text + a_time)
+    assert found.reference == STEPS * (phase.flops + a_text + a_time)
 
 
 def test_the_table_says_it_all() -> None:
@@ -158,7 +158,7 @@ def test_the_table_says_it_all() -> None:
     assert once[0] == "once" and "texts: 2, times: 10" in lines[3]
     assert phase[0] == "1-4" and "2 in layers 1, 3 in 2-3" in lines[4] and "1 computed" in lines[4]
     assert total[0] == "sum"
-    assert lines[-1].startswith("The plain definition: 12 forwards of both towers, ")
+    assert lines[-1].startswith("The reference loop: 12 forwards of both towers, ")
 
 
 def test_what_a_model_cannot_do_is_refused_before_anything_is_counted() -> None:

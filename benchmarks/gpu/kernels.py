@@ -9,7 +9,8 @@ import torch
 
 from ..kernels import harness
 from ..kernels.cases import Case, cases, micro_cases
-from ..kernels.harness import Baseline
+from ..kernels.harness import Variant
+from ..kernels.variants import variants
 from .machine import roofline_of
 from .stages import Item, Run
 
@@ -19,23 +20,23 @@ REST = (("syncflow-xl", 4, 2), ("syncflow-xl", 16, 2), ("syncflow-tiny", 1, 1), 
 
 
 def kernels(run: Run) -> Iterator[Item]:
-    """Preset, batch and side by value; within them every contender of every operation."""
+    """Preset, batch and side by value; within them every variant of every operation."""
     if run.smoke:
         for case in micro_cases():
-            offered = harness.contenders(case.operation, run.device)
+            offered = variants(case.operation, run.device)
             yield from (_item(case, name, offered[name], run) for name in ("kernel", "eager"))
         return
     for group in (ORDER, REST):
         for slow in (False, True):
             for preset, batch, scale in group:
                 for case in cases(presets=(preset,), batches=(batch,), scales=(scale,)):
-                    contenders = harness.contenders(case.operation, run.device)
-                    yield from (_item(case, n, one, run) for n, one in contenders.items() if one.compiled == slow)
+                    found = variants(case.operation, run.device)
+                    yield from (_item(case, n, one, run) for n, one in found.items() if one.compiled == slow)
 
 
-def _item(case: Case, name: str, baseline: Baseline, run: Run) -> Item:
+def _item(case: Case, name: str, variant: Variant, run: Run) -> Item:
     def work() -> dict[str, Any]:
-        outcome = harness.compare(case, name, baseline, DTYPE, run.device, roofline_of(run)).to_dict()
+        outcome = harness.compare(case, name, variant, DTYPE, run.device, roofline_of(run)).to_dict()
         if name.startswith("kernel") and "p50_us" not in outcome:
             raise RuntimeError(outcome["reason"])
         return outcome

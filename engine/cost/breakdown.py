@@ -1,12 +1,11 @@
-"""How much work sampling is: what its parts cost, what a sample does, what a further branch or take adds to a step.
+"""FLOPs of a model: of its parts, of whole samples, and of a further guidance branch or take in a step.
 
-``python -m syncflow.benchmarks.flops [PRESET...]`` prints all three as Markdown. The loop that is counted is the real
-one. Text encoder and codecs do not count.
+``syncflow bench flops`` prints them as Markdown. Samples are counted by running the sampling loop itself on the meta
+device. The text encoder and the codecs are left out.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -15,13 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syncflow.engine.config import ModelConfig, preset
-from syncflow.engine.model import DDiT
-from syncflow.engine.model.bridges import Context
-from syncflow.engine.model.denoiser import AudioInputs, Modulation, VideoContextRef, VideoInputs
-from syncflow.engine.model.layers import CrossAttention
-from syncflow.engine.presets import PRESETS
-from syncflow.engine.sampling.guidance import (
+from ..config import ModelConfig
+from ..model.bridges import Context
+from ..model.denoiser import AudioInputs, Modulation, VideoContextRef, VideoInputs
+from ..model.layers import CrossAttention
+from ..sampling.guidance import (
     Direction,
     combine,
     sync_cfg_audio,
@@ -29,35 +26,38 @@ from syncflow.engine.sampling.guidance import (
     sync_guidance,
     text_guidance,
 )
-from syncflow.engine.sampling.job import Job
-from syncflow.engine.sampling.loop import sample
-from syncflow.engine.sampling.sequential import batch_of
-from syncflow.engine.types import Conditioning
-
-from .counter import CountingDenoiser
+from ..sampling.job import Job
+from ..sampling.loop import sample
+from ..sampling.sequential import batch_of
+from ..types import Conditioning
+from .counting import CountingDenoiser, meta_model
 from .flops import calls, flops
-from .jobs import job
+from .jobs import synthetic_job
 
 TAKES = 8
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Floating-point operations of the parts and of whole samples of a SyncFlow model; ``calls_*`` are operations sent
-    to the device by a forward of two rows, and by one of each.
+class FlopBreakdown:
+    """FLOPs of the parts and of whole samples of a model with the bridge ``adaptor``.
 
-    ``text`` is once a prompt; ``modulation`` (of the video) and ``audio_time`` once a flow time; ``video`` and
-    ``audio`` a row and pass, ``seen_video`` a row that is only seen; ``contexts`` what makes the audio see a row of
-    the video, of which ``context_keys`` are its keys and values. A sample is one clip with two branches: both
-    modalities at a shared time, the video half a clip ahead, or the video first; a known video noised or clean; at a
-    shared time with sync guidance, or with SyncCFG of the audio, as a third branch; with several takes of the sound.
+    Parts: ``text`` per prompt; ``modulation`` (video) and ``audio_time`` per flow time; ``video`` and ``audio`` per row
+    and pass; ``video_context_only`` per row that computes a context and no velocity; ``contexts`` per row, from video
+    tokens to the context that the audio reads, of which ``context_keys`` are the projections to keys and values.
+
+    Samples are one clip with two branches: both modalities at a shared time, the video half a schedule ahead, or the
+    video first; a known video, noised or clean; at a shared time with a third branch, of sync guidance or of SyncCFG
+    of the audio; with ``TAKES`` takes of the sound.
+
+    ``calls_batched`` and ``calls_sequential``: operations sent to the device by one forward of two rows, and by two
+    forwards of one row.
     """
 
     text: int
     modulation: int
     audio_time: int
     video: int
-    seen_video: int
+    video_context_only: int
     contexts: int
     context_keys: int
     audio: int
@@ -70,17 +70,16 @@ class Counts:
     static_guided: int
     takes_shared_time: int
     takes_video_first: int
-    calls_together: int
-    calls_apart: int
+    calls_batched: int
+    calls_sequential: int
 
 
 @dataclass(frozen=True)
-class Shares:
-    """What more a step computes with one more branch, or with a further take of the sound, as a share of the step with
-    the full branch alone; both modalities move.
+class StepOverhead:
+    """FLOPs that one more branch or take adds to a step, as a share of a step with the full branch alone.
 
-    A branch without the text, with the bridge skipped, with muted audio, with a static video; 0 where it makes no
-    difference to the model.
+    Branches: without the text, without the bridge, with muted audio, with a static video; 0 where the model does not
+    read the condition. Both modalities advance.
     """
 
     no_text: float
@@ -91,24 +90,24 @@ class Shares:
 
 
 def sample_flops(config: ModelConfig, one: Job) -> int:
-    """Count the loop itself, step by step."""
-    return flops(lambda: sample(_meta(config), [one]))
+    """FLOPs of the sampling loop for one job, without the shortcuts of :class:`CountingDenoiser`."""
+    return flops(lambda: sample(meta_model(config.ddit), [one]))
 
 
-def count(config: ModelConfig, steps: int = 50) -> Counts:
-    """Count a preset whose bridge is ``adaptor``."""
-    each = [asdict(_count(one, steps)) for one in _shallow(config)]
-    return Counts(**{name: _line(config, [counts[name] for counts in each]) for name in each[0]})
+def breakdown(config: ModelConfig, steps: int = 50) -> FlopBreakdown:
+    """FLOPs of a model whose bridge is ``adaptor``, and of its samples with so many steps."""
+    first, second = (asdict(_count(shallow, steps)) for shallow in _shallow(config))
+    return FlopBreakdown(**{name: _extrapolate(config, (first[name], second[name])) for name in first})
 
 
-def shares(config: ModelConfig) -> Shares:
-    """What a step costs with one branch more, or one take."""
+def step_overhead(config: ModelConfig) -> StepOverhead:
+    """The share of a step that one more branch, or one more take, adds."""
     full, reads_video, reads_audio = step_flops(config), config.ddit.audio_reads_video, config.ddit.video_reads_audio
 
     def more(*directions: Direction, takes: Sequence[int] = ()) -> float:
         return step_flops(config, directions, takes) / full - 1
 
-    return Shares(
+    return StepOverhead(
         no_text=more(text_guidance(6.0)),
         no_bridge=more(sync_guidance(2.0)),
         muted=more(sync_cfg_video(2.0)) if reads_audio else 0.0,
@@ -118,43 +117,64 @@ def shares(config: ModelConfig) -> Shares:
 
 
 def step_flops(config: ModelConfig, directions: Iterable[Direction] = (), takes: Sequence[int] = ()) -> int:
-    """One step of both modalities, with the full branch and any directions."""
-    plan, found = combine(directions), []
-    for one in _shallow(config):
-        model = CountingDenoiser(one.ddit)
-        batch = batch_of(model)
-        batch.join([job(one, 1, plan=plan, takes=takes)])
-        before = model.flops
+    """FLOPs of a step of both modalities, with the full branch and the branches of ``directions``."""
+    plan, counted = combine(directions), []
+    for shallow in _shallow(config):
+        denoiser = CountingDenoiser(shallow.ddit)
+        batch = batch_of(denoiser)
+        batch.join([synthetic_job(shallow, 1, plan=plan, takes=takes)])
+        before = denoiser.flops
         batch.step()
-        found.append(model.flops - before)
-    return _line(config, found)
+        counted.append(denoiser.flops - before)
+    return _extrapolate(config, counted)
+
+
+def adaptor_breakdowns(configs: Mapping[str, ModelConfig]) -> dict[str, FlopBreakdown]:
+    """Breakdowns of the models with the bridge ``adaptor``."""
+    return {name: breakdown(config) for name, config in configs.items() if config.ddit.bridge == "adaptor"}
+
+
+def to_dict(configs: Mapping[str, ModelConfig]) -> dict[str, Any]:
+    """Breakdowns and step overheads by model, ready for ``json.dump``."""
+    return {
+        "flops": {name: asdict(found) for name, found in adaptor_breakdowns(configs).items()},
+        "step_overhead": {name: asdict(step_overhead(config)) for name, config in configs.items()},
+    }
+
+
+def tables(configs: Mapping[str, ModelConfig]) -> str:
+    """Breakdowns and step overheads as Markdown tables."""
+    breakdowns = adaptor_breakdowns(configs)
+    found = [_table("FLOP", breakdowns, _si_number)] if breakdowns else []
+    found.append(_table("of a step", {name: step_overhead(config) for name, config in configs.items()}, _percent))
+    return "\n\n".join(found)
 
 
 def _shallow(config: ModelConfig) -> list[ModelConfig]:
-    """The model with as few layers as it can have, and with one more: work is a line in the layers."""
+    """The model at its least depth, and one layer deeper: FLOPs are linear in the depth."""
     least = config.ddit.first_block + 1
     return [config.replace(ddit=config.ddit.replace(depth=depth)) for depth in (least, least + 1)]
 
 
-def _line(config: ModelConfig, shallow: Sequence[int]) -> int:
-    """What the model has, given what the two of :func:`_shallow` have."""
+def _extrapolate(config: ModelConfig, shallow: Sequence[int]) -> int:
+    """A count at the model's own depth, from the counts of both models of :func:`_shallow`."""
     return shallow[0] + (config.ddit.depth - config.ddit.first_block - 1) * (shallow[1] - shallow[0])
 
 
-def _count(config: ModelConfig, steps: int) -> Counts:
+def _count(config: ModelConfig, steps: int) -> FlopBreakdown:
     parts, counting = _Parts(config), CountingDenoiser(config.ddit)
 
     def whole(*directions: Direction, lead: float = 0.0, known: bool = False, takes: Sequence[int] = ()) -> int:
         before, plan = counting.flops, combine([text_guidance(6.0), *directions])
-        sample(counting, [job(config, steps, lead=lead, known=known, plan=plan, takes=takes)])
+        sample(counting, [synthetic_job(config, steps, lead=lead, known=known, plan=plan, takes=takes)])
         return counting.flops - before
 
-    return Counts(
+    return FlopBreakdown(
         text=flops(parts.text),
         modulation=flops(parts.modulation),
         audio_time=flops(parts.audio_time),
         video=flops(parts.video),
-        seen_video=flops(partial(parts.video, num_outputs=0)),
+        video_context_only=flops(partial(parts.video, num_outputs=0)),
         contexts=flops(partial(parts.video, context_rows=parts.row)) - flops(parts.video),
         context_keys=parts.context_keys(),
         audio=flops(parts.audio),
@@ -167,17 +187,17 @@ def _count(config: ModelConfig, steps: int) -> Counts:
         static_guided=whole(sync_cfg_audio(2.0)),
         takes_shared_time=whole(takes=range(TAKES)),
         takes_video_first=whole(lead=1.0, takes=range(TAKES)),
-        calls_together=calls(parts.step(2)),
-        calls_apart=2 * calls(parts.step(1)),
+        calls_batched=calls(parts.step(2)),
+        calls_sequential=2 * calls(parts.step(1)),
     )
 
 
 class _Parts:
-    """The pieces of a forward for one row, ready to be called."""
+    """The parts of a forward of one row, as functions without arguments, on the meta device."""
 
     def __init__(self, config: ModelConfig) -> None:
         s, d = config.sequence, config.ddit
-        self.model = _meta(config)
+        self.model = meta_model(config.ddit)
         with torch.device("meta"), torch.no_grad():
             self.states = torch.zeros(1, d.text_tokens, d.text_width)
             self.lengths, self.row = torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)
@@ -223,12 +243,7 @@ class _Parts:
         return forward
 
 
-def _meta(config: ModelConfig) -> DDiT:
-    with torch.device("meta"):
-        return DDiT(config.ddit).eval().requires_grad_(False)
-
-
-def _number(value: float) -> str:
+def _si_number(value: float) -> str:
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if value >= size:
             return f"{value / size:.3g} {unit}" if value < 999.5 * size else f"{value / size:.0f} {unit}"
@@ -240,17 +255,8 @@ def _percent(value: float) -> str:
 
 
 def _table(title: str, columns: Mapping[str, Any], write: Callable[[Any], str]) -> str:
-    """Fields of the columns' values, one to a line, as Markdown."""
+    """A Markdown table: a line per field of the dataclasses in ``columns``."""
     names = [field.name for field in fields(next(iter(columns.values())))]
     lines = [f"| {title} | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     lines += [f"| {name} | {' | '.join(write(getattr(c, name)) for c in columns.values())} |" for name in names]
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Print the counts of SyncFlow presets and the shares of all."""
-    configs = {name: preset(name) for name in (sys.argv[1:] or PRESETS)}
-    one_way = {name: count(config) for name, config in configs.items() if config.ddit.bridge == "adaptor"}
-    if one_way:
-        print(_table("FLOP", one_way, _number), end="\n\n")
-    print(_table("of a step", {name: shares(config) for name, config in configs.items()}, _percent))

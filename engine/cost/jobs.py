@@ -1,4 +1,4 @@
-"""Jobs to count and to time: shapes of a preset, without a text encoder or media."""
+"""Synthetic jobs: the shapes of a model's own clip, without a text encoder or media."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import torch
 
-from syncflow.engine.config import ModelConfig
-from syncflow.engine.sampling.guidance import GuidancePlan, cfg
-from syncflow.engine.sampling.job import Job, Known, Text
-from syncflow.engine.sampling.schedule import schedule
+from ..config import ModelConfig
+from ..sampling.guidance import GuidancePlan, cfg
+from ..sampling.job import Job, Known, Text
+from ..sampling.schedule import schedule
 
 
-def job(
+def synthetic_job(
     config: ModelConfig,
     steps: int,
     *,
@@ -22,9 +22,9 @@ def job(
     plan: GuidancePlan | None = None,
     takes: Sequence[int] = (),
 ) -> Job:
-    """One clip of the preset's own sequence, with classifier-free guidance alone by default; ``known``: its video.
+    """A job for one clip of the model's own sequence, by default with classifier-free guidance alone.
 
-    The text, and the video where it is known, are on the meta device.
+    ``known``: the video is known. The text, and a known video, are on the meta device.
     """
     s, d = config.sequence, config.ddit
     times = schedule(steps, shift=config.sampling.shift, lead=lead)

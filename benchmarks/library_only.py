@@ -1,4 +1,4 @@
-"""The graphs of one denoising step in their library alone, as its own examples run them: what our loop adds to them."""
+"""The exported graphs of one denoising step, run by their library alone: the baseline of a graph runtime."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from syncflow.engine.sampling.sequential import batch_of
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
-class Bare:
-    """Every graph that a step of these jobs runs, in order, with the same inputs, in ``onnxruntime`` or ``openvino``.
+class LibraryOnly:
+    """The graphs that a step of these jobs runs, in order and with the same inputs, in ``onnxruntime`` or ``openvino``.
 
-    ``error`` is the largest deviation of what they give from what they gave in the step, relative to the largest value.
+    ``error`` is the largest deviation of their outputs from those in the step, relative to the largest value.
     """
 
     def __init__(self, runtime: str, denoiser: GraphDenoiser, jobs: Sequence[Job]) -> None:
@@ -38,7 +38,7 @@ class Bare:
         )
 
     def step(self) -> None:
-        """Run them all."""
+        """Run all graphs once."""
         for run, feed in self._work:
             run(feed)
 
@@ -49,12 +49,12 @@ def _calls(denoiser: GraphDenoiser, jobs: Sequence[Job]) -> list[tuple[str, dict
 
     def record(name: str, inputs: Tensors) -> Tensors:
         found = denoiser.run(name, inputs)
-        calls.append((name, _kept(inputs), _kept(found)))
+        calls.append((name, _clones(inputs), _clones(found)))
         return found
 
-    watched = copy.copy(denoiser)
-    watched.run = record
-    batch = batch_of(watched)
+    recording = copy.copy(denoiser)
+    recording.run = record
+    batch = batch_of(recording)
     batch.join(jobs)
     batch.step()
     calls.clear()
@@ -62,7 +62,7 @@ def _calls(denoiser: GraphDenoiser, jobs: Sequence[Job]) -> list[tuple[str, dict
     return calls
 
 
-def _kept(tensors: Tensors) -> dict[str, Tensor]:
+def _clones(tensors: Tensors) -> dict[str, Tensor]:
     return {name: x.clone() for name, x in tensors.items()}
 
 

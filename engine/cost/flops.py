@@ -1,9 +1,8 @@
-"""Floating-point operations and calls of a piece of work, by counting: the same on every machine.
+"""FLOPs and operator calls of a function, by counting: the same on every machine.
 
-1 multiply-add = 2 operations; matrix products, convolutions and attentions count, elementwise work does not. What
-counts is what shapes say: an attention has all the keys that it is given, also where a window hides them or a row does
-not read its context. On the meta device, where tensors have shapes and no values, counting needs neither time nor
-memory. ``python -m syncflow.benchmarks.flops`` prints the :mod:`~syncflow.benchmarks.counts` of sampling.
+1 multiply-add = 2 FLOPs. Matrix products, convolutions and attentions count; elementwise operations do not. An
+attention counts with all of its keys, also where a window masks them or a row reads no context. On the meta device,
+where tensors have shapes and no values, counting takes little time and no memory.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-import syncflow.kernels  # noqa: F401  (registers the operations)
+from ... import kernels  # noqa: F401  (registers the operations)
 
 Shape = Sequence[int]
 
@@ -34,8 +33,8 @@ def _cross(q: Shape, k: Shape, *_: object, **__: object) -> int:
     return 4 * prod(q) * k[1]
 
 
-def _clocks(q: Shape, k: Shape, *rest: Shape | None, **__: object) -> int:
-    contexts = (k, *rest[6:7])  # the second one: the tail, where it is given
+def _rope_cross(q: Shape, k: Shape, *rest: Shape | None, **__: object) -> int:
+    contexts = (k, *rest[6:7])  # the second one is the optional tail
     return 4 * prod(q) * sum(keys[1] for keys in contexts if keys is not None)
 
 
@@ -47,14 +46,14 @@ OPERATIONS = {
     torch.ops.syncflow.spatial_attention: _spatial,
     torch.ops.syncflow.temporal_attention: _temporal,
     torch.ops.syncflow.text_cross_attention: _cross,
-    torch.ops.syncflow.rope_cross_attention: _clocks,
+    torch.ops.syncflow.rope_cross_attention: _rope_cross,
     torch.ops.syncflow.gated_linear: _linear,
     torch.ops.syncflow.linear_gelu: _linear,
 }
 
 
 class _Calls(TorchDispatchMode):
-    """Counts the operations that reach the device; views cost nothing there and are left out."""
+    """Counts the operations that reach the device, which views do not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,20 +65,14 @@ class _Calls(TorchDispatchMode):
 
 
 def flops(work: Callable[[], object]) -> int:
-    """Floating-point operations of a call."""
+    """FLOPs of a call of ``work``."""
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=OPERATIONS) as counter:
         work()
     return counter.get_total_flops()
 
 
 def calls(work: Callable[[], object]) -> int:
-    """Operations that a call sends to the device."""
+    """Operations that a call of ``work`` sends to the device."""
     with torch.no_grad(), _Calls() as counter:
         work()
     return counter.count
-
-
-if __name__ == "__main__":
-    from syncflow.benchmarks.counts import main
-
-    main()

@@ -1,4 +1,4 @@
-"""A model that counts instead of computing, for requests to be made ready and sampled with on the meta device."""
+"""A denoiser that counts FLOPs instead of computing, and components on the meta device to prepare requests with."""
 
 from __future__ import annotations
 
@@ -10,36 +10,33 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from syncflow.engine.components import Components
-from syncflow.engine.config import DDiTConfig, ModelConfig
-from syncflow.engine.model import DDiT
-from syncflow.engine.model.denoiser import AudioInputs, JointInputs, VideoInputs
-from syncflow.engine.runtime.delegate import Delegate
-
+from ..components import Components
+from ..config import DDiTConfig, ModelConfig
+from ..model import DDiT
+from ..model.denoiser import AudioInputs, JointInputs, VideoInputs
+from ..runtime.delegate import Delegate
 from .flops import flops
 
 
 class CountingDenoiser(Delegate):
-    """A :class:`~syncflow.engine.model.denoiser.Denoiser` of the given shape, without weights.
+    """A :class:`~syncflow.engine.model.denoiser.Denoiser` on the meta device that counts FLOPs.
 
-    A call whose arguments have shapes that were not seen before runs once on the meta device, where its floating-point
-    operations are counted; later ones add the same count. ``flops`` are those of all calls so far, ``calls`` how often
-    each method was called, ``rows`` the sum of the leading sizes of the
-    first argument, or of the latents of a pass.
+    A call with new argument shapes runs once on the meta device and its FLOPs are counted; calls with the same shapes
+    add the same count. ``flops`` is the sum over all calls; ``calls`` counts the calls of each method, and ``rows``
+    adds up the rows of their inputs.
     """
 
     model: DDiT
 
     def __init__(self, config: DDiTConfig) -> None:
-        with torch.device("meta"):
-            super().__init__(DDiT(config).eval().requires_grad_(False))
+        super().__init__(meta_model(config))
         self.flops = 0
         self.calls: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
-        self._seen: dict[Hashable, tuple[int, Any]] = {}
+        self._results: dict[Hashable, tuple[int, Any]] = {}
 
     def condition(self, *args: Any) -> Any:
-        """Counts as its namesake of the d-DiT costs, like the methods below."""
+        """Counts the FLOPs of the d-DiT's method of this name, as do the methods below."""
         return self._count("condition", args, args[0])
 
     def modulation(self, *args: Any) -> Any:
@@ -64,11 +61,11 @@ class CountingDenoiser(Delegate):
 
     def _count(self, name: str, args: tuple[Any, ...], rows: Tensor) -> Any:
         key = name, _shape(args)
-        if key not in self._seen:
+        if key not in self._results:
             results: list[Any] = []
             count = flops(lambda: results.append(getattr(self.model, name)(*args)))
-            self._seen[key] = count, results[0]
-        count, result = self._seen[key]
+            self._results[key] = count, results[0]
+        count, result = self._results[key]
         self.flops += count
         self.calls[name] += 1
         self.rows[name] += len(rows)
@@ -76,7 +73,7 @@ class CountingDenoiser(Delegate):
 
 
 def _shape(value: Any) -> Hashable:
-    """What decides the cost of a call: the shapes of tensors, wherever they stand, and everything else as it is."""
+    """The key of a call: shapes and dtypes of tensors at any depth, and every other value itself."""
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype
     if isinstance(value, Mapping):
@@ -88,15 +85,19 @@ def _shape(value: Any) -> Hashable:
     return value
 
 
-def outline(config: ModelConfig, denoiser: CountingDenoiser) -> Components:
-    """A model of which only the shapes are there: enough to make requests ready for sampling, on the meta device."""
-    parts = _Frames(config), _Sounds(config), _Prompts(config.ddit)
+def meta_model(config: DDiTConfig) -> DDiT:
+    """A d-DiT on the meta device: shapes without values."""
+    with torch.device("meta"):
+        return DDiT(config).eval().requires_grad_(False)
+
+
+def meta_components(config: ModelConfig, denoiser: CountingDenoiser) -> Components:
+    """Components whose encoders return tensors of the meta device: enough to prepare requests."""
+    parts = _MetaVideoEncoder(config), _MetaAudioEncoder(config), _MetaTextEncoder(config.ddit)
     return Components(config, denoiser.model, *cast("tuple[Any, Any, Any]", parts))
 
 
-class _Frames:
-    """A video codec's encoder."""
-
+class _MetaVideoEncoder:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
 
@@ -106,9 +107,7 @@ class _Frames:
         return torch.empty(count, self.config.ddit.video_channels, -(-length // s.time_factor), *sides, device="meta")
 
 
-class _Sounds:
-    """An audio codec's encoder."""
-
+class _MetaAudioEncoder:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
 
@@ -118,9 +117,7 @@ class _Sounds:
         return torch.empty(count, length, self.config.ddit.audio_channels, device="meta")
 
 
-class _Prompts:
-    """A text encoder."""
-
+class _MetaTextEncoder:
     def __init__(self, config: DDiTConfig) -> None:
         self.config = config
 
