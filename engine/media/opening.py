@@ -70,6 +70,11 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream | None:
     return found
 
 
+def cover_picture(container: InputContainer) -> VideoStream | None:
+    """The picture beside a sound."""
+    return next((stream for stream in container.streams.video if stream.codec_context), None)
+
+
 def audio_stream(container: InputContainer) -> AudioStream | None:
     """The sound of a file: the stream that FFmpeg takes."""
     best = container.streams.best("audio")

@@ -17,7 +17,7 @@ from . import isolated as isolation
 from .checking import check_shape
 from .heif import read_grid
 from .limits import check_memory
-from .opening import SEEK_BACK, audio_stream, decode, jumps, opened, seekable, time_of, video_stream
+from .opening import SEEK_BACK, audio_stream, cover_picture, decode, jumps, opened, seekable, time_of, video_stream
 from .pictures import SQUARE, fit, picture, pixel_aspect
 from .sound import read_sound
 from .stills import WEBP_TICK, is_animated_webp, read_still, webp_pictures, webp_timeline
@@ -134,7 +134,7 @@ def load_picture(path: str | Path, *, isolated: bool | None = None) -> Clip:
         image = read_grid(path) if image is None else image
     if image is None:
         with opened(path) as container:
-            stream = video_stream(container, path) or next(iter(container.streams.video), None)
+            stream = video_stream(container, path) or cover_picture(container)
             frame = None if stream is None else next(decode(container, stream, path), None)
             if stream is None or frame is None:
                 raise ValueError(f"{path} holds no picture")
@@ -153,7 +153,7 @@ def probe(path: str | Path, *, isolated: bool | None = None) -> MediaInfo:
         times, (width, height) = webp_timeline(path)
         return MediaInfo(width, height, float(times.rate), "webp", 0, 0, "", float(times.seconds))
     with opened(path) as container:
-        video = video_stream(container, path) or next(iter(container.streams.video), None)
+        video = video_stream(container, path) or cover_picture(container)
         audio = audio_stream(container)
         main = video_stream(container, path) or audio
         lasts = timeline(container, main) if main else None
