@@ -296,15 +296,3 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         text("name", self.name)
-
-
-def preset(name: str) -> ModelConfig:
-    """A named configuration: ``syncflow``, ``syncphony`` or ``harmony``, each ``-xl`` or ``-tiny``.
-
-    Raises ``ValueError`` for another name.
-    """
-    from .presets import PRESETS
-
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
