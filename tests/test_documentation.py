@@ -120,7 +120,7 @@ def commands(page: str, text: str) -> list[str]:
     for line, whole in written:
         if re.match(r"syncflow( [a-z…]|$)", line):
             try:
-                parse(shlex.split(line, comments=True)[1:], whole)
+                parse(shlex.split(re.split(r" (?:[|>]|&&) ", line)[0], comments=True)[1:], whole)
             except (UsageError, ValueError) as error:
                 said = error.format_message() if isinstance(error, UsageError) else error
                 faults.append(f"{page}: {line}: {said}")

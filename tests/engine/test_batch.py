@@ -66,6 +66,7 @@ def come_and_go(batch, jobs, data):
         inside = [entry for b, entry in enumerate(inside) if b not in set(places)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @given(st.data())
 @settings(max_examples=20)

@@ -163,6 +163,7 @@ def test_stereo_of_another_rate_becomes_mono_in_time(tmp_path: Path) -> None:
     assert load_audio(path, 24_000).shape[0] == pytest.approx(36_000, abs=1100)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from([8, 12.5, 16, 24, 30]),

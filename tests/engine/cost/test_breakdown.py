@@ -135,6 +135,7 @@ def test_takes_cost_little_at_full_size(full_size: FlopBreakdown) -> None:
     assert full_size.takes_video_first / full_size.video_first < 1.5
 
 
+@pytest.mark.slow
 def test_the_video_first_costs_what_a_shared_time_does() -> None:
     """Within 3 %, with 50 steps of the bundled model."""
     tiny = breakdown(preset("syncflow-tiny"), STEPS)
@@ -203,6 +204,7 @@ def test_an_off_sync_branch_shares_the_layers_before_the_bridge() -> None:
     assert more == (LAYERS - 1) * (VIDEO_LAYER + bridge) + PATCHES
 
 
+@pytest.mark.slow
 def test_an_off_sync_branch_costs_two_thirds_at_full_size() -> None:
     """8 of 24 layers are shared; at most 70 % of the full branch."""
     config = preset("syncphony-xl")

@@ -313,6 +313,7 @@ def test_what_is_made_of_a_tensor_lives_as_long():
     assert of(second) == 3 and made == [2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["x86-64-v3", "baseline"])
 def test_older_processors(instructions):
     """The passes again with fewer instructions, in a process of their own."""
