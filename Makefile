@@ -11,20 +11,22 @@ PROMPT ?= a large red rubber ball bounces on a wooden floor
 SEED ?= 7
 CLIPS ?= 6000
 
-# What limits each library to AVX2. OpenVINO needs its own limit and oneDNN's to agree; ONNX Runtime knows none.
+# What limits each library to AVX2. OpenVINO needs its own limit and oneDNN's to agree; ONNX Runtime has none.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" SYNCFLOW_INSTRUCTIONS=x86-64-v3
-PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile
+# The whole suite runs all of Hypothesis's examples; a developer's run, and test-fast, a few of each.
+PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+ALL_EXAMPLES := --hypothesis-profile=ci
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-avx2 native-test sanitize lanes check gate bench train-tiny clean
+.PHONY: help setup demo test test-fast test-avx2 native-test sanitize lanes check gate bench train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(DEV) ## install into .venv all that is worked with, once and again when the build files change
+setup: $(DEV) ## install everything into .venv, once and again when the build files change
 
-# What drawing and looking at clips needs, and the native part.
+# What generating and inspecting clips needs, and the native part.
 $(CORE): setup.py pyproject.toml constraints.txt $(NATIVE_SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --editable .
@@ -37,17 +39,20 @@ $(DEV): $(CORE)
 	mkdir -p .venv/src && ln -sfn ../.. .venv/src/syncflow
 	@touch $@
 
-demo: $(CORE) ## a clip from the bundled model: out/demo.mp4 and out/demo.png
+demo: $(CORE) ## generate a clip with the bundled model: out/demo.mp4 and out/demo.png
 	@mkdir -p out
 	$(BIN)/syncflow generate "$(PROMPT)" --seed $(SEED) -o out/demo.mp4
 	$(BIN)/syncflow inspect out/demo.mp4 -o out/demo.png
-	@echo "The clip is $(CURDIR)/out/demo.mp4, what it shows and sounds like is drawn in $(CURDIR)/out/demo.png"
+	@echo "The clip is $(CURDIR)/out/demo.mp4, a plot of it is $(CURDIR)/out/demo.png"
 
-test: setup native-test ## the test suite: that of C++, then that of Python, a file at a time on every core
-	$(BIN)/python $(PYTEST)
+test: setup native-test ## the whole test suite: that of C++, then that of Python, a file at a time on every core
+	$(BIN)/python $(PYTEST) $(ALL_EXAMPLES)
+
+test-fast: setup ## the Python tests that take little time, with few random examples each
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-avx2: setup native-test ## the test suite with every library limited to AVX2, as on a processor without AVX-512
-	$(AVX2) $(BIN)/python $(PYTEST)
+	$(AVX2) $(BIN)/python $(PYTEST) $(ALL_EXAMPLES)
 
 # Configures, builds and tests presets of CMakePresets.json, each in a folder under build/.
 CORES = $(shell getconf _NPROCESSORS_ONLN)
@@ -74,12 +79,12 @@ check: setup ## lint, format, types, and the layers of the architecture
 gate: setup ## fail where a kernel or the choice of a runtime is slow, at every instruction level of this machine
 	$(BIN)/syncflow bench gate
 
-bench: setup ## the benchmarks; the results go to out/bench.json
+bench: setup ## run the benchmarks; results go to out/bench.json
 	@mkdir -p out
 	$(BIN)/python -m pytest benchmarks --benchmark-json out/bench.json
 	$(BIN)/python -m syncflow.benchmarks.report out/bench.json
 
-train-tiny: setup ## train the bundled model from nothing
+train-tiny: setup ## train the bundled model from scratch
 	$(BIN)/syncflow data impacts datasets/impacts --clips $(CLIPS) --seed 0
 	$(BIN)/syncflow train datasets/impacts --run runs/tiny
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from syncflow.engine.engine import Engine
 from syncflow.engine.model.denoiser import Denoiser
-from syncflow.engine.runtime.assemble import assemble
+from syncflow.engine.runtime.fp8 import with_fp8
+from syncflow.engine.runtime.pytorch import DTYPES, cast
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.types import Clip, Latents, Request
@@ -147,16 +148,17 @@ def table(rows: Sequence[Row]) -> str:
 
 def _way(engine: Engine, way: str) -> Denoiser:
     model = engine.components.ddit
-    return assemble(model, fp8=True) if way == "fp8" else assemble(model, dtype=way)
+    return with_fp8(model) if way == "fp8" else cast(model, DTYPES[way])
 
 
 def _draw(engine: Engine, request: Request, denoiser: Denoiser, cache: ConditioningCache) -> Drawn:
-    prepared = engine.pipeline.prepare(engine.pipeline.read(request))
+    prepared = engine.pipeline.prepare(request)
+    job = engine.pipeline.encode(prepared)
     began = time.perf_counter()
-    found = sample(denoiser, [prepared.job], cache=cache)
+    found = sample(denoiser, [job], cache=cache)
     latents = Latents(found.video.cpu(), found.audio.cpu())  # which waits for the device
     seconds = time.perf_counter() - began
-    (clip,) = engine.pipeline.finish(prepared, found)
+    (clip,) = engine.pipeline.decode(prepared, found)
     return Drawn(clip, latents, seconds)
 
 

@@ -15,8 +15,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from syncflow.engine.batching.entry import Entry
-from syncflow.engine.batching.limits import Limits, Policy
+from syncflow.engine.batching.handle import Handle
+from syncflow.engine.batching.policy import Limits, Policy
+from syncflow.engine.batching.request_state import RequestState
 from syncflow.engine.batching.scheduler import Scheduler
 
 STEPS = (20, 30, 50)
@@ -62,12 +63,15 @@ class Outcome:
         return max(self.ends)
 
 
-@dataclass(eq=False, kw_only=True)
-class Simulated(Entry):
-    """A request and the steps it has yet to make."""
+@dataclass
+class Remaining:
+    """The arrival with this index, and the steps that it has yet to do."""
 
-    place: int
-    left: int
+    index: int
+    steps: int
+
+
+Simulated = RequestState[Remaining, None, None]
 
 
 def poisson(count: int, rate: float, shapes: int, seed: int) -> list[Arrival]:
@@ -85,34 +89,39 @@ def simulate(arrivals: Sequence[Arrival], limits: Limits, policy: Policy, cost: 
     scheduler: Scheduler[Simulated] = Scheduler(limits, policy)
     starts, ends = [math.nan] * len(arrivals), [math.nan] * len(arrivals)
     now, come, batch_steps, request_steps = 0.0, 0, 0, 0
-    while come < len(arrivals) or scheduler.entries:
+    while come < len(arrivals) or scheduler.requests:
         while come < len(arrivals) and arrivals[come].time <= now:
-            scheduler.submit(_entry(come, arrivals[come]))
+            scheduler.submit(_request(come, arrivals[come]))
             come += 1
-        for entry in scheduler.admit():
-            scheduler.prepared(entry, now)
-        turn = scheduler.turn(now)
-        if turn is None:
+        for admitted in scheduler.admit():
+            scheduler.mark_ready(admitted, now)
+        decision = scheduler.next_step(now)
+        if decision is None:
             now = min(arrivals[come].time if come < len(arrivals) else math.inf, scheduler.next_event())
             continue
-        for entry in turn.joining:
-            starts[entry.place] = now
-        running = tuple(turn.bucket.running)
+        for joining in decision.joining:
+            starts[joining.request.index] = now
+        running = tuple(decision.group.running)
         seconds = cost.of(len(running))
         now, batch_steps, request_steps = now + seconds, batch_steps + 1, request_steps + len(running)
-        scheduler.stepped(turn.bucket, seconds)
-        for entry in running:
-            entry.left -= 1
-            if not entry.left:
-                ends[entry.place] = now
-                scheduler.release(entry)
+        scheduler.record_step(decision.group, seconds)
+        for state in running:
+            state.request.steps -= 1
+            if not state.request.steps:
+                ends[state.request.index] = now
+                scheduler.remove(state)
     latencies = tuple(end - one.time for end, one in zip(ends, arrivals, strict=True))
     return Outcome(tuple(starts), tuple(ends), latencies, batch_steps, request_steps)
 
 
-def _entry(place: int, one: Arrival) -> Simulated:
-    return Simulated(
-        key=one.key, cost=one.memory, submitted=one.time, priority=one.priority, place=place, left=one.steps
+def _request(index: int, one: Arrival) -> Simulated:
+    return RequestState(
+        request=Remaining(index, one.steps),
+        handle=Handle(),
+        shape=one.key,
+        memory=one.memory,
+        submitted_at=one.time,
+        priority=one.priority,
     )
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from syncflow.engine.runtime.exported import GraphDenoiser, Tensors
-from syncflow.engine.runtime.sessions import Sessions
+from syncflow.engine.runtime.exported import GraphDenoiser, Sessions, Tensors
 from syncflow.engine.sampling.job import Job
 from syncflow.engine.sampling.sequential import batch_of
 

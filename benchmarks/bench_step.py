@@ -34,8 +34,8 @@ class Step:
     def of(cls, engine: Engine) -> Step:
         """The step of one request of the model's own size."""
         model, config = engine.components.ddit, engine.config.ddit
-        read = engine.pipeline.read(Request(PROMPT, seed=7, guidance=6.0))
-        job, cache = engine.pipeline.prepare(read).job, ConditioningCache(model)
+        prepared = engine.pipeline.prepare(Request(PROMPT, seed=7, guidance=6.0))
+        job, cache = engine.pipeline.encode(prepared), ConditioningCache(model)
         video, audio = video_noise(job, config.video_channels)[None], audio_noise(job, config.audio_channels)[None]
         with torch.inference_mode():
             text = cache.texts([cache.text_of(job, prompted) for prompted in (True, False)])

@@ -11,7 +11,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from syncflow.engine.engine import Engine, bundled_model
-from syncflow.engine.runtime.processor import processor
+from syncflow.engine.runtime.selection.processor import processor
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from syncflow.engine.components import Components
 from syncflow.engine.config import DDiTConfig, ModelConfig
 from syncflow.engine.model import DDiT
+from syncflow.engine.model.denoiser import AudioInputs, JointInputs, VideoInputs
 from syncflow.engine.runtime.delegate import Delegate
 
 from .flops import flops
@@ -23,7 +24,8 @@ class CountingDenoiser(Delegate):
 
     A call whose arguments have shapes that were not seen before runs once on the meta device, where its floating-point
     operations are counted; later ones add the same count. ``flops`` are those of all calls so far, ``calls`` how often
-    each method was called, ``rows`` the sum of the leading sizes of the first argument.
+    each method was called, ``rows`` the sum of the leading sizes of the
+    first argument, or of the latents of a pass.
     """
 
     model: DDiT
@@ -38,39 +40,38 @@ class CountingDenoiser(Delegate):
 
     def condition(self, *args: Any) -> Any:
         """Counts as its namesake of the d-DiT costs, like the methods below."""
-        return self._count("condition", args)
+        return self._count("condition", args, args[0])
 
     def modulation(self, *args: Any) -> Any:
         """See :meth:`condition`."""
-        return self._count("modulation", args)
+        return self._count("modulation", args, args[0])
 
     def audio_time(self, *args: Any) -> Any:
         """See :meth:`condition`."""
-        return self._count("audio_time", args)
+        return self._count("audio_time", args, args[0])
 
-    def video_pass(self, *args: Any, **options: Any) -> Any:
+    def video_pass(self, inputs: VideoInputs) -> Any:
         """See :meth:`condition`."""
-        return self._count("video_pass", args, options)
+        return self._count("video_pass", (inputs,), inputs.latents)
 
-    def audio_pass(self, *args: Any, **options: Any) -> Any:
+    def audio_pass(self, inputs: AudioInputs) -> Any:
         """See :meth:`condition`."""
-        return self._count("audio_pass", args, options)
+        return self._count("audio_pass", (inputs,), inputs.latents)
 
-    def joint_pass(self, *args: Any, **options: Any) -> Any:
+    def joint_pass(self, inputs: JointInputs) -> Any:
         """See :meth:`condition`."""
-        return self._count("joint_pass", args, options)
+        return self._count("joint_pass", (inputs,), inputs.video_latents)
 
-    def _count(self, name: str, args: tuple[Any, ...], options: Mapping[str, Any] | None = None) -> Any:
-        options = options or {}
-        key = name, _shape(args), _shape(options)
+    def _count(self, name: str, args: tuple[Any, ...], rows: Tensor) -> Any:
+        key = name, _shape(args)
         if key not in self._seen:
             results: list[Any] = []
-            count = flops(lambda: results.append(getattr(self.model, name)(*args, **options)))
+            count = flops(lambda: results.append(getattr(self.model, name)(*args)))
             self._seen[key] = count, results[0]
         count, result = self._seen[key]
         self.flops += count
         self.calls[name] += 1
-        self.rows[name] += len(args[0])
+        self.rows[name] += len(rows)
         return result
 
 

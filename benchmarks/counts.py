@@ -18,7 +18,7 @@ from torch import Tensor
 from syncflow.engine.config import ModelConfig, preset
 from syncflow.engine.model import DDiT
 from syncflow.engine.model.bridges import Context
-from syncflow.engine.model.denoiser import Modulation, Sight
+from syncflow.engine.model.denoiser import AudioInputs, Modulation, VideoContextRef, VideoInputs
 from syncflow.engine.model.layers import CrossAttention
 from syncflow.engine.presets import PRESETS
 from syncflow.engine.sampling.guidance import (
@@ -155,7 +155,7 @@ def _count(config: ModelConfig, steps: int) -> Counts:
         audio_time=flops(parts.audio_time),
         video=flops(parts.video),
         seen_video=flops(partial(parts.video, num_outputs=0)),
-        contexts=flops(partial(parts.video, seen=parts.row)) - flops(parts.video),
+        contexts=flops(partial(parts.video, context_rows=parts.row)) - flops(parts.video),
         context_keys=parts.context_keys(),
         audio=flops(parts.audio),
         shared_time=whole(),
@@ -186,9 +186,9 @@ class _Parts:
             self.t, self.fps = torch.zeros(1), torch.zeros(1)
             self.words, self.times = self.text(), self.modulation()
             self.time = self.audio_time()
-            self.features = self.model.video(self.z_v, *self.times, self.words, self.row, keep=lambda _, x: x)[1]
-            self.context = self.video(seen=self.row)[1]
-            self.sight = Sight(self.model.sight_positions(s.latent_frames, s.spatial_tokens))
+            self.features = self.model.video(self.z_v, self.times, self.words, self.row, keep=lambda _, x: x)[1]
+            self.context = self.video(context_rows=self.row)[1]
+            self.context_ref = VideoContextRef(self.model.video_token_positions(s.latent_frames, s.spatial_tokens))
 
     def text(self) -> Conditioning:
         return self.model.condition(self.states, self.lengths)
@@ -200,10 +200,11 @@ class _Parts:
         return self.model.audio_time(self.t)
 
     def video(self, **asked: Any) -> tuple[Tensor, Context]:
-        return self.model.video_pass(self.z_v, self.times, self.words, self.row, **asked)
+        return self.model.video_pass(VideoInputs(self.z_v, self.times, self.words, self.row, **asked))
 
     def audio(self) -> tuple[Tensor, Context]:
-        return self.model.audio_pass(self.z_a, self.time, self.words, self.row, context=self.context, sight=self.sight)
+        rows = self.z_a, self.time, self.words, self.row
+        return self.model.audio_pass(AudioInputs(*rows, video_context=self.context, video_context_ref=self.context_ref))
 
     def context_keys(self) -> int:
         """Keys and values of the video tokens in every audio layer."""

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from syncflow.engine.engine import Engine, workload
-from syncflow.engine.runtime.choice import choose
-from syncflow.engine.runtime.timing import measure
+from syncflow.engine.runtime.selection.choose import choose
+from syncflow.engine.runtime.selection.timing import measure
 from syncflow.kernels import native
 
 LEAST_LINEAR = 0.5  # of the rate of multiply-adds alone
@@ -88,7 +88,7 @@ def check_linear(tries: int = TRIES) -> Check:
 
 def check_step(tries: int = TRIES) -> Check:
     """A step of the runtime that ``auto`` takes now against one in plain PyTorch, in turn."""
-    engine = Engine.from_pretrained(runtime="torch-plain")
+    engine = Engine.from_pretrained(device="cpu", runtime="torch-plain")
     model, task = engine.components.ddit, workload(engine.config.sequence)
     chosen = choose("auto", model, engine.places, "float32", task, renew=True)
     plain, own = task.start(engine.denoiser), task.start(chosen.denoiser)

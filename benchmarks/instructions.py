@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from syncflow.engine.runtime.processor import processor
+from syncflow.engine.runtime.selection.processor import processor
 
 # What limits the native part, PyTorch's own loops, oneDNN and MKL (MKL on processors of Intel alone).
 VARIABLES = ("SYNCFLOW_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")

@@ -29,7 +29,7 @@ def job(
     s, d = config.sequence, config.ddit
     times = schedule(steps, shift=config.sampling.shift, lead=lead)
     with torch.device("meta"):
-        text = Text(torch.zeros(d.text_tokens, d.text_width), d.text_tokens)
+        text = Text(torch.zeros(d.text_tokens, d.text_width), d.text_tokens, key="a prompt")
         video = torch.zeros(d.video_channels, s.latent_frames, s.latent_height, s.latent_width)
     one = Job(s, 0, times, plan or cfg(6.0), text, takes=tuple(takes))
     return replace(one, schedule=times.known_video(), video=Known(video)) if known else one

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from syncflow.engine.config import ModelConfig
-from syncflow.engine.pipeline import Pipeline, Prepared
+from syncflow.engine.pipeline import Pipeline
 from syncflow.engine.sampling.batch import Batch
+from syncflow.engine.sampling.job import Job, text_of
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.sampling.step_plan import JointStepPlan, StepPlan
-from syncflow.engine.tasks import task_of
 from syncflow.engine.types import Request
 
 from .counter import CountingDenoiser, outline
@@ -139,8 +139,8 @@ def explain(config: ModelConfig, request: Request) -> WorkPlan:
     """
     denoiser = CountingDenoiser(config.ddit)
     pipeline = Pipeline(outline(config, denoiser), denoiser.device)
-    prepared = pipeline.prepare(pipeline.read(request))
-    job, batch = prepared.job, batch_of(denoiser)
+    prepared = pipeline.prepare(request)
+    job, batch = pipeline.encode(prepared), batch_of(denoiser)
     batch.join([job])
     once, texts = denoiser.flops, denoiser.calls["condition"]
     times = denoiser.rows["modulation"] + denoiser.rows["audio_time"]
@@ -155,7 +155,7 @@ def explain(config: ModelConfig, request: Request) -> WorkPlan:
             phases.append(phase)
     return WorkPlan(
         config.name,
-        task_of(prepared.request),
+        prepared.task,
         job.sequence.seconds,
         job.sequence.width,
         job.sequence.height,
@@ -165,7 +165,7 @@ def explain(config: ModelConfig, request: Request) -> WorkPlan:
         once,
         tuple(phases),
         branches,
-        len(job.sounds) * branches * _forward(denoiser, prepared),
+        len(job.sounds) * branches * _forward(denoiser, job, request.sound_only),
     )
 
 
@@ -183,7 +183,7 @@ def _phase(step: int, batch: Batch, denoiser: CountingDenoiser) -> Phase:
     leading, split = _through((*whole, len(layout.leading))), config.first_block
     following = _through((0, split, len(layout.prefixes)), (split, config.depth, len(layout.following)))
     video, audio = (following, leading) if config.bridge == "audio_rope" else (leading, following)
-    computed = len(layout.seen)
+    computed = len(layout.context_rows)
     return Phase(
         step,
         step,
@@ -216,18 +216,18 @@ def _weighted(batch: Batch) -> set[object]:
     return {branch for tracks in moving for branch in plan.at(tracks.modality, tracks.each[0].time)}
 
 
-def _forward(denoiser: CountingDenoiser, prepared: Prepared) -> int:
+def _forward(denoiser: CountingDenoiser, job: Job, sound_only: bool) -> int:
     """FLOPs of one row of the plain definition."""
-    model, job, config = denoiser.model, prepared.job, denoiser.config
+    model, config = denoiser.model, denoiser.config
     s, row = job.sequence, torch.zeros(1, dtype=torch.long)
     z_v = torch.empty(1, config.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
     z_a = torch.empty(1, s.audio_tokens, config.audio_channels, device="meta")
-    t = torch.empty(1, device="meta")
+    t, states = torch.empty(1, device="meta"), text_of(job, True, model.null_text).states
 
     def forward() -> object:
-        text = model.condition(job.text.states[None], torch.ones(1, dtype=torch.long, device="meta"))
-        if prepared.request.sound_only:
-            return model.audio(z_a, model.audio_time(t), text=text.audio)
+        text = model.condition(states[None], torch.ones(1, dtype=torch.long, device="meta"))
+        if sound_only:
+            return model.audio(z_a, model.audio_time(t), text_tokens=text.text_tokens)
         reference = None if job.reference is None else job.reference[None]
         return model(z_v, z_a, t, t, t, text, row.to("meta"), reference=reference)
 

@@ -61,22 +61,23 @@ def run(started: float, output: Path) -> dict[str, float]:
 
     def clip(request: Request) -> None:
         pipeline = engine.pipeline
-        prepared = pipeline.prepare(pipeline.read(request))
+        prepared = pipeline.prepare(request)
+        job = pipeline.encode(prepared)
         stages.end("text")
 
         def on_step(step: int, steps: int, latents: Latents) -> None:
             if step == 1:
                 stages.end("first step")
 
-        latents = sample(engine.denoiser, [prepared.job], on_step, engine.conditioning_cache)
+        latents = sample(engine.denoiser, [job], on_step, engine.conditioning_cache)
         stages.end("other steps")
-        sequence, parts = prepared.job.sequence, engine.pipeline.components
+        sequence, parts = prepared.sequence, engine.pipeline.components
         with torch.inference_mode():
             parts.video.decode(latents.video, sequence.frames)
             stages.end("video decoder")
             parts.audio.decode(latents.audio, sequence.samples)
             stages.end("audio decoder")
-        made = pipeline.finish(prepared, latents)
+        made = pipeline.decode(prepared, latents)
         stages.end("(decoders again)")
         made[0].save(output)
         stages.end("mp4")

@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from syncflow.engine.engine import Engine, workload
 from syncflow.engine.model.denoiser import Denoiser
-from syncflow.engine.runtime.choice import Chosen, choose
 from syncflow.engine.runtime.exported import GraphDenoiser
+from syncflow.engine.runtime.selection.choose import RuntimeChoice, choose
+from syncflow.engine.runtime.selection.settings import TorchOptions
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.job import Job
 from syncflow.engine.sampling.reference import ReferenceLoop
@@ -104,23 +106,26 @@ def requests(engine: Engine, batch: int, takes: int = 1) -> list[Job]:
     jobs = []
     for i in range(batch):
         request = Request(PROMPTS[i % len(PROMPTS)], seed=i, guidance=6.0, steps=STEPS, video_lead=0.0, takes=takes)
-        jobs.append(engine.pipeline.prepare(engine.pipeline.read(request)).job)
+        jobs.append(engine.pipeline.encode(engine.pipeline.prepare(request)))
     return jobs
 
 
-def runtimes(engine: Engine, names: Sequence[str]) -> dict[str, Chosen]:
+def runtimes(
+    engine: Engine, names: Sequence[str], precision: str = "auto", options: TorchOptions | None = None
+) -> dict[str, RuntimeChoice]:
     """The model of an engine in several runtimes, by name; "auto" also says which it is.
 
-    Raises ``ValueError`` for one that is not there.
+    Raises ``ValueError`` for one that is not there and for an option that does not apply.
     """
-    ways: dict[str, Chosen] = {}
+    ways: dict[str, RuntimeChoice] = {}
     for name in names:
-        chosen = choose(name, engine.components.ddit, engine.places, workload=workload(engine.config.sequence))
+        task = workload(engine.config.sequence)
+        chosen = choose(name, engine.components.ddit, engine.places, precision, task, options=options)
         ways[name if name == chosen.runtime else f"{name} ({chosen.runtime})"] = chosen
     return ways
 
 
-def compare(engine: Engine, ways: Mapping[str, Chosen], batch: int, timing: Timing) -> list[Row]:
+def compare(engine: Engine, ways: Mapping[str, RuntimeChoice], batch: int, timing: Timing) -> list[Row]:
     """Rows for a batch: the naive loop, then every way, each round one step of each in turn.
 
     Beside a way that runs the graphs of a library stands the library alone with the same graphs.
@@ -134,7 +139,7 @@ def compare(engine: Engine, ways: Mapping[str, Chosen], batch: int, timing: Timi
     naive.step()
     expected = naive.latents
     for name, way in ways.items():
-        steppers[name], runtime_of[name] = batch_of(way.denoiser), way.runtime
+        steppers[name], runtime_of[name] = batch_of(way.denoiser, overlap=way.overlap), way.runtime
         steppers[name].join(jobs)
         steppers[name].step()
         errors[name] = _error(steppers[name].latents, expected, before)
@@ -182,8 +187,10 @@ def alternate(ways: Mapping[str, Callable[[], object]], timing: Timing, desc: st
         for name, work in ways.items():
             time.sleep(REST)
             work()
+            _synchronize()
             began = timing.clock()
             work()
+            _synchronize()
             if k >= 2:
                 seconds[name].append(timing.clock() - began)
     return seconds
@@ -203,15 +210,15 @@ class Takes:
         return asdict(self)
 
 
-def takes(engine: Engine, ways: Mapping[str, Chosen], timing: Timing, steps: int = TAKE_STEPS) -> list[Takes]:
+def takes(engine: Engine, ways: Mapping[str, RuntimeChoice], timing: Timing, steps: int = TAKE_STEPS) -> list[Takes]:
     """Medians for every way, all of them in turn, at the model's own lead."""
 
-    def sampling(denoiser: Denoiser, cache: ConditioningCache, count: int) -> Callable[[], object]:
+    def sampling(denoiser: Denoiser, cache: ConditioningCache, count: int, *, overlap: bool) -> Callable[[], object]:
         request = Request(PROMPTS[0], steps=steps, takes=count)
-        job = engine.pipeline.prepare(engine.pipeline.read(request)).job
+        job = engine.pipeline.encode(engine.pipeline.prepare(request))
 
         def work() -> None:
-            batch = batch_of(denoiser, cache)
+            batch = batch_of(denoiser, cache, overlap=overlap)
             batch.join([job])
             while not batch.step():
                 pass
@@ -221,7 +228,7 @@ def takes(engine: Engine, ways: Mapping[str, Chosen], timing: Timing, steps: int
     works: dict[str, Callable[[], object]] = {}
     for name, way in ways.items():
         cache = ConditioningCache(way.denoiser)
-        works |= {f"{name} {count}": sampling(way.denoiser, cache, count) for count in (1, 8)}
+        works |= {f"{name} {count}": sampling(way.denoiser, cache, count, overlap=way.overlap) for count in (1, 8)}
     seconds = alternate(works, replace(timing, rounds=min(timing.rounds, TAKE_ROUNDS)), "eight sounds")
     ms = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
     pairs = {name: (ms[f"{name} 1"], ms[f"{name} 8"]) for name in ways}
@@ -257,6 +264,12 @@ def table(rows: Sequence[Row]) -> str:
         cells = (row.name, *speed, f"{row.rel_err:.1e}", launches, f"{row.flops / 1e9:.2f}", traffic)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _synchronize() -> None:
+    """Wait until a GPU has computed all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _error(found: Latents, expected: Latents, before: Latents) -> float:

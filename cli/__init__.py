@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import sys
 import warnings
+from contextlib import suppress
+from typing import Annotated, Any
 
 import typer
 
+from .. import __version__
 from . import bench, data, evaluate, export, generate, inspect, retake, train, verify
 
+# Wrong arguments, of the click that typer brings or imports.
+CommandError: Any = next(kind for kind in typer.BadParameter.mro() if kind.__name__ == "ClickException")
 GC_THRESHOLD = 100_000  # objects made between two collections, of which imports and loading make none that can go
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"syncflow {__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="syncflow",
     help="Run, train, export and embed joint audio-video diffusion transformers.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Options of ``syncflow`` itself."""
+
+
 app.command("generate")(generate.generate)
 app.command("retake")(retake.retake)
 app.command("inspect")(inspect.inspect)
@@ -35,15 +59,57 @@ def main() -> None:
     gc.set_threshold(GC_THRESHOLD)
     warnings.showwarning = _one_line
     try:
-        app()
-    except ValueError as error:
-        print(f"syncflow: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("syncflow: interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = _run()
+        sys.stdout.flush()
+    except OSError as error:  # of standard output too, which may be full
+        code = _failed(error)
     finally:
         gc.freeze()  # nothing is left to collect that the end of the process does not free anyway
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command that the arguments name. -> the exit code."""
+    try:
+        code = app(prog_name="syncflow", standalone_mode=False) or 0
+    except CommandError as error:
+        return _refused(error)
+    except typer.Abort:
+        code = 130
+    except ValueError as error:
+        _say(str(error))
+        return 2
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    if code == 130:
+        _say("interrupted")
+    return code
+
+
+def _refused(error: Any) -> int:
+    """One line for arguments that are none; without any, the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "syncflow"
+        _say(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+    return error.exit_code
+
+
+def _failed(error: OSError) -> int:
+    """One line for what the system could not do, none where nobody reads standard output any more."""
+    if error.errno != errno.EPIPE:
+        with suppress(OSError):
+            _say(f"{error.filename or 'the output'} cannot be written or read ({error.strerror or error})")
+    with suppress(OSError, ValueError):  # Python flushes once more at its end, into what can be written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _say(text: str) -> None:
+    print(f"syncflow: {' '.join(text.split())}", file=sys.stderr)
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

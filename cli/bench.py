@@ -25,7 +25,7 @@ def step(
     runtimes: Annotated[
         str,
         typer.Option(
-            help="Who computes, with commas: auto, torch, torch-plain, native, compiled, onnxruntime, openvino, aoti."
+            help="Runtimes, with commas: auto, torch, torch-plain, native, compiled, onnxruntime, openvino, aoti."
         ),
     ] = "auto",
     instructions: Annotated[
@@ -42,6 +42,11 @@ def step(
             "too; it says how much work a step is, not how soon it is done."
         ),
     ] = "wall",
+    precision: options.RuntimePrecision = "auto",
+    cuda_graphs: options.CudaGraphs = None,
+    overlap: options.Overlap = None,
+    fp8: options.Fp8 = False,
+    autotune: options.Autotune = False,
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
@@ -57,12 +62,14 @@ def step(
 
     from ..benchmarks import step as steps
     from ..engine.engine import Engine
-    from ..engine.runtime.choice import RUNTIMES
+    from ..engine.runtime.selection.choose import RUNTIMES
+    from ..engine.runtime.selection.settings import TorchOptions
 
     if instructions is not None:
         levels.check(instructions)
-    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
-    ways = steps.runtimes(engine, options.choices("runtime", runtimes, RUNTIMES))
+    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
+    names = options.choices("runtime", runtimes, RUNTIMES)
+    ways = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
     timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, _bar)
     rows = [row for size in batch or (1, 8) for row in steps.compare(engine, ways, size, timing)]
     takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, ways, timing)
@@ -89,7 +96,7 @@ def calibrate(
     from ..engine.components import Components
     from ..engine.engine import workload
     from ..engine.exports import Places
-    from ..engine.runtime.choice import choose
+    from ..engine.runtime.selection.choose import choose
 
     folder = options.model_folder(model)
     parts = Components.load(folder)
@@ -152,7 +159,7 @@ def approximate(
     from ..benchmarks import approximate as comparisons
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch")
+    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
     count = engine.config.sampling.steps if steps is None else steps
     chosen, asked = comparisons.options(count), comparisons.requests(clips, count)
     total = clips * (1 + len(chosen))

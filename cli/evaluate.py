@@ -27,7 +27,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to keep the clips in.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Score generated clips on sync and on the prompt's colour, with shuffled soundtracks as the baseline."""
+    """Score generated clips on sync and on the prompt's colour, beside what blind sounds score."""
     from ..training.evaluation.run import run_evaluation
 
     lines = None

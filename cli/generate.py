@@ -81,7 +81,11 @@ def generate(
     ] = False,
     model: options.Model = None,
     runtime: options.Runtime = "auto",
-    precision: options.Precision = "float32",
+    precision: options.RuntimePrecision = "auto",
+    cuda_graphs: options.CudaGraphs = None,
+    overlap: options.Overlap = None,
+    fp8: options.Fp8 = False,
+    autotune: options.Autotune = False,
     json: options.Json = False,
 ) -> None:
     """Draw a short video and its sound from a sentence."""
@@ -132,7 +136,15 @@ def generate(
 
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(model, runtime=runtime, precision=precision)
+    engine = Engine.from_pretrained(
+        model,
+        runtime=runtime,
+        precision=precision,
+        cuda_graphs=cuda_graphs,
+        overlap=overlap,
+        fp8=fp8,
+        autotune=autotune,
+    )
     watch.model_loaded()
     clips = engine.generate([request], progress=not json)
     results.write(clips, paths, watch, keep_latents=keep_latents, json=json)
@@ -140,10 +152,9 @@ def generate(
 
 def _configuration(model: Path | None) -> ModelConfig:
     """That of a package, or a preset's, for which no weights are needed."""
-    from ..engine.engine import bundled_model
     from ..engine.package import open_package
     from ..engine.presets import PRESETS
 
     if model is not None and str(model) in PRESETS and not model.exists():
         return PRESETS[str(model)]
-    return open_package(bundled_model() if model is None else model).config
+    return open_package(options.model_folder(model)).config

@@ -17,9 +17,30 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Runtime = Annotated[
     str,
     typer.Option(
-        help="Who computes: torch, torch-plain, native, compiled, onnxruntime, openvino, aoti, …; auto takes the "
-        "fastest, which it times on a CPU (`syncflow bench calibrate`)."
+        help="Runtime: torch, torch-plain, native, compiled, onnxruntime, openvino, aoti, …; auto takes the fastest, "
+        "which it times on a CPU (`syncflow bench calibrate`)."
     ),
+]
+RuntimePrecision = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option("--precision", help="Precision to compute in; auto: float32 on a CPU, bfloat16 or float16 on a GPU."),
+]
+CudaGraphs = Annotated[
+    bool | None,
+    typer.Option("--cuda-graphs/--no-cuda-graphs", help="Capture passes as CUDA graphs; on for auto on a GPU."),
+]
+Overlap = Annotated[
+    bool | None,
+    typer.Option(
+        "--overlap/--no-overlap",
+        help="Compute the second tower beside the next step of the first, in a one-way model on a GPU; on for auto.",
+    ),
+]
+Fp8 = Annotated[
+    bool, typer.Option("--fp8", help="8-bit floats in linear layers of the video blocks, approximate; GPU only.")
+]
+Autotune = Annotated[
+    bool, typer.Option("--autotune", help="Time tile sizes when --runtime compiled compiles, which takes minutes.")
 ]
 Precision = Annotated[
     Literal["float32", "bfloat16", "float16"],
@@ -29,10 +50,9 @@ Precision = Annotated[
 
 def model_folder(model: Path | None) -> Path:
     """The folder of a model; the bundled one where none is named, or by its name."""
-    from ..engine.engine import bundled_model
+    from ..engine import engine
 
-    bundled = bundled_model()
-    return bundled if model is None or (str(model) == bundled.name and not model.exists()) else model
+    return engine.model_folder(model)
 
 
 def choices(name: str, text: str, known: Sequence[Any]) -> list[Any]:

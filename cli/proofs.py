@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def installed(export: Export, device: Device, precision: Precision | None = None) -> list[str]:
     """The runtimes that can compute an export here, in this precision or its own."""
-    from ..engine.runtime.libraries import able
+    from ..engine.runtime.selection.libraries import usable_runtimes
 
-    return able(export, device, precision or export.precision)
+    return usable_runtimes(export, device, precision or export.precision)
 
 
 def prove(

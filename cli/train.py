@@ -32,6 +32,9 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE: any other setting of the stage; may be repeated.")
     ] = None,
+    windows: Annotated[
+        int, typer.Option(min=1, help="Random windows of every video that is longer than a clip; 1 to 1000.")
+    ] = 4,
     model: Annotated[Path | None, typer.Option(help="Model package to start from instead of the run's own.")] = None,
 ) -> None:
     """Train the codecs and the three stages: video, audio with the video frozen, joint."""
@@ -53,7 +56,7 @@ def train(
     options.check_output(run / "train.json")
     named_stages = recipes.WHOLE.get(preset, STAGES) if stage == "all" else [s for s in STAGES if s == stage]
     stages = [recipes.stage_config(preset, s, changes) for s in named_stages]
-    clips = recipes.clip_folder(data, config)
+    clips = recipes.clip_folder(data, config, stages[0].seed if stages else 0, windows)
     if stage in ("codecs", "all"):
         recipes.train_codecs(clips, run)
     for number, stage_config in enumerate(stages):

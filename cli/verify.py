@@ -30,7 +30,7 @@ def verify(
     from ..engine.components import Components
     from ..engine.exports import Export, Places
     from ..engine.package import open_package
-    from ..engine.runtime.libraries import LIBRARIES, version_of
+    from ..engine.runtime.selection.libraries import LIBRARIES, version_of
 
     wanted = None if runtimes is None else options.choices("runtime", runtimes, tuple(LIBRARIES))
     for runtime in wanted or []:
@@ -43,8 +43,8 @@ def verify(
     components = Components.load(package.path)
     found = []
     for export in exports:
-        able = proofs.installed(export, device, precision)
-        chosen = [runtime for runtime in able if wanted is None or runtime in wanted]
+        usable = proofs.installed(export, device, precision)
+        chosen = [runtime for runtime in usable if wanted is None or runtime in wanted]
         if chosen:
             found.append(proofs.prove(components, export, chosen, device, precision))
     if not found:

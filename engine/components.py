@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .codecs import AudioCodec, TextEncoder, VideoCodec
-from .codecs.files import read_config, skip_initialization
+from .codecs.files import bounded, check_weights, read_config, skip_initialization
 from .config import DDiTConfig, ModelConfig
 from .model import DDiT
-from .package import Package, open_package, write_manifest
+from .package import INDEX, Package, open_package, write_manifest
 
 DDIT_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -42,7 +42,7 @@ class Components:
     @classmethod
     def of(cls, package: Package) -> Self:
         """Read the parts of a verified package. Raises ``ValueError`` for parts that are not those of a model."""
-        return cls(
+        parts = cls(
             package.config,
             _load_ddit(package),
             VideoCodec.from_pretrained(package.component("video_vae")),
@@ -50,6 +50,28 @@ class Components:
             TextEncoder.from_pretrained(package.component("text_encoder")),
             package.digest,
         )
+        parts.check(package)
+        return parts
+
+    def check(self, package: Package) -> None:
+        """Whether the parts go together. Raises ``ValueError`` for the first number in which two of them differ."""
+        ddit, sequence, video, audio = self.config.ddit, self.config.sequence, self.video, self.audio
+        found = {
+            "ddit": (self.ddit.config, ddit),
+            "ddit.video_channels": (video.channels, ddit.video_channels),
+            "ddit.audio_channels": (audio.channels, ddit.audio_channels),
+            "ddit.text_width": (self.text.width, ddit.text_width),
+            "ddit.text_tokens": (self.text.max_tokens, ddit.text_tokens),
+            "ddit.patch": (ddit.patch, sequence.patch),
+            "sequence.time_factor": (video.strides.time, sequence.time_factor),
+            "sequence.space_factor": (video.strides.space, sequence.space_factor),
+            "sequence.audio_hop": (audio.hop, sequence.audio_hop),
+            "sequence.sample_rate": (audio.sample_rate, sequence.sample_rate),
+        }
+        for name, (is_, said) in found.items():
+            if is_ != said:
+                values = "" if isinstance(is_, DDiTConfig) else f" ({said}, and {is_} there)"
+                raise ValueError(f"{package.path / INDEX} says another {name} than the components{values}")
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> Package:
         """Write a package beside ``folder``, then put it in its place. d-DiT and codecs are stored in ``dtype``."""
@@ -80,11 +102,17 @@ class Components:
 
 def _load_ddit(package: Package) -> DDiT:
     folder = package.component("ddit")
-    with skip_initialization():
-        model = DDiT(DDiTConfig.from_dict(read_config(folder)))
+    file = folder / DDIT_WEIGHTS
+    config = DDiTConfig.from_dict(read_config(folder))
     try:
-        state = {name: tensor.float() for name, tensor in load_file(folder / DDIT_WEIGHTS).items()}
-        model.load_state_dict(state, assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder / DDIT_WEIGHTS} does not hold this model ({str(error).splitlines()[0]})") from None
+        tensors = load_file(file)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{file} does not hold this model ({' '.join(str(error).split())})") from None
+    check_weights(tensors, file)
+    with bounded(folder, tensors), skip_initialization():
+        model = DDiT(config)
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not hold this model ({str(error).splitlines()[0]})") from None
     return model.eval().requires_grad_(False)

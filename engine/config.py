@@ -13,11 +13,35 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
+from .types import CHECKS
+from .validation import number, number_between, refuse, whole_between
+
 AdaptorTokens = Literal["all", "frame", "none"]
 Bridge = Literal["adaptor", "audio_rope", "global_local"]
 
 MAX_SECONDS = 60.0
 MAX_SIDE = 2048
+MAX_FPS = 240
+MOST_OF_SEQUENCE = {
+    "fps": MAX_FPS,
+    "sample_rate": 384_000,
+    "time_factor": 64,
+    "space_factor": 256,
+    "patch": 16,
+    "audio_hop": 100_000,
+}
+MOST_OF_DDIT = {
+    "width": 65_536,
+    "depth": 1024,
+    "heads": 1024,
+    "audio_heads": 1024,
+    "patch": 16,
+    "video_channels": 4096,
+    "audio_channels": 4096,
+    "text_width": 65_536,
+    "text_tokens": 65_536,
+    "base_size": 65_536,
+}
 
 
 class Config:
@@ -47,7 +71,9 @@ class Config:
         for name, default in self._defaults(changes).items():
             kind = next(kind for kind in KINDS if isinstance(default, kind))
             if not isinstance(changes[name], kind) or (isinstance(changes[name], bool) and kind is not bool):
-                raise ValueError(f"{name} is {changes[name]!r}; it must be {KINDS[kind]}")
+                refuse(name, changes[name], KINDS[kind])
+            if kind in (Integral, Real):
+                changes[name] = number(name, changes[name])
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     @classmethod
@@ -89,15 +115,14 @@ class SequenceConfig(Config):
     audio_hop: int = 960
 
     def __post_init__(self) -> None:
-        for name in ("fps", "sample_rate", "time_factor", "space_factor", "patch", "audio_hop"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, most in MOST_OF_SEQUENCE.items():
+            whole_between(name, getattr(self, name), 1, most)
         if not math.isfinite(self.seconds) or not 0 < self.seconds <= MAX_SECONDS:
             raise ValueError(f"seconds is {self.seconds}; it must be above 0 and at most {MAX_SECONDS:g}")
         if self.frames < 1 or self.audio_tokens < 1:
+            least = max(0.5 / self.fps, 0.5 / self.sample_rate)
             raise ValueError(
-                f"seconds is {self.seconds}, shorter than one latent; at {self.fps} fps it must be at least "
-                f"{max(1 / self.fps, self.audio_hop / self.sample_rate):g}"
+                f"seconds is {self.seconds}, shorter than half a frame; at {self.fps} fps it must be above {least:g}"
             )
         step = self.space_factor * self.patch
         for name, side in (("width", self.width), ("height", self.height)):
@@ -185,8 +210,14 @@ class DDiTConfig(Config):
     window: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, most in MOST_OF_DDIT.items():
+            whole_between(name, getattr(self, name), 1, most)
+        for name, high in (("mlp_ratio", 64), ("latent_fps", MAX_FPS), ("audio_rate", 1e5), ("rope_theta", 1e9)):
+            number_between(name, getattr(self, name), 0, high, above=True)
+        if self.width * self.mlp_ratio < 1:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; it must be at least {1 / self.width:g} at this width")
         for name, heads in (("heads", self.heads), ("audio_heads", self.audio_heads)):
-            if heads < 1 or self.width % heads or (self.width // heads) % 2:
+            if self.width % heads or (self.width // heads) % 2:
                 raise ValueError(f"width {self.width} must split into {name} ({heads}) parts of even width")
         if self.width % 4:
             raise ValueError(f"width is {self.width}; it must be a multiple of 4, for sines and cosines of two axes")
@@ -237,6 +268,10 @@ class SamplingConfig(Config):
     sync_guidance: float = 0.0
     sync_cfg_audio: float = 1.0
     sync_cfg_video: float = 1.0
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            CHECKS[f.name](f.name, getattr(self, f.name))
 
 
 @dataclass(frozen=True)

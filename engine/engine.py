@@ -1,8 +1,11 @@
-"""The ``Engine``: a sentence in, a clip with sound out."""
+"""The ``Engine``: prompts in, clips with sound out."""
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
@@ -10,27 +13,33 @@ from typing import Any, Self, overload
 
 import torch
 
-from .batching import Batcher, Handle, Limits, Policy, Stages
+from .backend import ModelBackend
+from .batching import Batcher, Handle, Limits, Policy
 from .components import Components
 from .config import SequenceConfig
 from .exports import Places
 from .memory import Memory
-from .pipeline import Pipeline, Prepared, Read
-from .runtime.choice import choose
+from .pipeline import Pipeline, PreparedRequest
+from .runtime.selection.choose import choose
+from .runtime.selection.settings import TorchOptions
+from .runtime.selection.timing import Workload
 from .runtime.threads import limit_threads
-from .runtime.timing import Workload
-from .sampling.batch import Batch
-from .sampling.conditioning_cache import ConditioningCache
-from .sampling.loop import StepCallback, sample
-from .sampling.sequential import Apart, batch_of
-from .sampling.trial import stepper
+from .sampling.conditioning_cache import CAPACITY, ConditioningCache
+from .sampling.job import Job
+from .sampling.loop import StepCallback
+from .sampling.trial import make_step
+from .settings import check_settings, make_request, make_requests
 from .types import Clip, Latents, Request
+from .validation import check_names, file_path, refuse, text, whole_between
 
 BUNDLED = "pretrained/syncflow-tiny"
+FORKABLE = ("torch", "torch-plain", "native")  # those that compute with one thread in a forked child
+OF_ENGINE = ("cuda_graphs", "overlap", "fp8", "autotune", "deterministic", "limits", "policy", "cache_bytes")
+ENGINE_ALIASES = {"dtype": "precision", "torch_dtype": "precision"}
 
 
 class Engine:
-    """Draws clips with one model.
+    """Generates clips with one model.
 
     >>> engine = Engine.from_pretrained()
     >>> engine.generate("a red rubber ball bounces on a wooden floor", seed=7).save("clip.mp4")
@@ -43,49 +52,76 @@ class Engine:
         *,
         runtime: str = "torch",
         precision: str = "float32",
+        cuda_graphs: bool | None = None,
+        overlap: bool | None = None,
+        fp8: bool = False,
+        autotune: bool = False,
         folder: Path | None = None,
         deterministic: bool = False,
         limits: Limits | None = None,
         policy: Policy | None = None,
+        cache_bytes: int = CAPACITY,
     ) -> None:
         self.components = components
         self.config = components.config
-        self.device = torch.device(device)
+        self.device = find_device(device)
         self.threads = limit_threads()
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
         self.places = Places(folder, components.digest)
-        self.chosen = choose(runtime, components.ddit, self.places, precision, workload(self.config.sequence))
+        options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
+        self.chosen = choose(runtime, components.ddit, self.places, precision, task, options=options)
         self.denoiser = self.chosen.denoiser
-        self.pipeline = Pipeline(self.chosen.code(components), self.device)
-        self.conditioning_cache = ConditioningCache(self.denoiser)
-        self.deterministic = deterministic
+        self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device)
+        self.backend = ModelBackend(
+            components,
+            self.pipeline,
+            self.denoiser,
+            deterministic=deterministic,
+            overlap=self.chosen.overlap,
+            cache_bytes=whole_between("cache_bytes", cache_bytes, 0, 1 << 62),
+        )
+        self._process = os.getpid()
         self.limits, self.policy = limits or Limits(), policy or Policy()
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path | None = None, *, device: str = "auto", runtime: str = "auto", **settings: Any
+        cls,
+        path: str | Path | None = None,
+        *,
+        device: str = "auto",
+        runtime: str = "auto",
+        precision: str = "auto",
+        **settings: Any,
     ) -> Self:
-        """Load a model package, or the bundled ``syncflow-tiny``. ``device`` "auto" takes a GPU where there is one.
+        """Load a model package, or the bundled one (also by its name, ``syncflow-tiny``).
 
-        ``runtime`` computes the model: "auto" takes the fastest of those that need no export and of exported graphs
-        (``syncflow export``) that were found right here (``syncflow verify``). On a CPU it times a step of each when it
-        meets a model for the first time, about a second, and keeps the result; :meth:`describe` has the times and says
-        which it is and why. ``settings`` are those of the engine: ``precision``, "float32" unless less is enough;
-        ``deterministic``, a clip's bits do not depend on who shares its batch; ``limits`` and ``policy`` of batching.
-        Raises ``ValueError`` for a folder that is no package or does not match its checksums, and for a runtime that is
-        not there.
+        ``device`` "auto" takes a GPU where there is one.
+
+        ``runtime`` "auto" takes the fastest of the runtimes that need no export and of the exported graphs (``syncflow
+        export``) that ``syncflow verify`` has found correct on this machine. On a CPU it times a step of each when it
+        loads a model for the first time, about a second, and stores the result; :meth:`describe` gives the times and
+        the reason for the choice. ``precision`` "auto" is float32 on a CPU, and bfloat16 on a GPU (float16 on
+        one without bfloat16). ``settings`` are those of the engine: ``cuda_graphs``, ``overlap``, ``fp8`` and
+        ``autotune``, see :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are
+        on by default for "auto" on a GPU; ``deterministic``: the bits of a clip do not depend on the other requests of
+        its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts and schedules
+        of earlier requests, by default 1 GiB. Raises ``ValueError`` for a folder that is no package or does not match
+        its checksums, for a runtime that is not available, and for a setting that does not apply.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        folder = bundled_model() if path is None else Path(path)
-        return cls(Components.load(folder), device, runtime=runtime, folder=folder, **settings)
+        check_names(list(settings), OF_ENGINE, ENGINE_ALIASES, "an engine")
+        found = find_device(device)
+        folder = model_folder(path)
+        return cls(Components.load(folder), found, runtime=runtime, precision=precision, folder=folder, **settings)
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.config.name} on {self.device}, runtime {self.chosen.runtime}>"
 
     def describe(self) -> dict[str, Any]:
-        """The model, the device, and who computes on it, why and how.
+        """The model, the device, the runtime with its options, and the reason for its choice.
 
-        ``step_ms`` are the milliseconds of a step in every runtime that was timed, ``timed`` when and under which
-        conditions; ``others`` says why not other runtimes.
+        ``step_ms``: milliseconds of a step in every runtime that was timed; ``timed``: when, and under which
+        conditions; ``others``: why other runtimes were not chosen.
         """
         model = {"model": self.config.name, "model_hash": self.components.digest, "device": str(self.device)}
         return model | {"threads": self.threads} | self.chosen.describe()
@@ -116,68 +152,65 @@ class Engine:
         progress: bool = False,
         **settings: Any,
     ) -> Clip | list[Clip]:
-        """Draw one clip, or one for each of several prompts or requests, those of a size and duration together.
+        """Generate one clip, or one for each of several prompts or requests, those of a size and duration together.
 
-        ``settings`` are those of :class:`~syncflow.engine.types.Request` (seed, steps, guidance, seconds, width,
-        height, …) and apply to plain prompts. Several prompts with one ``seed`` get seed, seed + 1, …. A request with
-        several takes becomes as many clips; alone it gives a list of them. ``on_step(step, steps, latents)`` is called
-        after every step; ``progress`` shows a bar. Raises ``ValueError`` for what a request must not be.
+        ``settings`` are fields of :class:`~syncflow.engine.types.Request` (seed, steps, guidance, seconds, width,
+        height, …) for plain prompts; beside a request they are refused. Several prompts with one ``seed`` get seed,
+        seed + 1, …. A request with several takes gives as many clips; on its own it returns a list of them.
+        ``on_step(step, steps, latents)`` is called after every step; ``progress`` shows a bar on a terminal. Raises
+        ``ValueError`` for a request that is not valid.
         """
-        several: Sequence[str | Request] = [request] if isinstance(request, (str, Request)) else request
-        if not several:
-            raise ValueError("there is nothing to generate: the list of requests is empty")
-        seed = settings.pop("seed", 0)
-        requests = [
-            item if isinstance(item, Request) else Request(item, seed=seed + i, **settings)
-            for i, item in enumerate(several)
-        ]
-        read = [self.pipeline.read(item) for item in requests]
-        clips: list[list[Clip]] = [[] for _ in read]
-        with _bar(progress, on_step) as step:
-            for places in _equal([one.shape for one in read], 1 if self.deterministic else self.limits.batch):
-                prepared = [self.pipeline.prepare(read[i]) for i in places]
-                latents = sample(self.denoiser, [one.job for one in prepared], step, self.conditioning_cache)
-                sounds = latents.audio.split([len(one.job.sounds) for one in prepared])
-                for k, (i, one) in enumerate(zip(places, prepared, strict=True)):
-                    clips[i] = self.pipeline.finish(one, Latents(latents.video[k : k + 1], sounds[k]))
+        self._check_process()
+        prepared = [self.pipeline.prepare(item) for item in make_requests(request, settings)]
+        clips: list[list[Clip]] = [[] for _ in prepared]
+        most = 1 if self.backend.deterministic else self.limits.batch
+        with _ProgressBar(progress) as bar:
+            for group in _groups([one.shape for one in prepared], most):
+                made = self.backend.run([prepared[i] for i in group], on_step, bar)
+                for i, of_request in zip(group, made, strict=True):
+                    clips[i] = of_request
         every = [clip for of_request in clips for clip in of_request]
         return every[0] if isinstance(request, (str, Request)) and len(every) == 1 else every
 
     def submit(
         self, request: str | Request, *, priority: int = 0, deadline: float | None = None, **settings: Any
     ) -> Handle[list[Clip]]:
-        """Draw in the background: a handle at once, and in time its result, a clip for each take.
+        """Generate in the background: returns a handle at once, whose result is a clip for each take.
 
         Requests join the running batch of their size and duration between two steps, those of a higher ``priority``
         first, and leave it when they are done, cancelled, or not done ``deadline`` seconds from now. ``settings`` are
-        those of a request, for a plain prompt. Raises ``ValueError`` for what a request must not be or what can never
+        fields of a request, for a plain prompt. Raises ``ValueError`` for a request that is not valid or that can never
         fit into memory, :class:`~syncflow.engine.batching.Full` when too many wait, and
         :class:`~syncflow.engine.batching.Closed` after :meth:`drain` or :meth:`close`.
         """
-        item = request if isinstance(request, Request) else Request(request, **settings)
-        return self.batcher.submit(self.pipeline.read(item), priority=priority, deadline=deadline)
+        self._check_process()
+        prepared = self.pipeline.prepare(make_request(request, settings))
+        return self.batcher.submit(prepared, priority=priority, deadline=deadline)
 
     @cached_property
-    def batcher(self) -> Batcher[Read, Prepared, Latents, list[Clip]]:
-        """The queue and the threads behind :meth:`submit`; they begin with the first request."""
-        model = self.denoiser
-        stages: Stages[Read, Prepared, Latents, list[Clip]] = Stages(
-            key=lambda read: read.shape,
-            cost=lambda read: self.memory.predict(read.sequence, read.plan, read.request.takes).request,
-            prepare=self.pipeline.prepare,
-            make=lambda _: _Seats(
-                Apart(model, self.conditioning_cache)
-                if self.deterministic
-                else batch_of(model, self.conditioning_cache)
-            ),
-            decode=lambda _, prepared, latents: self.pipeline.finish(prepared, latents),
-        )
-        return Batcher(stages, self.limits, self.policy)
+    def batcher(self) -> Batcher[PreparedRequest, Job, Latents, list[Clip]]:
+        """The queue and the threads behind :meth:`submit`; they start with the first request."""
+        found: Batcher[PreparedRequest, Job, Latents, list[Clip]] = Batcher(self.backend, self.limits, self.policy)
+        weakref.finalize(self, found.abandon).atexit = False
+        return found
 
-    @cached_property
+    @property
+    def conditioning_cache(self) -> ConditioningCache:
+        """What requests share of texts and schedules."""
+        return self.backend.conditioning_cache
+
+    @property
     def memory(self) -> Memory:
-        """Predictions of what requests take of the device's memory."""
-        return Memory(self.components)
+        """Predictions of the device memory that requests take."""
+        return self.backend.memory_model
+
+    def _check_process(self) -> None:
+        """Refuse a forked child where the libraries of the runtime would wait for threads of the parent for ever."""
+        if os.getpid() != self._process and (self.chosen.runtime not in FORKABLE or self.device.type != "cpu"):
+            raise RuntimeError(
+                f"the process was forked after this engine was loaded, and the runtime {self.chosen.runtime} on "
+                f"{self.device} does not work in the child; load an engine in the child"
+            )
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no more requests and wait until all have ended, at most ``timeout`` seconds; whether they have."""
@@ -200,31 +233,37 @@ class Engine:
     def retake(
         self, clip: Clip | str | Path, prompt: str | None = None, *, progress: bool = False, **settings: Any
     ) -> Any:
-        """Draw the sound of a clip anew: for another ``prompt``, ``audio_seed`` or any other setting of a request.
+        """Generate another sound for a clip, with another ``prompt``, ``audio_seed`` or any other field of a request.
 
-        What is not said is as the provenance of the clip has it, if this model drew it. With the clip's latents
-        (``Clip.latents``, or a file saved with them) its frames need no encoding, and video first (``video_lead`` 1)
+        Fields that are left out are taken from the provenance of the clip, if this model made it. With the clip's
+        latents (``Clip.latents``, or a file saved with them) its frames need no encoding, and with ``video_lead`` 1
         this costs the audio tower and one pass of the video tower. -> a clip, or a list for several ``takes``. Raises
-        ``ValueError`` for what a request must not be, and in a model whose audio does not read the video.
+        ``ValueError`` for a request that is not valid, and in a model whose audio does not read the video.
         """
-        source = clip if isinstance(clip, Clip) else Path(clip)
+        check_settings(settings)
+        if "video" in settings:
+            raise ValueError("video is the clip itself in a retake; give one of them")
+        if prompt is not None:
+            text("prompt", prompt)
+        source = clip if isinstance(clip, Clip) else file_path("clip", clip, "a clip or the path of a file")
         return self.generate(self.pipeline.retake(source, prompt, settings), progress=progress)
 
 
-class _Seats:
-    """A batch as the batcher steps it: its members are prepared requests."""
-
-    def __init__(self, batch: Batch | Apart) -> None:
-        self.batch = batch
-        self.leave, self.step, self.progress = batch.leave, batch.step, batch.progress
-
-    def join(self, prepared: Sequence[Prepared]) -> None:
-        self.batch.join([one.job for one in prepared])
-
-
 def workload(sequence: SequenceConfig) -> Workload:
-    """What is timed to choose a runtime: a step of one clip of this size, with text guidance."""
-    return Workload(sequence, partial(stepper, sequence))
+    """The step that is timed to choose a runtime: of one clip of this size, with text guidance."""
+    return Workload(sequence, partial(make_step, sequence))
+
+
+def find_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one. Raises ``ValueError`` for one that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if isinstance(device, (str, torch.device)) and not str(device).startswith("meta"):
+        with suppress(RuntimeError, AssertionError, NotImplementedError):  # as PyTorch refuses what is not there
+            torch.empty(0, device=device)
+            return torch.device(device)
+    gpu = "cuda" if torch.cuda.is_available() else "another that this PyTorch has (it finds no CUDA)"
+    refuse("device", str(device), f"auto, cpu or {gpu}")
 
 
 def bundled_model() -> Path:
@@ -232,32 +271,43 @@ def bundled_model() -> Path:
     return Path(str(files(__package__).joinpath(BUNDLED)))
 
 
-def _equal(keys: Sequence[object], most: int) -> list[list[int]]:
-    """Indices of equal keys together, at most ``most`` of them, in the order in which they first appear."""
-    places: dict[object, list[int]] = {}
-    for i, key in enumerate(keys):
-        places.setdefault(key, []).append(i)
-    return [group[first : first + most] for group in places.values() for first in range(0, len(group), most)]
+def model_folder(path: str | Path | None = None) -> Path:
+    """The folder of a model; the bundled one where none is named, or by its name. Raises ``ValueError``."""
+    bundled = bundled_model()
+    if path is None:
+        return bundled
+    folder = file_path("path", path, "the folder of a model package")
+    return bundled if str(folder) == bundled.name and not folder.exists() else folder
 
 
-class _bar:
-    """A step callback that moves a progress bar and then calls the user's."""
+def _groups(shapes: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:
+    """Indices of equal shapes in groups of at most ``most``, in the order in which the shapes first appear."""
+    indices: dict[tuple[int, ...], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        indices.setdefault(shape, []).append(i)
+    return [same[first : first + most] for same in indices.values() for first in range(0, len(same), most)]
 
-    def __init__(self, shown: bool, on_step: StepCallback | None) -> None:
-        self.shown, self.on_step = shown, on_step
 
-    def __enter__(self) -> StepCallback:
-        from tqdm import tqdm
+class _ProgressBar:
+    """A progress bar of sampling steps on a terminal."""
 
-        self.bar = tqdm(desc="sampling", unit="step", disable=not self.shown)
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+        self.bar: Any = None
+
+    def __enter__(self) -> Self:
         return self
 
-    def __call__(self, step: int, steps: int, latents: Latents) -> None:
-        if step == 1:
-            self.bar.total = (self.bar.total or 0) + steps
-        self.bar.update(1)
-        if self.on_step is not None:
-            self.on_step(step, steps, latents)
+    def __call__(self, step: int, steps: int) -> None:
+        if self.bar is None and self.shown:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=0, desc="sampling", unit="step", disable=None)
+        if self.bar is not None:
+            if step == 1:
+                self.bar.total += steps
+            self.bar.update(1)
 
     def __exit__(self, *exception: object) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()

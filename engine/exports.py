@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, get_args
 
 from .package import EXPORTS, MANIFEST, read_json, sha256, write_json
 
-SCHEMA = 1
+SCHEMA = 2
 CONSTANTS = "constants.safetensors"
 STEP = "step"
 
@@ -130,14 +130,14 @@ class Export:
         Raises ``ValueError`` for a folder that is none, was written by a newer version, belongs to another model or has
         a manifest that does not say what it should.
         """
-        manifest = read_json(path, MANIFEST, "export")
+        manifest = read_json(path, MANIFEST, "export", finite=False)  # an error may be infinite
         if manifest.get("schema") != SCHEMA:
             raise ValueError(
-                f"{path} has export schema {manifest.get('schema')}; this version reads schema {SCHEMA}, "
-                "and `syncflow export` writes it anew"
+                f"{path} has export schema {manifest.get('schema')}; this version reads schema {SCHEMA}: "
+                "export the model again with `syncflow export`"
             )
         if manifest.get("model") != model:
-            raise ValueError(f"{path} belongs to another model; `syncflow export` writes it anew")
+            raise ValueError(f"{path} belongs to another model; export this one with `syncflow export`")
         try:
             export = cls._from_dict(path, manifest)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

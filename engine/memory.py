@@ -91,9 +91,9 @@ class Memory:
         with torch.device("meta"):
             states = torch.zeros(d.text_tokens, d.text_width)
             silence = torch.zeros(sequence.audio_tokens, d.audio_channels)
-        text = Text(states, d.text_tokens)
+        text = Text(states, d.text_tokens, key=0)
         job = Job(sequence, 0, schedule(1), plan, text, silence=silence, takes=tuple(range(takes)))
-        jobs = [replace(job, text=Text(torch.zeros_like(states), d.text_tokens)) for _ in range(requests)]
+        jobs = [replace(job, text=Text(torch.zeros_like(states), d.text_tokens, key=i)) for i in range(requests)]
 
         def work() -> None:
             batch = batch_of(self._model)

@@ -2,23 +2,29 @@
 
 ``model_index.json`` names the components and carries the model's configuration; a folder per component holds
 ``config.json`` and safetensors; ``manifest.json`` holds the schema version and the sha256 of every file. Nothing in a
-package is ever executed or unpickled.
+package is ever executed or unpickled. What file managers and version control leave beside its files is not looked at.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .config import ModelConfig
+from .validation import shown
 
 SCHEMA = 1
 INDEX, MANIFEST = "model_index.json", "manifest.json"
 COMPONENTS = ("ddit", "video_vae", "audio_vae", "text_encoder")
 EXPORTS = "exports"
+# Beside names that begin with a dot (.DS_Store, ._x, .git, .cache).
+LEFT_BEHIND = ("Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r", "__MACOSX")
+MOST_JSON = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def write_manifest(path: Path, config: ModelConfig) -> Package:
         "syncflow": config.to_dict(),
     }
     write_json(path / INDEX, index)
-    files = sorted(f for f in path.rglob("*") if f.is_file() and f.name != MANIFEST)
+    files = sorted(f for f in path.rglob("*") if f.is_file() and f.name != MANIFEST and not _foreign(f, path))
     checksums = {f.relative_to(path).as_posix(): sha256(f) for f in files}
     write_json(path / MANIFEST, {"schema": SCHEMA, "sha256": checksums})
     return Package(path, config, _digest(checksums))
@@ -71,13 +77,24 @@ def open_package(path: str | Path) -> Package:
             raise ValueError(f"{path / MANIFEST} lists no {component}/config.json; the package is incomplete")
     for file in path.glob("*/**/*"):
         place = file.relative_to(path)
-        if file.is_file() and place.parts[0] != EXPORTS and place.as_posix() not in checksums:
+        if (
+            file.is_file()
+            and place.parts[0] != EXPORTS
+            and place.as_posix() not in checksums
+            and not _foreign(file, path)
+        ):
             raise ValueError(f"{file} is not listed in {MANIFEST}; the package was changed")
     for name, expected in checksums.items():
+        if not is_inside(name):
+            raise ValueError(f"{path / MANIFEST} lists {shown(name)}; it must list files of its own folder")
         file = path / name
-        if not file.is_file():
-            raise ValueError(f"{path} lacks {name}; the package is incomplete")
-        if sha256(file) != expected:
+        if not os.path.isfile(file):
+            raise ValueError(f"{path} lacks {shown(name)[1:-1]}; the package is incomplete")
+        try:
+            found = sha256(file)
+        except OSError as error:
+            raise ValueError(f"{file} cannot be read ({error.strerror})") from None
+        if found != expected:
             raise ValueError(f"{file} does not match its checksum; the package is damaged")
     settings = index.get("syncflow")
     if not isinstance(settings, dict):
@@ -85,18 +102,45 @@ def open_package(path: str | Path) -> Package:
     return Package(path, ModelConfig.from_dict(settings), _digest(checksums))
 
 
-def read_json(path: Path, name: str, kind: str = "model package") -> dict[str, Any]:
+def read_json(path: Path, name: str, kind: str = "model package", *, finite: bool = True) -> dict[str, Any]:
     """The object in a file of a folder, which is of a ``kind``. Raises ``ValueError`` where there is none."""
     file = path / name
     if not file.is_file():
         raise ValueError(f"{path} is no {kind}: it has no {name}")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} cannot be read as JSON ({error})") from None
+    values = parse_json(file, finite=finite)
     if not isinstance(values, dict):
         raise ValueError(f"{file} must hold a JSON object")
     return values
+
+
+def parse_json(file: Path, *, finite: bool = True) -> Any:
+    """The value in a file, with ``finite`` numbers alone. Raises ``ValueError`` for anything that is not JSON."""
+    number = _finite if finite else float
+    try:
+        if file.stat().st_size > MOST_JSON:
+            raise ValueError(f"it has more than {MOST_JSON >> 20} MB")
+        return json.loads(file.read_text(encoding="utf-8"), parse_float=number, parse_constant=number)
+    except RecursionError:
+        raise ValueError(f"{file} cannot be read as JSON (it is nested too deeply)") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as JSON ({error})") from None
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative name, with slashes, stays in the folder that it is of, on every system."""
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and not any(sign in name for sign in "\\:\0")
+
+
+def _finite(text: str) -> float:
+    if math.isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{text[:20]} is no finite number")
+
+
+def _foreign(file: Path, folder: Path) -> bool:
+    """Whether a file is none of a package's: hidden, or left behind by a file manager."""
+    return any(part.startswith(".") or part in LEFT_BEHIND for part in file.relative_to(folder).parts)
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:

@@ -1,4 +1,10 @@
-"""What stands around sampling: a request made ready for it, and latents made into clips."""
+"""From a request to a job that can be sampled, and from its latents to clips.
+
+    Request -> prepare -> PreparedRequest -> encode -> Job -> (sampling) -> Latents -> decode -> Clips
+
+``prepare`` plans the guidance, reads the media and derives the lengths, and so finds the mistakes of a request before
+anything is computed. ``encode`` and ``decode`` run the text encoder and the codecs.
+"""
 
 from __future__ import annotations
 
@@ -23,93 +29,106 @@ from .sampling.guidance import (
     text_guidance,
     unbridged,
 )
-from .sampling.job import Job, Known, Text
+from .sampling.job import Job, Known, Text, batch_shape
 from .sampling.schedule import Schedule, schedule
-from .tasks import Given, default, heard, known_latents, reference, restore, take, task_of
-from .types import MAX_SEED, OF_VIDEO, Clip, Latents, Request
+from .tasks import (
+    KnownMedia,
+    Task,
+    default,
+    encode_waveform,
+    known_latents,
+    read_media,
+    read_reference,
+    restore_known,
+    task_of,
+)
+from .types import MAX_SEED, VIDEO_FIELDS, Clip, Latents, Request
 
-PROMPTS = 256
-# Settings of a request: those with a default of the model's, and those that are off unless they are given.
-DEFAULTED = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")
-OF_GUIDANCE = ("negative_prompt", "guidance_interval", "guidance_rescale", "branch_interval")
-OPTIONAL = (*OF_GUIDANCE, "strength")
-# What a further take of a clip's sound has in common with the clip.
-RETAKEN = ("seed", "audio_seed", *DEFAULTED, *OF_GUIDANCE)
+CACHED_PROMPTS = 256
+# Fields of a request: those for which the model has a default, and those that are off by default.
+MODEL_DEFAULTS = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")
+GUIDANCE_FIELDS = ("negative_prompt", "guidance_interval", "guidance_rescale", "branch_interval")
+OPTIONAL_FIELDS = (*GUIDANCE_FIELDS, "strength")
+# Fields of a retake that default to those of the clip.
+RETAKE_FIELDS = ("seed", "audio_seed", *MODEL_DEFAULTS, *GUIDANCE_FIELDS)
 
 
 @dataclass(frozen=True)
-class Read:
-    """A request found possible, with its media read: ``reference`` is the waveform whose style is wanted."""
+class PreparedRequest:
+    """A request that the model can serve, with its media read and its lengths derived; nothing of it is encoded.
+
+    ``media`` are known parts of the clip, ``reference`` (M,) is the waveform of the reference sound.
+    """
 
     request: Request
     sequence: SequenceConfig
     plan: GuidancePlan
-    given: Given | None = None
+    media: KnownMedia | None = None
     reference: np.ndarray | None = None
 
     @property
+    def task(self) -> Task:
+        """The task of the request."""
+        return task_of(self.request)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        """That of the job that it becomes: :attr:`~syncflow.engine.sampling.job.Job.shape`."""
-        s = self.sequence
-        reference = 0 if self.reference is None else -(-len(self.reference) // s.audio_hop)
-        return s.latent_frames, s.latent_height, s.latent_width, s.audio_tokens, reference
+        """Requests of equal shapes can share a batch; equal to the ``shape`` of the job."""
+        samples = 0 if self.reference is None else len(self.reference)
+        return batch_shape(self.sequence, -(-samples // self.sequence.audio_hop))
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """A request with what was read for it and the job that it became."""
-
-    request: Request
-    given: Given | None
-    job: Job
+    @property
+    def audio_seeds(self) -> tuple[int, ...]:
+        """The seed of each take."""
+        first = default(self.request.audio_seed, self.request.seed)
+        return tuple((first + i) % (MAX_SEED + 1) for i in range(self.request.takes))
 
 
 class Pipeline:
-    """From requests to jobs, and from latents to clips, with one model's codecs and text encoder."""
+    """Prepares, encodes and decodes requests with the codecs and the text encoder of one model."""
 
     def __init__(self, components: Components, device: torch.device) -> None:
         self.components, self.config, self.device = components, components.config, device
-        self._text = lru_cache(PROMPTS)(self._encode)
-        null = components.ddit.video.y_embedder.y_embedding
-        self._null = Text(null, len(null))
+        self._encode_text = lru_cache(CACHED_PROMPTS)(self._encode_prompt)
 
-    def read(self, request: Request) -> Read:
-        """Read the media of a request. Raises ``ValueError`` for what the model cannot do and what cannot be read."""
+    def prepare(self, request: Request) -> PreparedRequest:
+        """Plan the guidance, read the media, derive the lengths.
+
+        Raises ``ValueError`` for what the model cannot do and for media that cannot be read.
+        """
         plan = self.plan(request)
-        request, given = take(request, self.config.sequence)
-        return Read(request, self.sequence(request), plan, given, reference(request, self.config.sequence))
+        media, sequence = read_media(request, self.config.sequence)
+        return PreparedRequest(request, sequence, plan, media, read_reference(request, self.config.sequence))
 
     @torch.inference_mode()
-    def prepare(self, read: Read) -> Prepared:
-        """Everything that is computed once for a request: lengths, times, guidance, text states, known latents.
+    def encode(self, prepared: PreparedRequest) -> Job:
+        """The job of a request: text states, time grid, known latents.
 
         Raises ``ValueError`` for media that are shorter than a latent.
         """
-        request, given, sequence, plan = read.request, read.given, read.sequence, read.plan
-        parts = self.components
+        request, sequence, plan, parts = prepared.request, prepared.sequence, prepared.plan, self.components
         video: Known | None = None
         audio: Known | None = None
-        if given is not None:
-            video, audio = known_latents(given, sequence, parts, request.strength, self.device)
-        job = Job(
+        if prepared.media is not None:
+            video, audio = known_latents(prepared.media, sequence, parts, request.strength, self.device)
+        return Job(
             sequence,
             request.seed,
-            self._times(request, video),
+            self._schedule(request, video),
             plan,
-            self._text(request.prompt) if request.prompt.strip() else self._null,
-            None if request.negative_prompt is None else self._text(request.negative_prompt),
-            video,
-            audio,
-            self._silence(sequence) if any(branch.muted for branch in plan.branches) else None,
-            tuple((default(request.audio_seed, request.seed) + i) % (MAX_SEED + 1) for i in range(request.takes)),
-            None if read.reference is None else heard(read.reference, parts, self.device),
+            text=self._encode_text(request.prompt) if request.prompt.strip() else None,
+            negative=None if request.negative_prompt is None else self._encode_text(request.negative_prompt),
+            video=video,
+            audio=audio,
+            silence=self._silence(sequence) if any(branch.muted for branch in plan.branches) else None,
+            takes=prepared.audio_seeds,
+            reference=None if prepared.reference is None else encode_waveform(prepared.reference, parts, self.device),
         )
-        return Prepared(request, given, job)
 
     def plan(self, request: Request) -> GuidancePlan:
         """The branches and weights of a request. Without a prompt there is no text to move away from.
 
-        Raises ``ValueError`` for a request that this model has no way for.
+        Raises ``ValueError`` for a request that this model cannot serve.
         """
         sampling, model = self.config.sampling, self.config.ddit
         task = task_of(request)
@@ -157,77 +176,70 @@ class Pipeline:
     def retake(self, clip: Clip | Path, prompt: str | None, settings: Mapping[str, Any]) -> Request:
         """The request for another sound of a clip or a video file.
 
-        Where ``prompt`` and ``settings`` say nothing, and this model drew the clip, it is as the clip's provenance has
-        it. Raises ``ValueError`` for what a request must not be.
+        What ``prompt`` and ``settings`` leave out is taken from the clip's provenance if this model made the clip.
+        Raises ``ValueError`` for a request that is not valid.
         """
         if isinstance(clip, Clip):
-            told, (height, width) = clip.provenance, clip.frames.shape[1:3]
+            provenance, (height, width) = clip.provenance, clip.frames.shape[1:3]
         else:
             info = probe(clip)
-            told, height, width = info.provenance, info.height, info.width
+            provenance, height, width = info.provenance, info.height, info.width
         kept: dict[str, Any] = {}
-        if told.get("model_hash") == self.components.digest:
-            kept = {name: told[name] for name in RETAKEN if told.get(name) is not None}
+        if provenance.get("model_hash") == self.components.digest:
+            kept = {name: provenance[name] for name in RETAKE_FIELDS if provenance.get(name) is not None}
             kept |= {"width": width, "height": height}
         if prompt is None:
-            prompt = str(told.get("prompt", "")) if "model_hash" in told else ""
+            prompt = str(provenance.get("prompt", "")) if "model_hash" in provenance else ""
         if not prompt.strip():
             kept.pop("negative_prompt", None)
         return Request(prompt, **kept | dict(settings) | {"video": clip})
 
-    def sequence(self, request: Request) -> SequenceConfig:
-        """The lengths of a request's clip."""
-        base = self.config.sequence
-        return base.replace(
-            seconds=default(request.seconds, base.seconds),
-            width=default(request.width, base.width),
-            height=default(request.height, base.height),
-        )
-
     @torch.inference_mode()
-    def finish(self, prepared: Prepared, latents: Latents) -> list[Clip]:
-        """A clip for each take of a request: video (1, C_v, T, H, W), audio (takes, A, C_a), and its provenance.
+    def decode(self, prepared: PreparedRequest, latents: Latents) -> list[Clip]:
+        """A clip for each take, from latents video (1, C_v, T, H, W) and audio (takes, A, C_a).
 
-        What is known of a clip stays as it was given.
+        Known frames and sounds stay as they were given.
         """
-        request, given, sequence = prepared.request, prepared.given, prepared.job.sequence
-        task = task_of(request)
+        request, sequence, media, task = prepared.request, prepared.sequence, prepared.media, prepared.task
+        video_latents: np.ndarray | None = None
         if task == "text-to-audio":
-            frames, kept = np.zeros((0, sequence.height, sequence.width, 3), np.uint8), None
+            frames = np.zeros((0, sequence.height, sequence.width, 3), np.uint8)
         else:
-            kept = latents.video[0].float().cpu().numpy()
-            if given is not None and task == "video-to-audio":
-                frames = given.clip.frames
+            video_latents = latents.video[0].float().cpu().numpy()
+            if media is not None and task == "video-to-audio":
+                frames = media.clip.frames
             else:
                 frames = self.components.video.decode(latents.video, sequence.frames)[0].cpu().numpy()
         clips = []
-        for seed, latent in zip(prepared.job.sounds, latents.audio, strict=True):
-            if given is not None and task == "audio-to-video":
-                waveform = given.clip.waveform
+        for seed, audio in zip(prepared.audio_seeds, latents.audio, strict=True):
+            if media is not None and task == "audio-to-video":
+                waveform = media.clip.waveform
             else:
-                sound = self.components.audio.decode(latent[None], sequence.samples)[0]
-                waveform = np.clip(sound.float().cpu().numpy(), -1.0, 1.0)
-            seen, sounding = (frames, waveform) if given is None else restore(given, sequence, frames, waveform)
+                decoded = self.components.audio.decode(audio[None], sequence.samples)[0]
+                waveform = np.clip(decoded.float().cpu().numpy(), -1.0, 1.0)
+            shown = frames
+            if media is not None and task == "continuation":
+                shown, waveform = restore_known(media, sequence, frames, waveform)
             provenance = self._provenance(request, seed)
-            clips.append(Clip(seen, sounding, sequence.fps, sequence.sample_rate, provenance, kept))
+            clips.append(Clip(shown, waveform, sequence.fps, sequence.sample_rate, provenance, video_latents))
         return clips
 
     def _provenance(self, request: Request, audio_seed: int) -> dict[str, object]:
-        optional = {name: value for name in OPTIONAL if (value := getattr(request, name)) is not None}
+        optional = {name: value for name in OPTIONAL_FIELDS if (value := getattr(request, name)) is not None}
         if audio_seed != request.seed:
             optional["audio_seed"] = audio_seed
-        defaulted = [name for name in DEFAULTED if not (request.sound_only and name in OF_VIDEO)]
+        with_default = [name for name in MODEL_DEFAULTS if not (request.sound_only and name in VIDEO_FIELDS)]
         return {
             "prompt": request.prompt,
             "seed": request.seed,
-            **{name: default(getattr(request, name), getattr(self.config.sampling, name)) for name in defaulted},
+            **{name: default(getattr(request, name), getattr(self.config.sampling, name)) for name in with_default},
             **optional,
             "task": task_of(request),
             "model": self.config.name,
             "model_hash": self.components.digest,
         }
 
-    def _times(self, request: Request, video: Known | None) -> Schedule:
+    def _schedule(self, request: Request, video: Known | None) -> Schedule:
         sampling, task = self.config.sampling, task_of(request)
         times = schedule(
             default(request.steps, sampling.steps),
@@ -245,6 +257,6 @@ class Pipeline:
     def _silence(self, sequence: SequenceConfig) -> torch.Tensor:
         return self.components.audio.encode(torch.zeros(1, sequence.samples, device=self.device))[0]
 
-    def _encode(self, prompt: str) -> Text:
+    def _encode_prompt(self, prompt: str) -> Text:
         states, mask = self.components.text.encode([prompt])
-        return Text(states[0], int(mask.sum()))
+        return Text(states[0], int(mask.sum()), key=prompt)

@@ -53,18 +53,19 @@ SYNCPHONY_TINY = dataclasses.replace(
     ddit=SYNCFLOW_TINY.ddit.replace(bridge="audio_rope", first_block=2),
     sampling=SYNCFLOW_TINY.sampling.replace(video_lead=0.0, sync_guidance=2.0),
 )
+# SyncCFG alone, as in Harmony's equations: no text guidance on top of it.
 HARMONY_XL = dataclasses.replace(
     SYNCFLOW_XL,
     name="harmony-xl",
     ddit=SYNCFLOW_XL.ddit.replace(bridge="global_local"),
-    sampling=SYNCFLOW_XL.sampling.replace(steps=40, shift=5.0, sync_cfg_audio=2.0, sync_cfg_video=3.0),
+    sampling=SYNCFLOW_XL.sampling.replace(steps=40, guidance=1.0, shift=5.0, sync_cfg_audio=2.0, sync_cfg_video=3.0),
 )
 HARMONY_TINY = dataclasses.replace(
     SYNCFLOW_TINY,
     name="harmony-tiny",
     ddit=SYNCFLOW_TINY.ddit.replace(bridge="global_local"),
     sampling=SYNCFLOW_TINY.sampling.replace(
-        steps=40, shift=5.0, video_lead=0.0, sync_cfg_audio=2.0, sync_cfg_video=3.0
+        steps=40, guidance=1.0, shift=5.0, video_lead=0.0, sync_cfg_audio=2.0, sync_cfg_video=3.0
     ),
 )
 

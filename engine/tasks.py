@@ -1,4 +1,4 @@
-"""Tasks: what a request gives of its clip, and the known latents that this makes (``docs/method.md`` section 4).
+"""Tasks: the media that a request gives, and the known latents that they make (``docs/method.md`` section 5).
 
 | task | given | known latents |
 |---|---|---|
@@ -8,12 +8,11 @@
 | continuation | a clip, shorter than the one to make | the latent frames and the sound that it fills |
 | audio-to-video | a sound, in a model whose video reads it | all of the audio, clean |
 | variation | a clip, and a strength | all, at the flow time 1 - strength where sampling begins |
-| text-to-audio | that no video is wanted, in a model whose audio reads the text | none |
+| text-to-audio | nothing, and no video is made, in a model whose audio reads the text | none |
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -42,8 +41,9 @@ CROSSFADE = 0.01  # seconds between the sound of a clip and its continuation
 
 
 @dataclass(frozen=True)
-class Given:
-    """The media of a request at the clip's rate, size and duration; ``seconds`` of them count, the rest is filler."""
+class KnownMedia:
+    """The media of a request at the clip's rate, size and duration. The first ``seconds`` are known, the rest is
+    padding."""
 
     task: Task
     clip: Clip
@@ -63,112 +63,111 @@ def task_of(request: Request) -> Task:
     return "text-to-audio" if request.sound_only else "text-to-audio-video"
 
 
-def take(request: Request, base: SequenceConfig) -> tuple[Request, Given | None]:
-    """Read the media of a request; the request then names its duration.
+def read_media(request: Request, base: SequenceConfig) -> tuple[KnownMedia | None, SequenceConfig]:
+    """Read the media of a request, once, and derive the lengths of its clip.
 
-    Without one it is that of the given clip (at most a minute), or half a model's own clip more than the clip that is
-    continued. Raises ``ValueError`` where there is nothing to continue.
+    The duration is the one that is asked for. Otherwise it is that of the model's own clip (``base``), of the given
+    clip (at most a minute), or half the model's own clip more than the clip to continue. Raises ``ValueError`` for
+    media that cannot be read and where there is nothing to continue.
     """
     task = task_of(request)
     if task in ("text-to-audio-video", "text-to-audio"):
-        return request, None
-    every = (request.image, request.extend, request.audio, request.video)
-    media = next(given for given in every if given is not None)
+        return None, _sequence(request, base, default(request.seconds, base.seconds))
+    given = (request.image, request.extend, request.audio, request.video)
+    media = next(one for one in given if one is not None)
     if task == "image-to-audio-video" and not isinstance(media, Clip):
         media = load_picture(media)
     if task == "audio-to-video":
-        media = _dark(_waveform(media, base.sample_rate), base)
-    long = _seconds(media)
-    natural = {"image-to-audio-video": base.seconds, "continuation": long + base.seconds / 2}.get(task, long)
+        media = _black_clip(_load_waveform(media, base.sample_rate), base)
+    length = _seconds(media)
+    natural = {"image-to-audio-video": base.seconds, "continuation": length + base.seconds / 2}.get(task, length)
     seconds = min(max(natural, 1 / base.fps), MAX_SECONDS) if request.seconds is None else request.seconds
-    if task == "continuation" and long >= seconds:
-        raise ValueError(f"the clip to continue has {long:g} s and the result {seconds:g} s; ask for more seconds")
-    sequence = base.replace(
-        seconds=seconds, width=default(request.width, base.width), height=default(request.height, base.height)
-    )
-    shape: dict[str, Any] = {
+    if task == "continuation" and length >= seconds:
+        raise ValueError(f"the clip to continue has {length:g} s and the result {seconds:g} s; ask for more seconds")
+    sequence = _sequence(request, base, seconds)
+    target: dict[str, Any] = {
         "fps": sequence.fps,
         "size": (sequence.width, sequence.height),
         "sample_rate": sequence.sample_rate,
         "seconds": sequence.seconds,
     }
-    clip = conform(media, **shape) if isinstance(media, Clip) else load_clip(media, **shape)
-    known = long if task == "continuation" else seconds
-    return dataclasses.replace(request, seconds=seconds), Given(task, clip, known)
+    clip = conform(media, **target) if isinstance(media, Clip) else load_clip(media, **target)
+    return KnownMedia(task, clip, length if task == "continuation" else seconds), sequence
 
 
 def known_latents(
-    given: Given, sequence: SequenceConfig, components: Components, strength: float | None, device: torch.device
+    media: KnownMedia, sequence: SequenceConfig, components: Components, strength: float | None, device: torch.device
 ) -> tuple[Known | None, Known | None]:
     """Known latents of the video and of the audio. Raises ``ValueError`` where the media are shorter than a latent."""
-    if given.task == "audio-to-video":
-        return None, Known(heard(given.clip.waveform, components, device), clean=True)
-    video = _seen(given, sequence, components, device)
-    if given.task == "video-to-audio":
+    if media.task == "audio-to-video":
+        return None, Known(encode_waveform(media.clip.waveform, components, device), clean=True)
+    video = _encode_frames(media, sequence, components, device)
+    if media.task == "video-to-audio":
         return Known(video), None
-    if given.task == "image-to-audio-video":
+    if media.task == "image-to-audio-video":
         return Known(video, torch.arange(sequence.latent_frames) < 1), None
-    audio = heard(given.clip.waveform, components, device)
-    if given.task == "variation":
+    audio = encode_waveform(media.clip.waveform, components, device)
+    if media.task == "variation":
         start = 1 - default(strength, 1.0)
         return Known(video, start=start), Known(audio, start=start)
-    count, sounds = filled(given, sequence)
-    if count < 1:
+    frames, tokens = known_lengths(media, sequence)
+    if frames < 1:
         least = sequence.time_factor / sequence.fps
-        raise ValueError(f"the clip to continue has {given.seconds:g} s; it must have at least {least:g} s")
+        raise ValueError(f"the clip to continue has {media.seconds:g} s; it must have at least {least:g} s")
     return (
-        Known(video, torch.arange(sequence.latent_frames) < count),
-        Known(audio, torch.arange(sequence.audio_tokens) < sounds),
+        Known(video, torch.arange(sequence.latent_frames) < frames),
+        Known(audio, torch.arange(sequence.audio_tokens) < tokens),
     )
 
 
-def filled(given: Given, sequence: SequenceConfig) -> tuple[int, int]:
-    """Latent frames and audio tokens that the known seconds fill wholly."""
-    frames = int(given.seconds * sequence.fps + 1e-6) // sequence.time_factor
-    return frames, int(given.seconds * sequence.sample_rate + 1e-6) // sequence.audio_hop
+def known_lengths(media: KnownMedia, sequence: SequenceConfig) -> tuple[int, int]:
+    """Latent frames and audio tokens that the known seconds fill completely."""
+    frames = int(media.seconds * sequence.fps + 1e-6) // sequence.time_factor
+    return frames, int(media.seconds * sequence.sample_rate + 1e-6) // sequence.audio_hop
 
 
-def restore(given: Given, sequence: SequenceConfig, frames: np.ndarray, waveform: np.ndarray) -> tuple[Any, Any]:
-    """The drawn frames and samples with what is known put back as it was given, its sound faded into the drawn one."""
-    if given.task == "audio-to-video":
-        return frames, given.clip.waveform
-    if given.task != "continuation":
-        return frames, waveform
-    count, sounds = filled(given, sequence)
-    pictures, end = count * sequence.time_factor, sounds * sequence.audio_hop
+def restore_known(
+    media: KnownMedia, sequence: SequenceConfig, frames: np.ndarray, waveform: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decoded frames and samples of a continuation, the known ones replaced by those of the clip that it continues.
+
+    The known sound is cross-faded into the sampled one.
+    """
+    latent_frames, tokens = known_lengths(media, sequence)
+    known, end = latent_frames * sequence.time_factor, tokens * sequence.audio_hop
     fade = np.clip((end - np.arange(len(waveform))) / (CROSSFADE * sequence.sample_rate), 0, 1).astype(np.float32)
-    frames = np.concatenate((given.clip.frames[:pictures], frames[pictures:]))
-    return frames, fade * given.clip.waveform + (1 - fade) * waveform
+    frames = np.concatenate((media.clip.frames[:known], frames[known:]))
+    return frames, fade * media.clip.waveform + (1 - fade) * waveform
 
 
-def _seen(given: Given, sequence: SequenceConfig, components: Components, device: torch.device) -> Tensor:
-    """Latents of the frames: those that this model decoded them from, if the clip has them."""
-    clip, kept = given.clip, given.clip.latents
+def _encode_frames(media: KnownMedia, sequence: SequenceConfig, components: Components, device: torch.device) -> Tensor:
+    """Latents of the frames: those of the clip if this model decoded the frames from them, else encoded anew."""
+    clip, stored = media.clip, media.clip.latents
     shape = (sequence.latent_frames, sequence.latent_height, sequence.latent_width)
-    ours = components.digest and clip.provenance.get("model_hash") == components.digest
-    if ours and kept is not None and kept.shape[1:] == shape:
-        return torch.from_numpy(kept).to(device)
+    same_model = components.digest and clip.provenance.get("model_hash") == components.digest
+    if same_model and stored is not None and stored.shape[1:] == shape:
+        return torch.from_numpy(stored).to(device)
     return components.video.encode(torch.from_numpy(clip.frames)[None].to(device))[0]
 
 
-def reference(request: Request, sequence: SequenceConfig) -> np.ndarray | None:
-    """The sound (M,) whose style is wanted. Raises ``ValueError`` for one that is too short or too long."""
+def read_reference(request: Request, sequence: SequenceConfig) -> np.ndarray | None:
+    """The waveform (M,) of the reference sound. Raises ``ValueError`` for one that is too short or too long."""
     if request.reference is None:
         return None
-    waveform = _waveform(request.reference, sequence.sample_rate)
+    waveform = _load_waveform(request.reference, sequence.sample_rate)
     if not sequence.audio_hop <= len(waveform) <= MAX_SECONDS * sequence.sample_rate:
         least, seconds = sequence.audio_hop / sequence.sample_rate, len(waveform) / sequence.sample_rate
         raise ValueError(f"the reference sound has {seconds:g} s; it must have from {least:g} s to {MAX_SECONDS:g} s")
     return waveform
 
 
-def heard(waveform: np.ndarray, components: Components, device: torch.device) -> Tensor:
-    """Latents (A, C_a) of a sound (M,)."""
+def encode_waveform(waveform: np.ndarray, components: Components, device: torch.device) -> Tensor:
+    """Latents (A, C_a) of a waveform (M,)."""
     return components.audio.encode(torch.from_numpy(waveform)[None].to(device))[0]
 
 
-def _waveform(media: Clip | Path, sample_rate: int) -> np.ndarray:
-    """The sound of a clip or a file (M,). Raises ``ValueError`` where there is none."""
+def _load_waveform(media: Clip | Path, sample_rate: int) -> np.ndarray:
+    """The waveform (M,) of a clip or a file. Raises ``ValueError`` where there is none."""
     if not isinstance(media, Clip):
         return load_audio(media, sample_rate)
     if not len(media.waveform):
@@ -176,10 +175,16 @@ def _waveform(media: Clip | Path, sample_rate: int) -> np.ndarray:
     return resample(media.waveform, media.sample_rate, sample_rate)
 
 
-def _dark(waveform: np.ndarray, base: SequenceConfig) -> Clip:
-    """A clip of darkness with this sound."""
+def _black_clip(waveform: np.ndarray, base: SequenceConfig) -> Clip:
+    """A clip of black frames with this waveform."""
     count = max(1, round(len(waveform) / base.sample_rate * base.fps))
     return Clip(np.zeros((count, base.height, base.width, 3), np.uint8), waveform, base.fps, base.sample_rate)
+
+
+def _sequence(request: Request, base: SequenceConfig, seconds: float) -> SequenceConfig:
+    return base.replace(
+        seconds=seconds, width=default(request.width, base.width), height=default(request.height, base.height)
+    )
 
 
 def _seconds(media: Clip | Path) -> float:
@@ -187,5 +192,5 @@ def _seconds(media: Clip | Path) -> float:
 
 
 def default(value: T | None, otherwise: T) -> T:
-    """What a request says, or what counts where it says nothing."""
+    """The value of an optional field, or its default."""
     return otherwise if value is None else value

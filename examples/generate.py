@@ -1,4 +1,4 @@
-"""A clip, a batch, and a look at every step: ``python examples/generate.py OUT``."""
+"""Generate a clip, a batch, and a clip with a callback after every step: ``python examples/generate.py OUT``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def main(out: Path) -> None:
     clip.save(out / "red.mp4")
     print(f"{clip.frames.shape} frames, {clip.waveform.shape} samples, made by {dict(clip.provenance)}")
 
-    # A batch shares its forwards. Requests may differ in prompt, seed, steps and guidance, not in size and duration.
+    # Requests of one size and duration share their forward passes; all other settings may differ.
     batch = [
         Request("a small blue glass ball falls on a stone floor", seed=1),
         Request("a medium yellow wooden ball bounces on a metal floor", seed=2, guidance=4.0),
     ]
-    for request, made in zip(batch, engine.generate(batch, progress=True), strict=True):
-        made.save(out / f"batch_{request.seed}.mp4")
+    for request, result in zip(batch, engine.generate(batch, progress=True), strict=True):
+        result.save(out / f"batch_{request.seed}.mp4")
 
     def show(step: int, steps: int, latents: Latents) -> None:
         if step % 25 == 0 or step == steps:

@@ -1,4 +1,4 @@
-"""Many sounds for one video, at once and later: ``python examples/takes.py OUT``."""
+"""Generate several sounds for one video, at once and later: ``python examples/takes.py OUT``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from syncflow import Engine
 
 
 def main(out: Path) -> None:
-    """Write one video with three sounds, and a fourth that is drawn for the file."""
+    """Write one video with three sounds, then generate a fourth sound for the saved file."""
     engine = Engine.from_pretrained()
 
-    # The video is drawn once; the seeds of the sounds count up.
+    # The video is generated once; the sounds have the seeds 7, 8 and 9.
     takes = engine.generate("a large red rubber ball bounces on a wooden floor", seed=7, takes=3, progress=True)
     for number, clip in enumerate(takes, 1):
         clip.save(out / f"take_{number}.mp4", latents=True)
 
-    # The latents that lie beside the file spare the encoding of its pictures.
+    # With the latents saved beside the file, its frames need no encoding.
     other = engine.retake(out / "take_1.mp4", audio_seed=21, sync_guidance=1.0, progress=True)
     other.save(out / "take_4.mp4")
 

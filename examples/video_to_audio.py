@@ -1,4 +1,4 @@
-"""The sound of a video that is already there: ``python examples/video_to_audio.py VIDEO OUT.mp4 [PROMPT]``."""
+"""Generate sound for an existing video: ``python examples/video_to_audio.py VIDEO OUT.mp4 [PROMPT]``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from syncflow import Engine, Request
 
 
 def main(video: Path, out: Path, prompt: str = "") -> None:
-    """Draw two soundtracks for ``video``: the same pictures, another seed, another take.
+    """Write ``video`` with two soundtracks that differ in their seed.
 
-    Any ordinary file will do: it is cut around its centre to the model's shape and brought to its frame rate. A prompt
-    may say what is seen; without one the model goes by the pictures alone.
+    Any ordinary file works: it is cut around its centre to the model's shape and converted to its frame rate. A prompt
+    may describe the video; without one the model uses the frames alone.
     """
     engine = Engine.from_pretrained()
     first, second = engine.generate([Request(prompt, seed=seed, video=video) for seed in (1, 2)], progress=True)

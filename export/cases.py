@@ -1,4 +1,4 @@
-"""Inputs on which graphs are compared: the smallest, the model's own clip, larger ones, and rows that see nothing."""
+"""Inputs on which graphs are compared: the smallest, the model's own clip, larger ones, and rows without a context."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from ..engine.exports import Axis
 from .graphs import Graph
 
-INDICES = {"text_of_row": "P", "context_of_row": "C", "heard_of_row": "C", "prefix_of_row": "Q"}
-MAY_BE_NONE = ("context_of_row", "heard_of_row")
+INDICES = {"text_of_row": "P", "video_context_of_row": "C", "audio_context_of_row": "C", "prefix_of_row": "Q"}
+MAY_BE_NONE = ("video_context_of_row", "audio_context_of_row")
 BYTES = 256  # token ids that every text encoder knows
 
 
@@ -63,7 +63,7 @@ def _fill(
         if blind and name in MAY_BE_NONE:
             return torch.full(shape, -1)
         return _some(shape, -1 if name in MAY_BE_NONE else 0, lengths[INDICES[name]] - 1, generator)
-    if name == "bridged":
+    if name == "bridged_rows":
         return torch.randperm(lengths["R"], generator=generator)[: lengths["N"]]
     if name == "lengths":
         return _some(shape, 1, 1 if blind else int(example.max()), generator)
@@ -71,7 +71,7 @@ def _fill(
         return torch.arange(shape[1]) < _some([shape[0], 1], 1, 1 if blind else shape[1], generator)
     if name == "t":
         return torch.rand(shape, generator=generator)
-    if name == "positions":
+    if name == "video_token_positions":
         return torch.rand(shape, generator=generator).cumsum(0)
     if not example.dtype.is_floating_point:
         return _some(shape, 0, BYTES - 1, generator)

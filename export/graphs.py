@@ -16,7 +16,7 @@ from ..engine.codecs import AudioCodec, VideoCodec
 from ..engine.components import Components
 from ..engine.config import ModelConfig
 from ..engine.model import DDiT
-from ..engine.model.denoiser import Modulation, Sight
+from ..engine.model.denoiser import JointInputs, Modulation, VideoContextRef, VideoInputs
 from ..engine.runtime.exported import collected, graph_names, numbered
 from ..engine.types import Conditioning
 
@@ -51,17 +51,18 @@ class PrepareText(_Part):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         (states,) = tensors
         found = self.model.condition(states, states.new_zeros(states.shape[0], dtype=torch.long))
-        assert found.audio is not None
-        return found.keys, found.values, found.audio
+        assert found.text_tokens is not None
+        return found.keys, found.values, found.text_tokens
 
 
 class PrepareTimes(_Part):
-    """Flow times t (K,) and frame rates fps (K,) -> rows (K, 6, D), embedded (K, D), and the audio's token (K, D)."""
+    """Flow times t (K,) and frame rates fps (K,) -> block modulation (K, 6, D), time embedding (K, D), and the time
+    token of the audio (K, D)."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         t, fps = tensors
-        rows, embedded = self.model.modulation(t[:, None], fps)
-        return rows[:, 0], embedded[:, 0], self.model.audio_time(t)
+        block_modulation, time_embedding = self.model.modulation(t[:, None], fps)
+        return block_modulation[:, 0], time_embedding[:, 0], self.model.audio_time(t)
 
 
 class DenoiseVideo(_Part):
@@ -69,45 +70,46 @@ class DenoiseVideo(_Part):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         of = self.named(tensors)
-        inputs = of["z"], Modulation(of["rows"], of["embedded"]), _text(of), of["text_of_row"]
+        rows = of["latents"], _modulation(of), _text(of), of["text_of_row"]
         if self.model.config.bridge == "audio_rope":
-            velocity, _ = self.model.video_pass(
-                *inputs,
-                heard=collected("heard", of),
-                heard_of_row=of["heard_of_row"],
+            inputs = VideoInputs(
+                *rows,
+                audio_context=collected("audio_context", of),
+                audio_context_of_row=of["audio_context_of_row"],
                 prefix_of_row=of["prefix_of_row"],
             )
-            return (velocity,)
-        z, times, text, text_of_row = inputs
-        velocity, pooled = self.model.video(z, *times, text, text_of_row, keep=lambda _, x: self.model.audio.pool(x))
+            return (self.model.video_pass(inputs)[0],)
+        velocity, pooled = self.model.video(*rows, keep=lambda _, x: self.model.audio.pool(x))
         return velocity, *pooled
 
 
-class DenoiseAdapt(_Part):
+class AdaptVideo(_Part):
     """Pooled features (C, M, D) of every layer at positions (M,) -> contexts (C, M, 2, n, d) of every layer."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         of = self.named(tensors)
-        rope = self.model.audio.rope_table(of["positions"])
+        rope = self.model.audio.rope_table(of["video_token_positions"])
         return tuple(self.model.audio.adapt(i, x, rope) for i, x in enumerate(collected("feature", of)))
 
 
 class DenoiseAudio(_Part):
-    """The audio tower: velocity, and in an ``audio_rope`` model what the video hears, by bridged layer."""
+    """The audio tower: velocity, and in an ``audio_rope`` model what the video reads, by bridged layer."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         of = self.named(tensors)
-        context, sight = None, None
+        context, ref = None, None
         if self.model.config.bridge == "adaptor":
-            context, sight = collected("context", of), Sight(of["positions"], of["context_of_row"])
-        velocity, sounds = self.model.audio(of["z"], of["time"], context, sight, of.get("words"))
+            context = collected("video_context", of)
+            ref = VideoContextRef(of["video_token_positions"], of["video_context_of_row"])
+        inputs = of["latents"], of["time_token"], context, ref, of.get("text_tokens")
+        velocity, attended = self.model.audio(*inputs)
         if self.model.config.bridge == "adaptor":
             return (velocity,)
         assert self.model.bridge is not None
-        return velocity, *self.model.bridge.adapt(sounds)  # type: ignore[operator]
+        return velocity, *self.model.bridge.adapt(attended)  # type: ignore[operator]
 
 
-class DenoiseStyle(_Part):
+class EmbedReference(_Part):
     """Reference latents (N, A_r, C_a) -> style tokens (N, A_r, D)."""
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -119,9 +121,16 @@ class DenoiseJoint(_Part):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         of = self.named(tensors)
-        times = Modulation(of["rows"], of["embedded"])
-        rows = of["text_of_row"], of.get("words"), of["bridged"], of["style"]
-        found = self.model.together(of["z"], of["z_a"], times, of["time"], _text(of), *rows)
+        inputs = JointInputs(
+            of["video_latents"],
+            of["audio_latents"],
+            _modulation(of),
+            of["time_token"],
+            _text(of),
+            of["text_of_row"],
+            bridged_rows=of["bridged_rows"],
+        )
+        found = self.model.run_both_towers(inputs, of.get("text_tokens"), of["style"])
         assert found.video is not None and found.audio is not None
         return found.video, found.audio
 
@@ -160,6 +169,10 @@ class AudioEncoder(AudioDecoder):
 
     def forward(self, waveform: Tensor) -> Tensor:
         return self.codec.encode(waveform)
+
+
+def _modulation(of: dict[str, Tensor]) -> Modulation:
+    return Modulation(of["block_modulation"], of["time_embedding"])
 
 
 def _text(of: dict[str, Tensor]) -> Conditioning:
@@ -208,81 +221,83 @@ class _Examples:
 
     def prepare_text(self) -> Graph:
         states = self._floats(self.prompts, self.d.text_tokens, self.d.text_width)
-        outputs = "keys", "values", "tokens"
+        outputs = "keys", "values", "text_tokens"
         return Graph("prepare_text", PrepareText(self.model), {"states": states}, outputs, {"states": {0: "P"}})
 
     def prepare_times(self) -> Graph:
         t, fps = torch.rand(5, device=self.model.device), torch.full((5,), float(self.s.fps), device=self.model.device)
-        outputs = "rows", "embedded", "token"
+        outputs = "block_modulation", "time_embedding", "time_token"
         times: dict[str, Axes] = {"t": {0: "K"}, "fps": {0: "K"}}
         return Graph("prepare_times", PrepareTimes(self.model), {"t": t, "fps": fps}, outputs, times)
 
     def denoise_video(self) -> Graph:
         if self.d.bridge == "adaptor":
-            inputs, dynamic = self._video("R", self.rows)
+            inputs, dynamic = self._video("latents", "R", self.rows)
             outputs = "velocity", *numbered("feature", [torch.empty(0)] * self.d.depth)
             return self._graph("denoise_video", DenoiseVideo, inputs, outputs, dynamic)
-        inputs, dynamic = self._video("Q", self.prompts + 2)
-        heard = [self._context(self.s.audio_tokens, self.d.heads) for _ in range(self.d.first_block, self.d.depth)]
-        inputs |= {"prefix_of_row": self._indices(self.rows), "heard_of_row": self._indices(self.rows)}
-        inputs |= numbered("heard", heard)
-        dynamic |= {"prefix_of_row": {0: "R"}, "heard_of_row": {0: "R"}}
-        dynamic |= {name: {0: "C", 1: "A"} for name in numbered("heard", heard)}
+        inputs, dynamic = self._video("latents", "Q", self.prompts + 2)
+        layers = range(self.d.first_block, self.d.depth)
+        context = numbered("audio_context", [self._context(self.s.audio_tokens, self.d.heads) for _ in layers])
+        inputs |= {"prefix_of_row": self._indices(self.rows), "audio_context_of_row": self._indices(self.rows)}
+        inputs |= context
+        dynamic |= {"prefix_of_row": {0: "R"}, "audio_context_of_row": {0: "R"}}
+        dynamic |= {name: {0: "C", 1: "A"} for name in context}
         return self._graph("denoise_video", DenoiseVideo, inputs, ("velocity",), dynamic)
 
-    def denoise_adapt(self) -> Graph:
-        features = [self._floats(self.contexts, self._seen, self.d.width) for _ in range(self.d.depth)]
-        inputs = {"positions": self._floats(self._seen), **numbered("feature", features)}
-        dynamic: dict[str, Axes] = {"positions": {0: "M"}} | {
+    def adapt_video(self) -> Graph:
+        features = [self._floats(self.contexts, self._context_tokens, self.d.width) for _ in range(self.d.depth)]
+        inputs = {"video_token_positions": self._floats(self._context_tokens), **numbered("feature", features)}
+        dynamic: dict[str, Axes] = {"video_token_positions": {0: "M"}} | {
             n: {0: "C", 1: "M"} for n in numbered("feature", features)
         }
-        outputs = tuple(numbered("context", features))
-        return self._graph("denoise_adapt", DenoiseAdapt, inputs, outputs, dynamic)
+        outputs = tuple(numbered("video_context", features))
+        return self._graph("adapt_video", AdaptVideo, inputs, outputs, dynamic)
 
     def denoise_audio(self) -> Graph:
-        inputs, dynamic = self._audio("z")
+        inputs, dynamic = self._audio("latents")
         outputs: tuple[str, ...] = ("velocity",)
         if self.d.bridge == "adaptor":
-            context = [self._context(self._seen, self.d.audio_heads) for _ in range(self.d.depth)]
-            inputs |= {"positions": self._floats(self._seen), "context_of_row": self._indices(self.rows)}
-            inputs |= numbered("context", context)
-            dynamic |= {"positions": {0: "M"}, "context_of_row": {0: "R"}}
-            dynamic |= {name: {0: "C", 1: "M"} for name in numbered("context", context)}
+            tokens, layers = self._context_tokens, range(self.d.depth)
+            context = numbered("video_context", [self._context(tokens, self.d.audio_heads) for _ in layers])
+            inputs |= {"video_token_positions": self._floats(tokens), "video_context_of_row": self._indices(self.rows)}
+            inputs |= context
+            dynamic |= {"video_token_positions": {0: "M"}, "video_context_of_row": {0: "R"}}
+            dynamic |= {name: {0: "C", 1: "M"} for name in context}
         else:
-            outputs = "velocity", *numbered("heard", [torch.empty(0)] * (self.d.depth - self.d.first_block))
+            outputs = "velocity", *numbered("audio_context", [torch.empty(0)] * (self.d.depth - self.d.first_block))
         return self._graph("denoise_audio", DenoiseAudio, inputs, outputs, dynamic)
 
-    def denoise_style(self) -> Graph:
+    def embed_reference(self) -> Graph:
         reference = self._floats(self.contexts, 7, self.d.audio_channels)
         dynamic: dict[str, Axes] = {"reference": {0: "N", 1: "A_r"}}
-        return Graph("denoise_style", DenoiseStyle(self.model), {"reference": reference}, ("style",), dynamic)
+        return Graph("embed_reference", EmbedReference(self.model), {"reference": reference}, ("style",), dynamic)
 
     def denoise_joint(self) -> Graph:
-        inputs, dynamic = self._video("R", self.rows)
-        audio, axes = self._audio("z_a")
+        inputs, dynamic = self._video("video_latents", "R", self.rows)
+        audio, axes = self._audio("audio_latents")
         inputs |= audio | {
-            "bridged": self._indices(self.rows - 1),
+            "bridged_rows": self._indices(self.rows - 1),
             "style": self._floats(self.rows - 1, 7, self.d.width),
         }
-        dynamic |= axes | {"bridged": {0: "N"}, "style": {0: "N", 1: "A_r"}}
-        return self._graph("denoise_joint", DenoiseJoint, inputs, ("velocity", "velocity_a"), dynamic)
+        dynamic |= axes | {"bridged_rows": {0: "N"}, "style": {0: "N", 1: "A_r"}}
+        return self._graph("denoise_joint", DenoiseJoint, inputs, ("video_velocity", "audio_velocity"), dynamic)
 
-    def _video(self, rows: str, count: int) -> tuple[dict[str, Tensor], dict[str, Axes]]:
+    def _video(self, latents: str, rows: str, count: int) -> tuple[dict[str, Tensor], dict[str, Axes]]:
         s, d = self.s, self.d
         text = (2 * d.depth, self.prompts, d.text_tokens, d.heads, d.head_width)
         inputs = {
-            "z": self._floats(count, d.video_channels, s.latent_frames, s.latent_height, s.latent_width),
-            "rows": self._floats(count, s.latent_frames, 6, d.width),
-            "embedded": self._floats(count, s.latent_frames, d.width),
+            latents: self._floats(count, d.video_channels, s.latent_frames, s.latent_height, s.latent_width),
+            "block_modulation": self._floats(count, s.latent_frames, 6, d.width),
+            "time_embedding": self._floats(count, s.latent_frames, d.width),
             "keys": self._floats(*text),
             "values": self._floats(*text),
             "lengths": torch.tensor([d.text_tokens, 3, 5], device=self.model.device),
             "text_of_row": self._indices(count),
         }
         dynamic: dict[str, Axes] = {
-            "z": {0: rows, 2: "T", 3: "H", 4: "W"},
-            "rows": {0: rows, 1: "T"},
-            "embedded": {0: rows, 1: "T"},
+            latents: {0: rows, 2: "T", 3: "H", 4: "W"},
+            "block_modulation": {0: rows, 1: "T"},
+            "time_embedding": {0: rows, 1: "T"},
             "keys": {1: "P"},
             "values": {1: "P"},
             "lengths": {0: "P"},
@@ -290,15 +305,15 @@ class _Examples:
         }
         return inputs, dynamic
 
-    def _audio(self, z: str) -> tuple[dict[str, Tensor], dict[str, Axes]]:
+    def _audio(self, latents: str) -> tuple[dict[str, Tensor], dict[str, Axes]]:
         inputs = {
-            z: self._floats(self.rows, self.s.audio_tokens, self.d.audio_channels),
-            "time": self._floats(self.rows, self.d.width),
+            latents: self._floats(self.rows, self.s.audio_tokens, self.d.audio_channels),
+            "time_token": self._floats(self.rows, self.d.width),
         }
-        dynamic: dict[str, Axes] = {z: {0: "R", 1: "A"}, "time": {0: "R"}}
+        dynamic: dict[str, Axes] = {latents: {0: "R", 1: "A"}, "time_token": {0: "R"}}
         if self.d.audio_text:
-            inputs["words"] = self._floats(self.rows, self.d.text_tokens, self.d.width)
-            dynamic["words"] = {0: "R"}
+            inputs["text_tokens"] = self._floats(self.rows, self.d.text_tokens, self.d.width)
+            dynamic["text_tokens"] = {0: "R"}
         return inputs, dynamic
 
     def _graph(
@@ -312,7 +327,7 @@ class _Examples:
         return Graph(name, kind(self.model, tuple(inputs)), inputs, outputs, dynamic)
 
     @property
-    def _seen(self) -> int:
+    def _context_tokens(self) -> int:
         """M of a context from the video."""
         return self.s.latent_frames * (1 if self.d.adaptor_tokens == "frame" else self.s.spatial_tokens)
 

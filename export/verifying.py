@@ -14,12 +14,12 @@ from torch import Tensor
 from ..engine.components import Components
 from ..engine.exports import STEP, Device, Export, GraphSpec, Precision, Proof
 from ..engine.model.denoiser import Denoiser
-from ..engine.runtime.choice import without_exports
 from ..engine.runtime.exported import Graphs, graph_names
-from ..engine.runtime.libraries import load, version_of
-from ..engine.runtime.precision import DTYPES
-from ..engine.runtime.processor import processor
-from ..engine.sampling.trial import stepper
+from ..engine.runtime.pytorch import DTYPES
+from ..engine.runtime.selection.choose import choose_without_exports
+from ..engine.runtime.selection.libraries import load, version_of
+from ..engine.runtime.selection.processor import processor
+from ..engine.sampling.trial import make_step
 from .cases import cases_of, inputs_of
 from .graphs import Graph
 from .writing import Progress, graphs_of
@@ -57,7 +57,9 @@ def verify(
             seconds[graph.name] = _graph_seconds(denoiser.run, graph)
     if all(errors[name] is not None for name in of_model):
         progress("a step")
-        seconds[STEP] = step_seconds([denoiser, without_exports(components.ddit, precision)[1]], components)
+        seconds[STEP] = step_seconds(
+            [denoiser, choose_without_exports(components.ddit, precision).denoiser], components
+        )
     here = str(processor(components.ddit.device))
     return Proof(runtime, version_of(runtime), device, precision, errors, BOUNDS[precision], seconds, here)
 
@@ -94,7 +96,7 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 def step_seconds(denoisers: Sequence[Denoiser], components: Components) -> list[float]:
     """The median time of a step of one clip with text guidance: two rows through both towers."""
-    steps = [stepper(components.config.sequence, denoiser) for denoiser in denoisers]
+    steps = [make_step(components.config.sequence, denoiser) for denoiser in denoisers]
     return _in_turns(steps, STEPS)
 
 
@@ -106,7 +108,7 @@ def _graph_seconds(run: Graphs, graph: Graph) -> list[float]:
 
 
 def _in_turns(works: Sequence[Callable[[], Tensor]], times: int) -> list[float]:
-    """The median seconds of each of several works that are done in turns, once before it counts."""
+    """The median seconds of each of several functions that are called alternately, once before it counts."""
     taken: list[list[float]] = [[] for _ in works]
     for _ in range(times + 1):
         for work, of in zip(works, taken, strict=True):

@@ -22,7 +22,7 @@ from ..engine.config import ModelConfig
 from ..engine.exports import CONSTANTS, Device, Export, Format, GraphSpec, Port, Precision, folder_name
 from ..engine.package import sha256
 from ..engine.runtime.exported import graph_names
-from ..engine.runtime.precision import DTYPES, cast
+from ..engine.runtime.pytorch import DTYPES, cast
 from .cases import cases_of, inputs_of
 from .graphs import Graph, codec_graphs, denoiser_graphs
 from .lengths import axes_of

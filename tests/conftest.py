@@ -3,6 +3,9 @@
 Every process of the tests computes with one thread, since there is one for each core. Without a GPU the Triton kernels
 run in their interpreter. Exports in the user's cache do not count, and runtimes are not timed: the tests choose theirs,
 and those of the timing switch it on.
+
+Hypothesis has two profiles: `fast`, the default, runs at most five examples of each property; `ci`, which `make test`
+selects with ``--hypothesis-profile=ci``, runs all of them. Both run the same examples every time.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
+from hypothesis import settings
 
 _cache = tempfile.TemporaryDirectory(prefix="syncflow-")
 os.environ["SYNCFLOW_CACHE"] = _cache.name
@@ -20,3 +25,36 @@ os.environ["SYNCFLOW_CALIBRATION"] = "off"
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+settings.register_profile("fast", settings.get_profile("ci"), max_examples=5)
+settings.load_profile("fast")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files, skip what needs a GPU, and limit examples.
+
+    Files that are slow as a whole come first, so that none is left to one process at the end.
+    """
+    items.sort(key=lambda item: _file_marker(item, "slow") is None)
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if settings.get_current_profile_name() == "fast":
+        for item in items:
+            _limit_examples(item)
+
+
+def _file_marker(item: pytest.Item, name: str) -> pytest.Mark | None:
+    file = item.getparent(pytest.Module)
+    return None if file is None else file.get_closest_marker(name)
+
+
+def _limit_examples(item: pytest.Item) -> None:
+    """As few examples as the profile has, also where a test states their number."""
+    function = getattr(item, "obj", None)
+    function = getattr(function, "__func__", function)
+    own = getattr(function, "_hypothesis_internal_use_settings", None)
+    if own is not None:
+        most = min(own.max_examples, settings().max_examples)
+        function._hypothesis_internal_use_settings = settings(own, max_examples=most)

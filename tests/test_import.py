@@ -10,6 +10,8 @@ import sys
 from importlib.metadata import requires
 from pathlib import Path
 
+import pytest
+
 import syncflow
 
 ROOT = Path(syncflow.__file__).parent
@@ -24,6 +26,15 @@ def test_import_leaves_heavy_libraries_alone():
     loaded = set(json.loads(run.stdout))
     assert "syncflow" in loaded
     assert not loaded & HEAVY
+
+
+def test_the_public_names_are_there():
+    assert set(syncflow.__all__) <= set(dir(syncflow))
+    for name in syncflow.__all__:
+        assert getattr(syncflow, name) is not None
+    assert {"Engine", "load_clip", "probe", "Handle", "Full", "Closed", "Cancelled", "Expired"} <= set(syncflow.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        syncflow.nothing  # noqa: B018
 
 
 def test_every_import_is_a_declared_dependency():

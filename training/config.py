@@ -13,7 +13,7 @@ STAGES: tuple[Stage, ...] = ("video", "audio", "joint")
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """One stage of training (``docs/method.md`` section 6).
+    """One stage of training (``docs/method.md`` section 7).
 
     ``steps`` optimiser steps of ``batch`` clips, or fewer when ``minutes`` of training time are over; the learning rate
     follows whichever is nearer its end. ``clean_video`` and ``independent`` are the shares of rows that see clean

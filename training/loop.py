@@ -103,9 +103,9 @@ def train(model: DDiT, text_encoder: TextEncoder, latents: LatentSet, config: Tr
     with SummaryWriter(str(run / "tensorboard")) as board, _bar(step, config, accelerator) as bar:
         while (progress := _progress(step, elapsed, config)) < 1:
             began = time.monotonic()
-            generator = torch.Generator().manual_seed(
-                hash((config.seed, step, accelerator.process_index)) & (2**63 - 1)
-            )
+            seed = hash((config.seed, step, accelerator.process_index)) & (2**63 - 1)
+            generator = torch.Generator().manual_seed(seed)
+            torch.manual_seed(seed)  # dropout of a trained text encoder
             batch = batches.at(generator)
             drawn = draw(batch, config, generator)
             factor = schedule(progress, step, config)
@@ -147,7 +147,14 @@ def _progress(step: int, elapsed: float, config: TrainConfig) -> float:
 def _bar(step: int, config: TrainConfig, accelerator: Accelerator) -> tqdm:
     total = None if config.minutes else config.steps
     shown = accelerator.is_main_process
-    return tqdm(initial=step, total=total, desc=f"stage {config.stage}", unit="step", disable=not shown, mininterval=5)
+    return tqdm(
+        initial=step,
+        total=total,
+        desc=f"stage {config.stage}",
+        unit="step",
+        disable=None if shown else True,
+        mininterval=5,
+    )
 
 
 def _save(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
-from ..engine.model.denoiser import Sight
+from ..engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs
 from .config import TrainConfig
+from .stages import trained_modules
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,23 @@ def motion_aware(error: Tensor, clean: Tensor, weight: float) -> Tensor:
 
 
 class FlowObjective(nn.Module):
-    """Loss of one batch. What a stage freezes requires no gradients, so autograd records nothing of it."""
+    """Loss of one batch.
+
+    What a stage freezes requires no gradients, so autograd records nothing of it, and stays in evaluation mode, so that
+    it computes what it computes when a clip is drawn (no dropout).
+    """
 
     def __init__(self, model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> None:
         super().__init__()
         self.model, self.text_encoder, self.config = model, text_encoder, config
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for what the stage trains, evaluation mode for the rest."""
+        super().train(False)
+        self.training = mode
+        for module in trained_modules(self.model, self.text_encoder, self.config):
+            module.train(mode)
+        return self
 
     def forward(self, batch: Batch, drawn: Draw) -> dict[str, Tensor]:
         """``loss`` and its parts, as scalars."""
@@ -115,9 +129,9 @@ class FlowObjective(nn.Module):
         text = self.model.video.condition(states, batch.mask.sum(1))
         row = torch.arange(len(batch.video), device=batch.video.device)
         z_v = torch.lerp(drawn.noise_video, batch.video, t_v[:, None, None, None, None])
-        seen = None if stage == "video" else row
         times = self.model.modulation(t_v[:, None], batch.fps)
-        v_video, context = self.model.video_pass(z_v, times, text, row, seen=seen)
+        context_rows = None if stage == "video" else row
+        v_video, context = self.model.video_pass(VideoInputs(z_v, times, text, row, context_rows=context_rows))
         error = v_video.float() - (batch.video - drawn.noise_video)
         per_row = motion_aware(error, batch.video, self.config.motion_weight)
         video = (per_row * drawn.learn_video).sum() / drawn.learn_video.sum().clamp(min=1)
@@ -125,9 +139,12 @@ class FlowObjective(nn.Module):
             return {"loss": video, "video": video.detach()}
         z_a = torch.lerp(drawn.noise_audio, batch.audio, t_a[:, None, None])
         patch = self.model.config.patch
-        sight = Sight(self.model.sight_positions(z_v.shape[2], z_v.shape[3] // patch * (z_v.shape[4] // patch)))
+        tokens = z_v.shape[3] // patch * (z_v.shape[4] // patch)
+        ref = VideoContextRef(self.model.video_token_positions(z_v.shape[2], tokens))
         times_a = self.model.audio_time(t_a)
-        v_audio, _ = self.model.audio_pass(z_a, times_a, text, row, context=context, sight=sight)
+        v_audio, _ = self.model.audio_pass(
+            AudioInputs(z_a, times_a, text, row, video_context=context, video_context_ref=ref)
+        )
         audio = (v_audio.float() - (batch.audio - drawn.noise_audio)).square().mean()
         loss = audio if stage == "audio" else audio + video
         return {"loss": loss, "video": video.detach(), "audio": audio.detach()}

@@ -48,6 +48,7 @@ FULL = {
     "audio": TrainConfig(stage="audio", steps=150_000, batch=16, lr=1e-4, matrix_lr=1e-4, precision="bf16"),
     "joint": TrainConfig(stage="joint", steps=20_000, batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16"),
 }
+WINDOWS = 4  # of a video that is longer than a clip, all of them in the cache of latents
 RECIPES: dict[str, dict[str, TrainConfig]] = {"syncflow-tiny": TINY, "syncflow-xl": FULL}
 # What "all" means. The tiny model finishes the video before the sound (video lead 1) and is done after stage 2.
 WHOLE: dict[str, tuple[Stage, ...]] = {"syncflow-tiny": ("video", "audio"), "syncflow-xl": ("video", "audio", "joint")}
@@ -59,7 +60,8 @@ def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
     wanted = [name for name in ("video_vae", "audio_vae") if not (folder / name / "config.json").is_file()]
     if not wanted:
         return
-    samples = [clips[i] for i in tqdm(range(min(limit, len(clips))), desc="reading clips", unit="clip")]
+    first = range(0, len(clips), clips.windows)[:limit]
+    samples = [clips[i] for i in tqdm(first, desc="reading clips", unit="clip", disable=None)]
     if "video_vae" in wanted:
         train_video_codec(np.stack([sample["frames"] for sample in samples]), folder / "video_vae")
     if "audio_vae" in wanted:
@@ -101,9 +103,10 @@ def fresh(preset: ModelConfig, codecs: Path, seed: int = 0) -> Components:
     return Components(preset, DDiT(shape), video, audio, text)
 
 
-def clip_folder(data: Path, preset: ModelConfig) -> ClipFolder:
-    """The clips of a folder at the preset's sequence."""
-    return ClipFolder(data, preset.sequence)
+def clip_folder(data: Path, preset: ModelConfig, seed: int = 0, windows: int = WINDOWS) -> ClipFolder:
+    """The clips of a folder at the preset's sequence: ``windows`` random ones of each where videos are longer."""
+    clips = ClipFolder(data, preset.sequence, window="random", seed=seed, windows=windows)
+    return clips if clips.is_longer() else ClipFolder(data, preset.sequence)
 
 
 def stage_config(preset: str, stage: Stage, changes: dict[str, Any]) -> TrainConfig:

@@ -21,8 +21,8 @@ from ...engine.model import DDiT
 from ...engine.model.audio import AudioLayer, ModalityAdaptor
 from ...engine.model.denoiser import Denoiser
 from ...engine.model.video import STDiTBlock
-from ...engine.runtime.cuda_graphs.capture import called
-from ...engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
+from ...engine.runtime.cuda_graphs.capture import eager_capture
+from ...engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from ...engine.runtime.delegate import describe
 from ...engine.sampling.job import Job, Text
 from ...engine.sampling.reference import ReferenceLoop
@@ -42,8 +42,8 @@ MICRO = ModelConfig(
 )
 LAYERS = (STDiTBlock, AudioLayer, ModalityAdaptor)
 BATCHES = (1, 2, 4, 8, 16, 32)
-WAYS = ("eager", "graphed", "graphed, overlap", "naive", "reference")
-COMPILED = ("compiled", "compiled, graphed")
+WAYS = ("eager", "cuda graphs", "cuda graphs, overlap", "naive", "reference")
+COMPILED = ("compiled", "compiled, cuda graphs")
 STEPS = 50
 STEP_SECONDS = 1.5  # about what the steps of one item may take
 GRAPH_ROWS, GRAPH_BYTES = 64, 80 << 30  # graphs at every batch, to see where they stop paying
@@ -62,7 +62,7 @@ def step(run: Run) -> Iterator[Item]:
 def clip(run: Run) -> Iterator[Item]:
     """From noise to latents, as ``Engine.generate`` samples."""
     for batch in BATCHES[:1] if run.smoke else (1, 4, 16):
-        for way in ("eager", "graphed", "graphed, overlap"):
+        for way in ("eager", "cuda graphs", "cuda graphs, overlap"):
             yield Item(f"batch {batch} {way}", partial(time_clip, run, batch, way))
 
 
@@ -76,7 +76,7 @@ def time_step(run: Run, batch: int, way: str) -> dict[str, Any]:
         work = _stepper(run, batch, way)
         rounds = 1
         if not run.smoke:
-            _seconds(work, 3, run.device)  # every slot is recorded
+            _seconds(work, 3, run.device)  # every buffer is captured
             each = _seconds(work, 3, run.device) / 3
             rounds = max(4, min(40, round(STEP_SECONDS / each)))
         p50 = _seconds(work, rounds, run.device) / rounds
@@ -122,24 +122,25 @@ def _stepper(run: Run, batch: int, way: str) -> Callable[[], object]:
 
 def _denoiser(run: Run, way: str) -> Denoiser:
     model = _model(run.device, run.smoke)
-    if "graphed" not in way:
+    if "cuda graphs" not in way:
         return model
-    made = GraphedDenoiser(
+    made = CudaGraphDenoiser(
         model,
         overlap="overlap" in way,
         max_rows=GRAPH_ROWS,
         max_bytes=GRAPH_BYTES,
-        capture=called if run.smoke else None,
+        capture=eager_capture if run.smoke else None,
     )
-    assert describe(made)["graphs"]
+    assert describe(made)["cuda_graphs"]
     return made
 
 
 def _jobs(run: Run, batch: int, steps: int) -> list[Job]:
     """Clips of the model's own size with two branches, both modalities at a shared time; prompts are random."""
     one = sampling_job(_config(run), steps, lead=0.0)
-    states = [torch.randn(one.text.states.shape) for _ in range(batch)]
-    return [replace(one, seed=i, text=Text(text, one.text.length)) for i, text in enumerate(states)]
+    d = _config(run).ddit
+    texts = [Text(torch.randn(d.text_tokens, d.text_width), d.text_tokens) for _ in range(batch)]
+    return [replace(one, seed=i, text=text) for i, text in enumerate(texts)]
 
 
 @contextmanager

@@ -1,13 +1,14 @@
-"""Continuous batching: a bounded queue, a scheduler, handles, and the threads that step, prepare and decode."""
+"""Continuous batching: a bounded queue, a scheduler, handles, and the threads that encode, step and decode."""
 
 from .batcher import Batcher
-from .errors import Cancelled, Closed, Expired, Full
-from .handle import Handle, Progress, State
-from .limits import Limits, Policy
-from .stages import Stages, Stepper
-from .stats import Percentiles, Stats
+from .handle import Cancelled, Closed, Expired, Full, Handle, Progress, State
+from .policy import Limits, Policy
+from .running_batch import Backend, BackendBatch
+from .statistics import Percentiles, Stats
 
 __all__ = [
+    "Backend",
+    "BackendBatch",
     "Batcher",
     "Cancelled",
     "Closed",
@@ -18,8 +19,6 @@ __all__ = [
     "Percentiles",
     "Policy",
     "Progress",
-    "Stages",
     "State",
     "Stats",
-    "Stepper",
 ]

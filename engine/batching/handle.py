@@ -1,4 +1,4 @@
-"""What a caller holds of a request: its state, its progress and, in the end, its result."""
+"""The future of a submitted request: its state, its progress and, in the end, its result or its error."""
 
 from __future__ import annotations
 
@@ -8,16 +8,31 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
-
-from .errors import Cancelled
 
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 
+class Full(RuntimeError):
+    """The queue has no room; nothing was taken, and a later attempt may succeed."""
+
+
+class Closed(RuntimeError):
+    """The batcher takes no more requests."""
+
+
+class Cancelled(RuntimeError):
+    """The request was cancelled, or the batcher was closed before it was done."""
+
+
+class Expired(RuntimeError):
+    """The request's deadline passed before its last step was done."""
+
+
 class State(StrEnum):
-    """From QUEUED forward, then exactly one of the last four for ever."""
+    """A request moves forward from QUEUED and ends in one of the last four. It is PREPARING while it is encoded."""
 
     QUEUED = "queued"
     PREPARING = "preparing"
@@ -44,26 +59,26 @@ class Handle(Generic[R]):
 
     ``for progress in handle`` and ``async for progress in handle`` give the newest :class:`Progress` whenever it has
     changed, and end with the request, however it ends; a request that starts again alone begins again at 0. A waiter
-    that gives up (a timeout, a cancelled task) leaves the request as it is. ``settled`` is called once, when the state
-    is final and everybody has been told.
+    that gives up (a timeout, a cancelled task) leaves the request as it is. ``on_final`` is called once, when the state
+    is final and all callbacks have run.
     """
 
-    def __init__(self, settled: Callable[[State], None]) -> None:
+    def __init__(self, on_final: Callable[[State], None] | None = None) -> None:
         self._changed = threading.Condition()
         self._state = State.QUEUED
         self._progress = Progress(0, 0)
         self._result: R | None = None
         self._error: BaseException | None = None
-        self._settled: Callable[[State], None] | None = settled
+        self._on_final = on_final
         self._watchers: list[Callable[[], None]] = []
-        self._callbacks: list[Callable[[Handle[R]], object]] = []
+        self._callbacks: list[tuple[Callable[[Handle[R]], object], Callable[[], None]]] = []
 
     def __repr__(self) -> str:
         return f"<Handle {self._state} {self._progress.done}/{self._progress.steps}>"
 
     @property
     def state(self) -> State:
-        """Where the request is now."""
+        """The state at this moment."""
         return self._state
 
     @property
@@ -78,9 +93,9 @@ class Handle(Generic[R]):
     def cancel(self) -> bool:
         """End the request now; whether this call is what ended it.
 
-        The handle is final at once. A place in a running batch is given back at the next step boundary.
+        The handle is final at once. A slot of a running batch is freed at the next step boundary.
         """
-        return self.settle(State.CANCELLED, error=Cancelled("the request was cancelled"))
+        return self.finish(State.CANCELLED, error=Cancelled("the request was cancelled"))
 
     def result(self, timeout: float | None = None) -> R:
         """The result, once it is there.
@@ -103,49 +118,65 @@ class Handle(Generic[R]):
                 raise TimeoutError(f"the request is still {self._state} after {timeout:g} s")
         return self._error
 
+    def cancelled(self) -> bool:
+        """Whether the request was cancelled."""
+        return self._state is State.CANCELLED
+
     def add_done_callback(self, callback: Callable[[Handle[R]], object]) -> None:
         """Call back with the handle once its state is final, or now if it is.
 
-        It is called in whichever thread ends the request, which may be the one that steps: keep it short.
+        Called from an event loop, as ``asyncio.wait`` does, the callback runs in that loop. Otherwise it runs in
+        whichever thread ends the request, which may be the one that steps: keep it short.
         """
+        call = partial(self._call, callback)
+        with suppress(RuntimeError):  # there is no running loop
+            call = partial(self._call_in, asyncio.get_running_loop(), callback)
         with self._changed:
             if not self.done():
-                self._callbacks.append(callback)
+                self._callbacks.append((callback, call))
                 return
-        self._call(callback)
+        call()
+
+    def remove_done_callback(self, callback: Callable[[Handle[R]], object]) -> int:
+        """Forget a callback that has not run; how often it had been added."""
+        with self._changed:
+            kept = [pair for pair in self._callbacks if pair[0] != callback]
+            removed = len(self._callbacks) - len(kept)
+            self._callbacks = kept
+        return removed
 
     def __iter__(self) -> Iterator[Progress]:
-        seen = Progress(0, 0)
-        over = False
-        while not over:
+        last = Progress(0, 0)
+        final = False
+        while not final:
             with self._changed:
-                while not self.done() and self._progress == seen:
+                while not self.done() and self._progress == last:
                     self._changed.wait()
-                newest, over = self._progress, self.done()
-            if newest != seen:
+                newest, final = self._progress, self.done()
+            if newest != last:
                 yield newest
-            seen = newest
+            last = newest
 
     async def __aiter__(self) -> AsyncIterator[Progress]:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+            with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(changed.set)
 
-        seen = Progress(0, 0)
+        last = Progress(0, 0)
         with self._changed:
             self._watchers.append(wake)
         try:
-            over = False
-            while not over:
+            final = False
+            while not final:
                 changed.clear()
                 with self._changed:
-                    newest, over = self._progress, self.done()
-                if newest != seen:
+                    newest, final = self._progress, self.done()
+                if newest != last:
                     yield newest
-                seen = newest
-                if not over:
+                last = newest
+                if not final:
                     await changed.wait()
         finally:
             with self._changed, suppress(ValueError):
@@ -160,7 +191,7 @@ class Handle(Generic[R]):
         return self.result(0)
 
     def advance(self, state: State, progress: Progress | None = None) -> bool:
-        """For the worker: the request has come further. False, and no change, when its state is final."""
+        """For the batcher: a later state or progress. False, and no change, when the state is final."""
         with self._changed:
             if self.done():
                 return False
@@ -172,25 +203,36 @@ class Handle(Generic[R]):
             wake()
         return True
 
-    def settle(self, state: State, result: R | None = None, error: BaseException | None = None) -> bool:
-        """For the worker: the end. Only the first call counts; whether this is it."""
+    def finish(self, state: State, result: R | None = None, error: BaseException | None = None) -> bool:
+        """For the batcher: the final state. Only the first call counts; whether this is it."""
         assert state in FINAL
         with self._changed:
             if self.done():
                 return False
             self._state, self._result, self._error = state, result, error
-            settled, watchers, callbacks = self._settled, self._watchers, self._callbacks
-            self._settled, self._watchers, self._callbacks = None, [], []
+            on_final, watchers, callbacks = self._on_final, self._watchers, self._callbacks
+            self._on_final, self._watchers, self._callbacks = None, [], []
             self._changed.notify_all()
         try:
             for wake in watchers:
                 wake()
-            for callback in callbacks:
-                self._call(callback)
+            for _, call in callbacks:
+                call()
         finally:
-            if settled is not None:
-                settled(state)
+            if on_final is not None:
+                on_final(state)
         return True
+
+    def after_fork(self, error: BaseException) -> None:
+        """For the batcher, in a forked child: the request is cancelled here, and nobody else is told."""
+        self._changed = threading.Condition()
+        self._on_final, self._watchers, self._callbacks = None, [], []
+        if not self.done():
+            self._state, self._error = State.CANCELLED, error
+
+    def _call_in(self, loop: asyncio.AbstractEventLoop, callback: Callable[[Handle[R]], object]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(callback, self)
 
     def _call(self, callback: Callable[[Handle[R]], object]) -> None:
         try:

@@ -1,194 +1,311 @@
-"""Who comes in, who joins, which bucket steps next: decisions on a clock given from outside; no threads, no tensors.
+"""Scheduling decisions at step boundaries, on a clock given from outside: no threads, no tensors.
 
-A request waits in the queue, is admitted (its memory is reserved and it is prepared), is ready, joins its bucket's
-batch at a step boundary, leaves it when its last step is done, is decoded and released. Admission goes by rank over all
-shapes. A request that finds no memory holds up all behind it until there is enough, so that small ones cannot starve
-it; one whose batch has no place holds up nobody.
+A request waits in the queue, is admitted (its memory is reserved and it is encoded), is ready, joins the batch of its
+shape group at a step boundary, leaves it after its last step, is decoded and removed.
+
+*Queue.* Priority with ageing: a request of priority p that has waited w seconds counts p + w / ageing. All age at one
+rate, so the order of two requests never changes; it is that of the rank submitted_at / ageing - p, first come first
+served within a rank. A request is overtaken only by one of a higher priority q submitted at most (q - p) * ageing
+seconds later.
+
+*Admission.* By rank over all shapes. A request that finds no memory blocks those behind it until there is enough, so
+that small requests cannot starve it; one whose batch is full blocks none.
+
+*Fair share.* Weighted fair queueing of device time among shape groups: the virtual time of a group is its device time
+over its weight, and the group with the least virtual time steps next. A group that arrives, or returns, starts at the
+virtual time that is being served, so that idle time earns nothing. Between two steps of a group whose step costs s at
+weight w, another of weight v gets at most v s / w seconds and one step more.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import insort
-from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from bisect import bisect_left, insort
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
+from itertools import count
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
-from .bucket import Bucket
-from .entry import Entry, Phase
-from .limits import Limits, Policy
-from .queue import Queue, by_rank
-from .turns import Turns
+from .handle import Full
+from .policy import Limits, Policy
+from .request_state import Phase, RequestState
 
-E = TypeVar("E", bound=Entry)
+S = TypeVar("S", bound=RequestState[Any, Any, Any])
+G = TypeVar("G", bound=Hashable)
+by_rank = attrgetter("rank")
+
+
+class Queue(Generic[S]):
+    """At most ``capacity`` waiting requests, sorted by rank within each shape."""
+
+    def __init__(self, capacity: int, ageing: float) -> None:
+        self.capacity, self.ageing = capacity, ageing
+        self._by_shape: dict[Hashable, list[S]] = {}
+        self._serial = count()
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def num_waiting(self, shape: Hashable) -> int:
+        """How many requests of a shape wait."""
+        return len(self._by_shape.get(shape, ()))
+
+    def push(self, request: S) -> None:
+        """Add a request. Raises :class:`Full`."""
+        if self._length >= self.capacity:
+            raise Full(f"the queue is full: {self._length} requests wait and {self.capacity} may; try again later")
+        request.rank = request.submitted_at / self.ageing - request.priority, next(self._serial)
+        insort(self._by_shape.setdefault(request.shape, []), request, key=by_rank)
+        self._length += 1
+
+    def first(self, allowed: Callable[[Hashable], bool]) -> S | None:
+        """The request of least rank among the allowed shapes."""
+        heads = [requests[0] for shape, requests in self._by_shape.items() if allowed(shape)]
+        return min(heads, key=by_rank, default=None)
+
+    def remove(self, request: S) -> None:
+        """Remove a request from any position."""
+        requests = self._by_shape[request.shape]
+        index = bisect_left(requests, request.rank, key=by_rank)
+        assert requests[index] is request
+        del requests[index]
+        if not requests:
+            del self._by_shape[request.shape]
+        self._length -= 1
+
+
+@dataclass(eq=False)
+class ShapeGroup(Generic[S]):
+    """Admitted requests of one latent shape, of which at most ``capacity`` run; ``ready`` is sorted by rank.
+
+    ``isolated``: a group of a single request, which no other may join.
+    """
+
+    shape: Hashable
+    capacity: int
+    isolated: bool = False
+    preparing: list[S] = field(default_factory=list)
+    ready: list[S] = field(default_factory=list)
+    running: list[S] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.preparing) + len(self.ready) + len(self.running)
+
+    def remove(self, request: S) -> None:
+        """Remove a member in any phase."""
+        for members in (self.preparing, self.ready, self.running):
+            if request in members:
+                members.remove(request)
+
+    def starts_at(self, max_wait: float) -> float:
+        """When a batch without running requests starts: at once if it is full, or ``max_wait`` s after its first."""
+        if len(self.ready) >= self.capacity:
+            return -math.inf
+        return min((request.ready_at for request in self.ready), default=math.inf) + max_wait
+
+
+class FairShare(Generic[G]):
+    """The virtual times of all groups."""
+
+    def __init__(self) -> None:
+        self._virtual_time: dict[G, float] = {}
+        self._last_selected: dict[G, int] = {}
+        self._served = 0.0
+        self._selections = 0
+
+    def add(self, group: G) -> None:
+        """A group arrives."""
+        self._virtual_time[group], self._last_selected[group] = self._served, 0
+
+    def remove(self, group: G) -> None:
+        """A group goes."""
+        del self._virtual_time[group], self._last_selected[group]
+
+    def select(self, able: Collection[G]) -> G:
+        """The group, of those able to step, that steps next; of equal virtual times the least recently selected."""
+        selected = min(able, key=lambda group: (self._virtual_time[group], self._last_selected[group]))
+        self._served = max(self._served, self._virtual_time[selected])
+        for idle in self._virtual_time.keys() - set(able):
+            self._virtual_time[idle] = max(self._virtual_time[idle], self._served)
+        self._selections += 1
+        self._last_selected[selected] = self._selections
+        return selected
+
+    def charge(self, group: G, seconds: float, weight: float) -> None:
+        """A step of a group took ``seconds`` of device time."""
+        self._virtual_time[group] += seconds / weight
 
 
 @dataclass(frozen=True)
-class Turn(Generic[E]):
-    """A bucket steps, after some have joined it."""
+class StepDecision(Generic[S]):
+    """The group to step next, after the requests ``joining`` have joined its batch."""
 
-    bucket: Bucket[E]
-    joining: tuple[E, ...]
+    group: ShapeGroup[S]
+    joining: tuple[S, ...]
 
 
-class Scheduler(Generic[E]):
-    """``entries`` are all that have been submitted and not released, ``memory`` the bytes reserved."""
+class Scheduler(Generic[S]):
+    """``requests`` are all that were submitted and not removed, ``reserved`` the bytes of memory reserved for them."""
 
     def __init__(self, limits: Limits, policy: Policy) -> None:
         self.limits, self.policy = limits, policy
-        self.entries: dict[E, None] = {}
-        self.memory = 0
-        self._queue: Queue[E] = Queue(limits.queue, policy.ageing)
-        self._buckets: dict[Bucket[E], None] = {}
-        self._shared: dict[Hashable, Bucket[E]] = {}
-        self._turns: Turns[Bucket[E]] = Turns()
-        self._timed: dict[E, None] = {}
+        self.requests: dict[S, None] = {}
+        self.reserved = 0
+        self._queue: Queue[S] = Queue(limits.queue, policy.ageing)
+        self._groups: dict[ShapeGroup[S], None] = {}
+        self._group_of: dict[S, ShapeGroup[S]] = {}
+        self._open_groups: dict[Hashable, ShapeGroup[S]] = {}
+        self._fair_share: FairShare[ShapeGroup[S]] = FairShare()
+        self._timed: dict[S, None] = {}
 
     @property
-    def waiting(self) -> int:
+    def num_waiting(self) -> int:
         """Length of the queue."""
         return len(self._queue)
 
     @property
-    def buckets(self) -> int:
+    def num_groups(self) -> int:
         """Batches that run or are about to."""
-        return len(self._buckets)
+        return len(self._groups)
 
-    def submit(self, entry: E) -> None:
-        """Raises ``ValueError`` for a request that can never fit, :class:`Full` for one too many."""
-        if self.limits.memory is not None and entry.cost > self.limits.memory:
+    def group_of(self, request: S) -> ShapeGroup[S] | None:
+        """The group of a request between admission and its last step."""
+        return self._group_of.get(request)
+
+    def submit(self, request: S) -> None:
+        """Queue a request. Raises ``ValueError`` for one that can never fit, :class:`Full` for one too many."""
+        if self.limits.memory is not None and request.memory > self.limits.memory:
             raise ValueError(
-                f"the request needs {_gib(entry.cost)} of memory and {_gib(self.limits.memory)} are allowed; "
+                f"the request needs {_gib(request.memory)} of memory and {_gib(self.limits.memory)} are allowed; "
                 "ask for a smaller size or fewer seconds"
             )
-        self._queue.push(entry)
-        self.entries[entry] = None
-        if entry.timeout is not None:
-            self._timed[entry] = None
+        self._queue.push(request)
+        self.requests[request] = None
+        if request.timeout is not None:
+            self._timed[request] = None
 
-    def admit(self) -> list[E]:
-        """Reserve memory for whoever can come in now; they are to be prepared, in this order.
+    def admit(self) -> list[S]:
+        """Reserve memory for every request that can enter now; they are to be encoded, in this order.
 
-        First for places that are free, then for those ``ahead``, with what memory nobody waits for.
+        First for free slots of batches, then for those ``ahead``, with memory that no waiting request needs.
         """
-        admitted: list[E] = []
-        for places in (self.limits.batch, self.limits.batch + self.limits.ahead):
-            while (entry := self._first(places)) is not None:
-                if self.limits.memory is not None and self.memory + entry.cost > self.limits.memory:
+        admitted: list[S] = []
+        for members in (self.limits.batch, self.limits.batch + self.limits.ahead):
+            while (request := self._first_with_room(members)) is not None:
+                if self.limits.memory is not None and self.reserved + request.memory > self.limits.memory:
                     return admitted
-                self._reserve(entry)
-                admitted.append(entry)
+                self._reserve(request)
+                admitted.append(request)
         return admitted
 
-    def prepared(self, entry: E, now: float) -> None:
-        """An admitted request is ready to join."""
-        bucket = _bucket_of(entry)
-        bucket.preparing.remove(entry)
-        self._make_ready(entry, bucket, now)
+    def mark_ready(self, request: S, now: float) -> None:
+        """An admitted request has been encoded and can join."""
+        group = self._group_of[request]
+        group.preparing.remove(request)
+        self._make_ready(request, group, now)
 
-    def turn(self, now: float) -> Turn[E] | None:
+    def next_step(self, now: float) -> StepDecision[S] | None:
         """The next step, or None when there is nothing to step."""
-        able = [bucket for bucket in self._buckets if bucket.running or self._begins(bucket) <= now]
+        able = [group for group in self._groups if group.running or group.starts_at(self.policy.max_wait) <= now]
         if not able:
             return None
-        bucket = self._turns.pick(able)
-        free = bucket.places - len(bucket.running) if self.policy.continuous or not bucket.running else 0
-        joining = tuple(bucket.ready[:free])
-        del bucket.ready[:free]
-        bucket.running += joining
-        for entry in joining:
-            entry.phase = Phase.RUNNING
-        return Turn(bucket, joining)
+        group = self._fair_share.select(able)
+        free = group.capacity - len(group.running) if self.policy.continuous or not group.running else 0
+        joining = tuple(group.ready[:free])
+        del group.ready[:free]
+        group.running += joining
+        for request in joining:
+            request.phase = Phase.RUNNING
+        return StepDecision(group, joining)
 
-    def stepped(self, bucket: Bucket[E], seconds: float) -> None:
-        """A step is done. A request has one share of the device, a bucket for whose places others wait up to twice."""
-        running = max(len(bucket.running), 1)
-        behind = len(bucket) - len(bucket.running) + (0 if bucket.alone else self._queue.waiting(bucket.key))
-        self._turns.charge(bucket, seconds, running + min(behind, running))
+    def record_step(self, group: ShapeGroup[S], seconds: float) -> None:
+        """A step is done. A group weighs as many shares as requests run, up to twice that if others wait for it."""
+        running = max(len(group.running), 1)
+        behind = len(group) - len(group.running) + (0 if group.isolated else self._queue.num_waiting(group.shape))
+        self._fair_share.charge(group, seconds, running + min(behind, running))
 
-    def leave(self, entry: E) -> None:
-        """A running request is out of its batch and goes to the decoders; its memory stays reserved."""
-        bucket = _bucket_of(entry)
-        bucket.running.remove(entry)
-        entry.phase, entry.bucket = Phase.DECODING, None
-        self._timed.pop(entry, None)
-        self._close_if_empty(bucket)
+    def mark_decoding(self, request: S) -> None:
+        """A running request has left its batch and is decoded; its memory stays reserved."""
+        request.phase = Phase.DECODING
+        self._timed.pop(request, None)
+        self._leave_group(request)
 
-    def isolate(self, bucket: Bucket[E], now: float) -> None:
-        """Every running request of a bucket starts again in a bucket of its own."""
-        for entry in bucket.running:
-            apart = self._open(bucket.key, places=1, alone=True)
-            self._make_ready(entry, apart, now)
-        bucket.running.clear()
-        self._close_if_empty(bucket)
+    def isolate(self, group: ShapeGroup[S], now: float) -> None:
+        """Every running request of a group starts again in a group of its own."""
+        for request in group.running:
+            self._make_ready(request, self._add_group(group.shape, capacity=1, isolated=True), now)
+        group.running.clear()
+        self._remove_if_empty(group)
 
-    def release(self, entry: E) -> None:
-        """Forget a request, in whatever phase it is, and what was reserved for it."""
-        if entry.phase is Phase.GONE:
+    def remove(self, request: S) -> None:
+        """Forget a request in any phase, and release what was reserved for it."""
+        if request.phase is Phase.REMOVED:
             return
-        if entry.phase is Phase.WAITING:
-            self._queue.remove(entry)
+        if request.phase is Phase.WAITING:
+            self._queue.remove(request)
         else:
-            self.memory -= entry.cost
-        if (bucket := entry.bucket) is not None:
-            bucket.remove(entry)
-            self._close_if_empty(bucket)
-        entry.phase, entry.bucket = Phase.GONE, None
-        self._timed.pop(entry, None)
-        del self.entries[entry]
+            self.reserved -= request.memory
+        self._leave_group(request)
+        request.phase = Phase.REMOVED
+        self._timed.pop(request, None)
+        del self.requests[request]
 
-    def overdue(self, now: float) -> list[E]:
-        """Whoever is past the deadline and not yet with the decoders; each is told once."""
-        late = [entry for entry in self._timed if entry.deadline <= now]
-        for entry in late:
-            del self._timed[entry]
-        return late
+    def expire(self, now: float) -> list[S]:
+        """Requests past their deadline whose steps are not done; each is returned once."""
+        overdue = [request for request in self._timed if request.deadline <= now]
+        for request in overdue:
+            del self._timed[request]
+        return overdue
 
     def next_event(self) -> float:
-        """When something falls due though nothing happens: a deadline, or a batch that gathers; or infinity."""
-        deadlines = (entry.deadline for entry in self._timed)
-        begins = (self._begins(bucket) for bucket in self._buckets if not bucket.running)
-        return min((*deadlines, *begins), default=math.inf)
+        """When something is due without any change: a deadline, or the start of a gathering batch; or infinity."""
+        deadlines = (request.deadline for request in self._timed)
+        starts = (group.starts_at(self.policy.max_wait) for group in self._groups if not group.running)
+        return min((*deadlines, *starts), default=math.inf)
 
-    def _first(self, places: int) -> E | None:
-        """The first whose bucket has fewer members than ``places``."""
-        return self._queue.first(lambda key: key not in self._shared or len(self._shared[key]) < places)
+    def _first_with_room(self, members: int) -> S | None:
+        """The first waiting request whose group has fewer than ``members``."""
 
-    def _reserve(self, entry: E) -> None:
-        self._queue.remove(entry)
-        self.memory += entry.cost
-        bucket = self._shared.get(entry.key)
-        if bucket is None:
-            bucket = self._shared[entry.key] = self._open(entry.key, self.limits.batch)
-        bucket.preparing.append(entry)
-        entry.phase, entry.bucket = Phase.PREPARING, bucket
+        def has_room(shape: Hashable) -> bool:
+            return shape not in self._open_groups or len(self._open_groups[shape]) < members
 
-    def _make_ready(self, entry: E, bucket: Bucket[E], now: float) -> None:
-        entry.phase, entry.bucket, entry.ready_at = Phase.READY, bucket, now
-        insort(bucket.ready, entry, key=by_rank)
+        return self._queue.first(has_room)
 
-    def _begins(self, bucket: Bucket[E]) -> float:
-        return bucket.begins_at(self.policy.max_wait)
+    def _reserve(self, request: S) -> None:
+        self._queue.remove(request)
+        self.reserved += request.memory
+        group = self._open_groups.get(request.shape)
+        if group is None:
+            group = self._open_groups[request.shape] = self._add_group(request.shape, self.limits.batch)
+        group.preparing.append(request)
+        request.phase, self._group_of[request] = Phase.PREPARING, group
 
-    def _open(self, key: Hashable, places: int, alone: bool = False) -> Bucket[E]:
-        bucket: Bucket[E] = Bucket(key, places, alone)
-        self._buckets[bucket] = None
-        self._turns.open(bucket)
-        return bucket
+    def _make_ready(self, request: S, group: ShapeGroup[S], now: float) -> None:
+        request.phase, request.ready_at, self._group_of[request] = Phase.READY, now, group
+        insort(group.ready, request, key=by_rank)
 
-    def _close_if_empty(self, bucket: Bucket[E]) -> None:
-        if len(bucket):
+    def _leave_group(self, request: S) -> None:
+        group = self._group_of.pop(request, None)
+        if group is not None:
+            group.remove(request)
+            self._remove_if_empty(group)
+
+    def _add_group(self, shape: Hashable, capacity: int, isolated: bool = False) -> ShapeGroup[S]:
+        group: ShapeGroup[S] = ShapeGroup(shape, capacity, isolated)
+        self._groups[group] = None
+        self._fair_share.add(group)
+        return group
+
+    def _remove_if_empty(self, group: ShapeGroup[S]) -> None:
+        if len(group):
             return
-        del self._buckets[bucket]
-        self._turns.close(bucket)
-        if not bucket.alone:
-            del self._shared[bucket.key]
+        del self._groups[group]
+        self._fair_share.remove(group)
+        if not group.isolated:
+            del self._open_groups[group.shape]
 
 
-def _bucket_of(entry: E) -> Bucket[E]:
-    assert entry.bucket is not None
-    return entry.bucket
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.3g} GiB"
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"

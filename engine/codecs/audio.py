@@ -1,6 +1,6 @@
 """Audio codec: waveform <-> latents, EnCodec's encoder and decoder with a KL bottleneck instead of the quantiser.
 
-Strides 8*6*5*4 = 960: 48 kHz mono gives 50 latents a second (SyncFlow section 3.2, method.md section 7).
+Strides 8*6*5*4 = 960: 48 kHz mono gives 50 latents a second (SyncFlow section 3.2, docs/method.md section 6).
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from .files import load_weights, read_config, read_weights, skip_initialization, write_component
+from .files import (
+    bounded,
+    check_statistics,
+    load_weights,
+    read_config,
+    read_weights,
+    skip_initialization,
+    write_component,
+)
 from .seanet import Decoder, Encoder, SeanetConfig
 
 STEM = "model"
@@ -68,9 +76,11 @@ class AudioCodec(nn.Module):
                 f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} "
                 "and its latent_channels"
             )
-        with skip_initialization():
+        tensors = read_weights(folder, STEM)
+        with bounded(folder, tensors), skip_initialization():
             codec = cls(config)
-        load_weights(codec, read_weights(folder, STEM), folder)
+        load_weights(codec, tensors, folder)
+        check_statistics(codec.shift, codec.scale, folder)
         return codec.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:

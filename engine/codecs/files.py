@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..package import parse_json
+
 INSTALL = "install it with `pip install syncflow[codecs]`"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.randn, torch.rand)
+SPARE_ELEMENTS, SPARE_CALLS = 1 << 24, 1000  # tables and buffers that are not stored
 INITIALISERS = (Tensor.normal_, Tensor.uniform_)
 
 
@@ -34,17 +40,63 @@ class skip_initialization(TorchFunctionMode):
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a component folder. Raises ``ValueError`` when it is missing or is not a JSON object."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(
-            f"{folder} holds no config.json; a component folder has config.json and safetensors weights"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no config.json; a component folder has config.json and safetensors weights")
+    config = parse_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}; it must hold a JSON object")
     return config
+
+
+class bounded(TorchFunctionMode):
+    """A ``with`` block that builds a module for ``tensors``: it makes about as many tensors, of about as many elements.
+
+    A configuration that asks for more than its weights hold is refused before memory or minutes are spent on it, and
+    what else a foreign configuration makes a module raise becomes one ``ValueError`` too.
+    """
+
+    def __init__(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.folder = folder
+        self.elements = 2 * sum(tensor.numel() for tensor in tensors.values()) + SPARE_ELEMENTS
+        self.calls = 4 * len(tensors) + SPARE_CALLS
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """The call itself, counted where it makes a tensor of a size."""
+        if function in FACTORIES:
+            sizes = args or (kwargs or {}).get("size", ())
+            self.calls -= 1
+            self.elements -= math.prod(sizes[0] if sizes and not isinstance(sizes[0], int) else sizes)
+            if self.calls < 0 or self.elements < 0:
+                raise ValueError(f"{self.folder / 'config.json'} describes a larger model than its weights hold")
+        return function(*args, **(kwargs or {}))
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        """Leave the mode; errors of the block as one sentence."""
+        super().__exit__(kind, error, traceback)
+        if isinstance(error, Exception) and not isinstance(error, ValueError):
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise ValueError(f"{self.folder / 'config.json'} describes no model that can be built ({said})") from None
+
+
+def check_weights(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse weights that are no finite floating-point numbers. Raises ``ValueError`` with the name of the first."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            raise ValueError(
+                f"{file} holds {name} in {str(tensor.dtype).removeprefix('torch.')}; weights must be in "
+                "float16, bfloat16, float32 or float64"
+            )
+        if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
+            raise ValueError(f"{file} holds NaN or infinity in {name}; weights must be finite numbers")
+
+
+def check_statistics(shift: Tensor, scale: Tensor, folder: Path) -> None:
+    """Refuse means and deviations of latents that would make every latent infinite. Raises ``ValueError``."""
+    if not (shift.isfinite().all() and scale.isfinite().all() and (scale != 0).all()):
+        raise ValueError(f"{folder / 'config.json'} gives means or deviations of latents that are not finite or are 0")
 
 
 def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
@@ -58,9 +110,11 @@ def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
-            tensors.update(load_file(path))
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
+            found = load_file(path)
+        except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        check_weights(found, path)
+        tensors.update(found)
     return tensors
 
 

@@ -1,6 +1,6 @@
 """Open-Sora 1.2's video autoencoder: an image autoencoder per frame, a causal temporal one on its latents.
 
-Settings: method.md section 7. Tensor names follow the published checkpoint (``hpcai-tech/OpenSora-VAE-v1.2``):
+Settings: docs/method.md section 6. Tensor names follow the published checkpoint (``hpcai-tech/OpenSora-VAE-v1.2``):
 ``spatial_vae.module.…`` is a diffusers ``AutoencoderKL``, ``temporal_vae.…`` the MAGVIT-like causal network of this
 file. The whole clip is coded at once, without the 17-frame micro-batches of the original pipeline, so 32 frames are 8
 latent frames.

@@ -17,8 +17,23 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.launch.eager import eager_on_cpu
+from ..validation import refuse, shown, whole_between
 
 NORMS = ("weight_norm", "time_group_norm")
+PAD_MODES = ("reflect", "constant", "replicate", "circular")
+WHOLE = {
+    "sampling_rate": (1, 384_000),
+    "audio_channels": (1, 1),
+    "hidden_size": (1, 65_536),
+    "num_filters": (1, 65_536),
+    "num_residual_layers": (0, 64),
+    "kernel_size": (1, 1024),
+    "last_kernel_size": (1, 1024),
+    "residual_kernel_size": (1, 1024),
+    "dilation_growth_rate": (1, 16),
+    "compress": (1, 1024),
+    "num_lstm_layers": (0, 64),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +41,7 @@ class SeanetConfig:
     """Settings of transformers' ``EncodecConfig`` that describe encoder and decoder, with its defaults.
 
     The strides are ``upsampling_ratios`` in the decoder, and reversed in the encoder; their product is :attr:`hop`.
-    Raises ``ValueError`` for a ``norm_type`` that there is not.
+    Raises ``ValueError`` for a setting out of its range.
     """
 
     sampling_rate: int = 24_000
@@ -48,6 +63,14 @@ class SeanetConfig:
     use_conv_shortcut: bool = True
 
     def __post_init__(self) -> None:
+        for name, (low, high) in WHOLE.items():
+            whole_between(name, getattr(self, name), low, high)
+        if not self.upsampling_ratios or not isinstance(self.upsampling_ratios, (list, tuple)):
+            refuse("upsampling_ratios", self.upsampling_ratios, "a list of strides")
+        for ratio in self.upsampling_ratios:
+            whole_between("a stride in upsampling_ratios", ratio, 1, 1000)
+        if self.pad_mode not in PAD_MODES:
+            raise ValueError(f"pad_mode is {shown(self.pad_mode)}; it must be one of {', '.join(PAD_MODES)}")
         if self.norm_type not in NORMS:
             raise ValueError(f"norm_type is {self.norm_type!r}; it must be one of {', '.join(NORMS)}")
         if self.trim_right_ratio != 1 and not self.use_causal_conv:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu, relu, scaled_dot_product_attention, silu
 
+from ..validation import number_between, whole_between
+
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 32_128,
     "d_model": 512,
@@ -28,6 +30,17 @@ DEFAULTS: dict[str, Any] = {
     "layer_norm_epsilon": 1e-6,
     "feed_forward_proj": "relu",
 }
+# What the encoder can be built and computed with.
+WHOLE = {
+    "vocab_size": (1, 10_000_000),
+    "d_model": (1, 65_536),
+    "d_kv": (1, 65_536),
+    "d_ff": (1, 1_000_000),
+    "num_layers": (1, 1000),
+    "num_heads": (1, 4096),
+    "relative_attention_num_buckets": (4, 65_536),
+    "relative_attention_max_distance": (2, 10_000_000),
+}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": relu,
     "gelu": gelu,
@@ -39,13 +52,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class T5Encoder(nn.Module):
     """Token ids (B, L) and their mask (B, L) to states (B, L, W).
 
-    ``config`` holds the settings of transformers' ``T5Config``, whose defaults it has too. Raises ``ValueError`` for an
-    activation that is not one of ``ACTIVATIONS``.
+    ``config`` holds the settings of transformers' ``T5Config``, whose defaults it has too. Raises ``ValueError`` for a
+    setting out of its range and for an activation that is not one of ``ACTIVATIONS``.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config: dict[str, Any] = DEFAULTS | {"model_type": "t5"} | dict(config or {})
+        for name, (low, high) in WHOLE.items():
+            whole_between(name, self.config[name], low, high)
+        number_between("dropout_rate", self.config["dropout_rate"], 0, 1)
+        number_between("layer_norm_epsilon", self.config["layer_norm_epsilon"], 0, 1, above=True)
+        exact, far = (self.config[f"relative_attention_{name}"] for name in ("num_buckets", "max_distance"))
+        if far <= exact // 4:
+            raise ValueError(f"relative_attention_max_distance is {far}; it must be above {exact // 4}")
         self.shared = nn.Embedding(self.config["vocab_size"], self.config["d_model"])
         self.encoder = Stack(self.config)
         self._initialize()

@@ -14,10 +14,12 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from .files import INSTALL, read_config, read_weights, skip_initialization, write_component
+from ..validation import whole_between
+from .files import INSTALL, bounded, read_config, read_weights, skip_initialization, write_component
 from .t5 import T5Encoder
 
 BYTE_VOCABULARY = 384
+MOST_TOKENS = 65_536
 STEM = "model"
 
 TINY_SETTINGS: dict[str, Any] = {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 256, "dropout_rate": 0.0}
@@ -91,10 +93,10 @@ class TextEncoder(nn.Module):
             tensors = read_weights(folder, STEM)
         except ValueError as error:
             raise ValueError(f"{folder} cannot be read as a T5 encoder in safetensors: {error}") from None
-        with skip_initialization():
+        with bounded(folder, tensors), skip_initialization():
             encoder = T5Encoder(config)
+            limit = whole_between("max_tokens", max_tokens or config.get("max_tokens", 300), 1, MOST_TOKENS)
         _load(encoder, tensors, folder)
-        limit = max_tokens or int(config.get("max_tokens", 300))
         return cls(encoder.eval(), _tokenizer(folder, tokenizer, config), limit)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -170,5 +172,5 @@ def _vocabulary(folder: Path) -> Any:
         raise ValueError(f"the tokenizer in {folder} needs transformers; {INSTALL}") from None
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from None
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise ValueError(f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())}") from None

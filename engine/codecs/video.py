@@ -1,4 +1,4 @@
-"""Video codec: frames <-> latents with any diffusers video autoencoder (method.md section 7).
+"""Video codec: frames <-> latents with any diffusers video autoencoder (docs/method.md section 6).
 
 The tiny codec is LTX-Video's (:mod:`.ltx`, which needs no diffusers) on 2x4x4 pixel patches with one strided
 convolution: 4x in time, 8x in space, all convolutions on the coarse grids, channel-wise norms only, so that sizes and
@@ -17,7 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from . import ltx
-from .files import INSTALL, load_weights, read_config, read_weights, skip_initialization, write_component
+from .files import (
+    INSTALL,
+    bounded,
+    check_statistics,
+    load_weights,
+    read_config,
+    read_weights,
+    skip_initialization,
+    write_component,
+)
 from .opensora import CLASS_NAME as OPEN_SORA
 from .opensora import OpenSoraVAE
 
@@ -98,14 +107,19 @@ class VideoCodec(nn.Module):
         """
         folder = Path(folder)
         config = read_config(folder)
-        kind = _autoencoder(config.get("_class_name") or config.get("model_type"), config)
+        tensors: dict[str, Tensor] = {}
+        with bounded(folder, tensors):
+            kind = _autoencoder(config.get("_class_name") or config.get("model_type"), config)
+        tensors = _renamed(read_weights(folder, _stem(kind)))
         accepted = inspect.signature(kind.__init__).parameters
         values = {n: value for n, value in config.items() if n not in STATISTICS or n in accepted}
-        with skip_initialization() if kind is ltx.LTXVideoVAE else nullcontext():
+        with bounded(folder, tensors), skip_initialization() if kind is ltx.LTXVideoVAE else nullcontext():
             vae = kind.from_config(values)
-        load_weights(vae, _renamed(read_weights(folder, _stem(vae))), folder)
-        codec = cls(vae)
-        codec.set_statistics(*_statistics(vae, config, codec.channels))
+        load_weights(vae, tensors, folder)
+        with bounded(folder, tensors):
+            codec = cls(vae)
+            codec.set_statistics(*_statistics(vae, config, codec.channels))
+        check_statistics(codec.shift, codec.scale, folder)
         return codec.eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -116,7 +130,7 @@ class VideoCodec(nn.Module):
         if not isinstance(self.vae, OpenSoraVAE):
             config["_class_name"] = _class_name(self.vae)
         config |= {"latents_mean": self.shift.tolist(), "latents_std": self.scale.tolist()}
-        write_component(Path(folder), config, self.vae, _stem(self.vae), dtype)
+        write_component(Path(folder), config, self.vae, _stem(type(self.vae)), dtype)
 
     @torch.no_grad()
     def set_statistics(self, shift: Tensor, scale: Tensor) -> None:
@@ -221,8 +235,8 @@ def _class_name(vae: nn.Module) -> str:
     return ltx.CLASS_NAME if isinstance(vae, ltx.LTXVideoVAE) else type(vae).__name__
 
 
-def _stem(vae: nn.Module) -> str:
-    return "model" if isinstance(vae, OpenSoraVAE) else "diffusion_pytorch_model"
+def _stem(kind: type) -> str:
+    return "model" if issubclass(kind, OpenSoraVAE) else "diffusion_pytorch_model"
 
 
 def _channels(vae: Any) -> int:

@@ -264,6 +264,6 @@ def _provenance(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The provenance that :func:`save_clip` wrote, or nothing."""
     try:
         found = json.loads(metadata.get("comment", ""))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

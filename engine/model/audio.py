@@ -18,16 +18,16 @@ from torch import Tensor, nn
 from ...kernels import rope_cross_attention, rotation, temporal_attention
 from ..config import DDiTConfig
 from .bridges import NO_WINDOW, Context
-from .denoiser import Sight
+from .denoiser import VideoContextRef
 from .layers import EPS, CrossAttention, Linear, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
 
-def self_attend(attention: SelfAttention, x: Tensor, rope: Tensor) -> Tensor:
+def rotary_self_attention(attention: SelfAttention, x: Tensor, rope: Tensor) -> Tensor:
     """Rotary self-attention over one axis of tokens at ``rope`` (N, d / 2, 2): (R, N, D) -> (R, N, D)."""
-    return attention.proj(mix(attention, attention.pack(x[:, :, None]), rope))
+    return attention.proj(rotary_attention(attention, attention.pack(x[:, :, None]), rope))
 
 
-def mix(attention: SelfAttention, packed: Tensor, rope: Tensor) -> Tensor:
+def rotary_attention(attention: SelfAttention, packed: Tensor, rope: Tensor) -> Tensor:
     """The attention itself: packed q, k, v (R, N, 1, 3, n, d) -> (R, N, D), before the projection."""
     return temporal_attention(packed, attention.q_norm.weight, attention.k_norm.weight, rope, EPS)[:, :, 0]
 
@@ -42,7 +42,7 @@ class ModalityAdaptor(nn.Module):
         self.linear = Linear(config.width, config.width)
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
-        return self.linear(self.norm(self_attend(self.attn, x, rope)))
+        return self.linear(self.norm(rotary_self_attention(self.attn, x, rope)))
 
 
 class AudioLayer(nn.Module):
@@ -61,46 +61,48 @@ class AudioLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The tokens x (R, A, D) after the layer, and after its self-attention; no style.
 
-        context (C, M, 2, n, d); positions, tail and sight are those of ``state``. Only the first ``num_outputs`` rows
-        go on after the self-attention.
+        context (C, M, 2, n, d); positions, tail and context_ref are those of ``state``. Only the first ``num_outputs``
+        rows go on after the self-attention.
         """
-        x = attended = self.attend(x, state.rope)
+        x = attended = self.self_attention(x, state.rope)
         if num_outputs is not None:
             x, state = x[:num_outputs], state.take(slice(num_outputs))
-        return self.feed(x, self.read(x, state, state.at, context)), attended
+        return self.feed_forward(x, self.cross_attention(x, state, state.positions, context)), attended
 
-    def attend(self, x: Tensor, rope: Tensor) -> Tensor:
+    def self_attention(self, x: Tensor, rope: Tensor) -> Tensor:
         """x after self-attention: (R, A, D) -> (R, A, D)."""
-        return x + self.norm1(self_attend(self.attn, x, rope))
+        return x + self.norm1(rotary_self_attention(self.attn, x, rope))
 
-    def attend_with_style(self, x: Tensor, style: Tensor, rope: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    def self_attention_with_style(
+        self, x: Tensor, style: Tensor, rope: Tensor, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """x (R, A, D) and style (N, A_r, D) after self-attention over both, style first; rope (A_r + A, d / 2, 2).
 
-        The style belongs to ``rows`` (N,), or to all; the others do not see any.
+        The style belongs to ``rows`` (N,), or to all; the other rows attend to themselves alone.
         """
         count = style.shape[1]
         packed = self.attn.pack(x[:, :, None])
-        seen = packed if rows is None else packed[rows]
-        both = mix(self.attn, torch.cat((self.attn.pack(style[:, :, None]), seen), 1), rope)
+        styled = packed if rows is None else packed[rows]
+        both = rotary_attention(self.attn, torch.cat((self.attn.pack(style[:, :, None]), styled), 1), rope)
         mixed = both[:, count:]
         if rows is not None:
-            mixed = mix(self.attn, packed, rope[count:]).index_copy(0, rows, mixed)
+            mixed = rotary_attention(self.attn, packed, rope[count:]).index_copy(0, rows, mixed)
         proj = self.attn.proj
         return x + self.norm1(proj(mixed)), style + self.norm1(proj(both[:, :count]))
 
-    def read(self, x: Tensor, state: AudioState, at: Tensor, context: Tensor | None = None) -> Tensor:
-        """What x (R, N, D) at positions ``at`` (N,) reads of a context (C, M, 2, n, d) and the tail. -> (R, N, D)."""
+    def cross_attention(self, x: Tensor, state: AudioState, positions: Tensor, context: Tensor | None = None) -> Tensor:
+        """From x (R, N, D) at ``positions`` (N,) to a context (C, M, 2, n, d) and the tail, before the projection."""
         queries, tail = self.cross_attn.queries(x), self.cross_attn.keys_values(state.tail)
-        if context is None or state.sight is None:
-            still = at.new_zeros(state.tail.shape[1])
-            return rope_cross_attention(queries, *tail, at, still, state.frequencies, NO_WINDOW)
+        if context is None or state.context_ref is None:
+            still = positions.new_zeros(state.tail.shape[1])
+            return rope_cross_attention(queries, *tail, positions, still, state.frequencies, NO_WINDOW)
         keys, values = context.unbind(2)
-        clocks = at, state.sight.positions, state.frequencies
-        return rope_cross_attention(queries, keys, values, *clocks, NO_WINDOW, state.sight.context_of_row, *tail)
+        clocks = positions, state.context_ref.positions, state.frequencies
+        return rope_cross_attention(queries, keys, values, *clocks, NO_WINDOW, state.context_ref.context_of_row, *tail)
 
-    def feed(self, x: Tensor, read: Tensor) -> Tensor:
-        """x after what it has read and the MLP."""
-        x = x + self.norm2(self.cross_attn.proj(read))
+    def feed_forward(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """x after the projection of the cross-attention and after the MLP."""
+        x = x + self.norm2(self.cross_attn.proj(mixed))
         return x + self.norm3(self.mlp(x))
 
 
@@ -108,42 +110,42 @@ class AudioLayer(nn.Module):
 class AudioState:
     """R rows between two layers: tokens x (R, A, D) and what no layer changes.
 
-    ``at`` (A_r + A,) positions and rope (A_r + A, d / 2, 2); tail (R, 1 + L, D), the time token and the text that the
-    tower reads; ``sight`` of the contexts that the layers get. ``style`` (N, A_r, D) are the reference tokens in front
-    of the audio tokens of rows ``styled`` (N,), or of all.
+    positions (A_r + A,) and rope (A_r + A, d / 2, 2); tail (R, 1 + L, D), the time token and the text that the
+    tower reads; ``context_ref`` of the contexts that the layers get. ``style`` (N, A_r, D) are the reference tokens in
+    front of the audio tokens of ``style_rows`` (N,), or of all.
     """
 
     x: Tensor
-    at: Tensor
+    positions: Tensor
     rope: Tensor
     tail: Tensor
     frequencies: Tensor
-    sight: Sight | None = None
+    context_ref: VideoContextRef | None = None
     style: Tensor | None = None
-    styled: Tensor | None = None
+    style_rows: Tensor | None = None
 
     def take(self, rows: Tensor | slice) -> AudioState:
         """Some of the rows, without their style."""
-        sight = self.sight
-        if sight is not None and sight.context_of_row is not None:
-            sight = sight._replace(context_of_row=sight.context_of_row[rows])
+        context_ref = self.context_ref
+        if context_ref is not None and context_ref.context_of_row is not None:
+            context_ref = context_ref._replace(context_of_row=context_ref.context_of_row[rows])
         first = 0 if self.style is None else self.style.shape[1]
         return replace(
             self,
             x=self.x[rows],
-            at=self.at[first:],
+            positions=self.positions[first:],
             rope=self.rope[first:],
             tail=self.tail[rows],
-            sight=sight,
+            context_ref=context_ref,
             style=None,
-            styled=None,
+            style_rows=None,
         )
 
 
 class AudioTower(nn.Module):
     """The velocity of the audio latents given their time and the features of the video tower.
 
-    :meth:`forward` is :meth:`enter`, :meth:`layer` for every layer, :meth:`finish`.
+    :meth:`forward` is :meth:`embed`, :meth:`layer` for every layer, :meth:`finish`.
     """
 
     freqs: Tensor
@@ -167,7 +169,7 @@ class AudioTower(nn.Module):
         nn.init.zeros_(self.final_linear.bias)
 
     def time(self, t: Tensor) -> Tensor:
-        """The token that tells the layers their flow time: t (R,), 0 = noise -> (R, D)."""
+        """The token of the flow time, which every layer reads: t (R,), 0 = noise -> (R, D)."""
         return self.t_embedder(1000 * (1 - t))
 
     def pool(self, feature: Tensor) -> Tensor:
@@ -200,56 +202,58 @@ class AudioTower(nn.Module):
 
     def forward(
         self,
-        z: Tensor,
-        time: Tensor,
+        latents: Tensor,
+        time_token: Tensor,
         context: Context | None = None,
-        sight: Sight | None = None,
-        text: Tensor | None = None,
+        context_ref: VideoContextRef | None = None,
+        text_tokens: Tensor | None = None,
         num_outputs: int | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Velocity (R, A, C_a) and, per layer, the tokens after self-attention (R, A, D).
 
-        z (R, A, C_a); time (R, D) from :meth:`time`; context from :meth:`adapt` and the ``sight`` of it, or ``None``
-        for audio that reads no video; text (R, L, D) projected tokens, only when the model has ``audio_text``. Rows
-        after the first ``num_outputs`` are wanted for their tokens alone and have no velocity.
+        latents (R, A, C_a); time_token (R, D) from :meth:`time`; context from :meth:`adapt` and the ``context_ref`` of
+        it, or ``None`` for audio that reads no video; text_tokens (R, L, D), only when the model has ``audio_text``.
+        Rows after the first ``num_outputs`` are wanted for their tokens alone and have no velocity.
         """
-        state, sounds = self.run_layers(self.enter(z, time, text, sight=sight), context, num_outputs)
-        return self.finish(state), sounds
+        state = self.embed(latents, time_token, text_tokens, context_ref=context_ref)
+        state, attended = self.run_layers(state, context, num_outputs)
+        return self.finish(state), attended
 
     def run_layers(
         self, state: AudioState, context: Context | None, num_outputs: int | None
     ) -> tuple[AudioState, list[Tensor]]:
         """The state after all layers, and the tokens after the self-attention of each; as in :meth:`forward`."""
-        sounds, last = [], self.config.depth - 1
+        attended, last = [], self.config.depth - 1
         for i in range(self.config.depth):
-            read = None if context is None else context[i]
-            state, sound = self.layer(i, state, read, num_outputs=num_outputs if i == last else None)
-            sounds.append(sound)
-        return state, sounds
+            of_layer = None if context is None else context[i]
+            state, tokens = self.layer(i, state, of_layer, num_outputs=num_outputs if i == last else None)
+            attended.append(tokens)
+        return state, attended
 
-    def enter(
+    def embed(
         self,
-        z: Tensor,
-        time: Tensor,
-        text: Tensor | None = None,
+        latents: Tensor,
+        time_token: Tensor,
+        text_tokens: Tensor | None = None,
         *,
-        sight: Sight | None = None,
+        context_ref: VideoContextRef | None = None,
         style: Tensor | None = None,
-        styled: Tensor | None = None,
+        style_rows: Tensor | None = None,
     ) -> AudioState:
-        """z (R, A, C_a) with its time token (R, D) before the first layer.
+        """Latents (R, A, C_a) with their time token (R, D) before the first layer.
 
-        text (R, L, D) projected tokens; ``sight`` of the contexts that the layers will get; style (N, A_r, D) tokens to
-        put in front of rows ``styled`` (N,), at the positions before 0.
+        text_tokens (R, L, D); ``context_ref`` of the contexts that the layers will get; style (N, A_r, D) tokens to put
+        in front of ``style_rows`` (N,), at the positions before 0.
         """
-        tail = time[:, None] if text is None else torch.cat((time[:, None], text), 1)
-        at, rope = self.clock(0 if style is None else -style.shape[1], z.shape[1])
-        return AudioState(self.x_embedder(z), at, rope, tail, self.freqs.float(), sight, style, styled)
+        tail = time_token[:, None] if text_tokens is None else torch.cat((time_token[:, None], text_tokens), 1)
+        positions, rope = self.token_positions(0 if style is None else -style.shape[1], latents.shape[1])
+        x, frequencies = self.x_embedder(latents), self.freqs.float()
+        return AudioState(x, positions, rope, tail, frequencies, context_ref, style, style_rows)
 
-    def clock(self, first: int, end: int) -> tuple[Tensor, Tensor]:
+    def token_positions(self, first: int, end: int) -> tuple[Tensor, Tensor]:
         """Positions of audio tokens ``first`` to ``end`` - 1 (N,), and their cosines and sines (N, d / 2, 2)."""
-        at = torch.arange(first, end, device=self.freqs.device, dtype=torch.float32)
-        return at, self.rope_table(at)
+        positions = torch.arange(first, end, device=self.freqs.device, dtype=torch.float32)
+        return positions, self.rope_table(positions)
 
     def layer(
         self,
@@ -269,15 +273,16 @@ class AudioTower(nn.Module):
         if branches is not None:
             x, style = x + branches[0], None if style is None else style + branches[1]
         if style is None:
-            x, sound = layer(x, state, context, num_outputs=num_outputs)
-            return replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x), sound
+            x, attended = layer(x, state, context, num_outputs=num_outputs)
+            return replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x), attended
         assert num_outputs is None, "rows that only serve others are those of a one-way model, which has no style"
-        x, style = layer.attend_with_style(x, style, state.rope, state.styled)
-        sound, count = x, style.shape[1]
-        tail = state.tail if state.styled is None else state.tail[state.styled]
-        style = layer.feed(style, layer.read(style, replace(state, tail=tail), state.at[:count]))
-        x = layer.feed(x, layer.read(x, state, state.at[count:], context))
-        return replace(state, x=x, style=style), sound
+        x, style = layer.self_attention_with_style(x, style, state.rope, state.style_rows)
+        attended, count = x, style.shape[1]
+        tail = state.tail if state.style_rows is None else state.tail[state.style_rows]
+        mixed = layer.cross_attention(style, replace(state, tail=tail), state.positions[:count])
+        style = layer.feed_forward(style, mixed)
+        x = layer.feed_forward(x, layer.cross_attention(x, state, state.positions[count:], context))
+        return replace(state, x=x, style=style), attended
 
     def finish(self, state: AudioState) -> Tensor:
         """Velocity (R, A, C_a) after the last layer; the style is dropped."""

@@ -1,10 +1,10 @@
 """What lets the video tower read the audio: Syncphony's audio cross-attention and Harmony's global-local module.
 
-Both read across clocks. With T latent frames and A audio tokens, audio token k stands at k T / A on the clock of the
-latent frames. Video that reads stands at the number of its frame and turns by its own frequencies (Audio RoPE); to
-audio that reads, a frame stands at its middle, and the frequencies are those of the audio. A token sees what is within
-the window, and a projection that starts at zero adds what it has read to it. SyncFlow's bridge, from which only the
-audio reads, is in :mod:`syncflow.engine.model.audio`.
+Positions are counted in latent frames: with T latent frames and A audio tokens, audio token k stands at k T / A. Where
+the video attends to the audio, a video token stands at the number of its frame and is rotated by the frequencies of the
+video (Audio RoPE); where the audio attends to the video, a video token stands at the middle of its frame, and the
+frequencies are those of the audio. A token attends to keys within the window. The output projection starts at zero.
+SyncFlow's bridge, from which only the audio reads, is in :mod:`syncflow.engine.model.audio`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Clocks(NamedTuple):
     frequencies: Tensor
 
 
-def crossing(width: int, heads: int) -> CrossAttention:
+def zero_init_cross_attention(width: int, heads: int) -> CrossAttention:
     """A cross-attention whose output starts at zero, so that a fresh one changes nothing."""
     attention = CrossAttention(width, heads)
     nn.init.zeros_(attention.proj.weight)
@@ -43,7 +43,7 @@ def crossing(width: int, heads: int) -> CrossAttention:
     return attention
 
 
-def spread(branch: Tensor, rows: Tensor | None, count: int) -> Tensor:
+def scatter_rows(branch: Tensor, rows: Tensor | None, count: int) -> Tensor:
     """A branch (N, ...) of ``rows`` (N,) among ``count`` rows, the others 0; ``None`` for all rows."""
     return branch if rows is None else branch.new_zeros(count, *branch.shape[1:]).index_copy(0, rows, branch)
 
@@ -70,7 +70,7 @@ def _repeated(positions: Tensor, times: int) -> Tensor:
 
 
 class AudioRopeBridge(nn.Module):
-    """Syncphony: layers from ``first_block`` on add to the video tokens what they hear, before the spatial block.
+    """Syncphony: layers from ``first_block`` on add what the video tokens read of the audio, before the spatial block.
 
     ``x += proj(attention(q(x), k(a_l), v(a_l)))`` with a_l (R, A, D) the audio tokens after the self-attention of audio
     layer l, the mirror image of SyncFlow's F_l. ``layers[i]`` belongs to layer ``first_block + i``.
@@ -80,19 +80,19 @@ class AudioRopeBridge(nn.Module):
         super().__init__()
         self.first, self.window = config.first_block, config.window
         self.layers = nn.ModuleList(
-            crossing(config.width, config.heads) for _ in range(config.first_block, config.depth)
+            zero_init_cross_attention(config.width, config.heads) for _ in range(config.first_block, config.depth)
         )
 
-    def adapt(self, sounds: list[Tensor]) -> Context:
+    def adapt(self, audio_tokens: list[Tensor]) -> Context:
         """Audio tokens of every layer (C, A, D) as contexts of the bridged layers: once an audio pass."""
-        heard = zip(self.layers, sounds[self.first :], strict=True)
-        return [cast("CrossAttention", layer).pack(sound) for layer, sound in heard]
+        bridged = zip(self.layers, audio_tokens[self.first :], strict=True)
+        return [cast("CrossAttention", layer).pack(tokens) for layer, tokens in bridged]
 
-    def readers(self, heard: Context, context_of_row: Tensor | None, clocks: Clocks) -> dict[int, Reader]:
-        """By layer, what turns video tokens (R, T, S, D) into what the bridge adds to them.
+    def readers(self, audio_context: Context, context_of_row: Tensor | None, clocks: Clocks) -> dict[int, Reader]:
+        """By layer, what makes of video tokens (R, T, S, D) what the bridge adds to them.
 
-        ``heard`` from :meth:`adapt`; ``context_of_row`` (R,) int64, which of its contexts each row hears, -1 for none,
-        or ``None`` for its own; ``clocks`` from :func:`video_clock`.
+        ``audio_context`` from :meth:`adapt`; ``context_of_row`` (R,) int64, which of its contexts each row reads, -1
+        for none, or ``None`` for its own; ``clocks`` from :func:`video_clock`.
         """
 
         def read(layer: CrossAttention, context: Tensor, x: Tensor) -> Tensor:
@@ -102,8 +102,8 @@ class AudioRopeBridge(nn.Module):
                 branch = branch.masked_fill((context_of_row < 0)[:, None, None], 0)
             return branch.view_as(x)
 
-        kept = enumerate(zip(self.layers, heard, strict=True), self.first)
-        return {place: partial(read, cast("CrossAttention", layer), context) for place, (layer, context) in kept}
+        bridged = enumerate(zip(self.layers, audio_context, strict=True), self.first)
+        return {i: partial(read, cast("CrossAttention", layer), context) for i, (layer, context) in bridged}
 
 
 class GlobalLocalClocks(NamedTuple):
@@ -119,9 +119,9 @@ class GlobalLocalLayer(nn.Module):
 
     def __init__(self, config: DDiTConfig) -> None:
         super().__init__()
-        self.to_video = crossing(config.width, config.heads)
-        self.to_audio = crossing(config.width, config.audio_heads)
-        self.style = crossing(config.width, config.audio_heads)
+        self.to_video = zero_init_cross_attention(config.width, config.heads)
+        self.to_audio = zero_init_cross_attention(config.width, config.audio_heads)
+        self.style = zero_init_cross_attention(config.width, config.audio_heads)
 
 
 class GlobalLocalBridge(nn.Module):
@@ -151,21 +151,21 @@ class GlobalLocalBridge(nn.Module):
         """What layer ``layer`` adds at its entry to the video, to the audio and to the reference tokens.
 
         x_v (R, T, S, D), x_a (R, A, D), style (N, A_r, D); ``clocks`` from :func:`global_local_clocks`; ``rows`` (N,)
-        whose towers see each other, or ``None`` for all; the others get 0. -> the same shapes.
+        whose towers read each other, or ``None`` for all; the others get 0. -> the same shapes.
         """
         part, count = cast("GlobalLocalLayer", self.layers[layer]), x_v.shape[0]
         if rows is not None:
             x_v, x_a = x_v[rows], x_a[rows]
-        seen = x_v.flatten(1, 2)
+        video = x_v.flatten(1, 2)
 
         def read(attention: CrossAttention, x: Tensor, of: Tensor, at: Clocks, window: float) -> Tensor:
             found = rope_cross_attention(attention.queries(x), *attention.keys_values(of), *at, window)
             return attention.proj(found)
 
-        to_video = read(part.to_video, seen, x_a, clocks.video, self.window).view_as(x_v)
-        to_audio = read(part.to_audio, x_a, seen, clocks.audio, self.window)
-        to_style = read(part.style, style, seen, clocks.style, NO_WINDOW)
-        return spread(to_video, rows, count), spread(to_audio, rows, count), to_style
+        to_video = read(part.to_video, video, x_a, clocks.video, self.window).view_as(x_v)
+        to_audio = read(part.to_audio, x_a, video, clocks.audio, self.window)
+        to_style = read(part.style, style, video, clocks.style, NO_WINDOW)
+        return scatter_rows(to_video, rows, count), scatter_rows(to_audio, rows, count), to_style
 
 
 def global_local_clocks(

@@ -20,15 +20,15 @@ from ..config import DDiTConfig
 from ..types import Conditioning, Velocities
 from .audio import AudioTower
 from .bridges import AudioRopeBridge, Context, GlobalLocalBridge, global_local_clocks, make_bridge, video_clock
-from .denoiser import Modulation, Sight
+from .denoiser import AudioInputs, JointInputs, Modulation, VideoContextRef, VideoInputs
 from .video import VideoTower
 
 
 class DDiT(nn.Module):
     """u(z_v, z_a, t_v, t_a, text) -> (v_v, v_a) (SyncFlow Eq. 2).
 
-    :meth:`forward` is the plain definition: every row through both towers. The other methods are its parts, for who
-    keeps what does not change: a :class:`~syncflow.engine.model.denoiser.Denoiser`.
+    :meth:`forward` is the plain definition: every row through both towers. The other methods are its parts, for a
+    sampling loop that keeps what does not change: a :class:`~syncflow.engine.model.denoiser.Denoiser`.
     """
 
     def __init__(self, config: DDiTConfig) -> None:
@@ -59,79 +59,36 @@ class DDiT(nn.Module):
 
     def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """What the video tower needs of its times t (R, T or 1) and the frame rates fps (R,)."""
-        return Modulation(*self.video.modulation(t, fps))
+        return self.video.modulation(t, fps)
 
     def audio_time(self, t: Tensor) -> Tensor:
         """What the audio tower needs of its times: t (R,) -> (R, D)."""
         return self.audio.time(t)
 
-    def video_pass(
-        self,
-        z: Tensor,
-        times: Modulation,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        heard: Context | None = None,
-        heard_of_row: Tensor | None = None,
-        prefix_of_row: Tensor | None = None,
-        num_outputs: int | None = None,
-        seen: Tensor | None = None,
-    ) -> tuple[Tensor, Context]:
-        """Velocity (R, C_v, T, H, W) of the first ``num_outputs`` rows, and what the audio reads of rows ``seen``.
-
-        See :class:`~syncflow.engine.model.denoiser.Denoiser`.
-        """
-        readers = None
-        if heard is not None:
+    def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
+        """Velocity of the first ``num_outputs`` rows, and the contexts of ``context_rows``."""
+        z, context = inputs.latents, inputs.audio_context
+        readers = keep = None
+        if context is not None:
             assert isinstance(self.bridge, AudioRopeBridge)
-            clocks = video_clock(z.shape[2], self._tokens(z), heard[0].shape[1], self.video.rope.freqs.float())
-            readers = self.bridge.readers(heard, heard_of_row, clocks)
-        keep = None
-        if seen is not None:
-            rope = self.audio.rope_table(self.sight_positions(z.shape[2], self._tokens(z)))
-            keep = partial(self.audio.context, rows=seen, rope=rope)
-        return self.video(z, *times, text, text_of_row, readers, prefix_of_row, num_outputs, keep)
+            clocks = video_clock(z.shape[2], self._tokens(z), context[0].shape[1], self.video.rope.freqs.float())
+            readers = self.bridge.readers(context, inputs.audio_context_of_row, clocks)
+        if inputs.context_rows is not None:
+            rope = self.audio.rope_table(self.video_token_positions(z.shape[2], self._tokens(z)))
+            keep = partial(self.audio.context, rows=inputs.context_rows, rope=rope)
+        rows = inputs.modulation, inputs.text, inputs.text_of_row
+        return self.video(z, *rows, readers, inputs.prefix_of_row, inputs.num_outputs, keep)
 
-    def audio_pass(
-        self,
-        z: Tensor,
-        times: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        context: Context | None = None,
-        sight: Sight | None = None,
-        num_outputs: int | None = None,
-    ) -> tuple[Tensor, Context]:
-        """Velocity (R, A, C_a) of the first ``num_outputs`` rows, and what the video hears of every row.
+    def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
+        """Velocity of the first ``num_outputs`` rows, and in an ``audio_rope`` model the context of every row."""
+        context, text_tokens = (inputs.video_context, inputs.video_context_ref), self._text_tokens(inputs)
+        velocity, attended = self.audio(inputs.latents, inputs.time_token, *context, text_tokens, inputs.num_outputs)
+        return velocity, self.bridge.adapt(attended) if isinstance(self.bridge, AudioRopeBridge) else []
 
-        See :class:`~syncflow.engine.model.denoiser.Denoiser`.
-        """
-        velocity, sounds = self.audio(z, times, context, sight, self._words(text, text_of_row), num_outputs)
-        return velocity, self.bridge.adapt(sounds) if isinstance(self.bridge, AudioRopeBridge) else []
-
-    def joint_pass(
-        self,
-        z_v: Tensor,
-        z_a: Tensor,
-        times_v: Modulation,
-        times_a: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        bridged: Tensor | None = None,
-        reference: Tensor | None = None,
-        drawn_video: Tensor | None = None,
-        drawn_audio: Tensor | None = None,
-    ) -> Velocities:
-        """Velocities of a ``global_local`` model, layer by layer.
-
-        See :class:`~syncflow.engine.model.denoiser.Denoiser`.
-        """
-        style = self.silence if reference is None else self.style(reference)
-        rows = text_of_row, self._words(text, text_of_row), bridged, style
-        return self.together(z_v, z_a, times_v, times_a, text, *rows, drawn_video, drawn_audio)
+    def joint_pass(self, inputs: JointInputs) -> Velocities:
+        """Velocities of a ``global_local`` model, layer by layer."""
+        style = self.silence if inputs.reference is None else self.style(inputs.reference)
+        return self.run_both_towers(inputs, self._text_tokens(inputs), style)
 
     @property
     def silence(self) -> Tensor:
@@ -143,39 +100,27 @@ class DDiT(nn.Module):
         """Style tokens of a reference sound: (N, A_r, C_a) -> (N, A_r, D)."""
         return self.audio.x_embedder(reference)
 
-    def together(
-        self,
-        z_v: Tensor,
-        z_a: Tensor,
-        times_v: Modulation,
-        times_a: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        words: Tensor | None,
-        bridged: Tensor | None,
-        style: Tensor,
-        drawn_video: Tensor | None = None,
-        drawn_audio: Tensor | None = None,
-    ) -> Velocities:
-        """:meth:`joint_pass` with the words (R, L, D) that the audio reads, and the style (N or 1, A_r, D)."""
+    def run_both_towers(self, inputs: JointInputs, text_tokens: Tensor | None, style: Tensor) -> Velocities:
+        """:meth:`joint_pass` with the text tokens (R, L, D) that the audio reads, and the style (N or 1, A_r, D)."""
         assert isinstance(self.bridge, GlobalLocalBridge)
+        z_v, z_a, bridged = inputs.video_latents, inputs.audio_latents, inputs.bridged_rows
         style = style.expand((z_a if bridged is None else bridged).shape[0], -1, -1)  # len() would fix it in a trace
         frequencies = self.video.rope.freqs.float(), self.audio.freqs.float()
         clocks = global_local_clocks(z_v.shape[2], self._tokens(z_v), z_a.shape[1], style.shape[1], *frequencies)
-        video = self.video.enter(z_v, *times_v, text, text_of_row)
-        audio = self.audio.enter(z_a, times_a, words, style=style, styled=bridged)
+        video = self.video.embed(z_v, inputs.modulation, inputs.text, inputs.text_of_row)
+        audio = self.audio.embed(z_a, inputs.time_token, text_tokens, style=style, style_rows=bridged)
         for i in range(self.config.depth):
             assert audio.style is not None
             to_video, to_audio, to_style = self.bridge(i, video.x, audio.x, audio.style, clocks, bridged)
-            if i == self.config.depth - 1 and drawn_video is not None:
-                video, to_video = video.take(drawn_video), to_video[drawn_video]
+            if i == self.config.depth - 1 and inputs.video_output_rows is not None:
+                video, to_video = video.take(inputs.video_output_rows), to_video[inputs.video_output_rows]
             video, _ = self.video.layer(i, video, to_video, ahead=False)
             audio, _ = self.audio.layer(i, audio, branches=(to_audio, to_style))
-        if drawn_audio is not None:
-            audio = audio.take(drawn_audio)
+        if inputs.audio_output_rows is not None:
+            audio = audio.take(inputs.audio_output_rows)
         return Velocities(self.video.finish(video), self.audio.finish(audio))
 
-    def sight_positions(self, frames: int, tokens: int) -> Tensor:
+    def video_token_positions(self, frames: int, tokens: int) -> Tensor:
         """Where the tokens of a context from :meth:`video_pass` stand on the clock of the audio. -> (M,)."""
         return self.audio.video_positions(frames, tokens)
 
@@ -194,32 +139,37 @@ class DDiT(nn.Module):
         """Velocities of both modalities.
 
         z_v (R, C_v, T, H, W), z_a (R, A, C_a), t_v (R,) or (R, T), t_a (R,), fps (R,), text_of_row (R,) int. Rows where
-        ``bridged`` (R,) bool is false skip the bridge in every layer: their towers do not see each other. ``reference``
-        (R, A_r, C_a), latents of a sound whose style is wanted, belongs to the bridge ``global_local``. Raises
-        ``ValueError`` for it in another model.
+        ``bridged`` (R,) bool is false skip the bridge in every layer: their towers do not read each other.
+        ``reference`` (R, A_r, C_a), latents of a sound whose style is wanted, belongs to the bridge ``global_local``.
+        Raises ``ValueError`` for it in another model.
         """
         if reference is not None and self.config.bridge != "global_local":
             raise ValueError(f"a reference sound needs the bridge global_local; this model has {self.config.bridge}")
         rows, times_a = torch.arange(len(z_v), device=z_v.device), self.audio_time(t_a)
         times_v = self.modulation(t_v if t_v.ndim == 2 else t_v[:, None], fps)
         of_row = None if bridged is None else torch.where(bridged, rows, -1)
+        video = z_v, times_v, text, text_of_row
+        audio = z_a, times_a, text, text_of_row
         if self.config.bridge == "global_local":
-            bridging = None if bridged is None else rows[bridged]
-            style = reference if reference is None or bridging is None else reference[bridging]
-            return self.joint_pass(z_v, z_a, times_v, times_a, text, text_of_row, bridged=bridging, reference=style)
+            bridged_rows = None if bridged is None else rows[bridged]
+            style = reference if reference is None or bridged_rows is None else reference[bridged_rows]
+            return self.joint_pass(
+                JointInputs(z_v, z_a, times_v, times_a, text, text_of_row, bridged_rows=bridged_rows, reference=style)
+            )
         if self.config.bridge == "audio_rope":
-            v_audio, heard = self.audio_pass(z_a, times_a, text, text_of_row)
-            v_video, _ = self.video_pass(z_v, times_v, text, text_of_row, heard=heard, heard_of_row=of_row)
-            return Velocities(v_video, v_audio)
-        v_video, context = self.video_pass(z_v, times_v, text, text_of_row, seen=rows)
-        sight = Sight(self.sight_positions(z_v.shape[2], self._tokens(z_v)), of_row)
-        v_audio, _ = self.audio_pass(z_a, times_a, text, text_of_row, context=context, sight=sight)
+            v_audio, context = self.audio_pass(AudioInputs(*audio))
+            inputs = VideoInputs(*video, audio_context=context, audio_context_of_row=of_row)
+            return Velocities(self.video_pass(inputs)[0], v_audio)
+        v_video, context = self.video_pass(VideoInputs(*video, context_rows=rows))
+        ref = VideoContextRef(self.video_token_positions(z_v.shape[2], self._tokens(z_v)), of_row)
+        v_audio, _ = self.audio_pass(AudioInputs(*audio, video_context=context, video_context_ref=ref))
         return Velocities(v_video, v_audio)
 
     def _tokens(self, z: Tensor) -> int:
         """S of video latents z (R, C_v, T, H, W)."""
         return (z.shape[3] // self.config.patch) * (z.shape[4] // self.config.patch)
 
-    def _words(self, text: Conditioning, text_of_row: Tensor) -> Tensor | None:
+    def _text_tokens(self, inputs: AudioInputs | JointInputs) -> Tensor | None:
         """The text tokens that the audio tower reads (R, L, D), if it reads text at all."""
-        return text.audio[text_of_row] if self.config.audio_text and text.audio is not None else None
+        tokens = inputs.text.text_tokens
+        return tokens[inputs.text_of_row] if self.config.audio_text and tokens is not None else None

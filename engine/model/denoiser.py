@@ -1,12 +1,13 @@
-"""What the sampling loop asks of a d-DiT, whoever computes it: this package's modules, a compiled graph, a runtime.
+"""What the sampling loop asks of a d-DiT: this package's modules, a compiled model, exported graphs.
 
 The parts of :class:`~syncflow.engine.model.ddit.DDiT` that cost something, each once: text a prompt, times a schedule,
-and a pass of a tower whenever its modality moves. Which rows a pass works on is data (index tensors), so that one graph
-serves every guidance plan, task and mix of requests.
+and a pass of a tower whenever its modality moves. A pass takes one dataclass. Which rows it works on is data (index
+tensors), so that one graph serves every guidance plan, task and mix of requests.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,19 +19,92 @@ from .bridges import Context
 
 
 class Modulation(NamedTuple):
-    """What the video tower needs of time and frame rate: ``rows`` (R, T or 1, 6, D) for the blocks, ``embedded``
-    (R, T or 1, D) for the final layer."""
+    """What the video tower needs of time and frame rate: ``block_modulation`` (R, T or 1, 6, D), shift, scale and gate
+    of both halves of a block, and ``time_embedding`` (R, T or 1, D) for the final layer."""
 
-    rows: Tensor
-    embedded: Tensor
+    block_modulation: Tensor
+    time_embedding: Tensor
 
 
-class Sight(NamedTuple):
-    """What audio rows read of the video: ``positions`` (M,) of a context's tokens on the clock of the audio, and the
-    context that each row reads, ``context_of_row`` (R,) int64 with -1 for none, or ``None`` for its own."""
+class VideoContextRef(NamedTuple):
+    """How audio rows read contexts of the video: ``positions`` (M,) of a context's tokens on the clock of the audio,
+    and the context that each row reads, ``context_of_row`` (R,) int64 with -1 for none, or ``None`` for its own."""
 
     positions: Tensor
     context_of_row: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class VideoInputs:
+    """Inputs of the video tower of a one-way model, R rows.
+
+    Every model: ``latents`` (R, C_v, T, H, W), their ``modulation``, the ``text`` of P prompts and the prompt of every
+    row, ``text_of_row`` (R,).
+
+    An ``audio_rope`` model: ``audio_context`` from :meth:`Denoiser.audio_pass`, of which row r reads
+    ``audio_context_of_row[r]`` (-1: none; without the tensor, its own). Latents, modulation and text_of_row may hold P
+    prefixes, of which ``prefix_of_row`` (R,) says where each row begins: the layers before the first bridge compute
+    each prefix once.
+
+    An ``adaptor`` model: the pass returns contexts of ``context_rows`` (C,), or none without the tensor. Rows after the
+    first ``num_outputs`` serve for contexts alone, and a velocity returned for them means nothing.
+    """
+
+    latents: Tensor
+    modulation: Modulation
+    text: Conditioning
+    text_of_row: Tensor
+    audio_context: Context | None = None
+    audio_context_of_row: Tensor | None = None
+    prefix_of_row: Tensor | None = None
+    num_outputs: int | None = None
+    context_rows: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.latents if self.prefix_of_row is None else self.prefix_of_row)
+
+
+@dataclass(frozen=True)
+class AudioInputs:
+    """Inputs of the audio tower of a one-way model, or of any model where the audio reads no video; R rows.
+
+    ``latents`` (R, A, C_a) and their ``time_token`` (R, D) from :meth:`Denoiser.audio_time`; ``text`` and
+    ``text_of_row`` (R,) as of :class:`VideoInputs`. In an ``adaptor`` model ``video_context`` comes from
+    :meth:`Denoiser.video_pass`, and ``video_context_ref`` says which of it each row reads; both are ``None`` where no
+    row reads any. Rows after the first ``num_outputs`` serve for the contexts of the audio alone.
+    """
+
+    latents: Tensor
+    time_token: Tensor
+    text: Conditioning
+    text_of_row: Tensor
+    video_context: Context | None = None
+    video_context_ref: VideoContextRef | None = None
+    num_outputs: int | None = None
+
+
+@dataclass(frozen=True)
+class JointInputs:
+    """Inputs of both towers of a ``global_local`` model, R rows.
+
+    ``video_latents`` (R, C_v, T, H, W) with their ``modulation``, ``audio_latents`` (R, A, C_a) with their
+    ``time_token`` (R, D), ``text`` and ``text_of_row`` (R,) as of :class:`VideoInputs`. The towers of rows
+    ``bridged_rows`` (N,), or of all, read each other, and take the style of ``reference`` (N, A_r, C_a), latents of
+    sounds. Velocities are those of ``video_output_rows`` and ``audio_output_rows``, or of all.
+    """
+
+    video_latents: Tensor
+    audio_latents: Tensor
+    modulation: Modulation
+    time_token: Tensor
+    text: Conditioning
+    text_of_row: Tensor
+    bridged_rows: Tensor | None = None
+    reference: Tensor | None = None
+    video_output_rows: Tensor | None = None
+    audio_output_rows: Tensor | None = None
 
 
 class Denoiser(Protocol):
@@ -59,65 +133,14 @@ class Denoiser(Protocol):
     def audio_time(self, t: Tensor) -> Tensor:
         """Of the audio's flow times t (R,). -> (R, D)."""
 
-    def sight_positions(self, frames: int, tokens: int) -> Tensor:
+    def video_token_positions(self, frames: int, tokens: int) -> Tensor:
         """Where the tokens of a context stand on the clock of the audio, for T latent frames of S tokens. -> (M,)."""
 
-    def video_pass(
-        self,
-        z: Tensor,
-        times: Modulation,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        heard: Context | None = None,
-        heard_of_row: Tensor | None = None,
-        prefix_of_row: Tensor | None = None,
-        num_outputs: int | None = None,
-        seen: Tensor | None = None,
-    ) -> tuple[Tensor, Context]:
-        """The video tower of a one-way model: velocity (R, C_v, T, H, W), and the contexts that the audio reads.
+    def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
+        """The video tower of a one-way model: velocity (R, C_v, T, H, W), and the contexts that the audio reads."""
 
-        z (R, C_v, T, H, W). In an ``audio_rope`` model ``heard`` comes from :meth:`audio_pass`, row r hears its context
-        ``heard_of_row[r]`` (-1: none; without the tensor, its own), and z, times and text_of_row may hold P prefixes,
-        of which ``prefix_of_row`` (R,) says where each row begins: what layers before the first bridge compute once. In
-        an ``adaptor`` model rows ``seen`` (C,) give the contexts; rows after the first ``num_outputs`` serve for these
-        alone, and a velocity returned for them means nothing.
-        """
+    def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
+        """The audio tower alone: velocity (R, A, C_a), and in an ``audio_rope`` model the context of every row."""
 
-    def audio_pass(
-        self,
-        z: Tensor,
-        times: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        context: Context | None = None,
-        sight: Sight | None = None,
-        num_outputs: int | None = None,
-    ) -> tuple[Tensor, Context]:
-        """The audio tower alone: velocity (R, A, C_a), and in an ``audio_rope`` model what can be heard.
-
-        z (R, A, C_a), times (R, D) from :meth:`audio_time`. In an ``adaptor`` model ``context`` comes from
-        :meth:`video_pass`, with the ``sight`` of it; ``None`` where no row reads any. Rows after the first
-        ``num_outputs`` serve for what is heard of them alone.
-        """
-
-    def joint_pass(
-        self,
-        z_v: Tensor,
-        z_a: Tensor,
-        times_v: Modulation,
-        times_a: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        bridged: Tensor | None = None,
-        reference: Tensor | None = None,
-        drawn_video: Tensor | None = None,
-        drawn_audio: Tensor | None = None,
-    ) -> Velocities:
-        """Both towers of a ``global_local`` model. Rows ``bridged`` (N,), or all, see each other.
-
-        ``reference`` (N, A_r, C_a) latents of sounds whose style the bridged rows take. Velocities are those of rows
-        ``drawn_video`` and ``drawn_audio``, or of all.
-        """
+    def joint_pass(self, inputs: JointInputs) -> Velocities:
+        """Both towers of a ``global_local`` model."""

@@ -44,7 +44,8 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Projections around a cross-attention operation; keys and values are projected apart, so that they can be kept."""
+    """Projections around a cross-attention operation; keys and values are projected
+    separately, so that they can be kept."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

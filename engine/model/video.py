@@ -29,9 +29,24 @@ from ...kernels import (
 from ..config import DDiTConfig
 from ..types import Conditioning
 from .bridges import Reader
+from .denoiser import Modulation
 from .layers import EPS, CrossAttention, Linear, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
 ATTENTION, MLP = 0, 3  # where the (shift, scale, gate) of each half of a block stands in its table
+
+
+def add_and_norm(
+    x: Tensor, branch: Tensor, modulation: Tensor, block: STDiTBlock | None, half: int, gate: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """x + gate * branch, and the modulated norm of that with which a ``half`` of ``block`` begins, in one operation.
+
+    ``gate`` is the table of the block whose MLP made the branch, and then ``block`` is the one that follows, or
+    ``None`` after the last, where there is no norm. The branches of the text and of a bridge have no gate.
+    """
+    if block is not None:
+        return gated_residual_norm(x, branch, gate, modulation, MLP, block.scale_shift_table, half, EPS)
+    assert gate is not None
+    return gated_residual(x, branch, gate, modulation, MLP), None
 
 
 class STDiTBlock(nn.Module):
@@ -48,37 +63,49 @@ class STDiTBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        normed: Tensor,
+        normed: Tensor | None,
         state: VideoState,
-        place: int,
+        index: int,
         following: STDiTBlock | None,
         *,
+        branch: Tensor | None = None,
         temporal: bool = False,
         num_outputs: int | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """The tokens x (R, T, S, D) after the block, what the ``following`` one's attention reads of them, and the
+        """The tokens x (R, T, S, D) after the block, their norm that the ``following`` block begins with, and the
         tokens after this block's attention.
 
-        ``normed`` is what this block's attention reads of x; rows of modulation, rope and text are those of ``state``,
-        whose texts have this block at ``place``. Only the first ``num_outputs`` rows go on after the attention.
+        ``normed`` is the norm of x that this block begins with, where it came with the last residual; ``branch``
+        (R, T, S, D) is what a bridge adds to x first. Modulation, rope and text are those of ``state``, ``index`` the
+        place of this block among the keys and values of the text. Only the first ``num_outputs`` rows go on after the
+        attention.
         """
-        rows, text, text_of_row = state.rows, state.text, state.text_of_row
-        x = attended = self.attend(x, normed, rows, state.rope if temporal else None)
+        modulation, text_of_row = state.block_modulation, state.text_of_row
+        x, normed = self.begin(x, normed, branch, modulation)
+        # x += gate * attention(modulate(LN(x)))
+        x = attended = self.gated_attention(x, normed, modulation, state.rope if temporal else None)
         if num_outputs is not None:
-            x, rows, text_of_row = x[:num_outputs], rows[:num_outputs], text_of_row[:num_outputs]
-        x, normed = self.read_text(x, rows, text.keys[place], text.values[place], text.lengths, text_of_row)
-        return *self.feed(x, normed, rows, following), attended
+            x, modulation, text_of_row = x[:num_outputs], modulation[:num_outputs], text_of_row[:num_outputs]
+        # x += text_cross_attention(x)
+        text = self.text_attention(x, state.text, index, text_of_row)
+        x, normed = add_and_norm(x, text, modulation, self, MLP)
+        # x += gate * mlp(modulate(LN(x)))
+        x, normed = add_and_norm(x, self.mlp(normed), modulation, following, ATTENTION, self.scale_shift_table)
+        return x, normed, attended
 
-    def norm(self, x: Tensor, rows: Tensor) -> Tensor:
-        """What the self-attention reads of x (R, T, S, D); the first block's, since the others' comes with ``feed``."""
-        return modulated_layer_norm(x, self.scale_shift_table, rows, ATTENTION, EPS)
+    def begin(
+        self, x: Tensor, normed: Tensor | None, branch: Tensor | None, modulation: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """x with the branch of a bridge added, and its norm, from which the attention begins."""
+        if branch is not None:
+            x, normed = add_and_norm(x, branch, modulation, self, ATTENTION)
+        elif normed is None:
+            normed = modulated_layer_norm(x, self.scale_shift_table, modulation, ATTENTION, EPS)
+        assert normed is not None
+        return x, normed
 
-    def enter(self, x: Tensor, branch: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """x after what a bridge adds to it, and what the self-attention reads of it."""
-        return gated_residual_norm(x, branch, None, rows, MLP, self.scale_shift_table, ATTENTION, EPS)
-
-    def attend(self, x: Tensor, normed: Tensor, rows: Tensor, rope: Tensor | None) -> Tensor:
-        """x after the gated self-attention of ``normed``: (R, T, S, D) -> (R, T, S, D)."""
+    def gated_attention(self, x: Tensor, normed: Tensor, modulation: Tensor, rope: Tensor | None) -> Tensor:
+        """x + gate * attention(normed): (R, T, S, D) -> (R, T, S, D)."""
         packed = self.attn.pack(normed)
         q_weight, k_weight = self.attn.q_norm.weight, self.attn.k_norm.weight
         if rope is None:
@@ -86,25 +113,13 @@ class STDiTBlock(nn.Module):
         else:
             mixed = temporal_attention(packed, q_weight, k_weight, rope, EPS)
         proj = self.attn.proj
-        return gated_linear(mixed, proj.weight, proj.bias, x, self.scale_shift_table, rows, ATTENTION)
+        return gated_linear(mixed, proj.weight, proj.bias, x, self.scale_shift_table, modulation, ATTENTION)
 
-    def read_text(
-        self, x: Tensor, rows: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, text_of_row: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """x after the text cross-attention, which has neither norm nor gate, and what the MLP reads of it."""
+    def text_attention(self, x: Tensor, text: Conditioning, index: int, text_of_row: Tensor) -> Tensor:
+        """Cross-attention from x to the text of every row, without norm or gate: (R, T, S, D) -> (R, T, S, D)."""
         queries = self.cross_attn.queries(x.flatten(1, 2))
-        read = text_cross_attention(queries, keys, values, lengths, text_of_row)
-        branch = self.cross_attn.proj(read).view_as(x)
-        return gated_residual_norm(x, branch, None, rows, MLP, self.scale_shift_table, MLP, EPS)
-
-    def feed(
-        self, x: Tensor, normed: Tensor, rows: Tensor, following: STDiTBlock | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """x after the gated MLP of ``normed``, and what the following block's attention reads of it (or nothing)."""
-        table, branch = self.scale_shift_table, self.mlp(normed)
-        if following is None:
-            return gated_residual(x, branch, table, rows, MLP), None
-        return gated_residual_norm(x, branch, table, rows, MLP, following.scale_shift_table, ATTENTION, EPS)
+        mixed = text_cross_attention(queries, text.keys[index], text.values[index], text.lengths, text_of_row)
+        return self.cross_attn.proj(mixed).view_as(x)
 
 
 class CaptionEmbedding(nn.Module):
@@ -141,9 +156,9 @@ class FinalLayer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(2, config.width) / config.width**0.5)
         self.linear = Linear(config.width, config.patch**2 * channels)
 
-    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        rows = embedded[:, :, None].expand(-1, -1, 2, -1)
-        return self.linear(modulated_layer_norm(x, self.scale_shift_table, rows, 0, EPS))
+    def forward(self, x: Tensor, time_embedding: Tensor) -> Tensor:
+        modulation = time_embedding[:, :, None].expand(-1, -1, 2, -1)
+        return self.linear(modulated_layer_norm(x, self.scale_shift_table, modulation, 0, EPS))
 
 
 class Rope(nn.Module):
@@ -160,14 +175,14 @@ class Rope(nn.Module):
 class VideoState:
     """R rows between two layers: tokens x (R, T, S, D) and what no layer changes.
 
-    ``normed`` is the norm that the next layer begins with, where it came with the last residual. rows and embedded as
-    from :meth:`VideoTower.modulation`; rope (T, d / 2, 2); ``size`` tokens of a frame, down and across.
+    ``normed`` is the norm that the next layer begins with, where it came with the last residual. Modulation as from
+    :meth:`VideoTower.modulation`; rope (T, d / 2, 2); ``size`` tokens of a frame, down and across.
     """
 
     x: Tensor
     normed: Tensor | None
-    rows: Tensor
-    embedded: Tensor
+    block_modulation: Tensor
+    time_embedding: Tensor
     text: Conditioning
     text_of_row: Tensor
     rope: Tensor
@@ -175,7 +190,7 @@ class VideoState:
 
     def take(self, index: Tensor | slice) -> VideoState:
         """Rows ``index``, which may repeat: branches that agree up to here share what came before."""
-        names = ("x", "rows", "embedded", "text_of_row")
+        names = ("x", "block_modulation", "time_embedding", "text_of_row")
         normed = None if self.normed is None else self.normed[index]
         return replace(self, normed=normed, **{name: getattr(self, name)[index] for name in names})
 
@@ -183,7 +198,7 @@ class VideoState:
 class VideoTower(nn.Module):
     """The velocity of the video latents given time, frame rate and text.
 
-    Reads audio only through what a bridge adds at the entry of a layer. :meth:`forward` is :meth:`enter`, :meth:`layer`
+    Reads audio only through what a bridge adds at the entry of a layer. :meth:`forward` is :meth:`embed`, :meth:`layer`
     for every layer (:meth:`run_layers`), :meth:`finish`.
     """
 
@@ -230,19 +245,18 @@ class VideoTower(nn.Module):
         keys, values = (torch.stack(parts) for parts in zip(*projected, strict=True))
         return Conditioning(keys, values, lengths, text)
 
-    def modulation(self, t: Tensor, fps: Tensor) -> tuple[Tensor, Tensor]:
+    def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """What the blocks and the final layer need of time and frame rate, once a step.
 
-        t (R, T or 1) flow time, 0 = noise; fps (R,). -> rows (R, T or 1, 6, D), embedded (R, T or 1, D).
+        t (R, T or 1) flow time, 0 = noise; fps (R,).
         """
-        embedded = self.t_embedder(1000 * (1 - t)) + self.fps_embedder(fps)[:, None]
-        return self.t_block(embedded).unflatten(-1, (6, -1)), embedded
+        time_embedding = self.t_embedder(1000 * (1 - t)) + self.fps_embedder(fps)[:, None]
+        return Modulation(self.t_block(time_embedding).unflatten(-1, (6, -1)), time_embedding)
 
     def forward(
         self,
-        z: Tensor,
-        rows: Tensor,
-        embedded: Tensor,
+        latents: Tensor,
+        modulation: Modulation,
         text: Conditioning,
         text_of_row: Tensor,
         readers: Mapping[int, Reader] | None = None,
@@ -258,7 +272,7 @@ class VideoTower(nn.Module):
         rows: row r goes on where prefix ``prefix_of_row[r]`` ends. Rows after the first ``num_outputs`` are wanted for
         their features alone and have no velocity.
         """
-        state = self.enter(z, rows, embedded, text, text_of_row)
+        state = self.embed(latents, modulation, text, text_of_row)
         state, kept = self.run_layers(state, readers or {}, prefix_of_row, num_outputs, keep)
         return self.finish(state), kept
 
@@ -283,11 +297,11 @@ class VideoTower(nn.Module):
                 kept.append(keep(i, feature))
         return state, kept
 
-    def enter(self, z: Tensor, rows: Tensor, embedded: Tensor, text: Conditioning, text_of_row: Tensor) -> VideoState:
-        """z (R, C_v, T, H, W) before the first layer; rows and embedded from :meth:`modulation`."""
-        size = z.shape[3] // self.config.patch, z.shape[4] // self.config.patch
-        x = self.x_embedder(z) + self.positions(*size).to(z.dtype)
-        return VideoState(x, None, rows, embedded, text, text_of_row, self.rope_table(z.shape[2]), size)
+    def embed(self, latents: Tensor, modulation: Modulation, text: Conditioning, text_of_row: Tensor) -> VideoState:
+        """Latents (R, C_v, T, H, W) before the first layer."""
+        size = latents.shape[3] // self.config.patch, latents.shape[4] // self.config.patch
+        x = self.x_embedder(latents) + self.positions(*size).to(latents.dtype)
+        return VideoState(x, None, *modulation, text, text_of_row, self.rope_table(latents.shape[2]), size)
 
     def layer(
         self,
@@ -306,12 +320,7 @@ class VideoTower(nn.Module):
         """
         spatial, temporal = self._blocks(index)
         following = self._blocks(index + 1)[0] if ahead and index + 1 < self.config.depth else None
-        x, normed, rows = state.x, state.normed, state.rows
-        if branch is not None:
-            x, normed = spatial.enter(x, branch, rows)
-        elif normed is None:
-            normed = spatial.norm(x, rows)
-        x, normed, _ = spatial(x, normed, state, 2 * index, temporal)
+        x, normed, _ = spatial(state.x, state.normed, state, 2 * index, temporal, branch=branch)
         x, normed, feature = temporal(
             x, normed, state, 2 * index + 1, following, temporal=True, num_outputs=num_outputs
         )
@@ -322,7 +331,8 @@ class VideoTower(nn.Module):
     def finish(self, state: VideoState) -> Tensor:
         """Velocity (R, C_v, T, H, W) after the last layer."""
         patch = self.config.patch
-        patches = self.final_layer(state.x, state.embedded).unflatten(2, state.size).unflatten(-1, (patch, patch, -1))
+        patches = self.final_layer(state.x, state.time_embedding).unflatten(2, state.size)
+        patches = patches.unflatten(-1, (patch, patch, -1))
         velocity = patches.permute(0, 6, 1, 2, 4, 3, 5).flatten(3, 4).flatten(4, 5)
         return velocity[:, : self.config.video_channels]
 

@@ -1,1 +1,1 @@
-"""Who computes the passes of a d-DiT: graphs of other runtimes, CUDA graphs, compiled modules."""
+"""Runtimes that compute the passes of a d-DiT: exported graphs, CUDA graphs, compiled modules, native blocks."""

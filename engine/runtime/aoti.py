@@ -1,4 +1,4 @@
-"""Graphs that AOTInductor compiled, run by the libtorch that is here. Machine code: loaded only from checked files."""
+"""Graphs that AOTInductor compiled to machine code, which is loaded only from files that match their checksums."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 
 from ..exports import Export, GraphSpec
-from .exported import Tensors
-from .sessions import Run, Sessions
+from .exported import Run, Sessions, Tensors
 
 
 def sessions(export: Export, device: torch.device) -> Sessions:
-    """Compiled graphs. Raises ``ValueError`` for those that were compiled for another torch, device or processor."""
+    """Compiled graphs. Raises ``ValueError`` if they were compiled for another torch, device or processor."""
     made_with, here = export.versions.get("torch", "no torch"), torch.__version__
     if made_with != here:
         raise ValueError(f"{export.path} was compiled by torch {made_with}, and this is {here}; export it anew")
@@ -25,8 +24,8 @@ def sessions(export: Export, device: torch.device) -> Sessions:
         model = torch._inductor.aoti_load_package(os.fspath(path))
 
         def run(inputs: Tensors) -> Tensors:
-            found = model(*(inputs[name].contiguous() for name in spec.inputs))
-            return dict(zip(spec.outputs, found, strict=True))
+            outputs = model(*(inputs[name].contiguous() for name in spec.inputs))
+            return dict(zip(spec.outputs, outputs, strict=True))
 
         return run
 
@@ -34,7 +33,7 @@ def sessions(export: Export, device: torch.device) -> Sessions:
 
 
 def machine(device: torch.device) -> str:
-    """What code that is compiled here needs of another machine: the instructions of its processor or of its GPU."""
+    """The instruction set for which code is compiled here, of the CPU or of the GPU."""
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"sm_{major}{minor}"

@@ -1,4 +1,4 @@
-"""Codecs and text encoder through graphs; what no graph does, and lengths that it does not have, they do themselves."""
+"""Codecs and text encoder as exported graphs, with PyTorch for whatever no graph computes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..exports import GraphSpec
 from .exported import Graphs
 
 
-def through(parts: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> Any:
-    """``Components`` whose codecs and text encoder leave these ``graphs`` to ``run``."""
+def with_graph_codecs(parts: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> Any:
+    """``Components`` whose codecs and text encoder run these ``graphs`` with ``run``."""
     return replace(
         parts,
         video=GraphVideo(parts.video, run, graphs),
@@ -23,8 +23,8 @@ def through(parts: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> Any:
     )
 
 
-class _Through:
-    """Stands for ``part``, of which it has all that it does not do itself."""
+class _WithGraphs:
+    """``part`` with some of its methods computed by graphs."""
 
     def __init__(self, part: Any, run: Graphs, graphs: Mapping[str, GraphSpec]) -> None:
         self.part, self.run, self.graphs = part, run, graphs
@@ -37,7 +37,7 @@ class _Through:
         return name in self.graphs and self.graphs[name].takes(shapes)
 
 
-class GraphVideo(_Through):
+class GraphVideo(_WithGraphs):
     """A video codec: graphs know whole latents alone, so frames are padded at the front, or cut off there."""
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class GraphVideo(_Through):
         return self.run("video_decoder", {"latents": latents.float()})["frames"][:, -frames:]
 
 
-class GraphAudio(_Through):
+class GraphAudio(_WithGraphs):
     """An audio codec: graphs know whole latents alone, so there is silence after the end, or it is cut off."""
 
     def encode(self, waveform: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class GraphAudio(_Through):
         return self.run("audio_decoder", {"latents": latents.float()})["waveform"][:, :samples]
 
 
-class GraphText(_Through):
+class GraphText(_WithGraphs):
     """A text encoder, behind its own tokenizer."""
 
     def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:

@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.fx.experimental import _config as shapes
 
 from ..model.bridges import Context
-from ..model.denoiser import Denoiser, Modulation, Sight
+from ..model.denoiser import AudioInputs, Denoiser, JointInputs, VideoInputs
 from ..types import Conditioning, Velocities
 from .delegate import Delegate
 
+Inputs = TypeVar("Inputs")
 T = TypeVar("T")
 
 
 class CompiledDenoiser(Delegate):
-    """A denoiser whose passes are those of ``model``, compiled when they are first asked for.
+    """A denoiser whose passes are those of ``model``, each compiled at its first call.
 
-    Counts of rows, prompts and contexts are dynamic; a count of one, and whether an argument is there at all, compile
-    apart. ``autotune`` tries tilings of the matrix products on the device, which takes minutes. A
-    :class:`~syncflow.engine.runtime.cuda_graphs.denoiser.GraphedDenoiser` can replay the compiled kernels. ``backend``
-    as in ``torch.compile``.
+    The numbers of rows, prompts and contexts are dynamic; a number of 1 and an optional argument that is None are
+    compiled separately. ``autotune`` times tile sizes of the matrix products on the device, which takes minutes.
+    A ``CudaGraphDenoiser`` can capture the compiled passes. ``backend`` as in ``torch.compile``.
     """
 
     def __init__(self, model: Denoiser, *, autotune: bool = False, backend: str = "inductor") -> None:
@@ -40,92 +40,35 @@ class CompiledDenoiser(Delegate):
         """Which switches are on."""
         return super().describe() | {"compile": "max-autotune" if self.autotune else self.backend}
 
-    def video_pass(
-        self,
-        z: Tensor,
-        times: Modulation,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        heard: Context | None = None,
-        heard_of_row: Tensor | None = None,
-        prefix_of_row: Tensor | None = None,
-        num_outputs: int | None = None,
-        seen: Tensor | None = None,
-    ) -> tuple[Tensor, Context]:
+    def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        _vary(text, z, *times, text_of_row, *(heard or ()), heard_of_row, prefix_of_row, seen)
-        return _with_sizes_apart(
-            lambda: self._video(
-                z,
-                times,
-                text,
-                text_of_row,
-                heard=heard,
-                heard_of_row=heard_of_row,
-                prefix_of_row=prefix_of_row,
-                num_outputs=num_outputs,
-                seen=seen,
-            )
-        )
+        indices = inputs.text_of_row, inputs.audio_context_of_row, inputs.prefix_of_row, inputs.context_rows
+        _mark_dynamic(inputs.text, inputs.latents, *inputs.modulation, *(inputs.audio_context or ()), *indices)
+        return _without_duck_shapes(self._video, inputs)
 
-    def audio_pass(
-        self,
-        z: Tensor,
-        times: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        context: Context | None = None,
-        sight: Sight | None = None,
-        num_outputs: int | None = None,
-    ) -> tuple[Tensor, Context]:
+    def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        _vary(text, z, times, text_of_row, *(context or ()), None if sight is None else sight.context_of_row)
-        return _with_sizes_apart(
-            lambda: self._audio(z, times, text, text_of_row, context=context, sight=sight, num_outputs=num_outputs)
-        )
+        ref = inputs.video_context_ref
+        indices = inputs.text_of_row, None if ref is None else ref.context_of_row
+        _mark_dynamic(inputs.text, inputs.latents, inputs.time_token, *(inputs.video_context or ()), *indices)
+        return _without_duck_shapes(self._audio, inputs)
 
-    def joint_pass(
-        self,
-        z_v: Tensor,
-        z_a: Tensor,
-        times_v: Modulation,
-        times_a: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        bridged: Tensor | None = None,
-        reference: Tensor | None = None,
-        drawn_video: Tensor | None = None,
-        drawn_audio: Tensor | None = None,
-    ) -> Velocities:
+    def joint_pass(self, inputs: JointInputs) -> Velocities:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        _vary(text, z_v, z_a, *times_v, times_a, text_of_row, bridged, reference, drawn_video, drawn_audio)
-        return _with_sizes_apart(
-            lambda: self._joint(
-                z_v,
-                z_a,
-                times_v,
-                times_a,
-                text,
-                text_of_row,
-                bridged=bridged,
-                reference=reference,
-                drawn_video=drawn_video,
-                drawn_audio=drawn_audio,
-            )
-        )
+        rows = inputs.video_latents, inputs.audio_latents, *inputs.modulation, inputs.time_token, inputs.reference
+        indices = inputs.text_of_row, inputs.bridged_rows, inputs.video_output_rows, inputs.audio_output_rows
+        _mark_dynamic(inputs.text, *rows, *indices)
+        return _without_duck_shapes(self._joint, inputs)
 
 
-def _vary(text: Conditioning, *rows: Tensor | None) -> None:
+def _mark_dynamic(text: Conditioning, *rows: Tensor | None) -> None:
     """Say that the first axis of ``rows``, and the prompts of a text, may have any size the next time."""
-    axes = [(tensor, 0) for tensor in (*rows, text.lengths, text.audio) if tensor is not None]
+    axes = [(tensor, 0) for tensor in (*rows, text.lengths, text.text_tokens) if tensor is not None]
     for tensor, axis in (*axes, (text.keys, 1), (text.values, 1)):
         torch._dynamo.maybe_mark_dynamic(tensor, axis)
 
 
-def _with_sizes_apart(call: Callable[[], T]) -> T:
+def _without_duck_shapes(compiled: Callable[[Inputs], T], inputs: Inputs) -> T:
     """Call, and compile where needed, without taking sizes that happen to be equal for the same."""
     with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]
-        return call()
+        return compiled(inputs)

@@ -1,4 +1,4 @@
-"""A denoiser that leaves to another what it does not do itself."""
+"""A denoiser that wraps another one."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class Delegate:
         """Of the audio's flow times."""
         return self.model.audio_time(t)
 
-    def sight_positions(self, frames: int, tokens: int) -> Tensor:
+    def video_token_positions(self, frames: int, tokens: int) -> Tensor:
         """Where the tokens of a context stand on the clock of the audio."""
-        return self.model.sight_positions(frames, tokens)
+        return self.model.video_token_positions(frames, tokens)
 
     def describe(self) -> dict[str, Any]:
-        """Which switches are on."""
+        """The options that are on."""
         return describe(self.model)
 
 
 def describe(model: Denoiser) -> dict[str, Any]:
-    """Which switches of a denoiser are on: graphs, overlap, compile, dtype, fp8, and who computes the kernels."""
+    """The options of a denoiser: CUDA graphs, overlap, compile, dtype, fp8, and the implementation of the kernels."""
     if isinstance(model, Delegate):
         return model.describe()
     return {
-        "graphs": False,
+        "cuda_graphs": False,
         "overlap": False,
         "compile": False,
         "dtype": str(model.dtype).removeprefix("torch."),

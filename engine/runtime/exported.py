@@ -1,4 +1,4 @@
-"""A d-DiT as graphs that somebody else runs: ONNX Runtime, OpenVINO, AOTInductor, TensorRT.
+"""A d-DiT as exported graphs that a library runs: ONNX Runtime, OpenVINO, AOTInductor, TensorRT.
 
 The sampling loop asks for passes (``engine/model/denoiser.py``); every pass is one call of an exported graph, with
 named tensors in and out. ``export/graphs.py`` has the graphs, with the same names.
@@ -6,18 +6,23 @@ named tensors in and out. ``export/graphs.py`` has the graphs, with the same nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..config import DDiTConfig
+from ..exports import Export, GraphSpec
 from ..model.bridges import Context
-from ..model.denoiser import Modulation, Sight
+from ..model.denoiser import AudioInputs, JointInputs, Modulation, VideoInputs
 from ..types import Conditioning, Velocities
 
 Tensors = Mapping[str, Tensor]
+Run = Callable[[Tensors], Tensors]
+Load = Callable[[GraphSpec, Path], Run]
 
 
 class Graphs(Protocol):
@@ -27,18 +32,40 @@ class Graphs(Protocol):
         """The outputs of graph ``name``; which graphs there are depends on the bridge of the model."""
 
 
+class Sessions:
+    """Runs the graphs of an export by name; each is loaded when it is first called.
+
+    ``load`` loads one of them; ``settings`` are those of the library, for reports. Raises ``ValueError`` for an export
+    whose files do not match their checksums.
+    """
+
+    def __init__(self, export: Export, load: Load, settings: Mapping[str, Any]) -> None:
+        self.export, self.settings = export.check(), dict(settings)
+        self._load = load
+        self._loaded: dict[str, Run] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str, inputs: Tensors) -> Tensors:
+        """The outputs of graph ``name``."""
+        with self._lock:
+            if name not in self._loaded:
+                spec = self.export.graphs[name]
+                self._loaded[name] = self._load(spec, self.export.path / spec.file)
+        return self._loaded[name](inputs)
+
+
 def graph_names(config: DDiTConfig) -> tuple[str, ...]:
     """The graphs of a model: what is computed once a prompt, once a schedule, and in every step."""
     steps = {
-        "adaptor": ("denoise_video", "denoise_adapt", "denoise_audio"),
+        "adaptor": ("denoise_video", "adapt_video", "denoise_audio"),
         "audio_rope": ("denoise_audio", "denoise_video"),
-        "global_local": ("denoise_style", "denoise_joint"),
+        "global_local": ("embed_reference", "denoise_joint"),
     }
     return ("prepare_text", "prepare_times", *steps[config.bridge])
 
 
 def numbered(name: str, tensors: list[Tensor]) -> dict[str, Tensor]:
-    """Tensors of the layers under names: ``context_0``, ``context_1``, …."""
+    """Tensors of the layers under names: ``video_context_0``, ``video_context_1``, …."""
     return {f"{name}_{i}": tensor for i, tensor in enumerate(tensors)}
 
 
@@ -73,21 +100,20 @@ class GraphDenoiser:
     def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
         """Keys and values of all blocks for P prompts."""
         found = self.run("prepare_text", {"states": states.to(self.dtype)})
-        return Conditioning(found["keys"], found["values"], lengths, found["tokens"])
+        return Conditioning(found["keys"], found["values"], lengths, found["text_tokens"])
 
     def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """Of the video's flow times t (R, T or 1) and frame rates fps (R,)."""
         frames = t.shape[1]
         flat = t.flatten()
         found = self.run("prepare_times", {"t": flat, "fps": fps.repeat_interleave(frames)})
-        rows, embedded = (found[name].unflatten(0, (-1, frames)) for name in ("rows", "embedded"))
-        return Modulation(rows, embedded)
+        return Modulation(*(found[name].unflatten(0, (-1, frames)) for name in Modulation._fields))
 
     def audio_time(self, t: Tensor) -> Tensor:
         """Of the audio's flow times t (R,). -> (R, D)."""
-        return self.run("prepare_times", {"t": t, "fps": torch.ones_like(t)})["token"]
+        return self.run("prepare_times", {"t": t, "fps": torch.ones_like(t)})["time_token"]
 
-    def sight_positions(self, frames: int, tokens: int) -> Tensor:
+    def video_token_positions(self, frames: int, tokens: int) -> Tensor:
         """Where the tokens of a context stand on the clock of the audio. -> (M,)."""
         if (frames, tokens) not in self._positions:
             middle = (torch.arange(frames, device=self.device) + 0.5) / self.config.latent_fps * self.config.audio_rate
@@ -95,116 +121,89 @@ class GraphDenoiser:
             self._positions[frames, tokens] = middle.repeat_interleave(each)
         return self._positions[frames, tokens]
 
-    def video_pass(
-        self,
-        z: Tensor,
-        times: Modulation,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        heard: Context | None = None,
-        heard_of_row: Tensor | None = None,
-        prefix_of_row: Tensor | None = None,
-        num_outputs: int | None = None,
-        seen: Tensor | None = None,
-    ) -> tuple[Tensor, Context]:
-        """Velocity, and what the audio reads of rows ``seen``; the graph has a velocity for all rows."""
-        inputs = self._video(z, times, text, text_of_row)
+    def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
+        """Velocity, and the contexts of ``context_rows``; the graph has a velocity for all rows."""
+        z, context = inputs.latents, inputs.audio_context
+        tensors = {"latents": z, **self._modulation_and_text(inputs, z.shape[2])}
         if self.config.bridge == "audio_rope":
             rows = torch.arange(len(z), device=self.device)
-            prefix = rows if prefix_of_row is None else prefix_of_row
-            if heard is None:
+            prefix = rows if inputs.prefix_of_row is None else inputs.prefix_of_row
+            if context is None:
                 layers = self.config.depth - self.config.first_block
-                heard, of_row = self._nothing(layers, self.config.heads), torch.full_like(prefix, -1)
+                context, of_row = self._empty_context(layers, self.config.heads), torch.full_like(prefix, -1)
             else:
-                of_row = prefix if heard_of_row is None else heard_of_row
-            inputs |= {"prefix_of_row": prefix, "heard_of_row": of_row, **numbered("heard", heard)}
-        found = self.run("denoise_video", inputs)
-        if seen is None:
+                of_row = prefix if inputs.audio_context_of_row is None else inputs.audio_context_of_row
+            tensors |= {"prefix_of_row": prefix, "audio_context_of_row": of_row, **numbered("audio_context", context)}
+        found = self.run("denoise_video", tensors)
+        if inputs.context_rows is None:
             return found["velocity"], []
-        features = [feature[seen] for feature in collected("feature", found)]
-        positions = self.sight_positions(z.shape[2], self._tokens(z))
-        adapted = self.run("denoise_adapt", {"positions": positions, **numbered("feature", features)})
-        return found["velocity"], collected("context", adapted)
+        features = [feature[inputs.context_rows] for feature in collected("feature", found)]
+        positions = self.video_token_positions(z.shape[2], self._tokens(z))
+        adapted = self.run("adapt_video", {"video_token_positions": positions, **numbered("feature", features)})
+        return found["velocity"], collected("video_context", adapted)
 
-    def audio_pass(
-        self,
-        z: Tensor,
-        times: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        context: Context | None = None,
-        sight: Sight | None = None,
-        num_outputs: int | None = None,
-    ) -> tuple[Tensor, Context]:
-        """Velocity, and what the video hears of every row."""
-        inputs = {"z": z, "time": times, **self._words(text, text_of_row)}
+    def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
+        """Velocity, and in an ``audio_rope`` model the context of every row."""
+        context, ref = inputs.video_context, inputs.video_context_ref
+        tensors = {"latents": inputs.latents, "time_token": inputs.time_token, **self._text_tokens(inputs)}
         if self.config.bridge == "audio_rope":
-            found = self.run("denoise_audio", inputs)
-            return found["velocity"], collected("heard", found)
-        rows = torch.arange(len(z), device=self.device)
-        if context is None or sight is None:
-            context, positions = self._nothing(self.config.depth, self.config.audio_heads), self.sight_positions(2, 1)
-            of_row = torch.full_like(rows, -1)
+            found = self.run("denoise_audio", tensors)
+            return found["velocity"], collected("audio_context", found)
+        rows = torch.arange(len(inputs.latents), device=self.device)
+        if context is None or ref is None:
+            context = self._empty_context(self.config.depth, self.config.audio_heads)
+            positions, of_row = self.video_token_positions(2, 1), torch.full_like(rows, -1)
         else:
-            positions = sight.positions
-            of_row = rows if sight.context_of_row is None else sight.context_of_row
-        inputs |= {"positions": positions, "context_of_row": of_row, **numbered("context", context)}
-        return self.run("denoise_audio", inputs)["velocity"], []
+            positions, of_row = ref.positions, rows if ref.context_of_row is None else ref.context_of_row
+        tensors |= {"video_token_positions": positions, "video_context_of_row": of_row}
+        tensors |= numbered("video_context", context)
+        return self.run("denoise_audio", tensors)["velocity"], []
 
-    def joint_pass(
-        self,
-        z_v: Tensor,
-        z_a: Tensor,
-        times_v: Modulation,
-        times_a: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        bridged: Tensor | None = None,
-        reference: Tensor | None = None,
-        drawn_video: Tensor | None = None,
-        drawn_audio: Tensor | None = None,
-    ) -> Velocities:
-        """Velocities of rows ``drawn_video`` and ``drawn_audio``; the graph has them for all rows."""
+    def joint_pass(self, inputs: JointInputs) -> Velocities:
+        """Velocities of the rows that are asked for; the graph has them for all rows."""
         assert self.silence is not None
-        rows = torch.arange(len(z_v), device=self.device) if bridged is None else bridged
-        style = self.silence if reference is None else self.run("denoise_style", {"reference": reference})["style"]
-        inputs = {
-            **self._video(z_v, times_v, text, text_of_row),
-            "z_a": z_a,
-            "time": times_a,
-            **self._words(text, text_of_row),
-            "bridged": rows,
+        rows, reference = inputs.bridged_rows, inputs.reference
+        if rows is None:
+            rows = torch.arange(len(inputs.video_latents), device=self.device)
+        style = self.silence
+        if reference is not None:
+            style = self.run("embed_reference", {"reference": reference})["style"]
+        tensors = {
+            "video_latents": inputs.video_latents,
+            **self._modulation_and_text(inputs, inputs.video_latents.shape[2]),
+            "audio_latents": inputs.audio_latents,
+            "time_token": inputs.time_token,
+            **self._text_tokens(inputs),
+            "bridged_rows": rows,
             "style": style.expand(len(rows), -1, -1).contiguous(),
         }
-        found = self.run("denoise_joint", inputs)
-        video, audio = found["velocity"], found["velocity_a"]
-        return Velocities(
-            video if drawn_video is None else video[drawn_video], audio if drawn_audio is None else audio[drawn_audio]
-        )
+        found = self.run("denoise_joint", tensors)
+        video, audio = found["video_velocity"], found["audio_velocity"]
+        if inputs.video_output_rows is not None:
+            video = video[inputs.video_output_rows]
+        if inputs.audio_output_rows is not None:
+            audio = audio[inputs.audio_output_rows]
+        return Velocities(video, audio)
 
-    def _video(self, z: Tensor, times: Modulation, text: Conditioning, text_of_row: Tensor) -> dict[str, Tensor]:
-        frames = z.shape[2]
+    def _modulation_and_text(self, inputs: VideoInputs | JointInputs, frames: int) -> dict[str, Tensor]:
+        block_modulation, time_embedding = inputs.modulation
         return {
-            "z": z,
-            "rows": times.rows.expand(-1, frames, -1, -1),
-            "embedded": times.embedded.expand(-1, frames, -1),
-            "keys": text.keys,
-            "values": text.values,
-            "lengths": text.lengths,
-            "text_of_row": text_of_row,
+            "block_modulation": block_modulation.expand(-1, frames, -1, -1),
+            "time_embedding": time_embedding.expand(-1, frames, -1),
+            "keys": inputs.text.keys,
+            "values": inputs.text.values,
+            "lengths": inputs.text.lengths,
+            "text_of_row": inputs.text_of_row,
         }
 
-    def _words(self, text: Conditioning, text_of_row: Tensor) -> dict[str, Tensor]:
+    def _text_tokens(self, inputs: AudioInputs | JointInputs) -> dict[str, Tensor]:
         """What the audio tower reads of the text, if it reads any: the tokens of each row (R, L, D)."""
         if not self.config.audio_text:
             return {}
-        assert text.audio is not None
-        return {"words": text.audio[text_of_row]}
+        assert inputs.text.text_tokens is not None
+        return {"text_tokens": inputs.text.text_tokens[inputs.text_of_row]}
 
-    def _nothing(self, layers: int, heads: int) -> Context:
+    def _empty_context(self, layers: int, heads: int) -> Context:
         """A context that stands where no row reads any: graphs want one, of two tokens."""
         shape = (1, 2, 2, heads, self.config.width // heads)
         return [torch.zeros(shape, device=self.device, dtype=self.dtype)] * layers

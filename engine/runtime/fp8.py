@@ -15,10 +15,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ...kernels import fp8_linear, gated_residual, modulated_layer_norm_fp8, text_cross_attention
+from ...kernels import fp8_linear, gated_residual, modulated_layer_norm_fp8
 from ..model import DDiT
 from ..model.layers import EPS, Mlp, SelfAttention
-from ..model.video import ATTENTION, MLP, STDiTBlock
+from ..model.video import ATTENTION, MLP, STDiTBlock, VideoState
 
 LARGEST = 448.0  # of float8_e4m3fn
 
@@ -80,7 +80,7 @@ class Fp8Mlp(nn.Module):
 
 
 class Fp8Block(STDiTBlock):
-    """A block of the video tower whose norms write codes: what its methods call ``normed`` is :class:`Quantised`."""
+    """A block of the video tower whose norms are :class:`Quantised`."""
 
     def __init__(self, block: STDiTBlock) -> None:
         nn.Module.__init__(self)
@@ -89,27 +89,31 @@ class Fp8Block(STDiTBlock):
         self.cross_attn = block.cross_attn
         self.mlp = cast("Mlp", Fp8Mlp(block.mlp))
 
-    def norm(self, x: Tensor, rows: Tensor) -> Any:
-        """What the self-attention reads of x."""
-        return _norm(x, self.scale_shift_table, rows, ATTENTION)
-
-    def enter(self, x: Tensor, branch: Tensor, rows: Tensor) -> tuple[Tensor, Any]:
-        """x after what a bridge adds to it, and what the self-attention reads of it."""
-        x = x + branch
-        return x, self.norm(x, rows)
-
-    def read_text(
-        self, x: Tensor, rows: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, text_of_row: Tensor
-    ) -> tuple[Tensor, Any]:
-        """x after the text cross-attention, and what the MLP reads of it."""
-        queries = self.cross_attn.queries(x.flatten(1, 2))
-        x = x + self.cross_attn.proj(text_cross_attention(queries, keys, values, lengths, text_of_row)).view_as(x)
-        return x, _norm(x, self.scale_shift_table, rows, MLP)
-
-    def feed(self, x: Tensor, normed: Any, rows: Tensor, following: STDiTBlock | None) -> tuple[Tensor, Any]:
-        """x after the gated MLP, and what the following block's attention reads of it (or nothing)."""
-        x = gated_residual(x, self.mlp(normed), self.scale_shift_table, rows, MLP)
-        return x, None if following is None else _norm(x, following.scale_shift_table, rows, ATTENTION)
+    def forward(
+        self,
+        x: Tensor,
+        normed: Any,
+        state: VideoState,
+        index: int,
+        following: STDiTBlock | None,
+        *,
+        branch: Tensor | None = None,
+        temporal: bool = False,
+        num_outputs: int | None = None,
+    ) -> tuple[Tensor, Any, Tensor]:
+        """As :class:`~syncflow.engine.model.video.STDiTBlock` does it."""
+        modulation, text_of_row, table = state.block_modulation, state.text_of_row, self.scale_shift_table
+        if branch is not None:
+            x = x + branch
+        if branch is not None or normed is None:
+            normed = _norm(x, table, modulation, ATTENTION)
+        x = attended = self.gated_attention(x, normed, modulation, state.rope if temporal else None)
+        if num_outputs is not None:
+            x, modulation, text_of_row = x[:num_outputs], modulation[:num_outputs], text_of_row[:num_outputs]
+        x = x + self.text_attention(x, state.text, index, text_of_row)
+        x = gated_residual(x, self.mlp(_norm(x, table, modulation, MLP)), table, modulation, MLP)
+        normed = None if following is None else _norm(x, following.scale_shift_table, modulation, ATTENTION)
+        return x, normed, attended
 
 
 def with_fp8(model: DDiT) -> DDiT:
@@ -126,8 +130,8 @@ def has_fp8_linears(model: DDiT) -> bool:
     return any(isinstance(block, Fp8Block) for block in model.video.spatial_blocks)
 
 
-def _norm(x: Tensor, table: Tensor, rows: Tensor, part: int) -> Quantised:
-    return Quantised(*modulated_layer_norm_fp8(x, table, rows, part, EPS))
+def _norm(x: Tensor, table: Tensor, modulation: Tensor, half: int) -> Quantised:
+    return Quantised(*modulated_layer_norm_fp8(x, table, modulation, half, EPS))
 
 
 def _shallow(module: Any) -> Any:

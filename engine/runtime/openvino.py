@@ -1,4 +1,4 @@
-"""ONNX graphs in OpenVINO, on the processors that it knows best: Intel's and other x86."""
+"""ONNX graphs in OpenVINO, on x86 processors."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 import torch
 
 from ..exports import Export, GraphSpec, Precision
-from .exported import Tensors
-from .sessions import Run, Sessions
+from .exported import Run, Sessions, Tensors
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
-ROUNDED = ("prepare_text", "denoise_")  # flow times are angles that need all digits, and codecs are never rounded
-TINY, TINY_FLOAT16 = 2.0**-126, 2.0**-24  # added to scores of their type they change no softmax, yet are not zero
+# Not flow times, whose angles need float32, and not codecs.
+REDUCED_PRECISION = ("prepare_text", "denoise_", "adapt_video", "embed_reference")
+TINY, TINY_FLOAT16 = 2.0**-126, 2.0**-24  # nonzero, and too small to change a softmax of scores of that type
 
 
 def compile_graph(path: Path, settings: Mapping[str, Any]) -> Any:
     """An ONNX file as an ``openvino.CompiledModel`` for the CPU, with OpenVINO's ``settings``.
 
-    OpenVINO 2026.4 makes one kernel of a softmax between two matrix products. If its first run has a single key, it is
-    wrong in every later run that has at least as many keys as a vector has lanes. A sum before the softmax, in the same
-    kernel, avoids this; adding :data:`TINY` costs no time and changes no bit of the result.
+    OpenVINO 2026.4 fuses a softmax between two matrix products into one kernel. If the first run has a single key, the
+    kernel is wrong in every later run with at least as many keys as a vector has lanes. An addition before the softmax,
+    in the same kernel, avoids this; adding :data:`TINY` costs no time and changes no bit of the result.
     """
     import openvino
     from openvino import opset13 as ops
@@ -41,7 +41,7 @@ def compile_graph(path: Path, settings: Mapping[str, Any]) -> Any:
 
 
 def inference_precision(precision: Precision) -> Precision:
-    """What OpenVINO computes in on this processor when it is asked for ``precision``: float32 where that is lacking."""
+    """The precision in which OpenVINO computes on this processor for ``precision``: float32 where it is missing."""
     import openvino
 
     if precision == "float32":
@@ -53,9 +53,8 @@ def inference_precision(precision: Precision) -> Precision:
 def sessions(export: Export, precision: Precision = "float32", *, threads: int | None = None) -> Sessions:
     """Compiled graphs, those of the towers and their text in ``precision``, whatever the type of their tensors.
 
-    A processor without the type computes in float32 (:func:`inference_precision`). ``threads`` are PyTorch's by
-    default. OpenVINO's own cache stays off: of version 2026.4 a graph that came from there
-    computes something else.
+    A processor without that type computes in float32 (:func:`inference_precision`). ``threads`` are PyTorch's by
+    default. OpenVINO's own cache stays off: version 2026.4 computes wrong results with graphs from it.
     """
     import openvino
 
@@ -66,18 +65,18 @@ def sessions(export: Export, precision: Precision = "float32", *, threads: int |
     }
 
     def load(spec: GraphSpec, path: Path) -> Run:
-        exact = {} if path.stem.startswith(ROUNDED) else {"INFERENCE_PRECISION_HINT": PRECISIONS["float32"]}
+        exact = {} if path.stem.startswith(REDUCED_PRECISION) else {"INFERENCE_PRECISION_HINT": PRECISIONS["float32"]}
         compiled = compile_graph(path, settings | exact)
-        of_thread = threading.local()
+        thread_local = threading.local()
 
         def run(inputs: Tensors) -> Tensors:
-            if not hasattr(of_thread, "request"):
-                of_thread.request = compiled.create_infer_request()
+            if not hasattr(thread_local, "request"):
+                thread_local.request = compiled.create_infer_request()
             feed = {name: inputs[name].contiguous().numpy() for name in spec.inputs}
-            found = of_thread.request.infer(feed, share_inputs=True)
-            return {name: torch.from_numpy(found[i]) for i, name in enumerate(spec.outputs)}
+            outputs = thread_local.request.infer(feed, share_inputs=True)
+            return {name: torch.from_numpy(outputs[i]) for i, name in enumerate(spec.outputs)}
 
         return run
 
-    told = {"openvino": openvino.__version__, "computes_in": inference_precision(precision), **settings}
-    return Sessions(export, load, told)
+    description = {"openvino": openvino.__version__, "computes_in": inference_precision(precision), **settings}
+    return Sessions(export, load, description)

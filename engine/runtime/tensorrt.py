@@ -1,7 +1,7 @@
-"""TensorRT engines on tensors of PyTorch: nothing is copied that lies as TensorRT wants it, and nothing waits.
+"""TensorRT engines that read and write tensors of PyTorch, without copies of contiguous inputs and without waiting.
 
-Every optimisation profile that is used has an execution context of its own on every stream that it is used on: contexts
-hold the memory of what is under way. :class:`Recorded` replays a CUDA graph for every set of input shapes.
+Each optimisation profile has one execution context per stream, because a context holds the memory of running work.
+:class:`CapturedPlan` replays one CUDA graph per set of input shapes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ..exports import Export, GraphSpec
 from .cuda_graphs.capture import Capture, CudaCapture
-from .exported import Tensors
-from .sessions import Load, Run, Sessions
+from .exported import Load, Run, Sessions, Tensors
 
-SINCE = (10, 15)
+MINIMUM_VERSION = (10, 15)
 ALIGNMENT = 256  # bytes, of the address of every tensor
-RECORDINGS = 32  # most sets of shapes of a graph that are recorded
+MAX_GRAPHS = 32  # captured sets of input shapes of an engine
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -33,20 +32,20 @@ def library() -> Any:
     except ImportError:
         raise ValueError("the runtime tensorrt needs tensorrt; install it with `pip install syncflow[gpu]`") from None
     version = tuple(int(part) for part in tensorrt.__version__.split(".")[:2])
-    if version < SINCE:
-        least = ".".join(map(str, SINCE))
+    if version < MINIMUM_VERSION:
+        least = ".".join(map(str, MINIMUM_VERSION))
         raise ValueError(f"the runtime tensorrt needs TensorRT {least} or newer, and this is {tensorrt.__version__}")
     return tensorrt
 
 
 def machine(device: torch.device) -> str:
-    """What an engine that is built here needs of another machine: the same kind of GPU."""
+    """The kind of GPU on which an engine that is built here runs."""
     major, minor = torch.cuda.get_device_capability(device)
     return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
 
 
-def sessions(export: Export, device: torch.device, *, recorded: bool = False) -> Sessions:
-    """Engines on a GPU; ``recorded`` as CUDA graphs.
+def sessions(export: Export, device: torch.device, *, cuda_graphs: bool = False) -> Sessions:
+    """Engines on a GPU; ``cuda_graphs`` captures each of their input shapes as a CUDA graph.
 
     Raises ``ValueError`` for engines of another version of TensorRT or another kind of GPU.
     """
@@ -63,10 +62,10 @@ def sessions(export: Export, device: torch.device, *, recorded: bool = False) ->
         if engine is None:
             raise ValueError(f"TensorRT cannot read {path}; what it wrote above says why")
         plan = Plan(engine, spec, device)
-        return Recorded(plan, CudaCapture(device)) if recorded else plan
+        return CapturedPlan(plan, CudaCapture(device)) if cuda_graphs else plan
 
     typed: Load = load
-    return Sessions(export, typed, {"tensorrt": here, "machine": export.machine, "recorded": recorded})
+    return Sessions(export, typed, {"tensorrt": here, "machine": export.machine, "cuda_graphs": cuda_graphs})
 
 
 class Plan:
@@ -74,38 +73,40 @@ class Plan:
 
     def __init__(self, engine: Any, spec: GraphSpec, device: torch.device) -> None:
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
-        if strange := names ^ {*spec.inputs, *spec.outputs}:
-            raise ValueError(f"{spec.file} has other tensors than its manifest says: {', '.join(sorted(strange))}")
+        if unexpected := names ^ {*spec.inputs, *spec.outputs}:
+            raise ValueError(f"{spec.file} has other tensors than its manifest says: {', '.join(sorted(unexpected))}")
         self.engine, self.spec, self.device = engine, spec, device
         self.profiles = [
             {name: engine.get_tensor_profile_shape(name, i) for name in spec.inputs}
             for i in range(engine.num_optimization_profiles)
         ]
         self._contexts: dict[tuple[int, int], Any] = {}
-        self._nothing = torch.empty(ALIGNMENT, dtype=torch.uint8, device=device)
+        self._empty = torch.empty(ALIGNMENT, dtype=torch.uint8, device=device)
         self._lock = threading.Lock()
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        """What the engine gives, on the current stream of this thread."""
+        """The outputs of the engine, computed on the current stream of this thread."""
         with self._lock:
-            held = self.held(inputs)
+            inputs = self.aligned(inputs)
             stream = current_stream(self.device)
-            profile = self.profile({name: x.shape for name, x in held.items()})
+            profile = self.profile({name: x.shape for name, x in inputs.items()})
             if (profile, stream) not in self._contexts:
                 self._contexts[profile, stream] = self.context(profile)
-            return self.enqueue(self._contexts[profile, stream], held)
+            return self.enqueue(self._contexts[profile, stream], inputs)
 
-    def held(self, inputs: Tensors) -> dict[str, Tensor]:
-        """The inputs, each without gaps and where an address may be."""
-        held = {name: inputs[name].contiguous() for name in self.spec.inputs}
-        return {name: x.clone() if x.data_ptr() % ALIGNMENT else x for name, x in held.items()}
+    def aligned(self, inputs: Tensors) -> dict[str, Tensor]:
+        """The inputs, contiguous and aligned."""
+        contiguous = {name: inputs[name].contiguous() for name in self.spec.inputs}
+        return {name: x.clone() if x.data_ptr() % ALIGNMENT else x for name, x in contiguous.items()}
 
     def profile(self, shapes: Shapes) -> int:
-        """The first profile that was built for such shapes. Raises ``ValueError`` where there is none."""
-        for i, spans in enumerate(self.profiles):
-            if all(_within(shapes[name], *spans[name]) for name in shapes):
+        """The first profile that covers these shapes. Raises ``ValueError`` if none does."""
+        for i, ranges in enumerate(self.profiles):
+            if all(_within(shapes[name], *ranges[name]) for name in shapes):
                 return i
-        name = next(name for name in shapes if not any(_within(shapes[name], *spans[name]) for spans in self.profiles))
+        name = next(
+            name for name in shapes if not any(_within(shapes[name], *ranges[name]) for ranges in self.profiles)
+        )
         built = " or ".join(f"{tuple(least)} to {tuple(most)}" for least, _, most in (p[name] for p in self.profiles))
         raise ValueError(f"{self.spec.file} was built for {name} of shape {built}, and it is {tuple(shapes[name])}")
 
@@ -117,9 +118,9 @@ class Plan:
         context.set_optimization_profile_async(profile, current_stream(self.device))
         return context
 
-    def enqueue(self, context: Any, held: Tensors) -> dict[str, Tensor]:
-        """What the engine gives of inputs that are :meth:`held`, on the current stream."""
-        for name, x in held.items():
+    def enqueue(self, context: Any, inputs: Tensors) -> dict[str, Tensor]:
+        """The outputs for inputs from :meth:`aligned`, computed on the current stream."""
+        for name, x in inputs.items():
             accepted = context.set_input_shape(name, tuple(x.shape))
             assert accepted, f"{self.spec.file} does not take {name} of shape {tuple(x.shape)}"
             context.set_tensor_address(name, self._address(x))
@@ -135,36 +136,38 @@ class Plan:
         return outputs
 
     def _address(self, x: Tensor) -> int:
-        """Of a tensor; empty ones have one too."""
-        return x.data_ptr() if x.numel() else self._nothing.data_ptr()
+        """The address of a tensor, also of an empty one."""
+        return x.data_ptr() if x.numel() else self._empty.data_ptr()
 
 
-class Recorded:
-    """A plan whose every set of input shapes is recorded once, with a context of its own, and replayed."""
+class CapturedPlan:
+    """A plan that captures a CUDA graph for every set of input shapes, each with its own context, and replays it."""
 
     def __init__(self, plan: Plan, capture: Capture) -> None:
         self.plan, self.capture = plan, capture
-        self._recorded: dict[tuple[torch.Size, ...], tuple[dict[str, Tensor], Any]] = {}
+        self._graphs: dict[tuple[torch.Size, ...], tuple[dict[str, Tensor], Any]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        """What the engine gives, in memory of its own."""
+        """The outputs of the engine, in new memory."""
         shapes = tuple(inputs[name].shape for name in self.plan.spec.inputs)
         with self._lock:
-            if shapes not in self._recorded:
-                if len(self._recorded) == RECORDINGS:
+            if shapes not in self._graphs:
+                if len(self._graphs) == MAX_GRAPHS:
                     return self.plan(inputs)
-                self._recorded[shapes] = self._record(inputs)
-            places, replay = self._recorded[shapes]
-            for name, place in places.items():
-                place.copy_(inputs[name])
+                self._graphs[shapes] = self._capture(inputs)
+            static_inputs, replay = self._graphs[shapes]
+            for name, static_input in static_inputs.items():
+                static_input.copy_(inputs[name])
             return {name: y.clone() for name, y in replay().items()}
 
-    def _record(self, inputs: Tensors) -> tuple[dict[str, Tensor], Any]:
-        """Inputs that stay where they are, and what replays the engine on them."""
-        places = {name: inputs[name].clone(memory_format=torch.contiguous_format) for name in self.plan.spec.inputs}
-        context = self.plan.context(self.plan.profile({name: x.shape for name, x in places.items()}))
-        return places, self.capture(lambda: self.plan.enqueue(context, places), self.plan.spec.file)
+    def _capture(self, inputs: Tensors) -> tuple[dict[str, Tensor], Any]:
+        """Static inputs, and the function that replays the engine on them."""
+        static_inputs = {
+            name: inputs[name].clone(memory_format=torch.contiguous_format) for name in self.plan.spec.inputs
+        }
+        context = self.plan.context(self.plan.profile({name: x.shape for name, x in static_inputs.items()}))
+        return static_inputs, self.capture(lambda: self.plan.enqueue(context, static_inputs), self.plan.spec.file)
 
 
 def current_stream(device: torch.device) -> int:

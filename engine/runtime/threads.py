@@ -1,7 +1,6 @@
-"""How many threads to compute with: no more than the processors that this process may use.
+"""The number of threads: at most the number of CPUs that this process may use.
 
-PyTorch itself respects the affinity of a process (``taskset``) and ``OMP_NUM_THREADS``, and starts a thread for every
-processor of the machine in a container whose CPU quota is smaller.
+PyTorch respects the affinity of a process (``taskset``) and ``OMP_NUM_THREADS``, but not the CPU quota of a container.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def limit_threads() -> int:
-    """Let PyTorch compute with as many threads as there are processors to use, and return how many it has.
+    """Limit PyTorch to as many threads as there are available CPUs. -> the number of threads.
 
-    A number that ``OMP_NUM_THREADS`` or ``torch.set_num_threads`` made smaller stays; one that ``OMP_NUM_THREADS``
-    made larger stays too.
+    A smaller number from ``torch.set_num_threads``, and any number from ``OMP_NUM_THREADS``, is kept.
     """
     available = available_cpus()
     if torch.get_num_threads() > available and not os.environ.get("OMP_NUM_THREADS"):
@@ -31,14 +29,14 @@ def limit_threads() -> int:
 
 
 def available_cpus(cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """Processors that this process may use at once: those of its affinity, and a container's quota, rounded up."""
+    """The number of CPUs that this process may use: the minimum of its affinity and of its CPU quotas, rounded up."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [math.ceil(quota) for quota in _quotas(cgroups, membership)]
     return max(1, min([affinity, *quotas]))
 
 
 def _quotas(cgroups: Path, membership: Path) -> Iterator[float]:
-    """The CPU quotas of all control groups around this process, in processors; nothing where there are none."""
+    """The CPU quotas of all control groups of this process, in CPUs."""
     lines: list[str] = []
     with suppress(OSError):
         lines = membership.read_text().splitlines()

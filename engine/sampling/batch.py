@@ -1,7 +1,7 @@
 """Requests of one latent shape that are stepped together, and that join and leave between steps.
 
 What does not depend on the step is computed when a request joins (``conditioning_cache.py``). A step computes the rows
-that its weights ask for (``step_plan.py``), in the way of the model's bridge (``oneway.py``, ``joint.py``), and moves
+that its weights ask for (``step_plan.py``), as the model's bridge allows (``oneway.py``, ``joint.py``), and moves
 all latents in one operation. Every request has a step of its own, and a modality that stands still at it costs nothing.
 """
 
@@ -31,10 +31,11 @@ Index = dict[str, Tensor]
 
 
 class Batch(ABC):
-    """B requests on their way from noise to data; the takes of a request are tracks of the audio.
+    """B requests on their way from noise to data; every take of a sound has audio latents of its own.
 
-    ``jobs`` are the requests in order of their places, ``owner`` the place of every audio track. ``streams`` say where
-    the towers of a one-way model run. Nothing in a step makes the host wait for the device.
+    ``jobs`` are the requests in order of their places, ``owner`` the place of the request that each of the audio
+    latents belongs to. ``streams`` say where the towers of a one-way model run. Nothing in a step makes the host wait
+    for the device.
     """
 
     def __init__(self, model: Denoiser, cache: ConditioningCache, streams: Streams | None = None) -> None:
@@ -43,7 +44,7 @@ class Batch(ABC):
         self.owner: list[int] = []
         self._plans: dict[Hashable, tuple[Any, Index]] = {}
 
-    # Coming and going
+    # Requests
 
     @torch.inference_mode()
     def join(self, jobs: Sequence[Job]) -> None:
@@ -51,30 +52,30 @@ class Batch(ABC):
         shapes = {job.shape for job in (*self.jobs, *jobs)}
         assert len(shapes) <= 1, f"requests of one batch must share their latent shape; these have {sorted(shapes)}"
         self.streams.join()
-        video, audio = ([], []) if not self.jobs else (self.video.apart(), self.audio.apart())
+        video, audio = ([], []) if not self.jobs else (self.video.unstack(), self.audio.unstack())
         for job in jobs:
-            seen, heard = grid_of(job.schedule.video, job.video), grid_of(job.schedule.audio, job.audio)
-            of_video, of_audio = cache_phases_of(job.plan, seen, heard)
-            video.append(self._begin_video(job, seen, of_video))
-            audio.extend(self._begin_audio(job, heard, of_audio, seed) for seed in job.sounds)
-        self._settle([*self.jobs, *jobs], video, audio)
+            video_grid, audio_grid = grid_of(job.schedule.video, job.video), grid_of(job.schedule.audio, job.audio)
+            video_phases, audio_phases = cache_phases_of(job.plan, video_grid, audio_grid)
+            video.append(self._begin_video(job, video_grid, video_phases))
+            audio.extend(self._begin_audio(job, audio_grid, audio_phases, seed) for seed in job.sounds)
+        self._stack_latents([*self.jobs, *jobs], video, audio)
 
     @torch.inference_mode()
     def leave(self, places: Sequence[int]) -> list[Latents]:
         """Requests go, wherever they are; what they have become: video (1, C_v, T, H, W), audio (takes, A, C_a)."""
         self.streams.join()
-        video, audio = self.video.apart(), self.audio.apart()
+        video, audio = self.video.unstack(), self.audio.unstack()
         gone = [
             Latents(
                 video[b].latents[None].clone(),
-                torch.stack([track.latents for track, owner in zip(audio, self.owner, strict=True) if owner == b]),
+                torch.stack([take.latents for take, owner in zip(audio, self.owner, strict=True) if owner == b]),
             )
             for b in places
         ]
         stay = [b for b in range(len(self.jobs)) if b not in set(places)]
-        heard = [track for track, owner in zip(audio, self.owner, strict=True) if owner in set(stay)]
+        stay_audio = [take for take, owner in zip(audio, self.owner, strict=True) if owner in set(stay)]
         self._leave(stay)
-        self._settle([self.jobs[b] for b in stay], [video[b] for b in stay], heard)
+        self._stack_latents([self.jobs[b] for b in stay], [video[b] for b in stay], stay_audio)
         return gone
 
     def progress(self, place: int) -> tuple[int, int]:
@@ -97,8 +98,8 @@ class Batch(ABC):
         times = self.cache.audio_times(_and_clean(grid))
         return LatentState.begin(upload(noise, self.model.device), grid, times, job.audio, phases)
 
-    def _settle(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
-        """Stack what is there now."""
+    def _stack_latents(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
+        """Stack the latents of these requests."""
         self.jobs, self._plans = jobs, {}
         self.owner = [b for b, job in enumerate(jobs) for _ in job.sounds]
         if not jobs:
@@ -136,12 +137,12 @@ class Batch(ABC):
     def _step(self, video: list[Weights], audio: list[Weights]) -> None:
         """Compute the rows that the weights of both modalities ask for, and move the latents with them."""
 
-    def _weights(self, tracks: BatchedLatents) -> list[Weights]:
-        owners = self.owner if tracks.modality == "audio" else range(len(self.jobs))
+    def _weights(self, batched: BatchedLatents) -> list[Weights]:
+        owners = self.owner if batched.modality == "audio" else range(len(self.jobs))
         found: list[Weights] = []
-        for b, track in zip(owners, tracks.each, strict=True):
-            weights = self.jobs[b].plan.at(tracks.modality, track.time) if track.moves else None
-            found.append(first_of(weights) if weights and track.phase == "reuse" else weights)
+        for b, state in zip(owners, batched.each, strict=True):
+            weights = self.jobs[b].plan.at(batched.modality, state.time) if state.moves else None
+            found.append(first_of(weights) if weights and state.phase == "reuse" else weights)
         return found
 
     def _key(self, video: list[Weights], audio: list[Weights]) -> tuple[Hashable, ...]:
@@ -150,34 +151,34 @@ class Batch(ABC):
 
     def _move(self, velocities: Mapping[Modality, Tensor], index: Index, *modalities: BatchedLatents) -> None:
         """The step of these modalities: Euler's where there is a velocity, and the time after it."""
-        if moving := [tracks for tracks in modalities if tracks.modality in velocities]:
+        if moving := [batched for batched in modalities if batched.modality in velocities]:
             self._euler(moving, velocities, index)
-        for tracks in modalities:
-            tracks.advance()
+        for batched in modalities:
+            batched.advance()
 
-    def _euler(self, tracks: Sequence[BatchedLatents], velocities: Mapping[Modality, Tensor], index: Index) -> None:
-        entries = [self._entry(one, velocities[one.modality], index) for one in tracks]
+    def _euler(self, moving: Sequence[BatchedLatents], velocities: Mapping[Modality, Tensor], index: Index) -> None:
+        arguments = [self._euler_arguments(one, velocities[one.modality], index) for one in moving]
         copies = self.model.dtype if self.model.dtype != torch.float32 else None
-        stepped = guided_euler_step(*map(list, zip(*entries, strict=True)), copies)
-        looks = any(branch.static for job in self.jobs for branch in job.plan.branches)
-        for one, latents, reads in zip(tracks, stepped, stepped[-len(tracks) :], strict=False):
-            if looks and one is self.video:
-                self._look_ahead(latents)
-            one.latents, one.reads = latents, reads
+        stepped = guided_euler_step(*map(list, zip(*arguments, strict=True)), copies)
+        wants_estimate = any(branch.static for job in self.jobs for branch in job.plan.branches)
+        for one, latents, model_latents in zip(moving, stepped, stepped[-len(moving) :], strict=False):
+            if wants_estimate and one is self.video:
+                self._update_estimate(latents)
+            one.latents, one.model_latents = latents, model_latents
 
-    def _entry(self, tracks: BatchedLatents, velocity: Tensor, index: Index) -> tuple[Tensor | None, ...]:
+    def _euler_arguments(self, batched: BatchedLatents, velocity: Tensor, index: Index) -> tuple[Tensor | None, ...]:
         """Arguments of the Euler step of one modality."""
-        rows, weights = index[f"{tracks.modality}_rows"], index[f"{tracks.modality}_weights"]
-        if tracks.differences is not None:
-            velocity = self._cached(tracks, tracks.differences, velocity, index)
-        dt = tracks.then - tracks.now
+        rows, weights = index[f"{batched.modality}_rows"], index[f"{batched.modality}_weights"]
+        if batched.differences is not None:
+            velocity = self._cached(batched, batched.differences, velocity, index)
+        dt = batched.then - batched.now
         if any(job.plan.rescale for job in self.jobs):
-            dt = dt * self._rescaled(tracks, velocity, rows, weights)
-        return tracks.latents, velocity, rows, weights, dt, *tracks.held()
+            dt = dt * self._rescaled(batched, velocity, rows, weights)
+        return batched.latents, velocity, rows, weights, dt, *batched.held()
 
-    def _cached(self, tracks: BatchedLatents, kept: Tensor, velocity: Tensor, index: Index) -> Tensor:
+    def _cached(self, batched: BatchedLatents, kept: Tensor, velocity: Tensor, index: Index) -> Tensor:
         """The velocities, behind the differences that are kept where one of them is reused; renews the others."""
-        name, phases = tracks.modality, tracks.phases
+        name, phases = batched.modality, batched.phases
         if "reuse" in phases:
             velocity = torch.cat((kept.to(velocity), velocity))
         if "renew" in phases:
@@ -185,56 +186,56 @@ class Batch(ABC):
             start = kept.masked_fill(renewed, 0.0)
             sums = [velocity], [index[f"{name}_rows"]], [index[f"{name}_differences"]]
             ones = torch.ones(len(kept), device=kept.device)
-            (tracks.differences,) = guided_euler_step([start], *sums, [ones], [None], [None], [None], [None], None)
+            (batched.differences,) = guided_euler_step([start], *sums, [ones], [None], [None], [None], [None], None)
         return velocity
 
-    def _rescaled(self, tracks: BatchedLatents, velocity: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        """By how much each guided velocity is drawn back to the deviation of its full branch. -> (n,)."""
+    def _rescaled(self, batched: BatchedLatents, velocity: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """The factor that brings each guided velocity back to the deviation of its full branch. -> (n,)."""
         branches = velocity[rows].flatten(2).float()
         guided = (weights[..., None] * branches).sum(1)
         ratio = branches[:, 0].std(-1) / guided.std(-1).clamp_min(1e-12)
-        share = self.rescale[tracks.modality]
+        share = self.rescale[batched.modality]
         return (share * ratio + (1 - share)).masked_fill(weights.abs().sum(1) == 0, 1.0)
 
     # What rows read
 
     def _text_index(self, rows: Sequence[tuple[int, bool]]) -> Tensor:
-        """Rows of the text for requests and whether they are prompted; any row for a text that nobody reads."""
+        """Rows of the text for requests and whether they are prompted; any row for a text that no tower reads."""
         return self._tensor([self.text_rows.get(row, 0) for row in rows])
 
-    def _video_rows(self, track: Tensor, static: Tensor | None) -> tuple[Tensor, Modulation]:
-        """Latents and modulation of video tracks (R,), ``static`` (R,) ones as a still picture at time 1."""
-        z, clean = self.video.reads[track], self.video.clean_frames()
+    def _video_rows(self, samples: Tensor, static: Tensor | None) -> tuple[Tensor, Modulation]:
+        """Latents and modulation of videos ``samples`` (R,), ``static`` (R,) ones as a still picture at time 1."""
+        z, clean = self.video.model_latents[samples], self.video.clean_frames()
         if clean is not None:
-            clean = clean[track]
+            clean = clean[samples]
         if static is not None:
-            z = torch.where(static[:, None, None, None, None], self._still()[track].to(z), z)
+            z = torch.where(static[:, None, None, None, None], self._static_video()[samples].to(z), z)
             clean = static[:, None] if clean is None else clean | static[:, None]
-        return z, Modulation(*self.video.times(track, clean))
+        return z, Modulation(*self.video.times(samples, clean))
 
-    def _audio_rows(self, track: Tensor, muted: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Latents and time tokens of audio tracks (R,), ``muted`` (R,) ones as silence at time 1."""
-        z = self.audio.reads[track]
+    def _audio_rows(self, samples: Tensor, muted: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Latents and time tokens of sounds ``samples`` (R,), ``muted`` (R,) ones as silence at time 1."""
+        z = self.audio.model_latents[samples]
         if muted is not None:
-            z = torch.where(muted[:, None, None], self.silence[track].to(z), z)
-        (times,) = self.audio.times(track, muted)
+            z = torch.where(muted[:, None, None], self.silence[samples].to(z), z)
+        (times,) = self.audio.times(samples, muted)
         return z, times[:, 0]
 
-    def _still(self) -> Tensor:
-        """The first frame of what is known, drawn or expected of the video, repeated: (B, C_v, T, H, W)."""
-        drawn = self.video.now[:, None, None, None, None] >= 1
-        picture = torch.where(drawn, self.video.latents, self.video.estimate)
-        if self.video.holds is not None and self.video.known is not None:
-            picture = torch.where(self.video.holds, self.video.known, picture)
+    def _static_video(self) -> Tensor:
+        """The first frame of the known, finished or estimated video, repeated: (B, C_v, T, H, W)."""
+        finished = self.video.now[:, None, None, None, None] >= 1
+        picture = torch.where(finished, self.video.latents, self.video.estimate)
+        if self.video.known_mask is not None and self.video.known is not None:
+            picture = torch.where(self.video.known_mask, self.video.known, picture)
         return picture[:, :, :1].expand_as(picture)
 
-    def _look_ahead(self, stepped: Tensor) -> None:
+    def _update_estimate(self, stepped: Tensor) -> None:
         """The clean video as this step expects it: z + (1 - t) v, where v is what moved z."""
-        tracks = self.video
-        t, dt = tracks.now, tracks.then - tracks.now
+        video = self.video
+        t, dt = video.now, video.then - video.now
         reach = ((1 - t) / dt.clamp_min(1e-6))[:, None, None, None, None]
-        ahead = tracks.latents + reach * (stepped - tracks.latents)
-        tracks.estimate = torch.where(dt[:, None, None, None, None] > 0, ahead, tracks.estimate)
+        ahead = video.latents + reach * (stepped - video.latents)
+        video.estimate = torch.where(dt[:, None, None, None, None] > 0, ahead, video.estimate)
 
     # Index tensors
 
@@ -242,7 +243,7 @@ class Batch(ABC):
         return upload(torch.tensor(values, dtype=None if values else torch.long), self.model.device)
 
     def _sums(self, modality: Modality, sums: Sums) -> Index:
-        """Rows and weights (n, G); a track with fewer rows repeats its first with weight 0, one without takes row 0."""
+        """Rows and weights (n, G); a sum of fewer rows repeats its first with weight 0, an empty one takes row 0."""
         phases = (self.video if modality == "video" else self.audio).phases
         if "reuse" in phases:
             sums = reusing(sums, phases)

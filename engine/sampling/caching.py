@@ -52,15 +52,15 @@ def first_of(weights: Mapping[Branch, float]) -> dict[Branch, float]:
 
 
 def reusing(sums: Sums, phases: Sequence[CachePhase | None]) -> Sums:
-    """Sums over the n differences of all tracks with the rows behind them; a track that reuses its own adds it."""
+    """Sums over the n differences with the rows behind them; where a difference is reused, it is added."""
     return tuple(
-        (*((len(sums) + row, weight) for row, weight in pairs), *(((track, 1.0),) if phase == "reuse" else ()))
-        for track, (pairs, phase) in enumerate(zip(sums, phases, strict=True))
+        (*((len(sums) + row, weight) for row, weight in pairs), *(((sample, 1.0),) if phase == "reuse" else ()))
+        for sample, (pairs, phase) in enumerate(zip(sums, phases, strict=True))
     )
 
 
 def renewing(sums: Sums, phases: Sequence[CachePhase | None]) -> list[list[float]]:
-    """For every pair of ``sums`` its weight in the new difference, 0 for a track that keeps its own."""
+    """For every pair of ``sums`` its weight in the new difference, 0 where the difference is kept."""
     return [
         [weight - (i == 0) if phase == "renew" else 0.0 for i, (_, weight) in enumerate(pairs)]
         for pairs, phase in zip(sums, phases, strict=True)

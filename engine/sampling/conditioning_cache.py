@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..forking import remember
 from ..model.denoiser import Denoiser
 from ..types import Conditioning
-from .job import Job, Text
+from .job import Job, Text, text_of
 from .transfer import upload
 
 CAPACITY = 1 << 30
@@ -28,22 +29,24 @@ class ConditioningCache:
     def __init__(self, model: Denoiser, capacity: int = CAPACITY) -> None:
         self.model, self.capacity, self.size = model, capacity, 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, tuple[object, tuple[Tensor, ...]]] = OrderedDict()
-        self._null = Text(model.null_text, len(model.null_text))
+        self._kept: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
+        remember(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: nobody holds the lock."""
+        self._lock = threading.Lock()
 
     def texts(self, texts: list[Text]) -> Conditioning:
         """Keys and values of P texts."""
         parts = [self._text(text) for text in texts]
         keys, values = (torch.stack(part, 1) for part in list(zip(*parts, strict=True))[:2])
         lengths = upload(torch.tensor([text.length for text in texts]), self.model.device)
-        audio = [part[2] for part in parts if len(part) > 2]
-        return Conditioning(keys, values, lengths, torch.stack(audio) if audio else None)
+        tokens = [part[2] for part in parts if len(part) > 2]
+        return Conditioning(keys, values, lengths, torch.stack(tokens) if tokens else None)
 
     def text_of(self, job: Job, prompted: bool) -> Text:
-        """The prompt of a request or what stands for its absence: the null text is cut to the prompt's length."""
-        if prompted:
-            return job.text
-        return job.negative or Text(self._null.states, job.text.length)
+        """The prompt of a request, or what stands for its absence."""
+        return text_of(job, prompted, self.model.null_text)
 
     def video_times(self, grid: np.ndarray, fps: float) -> tuple[Tensor, ...]:
         """Modulation rows (K, 6, D) and embedding (K, D) at the times of ``grid`` (K,), each time once."""
@@ -54,7 +57,7 @@ class ConditioningCache:
             index = upload(torch.from_numpy(places), self.model.device)
             return tuple(part[index, 0] for part in found)
 
-        return self._once(("video", grid.tobytes(), fps), None, compute)
+        return self._once(("video", grid.tobytes(), fps), compute)
 
     def audio_times(self, grid: np.ndarray) -> tuple[Tensor, ...]:
         """Time tokens (K, D) at the times of ``grid`` (K,), each time once."""
@@ -64,7 +67,7 @@ class ConditioningCache:
             index = upload(torch.from_numpy(places), self.model.device)
             return (self.model.audio_time(self._times(times))[index],)
 
-        return self._once(("audio", grid.tobytes()), None, compute)
+        return self._once(("audio", grid.tobytes()), compute)
 
     def _times(self, values: np.ndarray) -> Tensor:
         return upload(torch.from_numpy(values).float(), self.model.device)
@@ -75,23 +78,22 @@ class ConditioningCache:
         def compute() -> tuple[Tensor, ...]:
             states = upload(text.states, self.model.device).to(self.model.null_text.dtype)
             found = self.model.condition(states[None], upload(torch.tensor([text.length]), self.model.device))
-            audio = () if found.audio is None else (found.audio[0],)
-            return found.keys[:, 0], found.values[:, 0], *audio
+            tokens = () if found.text_tokens is None else (found.text_tokens[0],)
+            return found.keys[:, 0], found.values[:, 0], *tokens
 
-        return self._once(id(text.states), text.states, compute)
+        return self._once(("text", text.cache_key), compute)
 
-    def _once(self, key: Hashable, alive: object, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """``alive`` is held with the result, so that an identity used as key stays its own."""
+    def _once(self, key: Hashable, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         with self._lock:
             if key not in self._kept:
                 result = compute()
-                self._kept[key] = alive, result
+                self._kept[key] = result
                 self.size += _bytes(result)
                 while self.size > self.capacity and len(self._kept) > 1:
-                    _, (_, dropped) = self._kept.popitem(last=False)
+                    _, dropped = self._kept.popitem(last=False)
                     self.size -= _bytes(dropped)
             self._kept.move_to_end(key)
-            return self._kept[key][1]
+            return self._kept[key]
 
 
 def _bytes(tensors: tuple[Tensor, ...]) -> int:

@@ -1,4 +1,4 @@
-"""Guidance as data: branches and weights (``docs/method.md`` section 3).
+"""Guidance as data: branches and weights (``docs/method.md`` section 4).
 
 Every guidance is a linear combination of velocities, v = sum_i w_i v_i with sum_i w_i = 1 per modality. A branch says
 which conditions are on. A direction moves away from a branch, v_full + s (v_full - v_branch), and directions add up:
@@ -37,7 +37,7 @@ class GuidancePlan:
     """Branches and, per modality, the weight of each.
 
     Outside ``interval`` (flow times of each modality, 0 = noise) a plan that has the branch ``full`` is that one alone.
-    ``rescale`` in [0, 1] draws the deviation of the guided velocity back to that of the full branch. With a
+    ``rescale`` in [0, 1] brings the deviation of the guided velocity back to that of the full branch. With a
     ``branch_interval`` above 1 the other branches are evaluated at some steps only (``caching.py``). Raises
     ``ValueError`` unless the weights of a modality sum to 1.
     """
@@ -99,7 +99,7 @@ def combine(
 
 
 def unbridged(plan: GuidancePlan) -> GuidancePlan:
-    """The plan of towers that do not see each other, as for a sound alone: every branch with its bridge skipped."""
+    """The plan of towers that do not read each other, as for a sound alone: every branch with its bridge skipped."""
     branches = tuple(replace(branch, bridge=False) for branch in plan.branches)
     return replace(plan, branches=branches, full=replace(plan.full, bridge=False))
 
@@ -110,7 +110,7 @@ def text_guidance(weight: float) -> Direction:
 
 
 def sync_guidance(strength: float) -> Direction:
-    """Away from the towers that do not see each other; 0 is off."""
+    """Away from the towers that do not read each other; 0 is off."""
     return Direction(replace(FULL, bridge=False), strength, strength)
 
 

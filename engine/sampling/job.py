@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,11 +20,25 @@ from .schedule import Schedule
 class Text:
     """Text encoder states (L, W) and how many of the tokens count.
 
-    What is computed of the states is kept for their identity: the same prompt should come with the same tensor.
+    ``key`` says what the states were computed from, as the prompt: texts of equal keys have equal states. It is
+    optional where the states have values (not on the meta device).
     """
 
     states: Tensor
     length: int
+    key: Hashable = None
+
+    @cached_property
+    def cache_key(self) -> Hashable:
+        """The key, or a hash of the states: what is computed from the states is cached under it."""
+        if self.key is not None:
+            return self.key
+        states = self.states.detach().cpu().contiguous()
+        digest = hashlib.sha256(states.view(torch.uint8).numpy().tobytes()).hexdigest()
+        return digest, states.dtype, states.shape
+
+
+NULL_KEY = ("null text",)  # no prompt is a tuple
 
 
 @dataclass(frozen=True)
@@ -41,18 +58,19 @@ class Known:
 
 @dataclass(frozen=True)
 class Job:
-    """One clip to sample. ``negative`` stands for the absence of the prompt; None is the model's null text.
+    """One clip to sample. ``text`` is its prompt, ``negative`` stands for the absence of the prompt; None is the
+    model's null text (:func:`text_of`).
 
-    ``takes`` are the seeds of the sounds that are drawn for one video, by default the clip's own ``seed``. ``silence``
-    (A, C_a) clean latents of no sound, where a branch is muted; ``reference`` (A_r, C_a) those of a sound whose style
-    is wanted.
+    ``takes`` are the seeds of the sounds that are sampled for one video, by default the clip's own ``seed``.
+    ``silence`` (A, C_a) clean latents of no sound, where a branch is muted; ``reference`` (A_r, C_a) those of a sound
+    whose style is wanted.
     """
 
     sequence: SequenceConfig
     seed: int
     schedule: Schedule
     plan: GuidancePlan
-    text: Text
+    text: Text | None
     negative: Text | None = None
     video: Known | None = None
     audio: Known | None = None
@@ -68,9 +86,24 @@ class Job:
     @property
     def shape(self) -> tuple[int, ...]:
         """What the jobs of a batch share: latent frames, height, width, audio tokens and tokens of the reference."""
-        s = self.sequence
-        reference = 0 if self.reference is None else len(self.reference)
-        return s.latent_frames, s.latent_height, s.latent_width, s.audio_tokens, reference
+        return batch_shape(self.sequence, 0 if self.reference is None else len(self.reference))
+
+
+def batch_shape(sequence: SequenceConfig, reference_tokens: int) -> tuple[int, ...]:
+    """What requests must have in common to share a batch."""
+    s = sequence
+    return s.latent_frames, s.latent_height, s.latent_width, s.audio_tokens, reference_tokens
+
+
+def text_of(job: Job, prompted: bool, null_text: Tensor) -> Text:
+    """The text that a branch of a job reads: its prompt, or what stands for the absence of a prompt.
+
+    That is the negative prompt, or the model's ``null_text`` (L, W) cut to the length of the prompt.
+    """
+    chosen = job.text if prompted else job.negative
+    if chosen is not None:
+        return chosen
+    return Text(null_text, len(null_text) if job.text is None else job.text.length, NULL_KEY)
 
 
 def video_noise(job: Job, channels: int) -> Tensor:

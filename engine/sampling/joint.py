@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..model.denoiser import AudioInputs, JointInputs
 from .batch import Batch, Index
 from .latent_state import Modality
-from .step_plan import JointStepPlan, Weights, lay_out_jointly
+from .step_plan import JointStepPlan, Weights, plan_joint_step
 
 
 class JointBatch(Batch):
@@ -19,20 +20,20 @@ class JointBatch(Batch):
     def _planned(self, video: list[Weights], audio: list[Weights]) -> tuple[JointStepPlan, Index]:
         key = self._key(video, audio)
         if key not in self._plans:
-            layout = lay_out_jointly(video, audio)
-            rows = layout.rows
+            plan = plan_joint_step(video, audio)
+            rows = plan.rows
             index = {
-                "track": self._tensor([row.track for row in rows]),
-                "text": self._text_index([(row.track, row.branch.text) for row in rows]),
+                "sample": self._tensor([row.sample for row in rows]),
+                "text": self._text_index([(row.sample, row.branch.text) for row in rows]),
                 "static": self._tensor([row.branch.static for row in rows]),
                 "muted": self._tensor([row.branch.muted for row in rows]),
-                "bridged": self._tensor(list(range(layout.bridged))),
-                "video": self._tensor([rows.index(row) for row in layout.video]),
-                "audio": self._tensor([rows.index(row) for row in layout.audio]),
-                **self._sums("video", layout.video_weights),
-                **self._sums("audio", layout.audio_weights),
+                "bridged": self._tensor(list(range(plan.bridged))),
+                "video": self._tensor([rows.index(row) for row in plan.video]),
+                "audio": self._tensor([rows.index(row) for row in plan.audio]),
+                **self._sums("video", plan.video_weights),
+                **self._sums("audio", plan.audio_weights),
             }
-            self._plans[key] = layout, index
+            self._plans[key] = plan, index
         return self._plans[key]
 
     def _step(self, video: list[Weights], audio: list[Weights]) -> None:
@@ -40,33 +41,34 @@ class JointBatch(Batch):
         self._move(velocities, index, self.video, self.audio)
 
     def _velocities(self, video: list[Weights], audio: list[Weights]) -> tuple[dict[Modality, Tensor], Index]:
-        layout, index = self._planned(video, audio)
-        if not layout.rows:
+        plan, index = self._planned(video, audio)
+        if not plan.rows:
             return {}, index
-        static = index["static"] if any(row.branch.static for row in layout.rows) else None
-        muted = index["muted"] if any(row.branch.muted for row in layout.rows) else None
-        z_a, times_a = self._audio_rows(index["track"], muted)
-        if not layout.bridged and not layout.video:  # a sound alone
-            return {"audio": self.model.audio_pass(z_a, times_a, self.text, index["text"])[0]}, index
-        z_v, times_v = self._video_rows(index["track"], static)
+        static = index["static"] if any(row.branch.static for row in plan.rows) else None
+        muted = index["muted"] if any(row.branch.muted for row in plan.rows) else None
+        z_a, times_a = self._audio_rows(index["sample"], muted)
+        if not plan.bridged and not plan.video:  # a sound alone
+            return {"audio": self.model.audio_pass(AudioInputs(z_a, times_a, self.text, index["text"]))[0]}, index
+        z_v, times_v = self._video_rows(index["sample"], static)
         reference = None
         if self.jobs[0].reference is not None:  # then all have one, of the same length
-            reference = self.reference[index["track"][: layout.bridged]].to(z_a)
-        found = self.model.joint_pass(
+            reference = self.reference[index["sample"][: plan.bridged]].to(z_a)
+        inputs = JointInputs(
             z_v,
             z_a,
             times_v,
             times_a,
             self.text,
             index["text"],
-            bridged=index["bridged"] if layout.bridged < len(layout.rows) else None,
+            bridged_rows=index["bridged"] if plan.bridged < len(plan.rows) else None,
             reference=reference,
-            drawn_video=index["video"] if layout.video != layout.rows else None,
-            drawn_audio=index["audio"] if layout.audio != layout.rows else None,
+            video_output_rows=index["video"] if plan.video != plan.rows else None,
+            audio_output_rows=index["audio"] if plan.audio != plan.rows else None,
         )
+        found = self.model.joint_pass(inputs)
         velocities: dict[Modality, Tensor] = {}
-        if layout.video and found.video is not None:
+        if plan.video and found.video is not None:
             velocities["video"] = found.video
-        if layout.audio and found.audio is not None:
+        if plan.audio and found.audio is not None:
             velocities["audio"] = found.audio
         return velocities, index

@@ -27,10 +27,10 @@ Held = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 class LatentState:
     """``noise`` and ``latents`` (C_v, T, H, W) or (A, C_a), float32; ``grid`` (K + 1,) flow times; ``step`` 0 to K.
 
-    ``holds`` (1, T, 1, 1) or (A, 1) bool says where ``known`` latents hold, at time 1 if they are ``clean``. ``times``
-    is what the tower needs of the grid, for the K steps and, last, for time 1. ``estimate`` of the clean latents, at
-    first their mean. ``phases`` say when the ``difference`` that guidance makes is evaluated and when it is reused;
-    none for a request that evaluates it at every step.
+    ``known_mask`` (1, T, 1, 1) or (A, 1) bool says where ``known`` latents hold, at time 1 if they are ``clean``.
+    ``times`` is what the tower needs of the grid, for the K steps and, last, for time 1. ``estimate`` of the clean
+    latents, at first their mean. ``phases`` say when the ``difference`` that guidance makes is evaluated and when it is
+    reused; none for a request that evaluates it at every step.
     """
 
     noise: Tensor
@@ -38,7 +38,7 @@ class LatentState:
     grid: np.ndarray
     times: tuple[Tensor, ...]
     known: Tensor | None = None
-    holds: Tensor | None = None
+    known_mask: Tensor | None = None
     clean: bool = False
     step: int = 0
     estimate: Tensor | None = None
@@ -49,22 +49,22 @@ class LatentState:
     def begin(
         cls, noise: Tensor, grid: np.ndarray, times: tuple[Tensor, ...], known: Known | None, phases: CachePhases = ()
     ) -> Self:
-        """A track before its first step."""
-        track = cls(noise, noise, grid, times, phases=phases)
+        """The latents before their first step."""
+        state = cls(noise, noise, grid, times, phases=phases)
         if known is None:
-            return track
+            return state
         given = upload(known.latents, noise.device).to(noise)
         if known.start > 0:
-            track.latents = torch.lerp(noise, given, known.start)
-            return track
+            state.latents = torch.lerp(noise, given, known.start)
+            return state
         axis = 1 if noise.ndim == 4 else 0
         mask = torch.ones(noise.shape[axis], dtype=torch.bool) if known.mask is None else known.mask
         shape = [len(mask) if i == axis else 1 for i in range(noise.ndim)]
-        track.known, track.clean = given, known.clean
-        track.holds = upload(mask.reshape(shape), noise.device)
+        state.known, state.clean = given, known.clean
+        state.known_mask = upload(mask.reshape(shape), noise.device)
         first = 1.0 if known.clean else float(grid[0])
-        track.latents = torch.where(track.holds, torch.lerp(noise, given, first), noise)
-        return track
+        state.latents = torch.where(state.known_mask, torch.lerp(noise, given, first), noise)
+        return state
 
     @property
     def moves(self) -> bool:
@@ -89,32 +89,32 @@ def grid_of(grid: np.ndarray, known: Known | None) -> np.ndarray:
 
 
 class BatchedLatents:
-    """n tracks of one modality. ``latents`` (n, ...) float32, ``reads`` the same in the model's type.
+    """n latents of one modality. ``latents`` (n, ...) float32, ``model_latents`` the same in the model's type.
 
-    The first members are on the device; steps move them there. ``each`` are the tracks' own values on the host, whose
-    latents are those at which they joined until :meth:`apart` puts the present ones in.
+    The first members are on the device; steps move them there. ``each`` are the values of each on the host, whose
+    latents are those at which they joined until :meth:`unstack` puts the present ones in.
     """
 
     def __init__(self, modality: Modality, each: Sequence[LatentState], dtype: torch.dtype) -> None:
         self.modality, self.each, self.dtype = modality, list(each), dtype
-        self.latents = torch.stack([track.latents for track in each])
-        self.noise = torch.stack([track.noise for track in each])
+        self.latents = torch.stack([state.latents for state in each])
+        self.noise = torch.stack([state.noise for state in each])
         self.estimate = torch.stack([torch.zeros_like(t.noise) if t.estimate is None else t.estimate for t in each])
-        self.reads = self.latents.to(dtype)
-        device, longest = self.latents.device, max(len(track.grid) for track in each)
-        grids = np.stack([np.pad(track.grid, (0, longest + 1 - len(track.grid)), mode="edge") for track in each])
+        self.model_latents = self.latents.to(dtype)
+        device, longest = self.latents.device, max(len(state.grid) for state in each)
+        grids = np.stack([np.pad(state.grid, (0, longest + 1 - len(state.grid)), mode="edge") for state in each])
         self.grid = upload(torch.from_numpy(grids).float(), device)  # (n, K + 2)
-        self.steps = upload(torch.tensor([track.step for track in each]), device)
-        self.known = self.holds = self.clean = self.differences = None
-        if any(track.phases for track in each):
-            nothing = torch.zeros_like(self.reads[0])
+        self.steps = upload(torch.tensor([state.step for state in each]), device)
+        self.known = self.known_mask = self.clean = self.differences = None
+        if any(state.phases for state in each):
+            nothing = torch.zeros_like(self.model_latents[0])
             self.differences = torch.stack([nothing if t.difference is None else t.difference for t in each])
-        if any(track.holds is not None for track in each):
-            shape = next(track.holds.shape for track in each if track.holds is not None)
+        if any(state.known_mask is not None for state in each):
+            shape = next(state.known_mask.shape for state in each if state.known_mask is not None)
             nothing = torch.zeros(shape, dtype=torch.bool, device=device)
-            self.known = torch.stack([track.noise if track.known is None else track.known for track in each])
-            self.holds = torch.stack([nothing if track.holds is None else track.holds for track in each])
-            self.clean = upload(torch.tensor([track.clean for track in each]), device)
+            self.known = torch.stack([state.noise if state.known is None else state.known for state in each])
+            self.known_mask = torch.stack([nothing if state.known_mask is None else state.known_mask for state in each])
+            self.clean = upload(torch.tensor([state.clean for state in each]), device)
 
     def __len__(self) -> int:
         return len(self.each)
@@ -122,26 +122,26 @@ class BatchedLatents:
     @property
     def moving(self) -> tuple[Tensor, ...]:
         """The tensors that a step puts others in place of."""
-        always = self.latents, self.reads, self.estimate, self.steps
+        always = self.latents, self.model_latents, self.estimate, self.steps
         return always if self.differences is None else (*always, self.differences)
 
     @property
     def phases(self) -> CachePhases:
         """What the step that comes next does to the difference of each."""
-        return tuple(track.phase for track in self.each)
+        return tuple(state.phase for state in self.each)
 
-    def apart(self) -> list[LatentState]:
-        """The tracks with their present latents."""
-        for i, track in enumerate(self.each):
-            track.latents, track.estimate = self.latents[i], self.estimate[i]
+    def unstack(self) -> list[LatentState]:
+        """The states with their present latents."""
+        for i, state in enumerate(self.each):
+            state.latents, state.estimate = self.latents[i], self.estimate[i]
             if self.differences is not None:
-                track.difference = self.differences[i]
+                state.difference = self.differences[i]
         return self.each
 
     def advance(self) -> None:
-        """The step is done; tracks at their end stay there."""
-        for track in self.each:
-            track.step = min(track.step + 1, len(track.grid) - 1)
+        """The step is done; latents at their end stay there."""
+        for state in self.each:
+            state.step = min(state.step + 1, len(state.grid) - 1)
         self.steps = (self.steps + 1).clamp_max(self.grid.shape[1] - 2)
 
     @property
@@ -156,29 +156,29 @@ class BatchedLatents:
 
     def held(self) -> Held:
         """What the Euler step needs to put known latents back at its end."""
-        if self.holds is None or self.clean is None:
+        if self.known_mask is None or self.clean is None:
             return None, None, None, None
-        return self.known, self.noise, self.holds, self.then.masked_fill(self.clean, 1.0)
+        return self.known, self.noise, self.known_mask, self.then.masked_fill(self.clean, 1.0)
 
     def clean_frames(self) -> Tensor | None:
         """Latent frames that stand at time 1 because they are known, clean: (n, T), of a video; None without any."""
-        if self.holds is None or self.clean is None or not any(track.clean for track in self.each):
+        if self.known_mask is None or self.clean is None or not any(state.clean for state in self.each):
             return None
-        return self.holds[:, 0, :, 0, 0] & self.clean[:, None]
+        return self.known_mask[:, 0, :, 0, 0] & self.clean[:, None]
 
     @cached_property
     def _times(self) -> tuple[Tensor, ...]:
         """Rows of all steps and, last, of time 1: (n, K + 1, ...)."""
-        longest = max(len(track.times[0]) for track in self.each)
+        longest = max(len(state.times[0]) for state in self.each)
 
         def stacked(parts: Sequence[Tensor]) -> Tensor:
             ends = (part[-1:].expand(longest - len(part), *part.shape[1:]) for part in parts)
             return torch.stack([torch.cat(pair) for pair in zip(parts, ends, strict=True)])
 
-        return tuple(stacked(parts) for parts in zip(*(track.times for track in self.each), strict=True))
+        return tuple(stacked(parts) for parts in zip(*(state.times for state in self.each), strict=True))
 
     def times(self, rows: Tensor, clean: Tensor | None = None) -> tuple[Tensor, ...]:
-        """What the tower needs of the time of tracks ``rows`` (R,), or at time 1 where ``clean`` (R,) or (R, T).
+        """What the tower needs of the time of latents ``rows`` (R,), or at time 1 where ``clean`` (R,) or (R, T).
 
         -> tensors (R, 1 or T, ...).
         """

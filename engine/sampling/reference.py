@@ -15,7 +15,7 @@ from torch import Tensor
 from ..model import DDiT
 from ..types import Latents
 from .guidance import Branch
-from .job import Job, Known, Text, audio_noise, video_noise
+from .job import Job, Known, Text, audio_noise, text_of, video_noise
 from .latent_state import Modality
 
 
@@ -75,7 +75,7 @@ class ReferenceLoop:
             guided -= weight * (full - velocities[branch])
         if (share := self.plan.rescale) == 0:
             return guided
-        axes = tuple(range(1, full.ndim))  # draws the deviation back to that of the full branch
+        axes = tuple(range(1, full.ndim))  # brings the deviation back to that of the full branch
         return guided * (share * full.std(axes, keepdim=True) / guided.std(axes, keepdim=True) + 1 - share)
 
     def _forward(self, branch: Branch, video: Tensor, audio: Tensor, t_v: float, t_a: float) -> Latents:
@@ -108,7 +108,7 @@ class ReferenceLoop:
         return Latents(_present(found.video).float(), _present(found.audio).float())
 
     def _text(self, job: Job, branch: Branch) -> Text:
-        return job.text if branch.text else job.negative or Text(self.model.null_text, job.text.length)
+        return text_of(job, branch.text, self.model.null_text)
 
     def _start(self, modality: Modality) -> Tensor:
         """Noise, or for a variation the known latents at the time that it starts from."""

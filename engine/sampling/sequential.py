@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from ..model.denoiser import Denoiser
 from ..types import Latents
 from .batch import Batch
@@ -20,19 +22,19 @@ def batch_of(model: Denoiser, cache: ConditioningCache | None = None, *, overlap
     ``overlap``: on a GPU the following tower of a one-way model runs beside the leading tower of the next step.
     """
     kind = JointBatch if model.config.bridge == "global_local" else OneWayBatch
-    apart = overlap and kind is OneWayBatch and model.device.type == "cuda"
-    return kind(model, cache or ConditioningCache(model), TwoStreams.of(model.device) if apart else None)
+    overlap = overlap and kind is OneWayBatch and model.device.type == "cuda"
+    return kind(model, cache or ConditioningCache(model), TwoStreams.of(model.device) if overlap else None)
 
 
-class Apart:
-    """Offers what a :class:`~syncflow.engine.sampling.batch.Batch` does, without shared rows.
+class SequentialBatch:
+    """Steps requests one after the other, with the methods of a :class:`~syncflow.engine.sampling.batch.Batch`.
 
-    How a matrix product rounds may depend on its number of rows, and so a clip's last bits on its neighbours. Here they
-    do not; it costs what batching saves.
+    How a matrix product rounds may depend on its number of rows, and so the last bits of a clip on the requests in its
+    batch. Here they do not; it costs what batching saves.
     """
 
-    def __init__(self, model: Denoiser, cache: ConditioningCache | None = None) -> None:
-        self.model, self.cache = model, cache or ConditioningCache(model)
+    def __init__(self, model: Denoiser, cache: ConditioningCache | None = None, *, overlap: bool = False) -> None:
+        self.model, self.cache, self.overlap = model, cache or ConditioningCache(model), overlap
         self.batches: list[Batch] = []
 
     @property
@@ -41,13 +43,13 @@ class Apart:
         return [job for batch in self.batches for job in batch.jobs]
 
     def join(self, jobs: Sequence[Job]) -> None:
-        """Requests begin at their first step."""
+        """Requests start at their first step."""
         for job in jobs:
-            self.batches.append(batch_of(self.model, self.cache))
+            self.batches.append(batch_of(self.model, self.cache, overlap=self.overlap))
             self.batches[-1].join([job])
 
     def leave(self, places: Sequence[int]) -> list[Latents]:
-        """Requests go, wherever they are; what they have become."""
+        """Remove requests at any step; their latents."""
         gone = [self.batches[place].leave([0])[0] for place in places]
         self.batches = [batch for place, batch in enumerate(self.batches) if place not in set(places)]
         return gone
@@ -59,3 +61,9 @@ class Apart:
     def progress(self, place: int) -> tuple[int, int]:
         """Steps that a request has done, and how many there are."""
         return self.batches[place].progress(0)
+
+    @property
+    def latents(self) -> Latents:
+        """The present latents of all requests: video (B, C_v, T, H, W), audio (takes of all, A, C_a)."""
+        each = [batch.latents for batch in self.batches]
+        return Latents(torch.cat([one.video for one in each]), torch.cat([one.audio for one in each]))

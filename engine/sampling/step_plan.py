@@ -17,20 +17,21 @@ from dataclasses import dataclass, replace
 from .guidance import Branch
 
 Weights = Mapping[Branch, float] | None
-"""Weights of the branches of one track; None while it does not move."""
+"""Weights of the branches of one sample; None while it does not move."""
 Sums = tuple[tuple[tuple[int, float], ...], ...]
-"""Per track the rows that its step adds up: (index, weight) pairs."""
+"""By sample the rows that its step adds up: (index, weight) pairs."""
 
 
 @dataclass(frozen=True)
 class BranchRow:
-    """A row of a tower: a track of its modality, with the text or the absence of it.
+    """A row of a tower: a sample of its modality (the video of a request, or one take of its sound), with the text or
+    the absence of it.
 
     ``replaced``: a still picture or silence, clean, stands in place of the latents. ``reads``: the row of the other
     tower that it reads.
     """
 
-    track: int
+    sample: int
     text: bool
     replaced: bool = False
     reads: BranchRow | None = None
@@ -40,14 +41,14 @@ class BranchRow:
 class StepPlan:
     """Rows of one step of a one-way model.
 
-    ``leading`` rows, of which the first ``num_outputs`` have weights, and of which ``seen`` give contexts;
+    ``leading`` rows, of which the first ``num_outputs`` have weights, and of which ``context_rows`` give contexts;
     ``following`` rows; ``contexts``: the rows whose contexts are there after the leading pass, those that were kept
     first.
     """
 
     leading: tuple[BranchRow, ...]
     num_outputs: int
-    seen: tuple[BranchRow, ...]
+    context_rows: tuple[BranchRow, ...]
     following: tuple[BranchRow, ...]
     contexts: tuple[BranchRow, ...]
     leading_weights: Sums
@@ -61,53 +62,53 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class RowMapping:
-    """How the branch of a track becomes rows: of the leading tower, and of the following one."""
+    """How the branch of a sample becomes rows: of the leading tower, and of the following one."""
 
     leading: Callable[[int, Branch], BranchRow]
     following: Callable[[int, Branch], BranchRow]
 
 
 def video_leads(video_of: Sequence[int], *, audio_text: bool) -> RowMapping:
-    """The audio reads the video (``adaptor``); ``video_of`` gives the video track of every audio track."""
+    """The audio reads the video (``adaptor``); ``video_of`` gives the video of every take of a sound."""
 
-    def leading(track: int, branch: Branch) -> BranchRow:
-        return BranchRow(track, branch.text, branch.static)
+    def leading(sample: int, branch: Branch) -> BranchRow:
+        return BranchRow(sample, branch.text, branch.static)
 
-    def following(track: int, branch: Branch) -> BranchRow:
-        read = leading(video_of[track], branch) if branch.bridge else None
-        return BranchRow(track, branch.text or not audio_text, reads=read)
+    def following(sample: int, branch: Branch) -> BranchRow:
+        read = leading(video_of[sample], branch) if branch.bridge else None
+        return BranchRow(sample, branch.text or not audio_text, reads=read)
 
     return RowMapping(leading, following)
 
 
 def audio_leads(audio_of: Sequence[int], *, audio_text: bool) -> RowMapping:
-    """The video reads the audio (``audio_rope``); ``audio_of`` gives the audio track of every video track."""
+    """The video reads the audio (``audio_rope``); ``audio_of`` gives the sound of every video."""
 
-    def leading(track: int, branch: Branch) -> BranchRow:
-        return BranchRow(track, branch.text or not audio_text, branch.muted)
+    def leading(sample: int, branch: Branch) -> BranchRow:
+        return BranchRow(sample, branch.text or not audio_text, branch.muted)
 
-    def following(track: int, branch: Branch) -> BranchRow:
-        read = leading(audio_of[track], branch) if branch.bridge else None
-        return BranchRow(track, branch.text, branch.static, read)
+    def following(sample: int, branch: Branch) -> BranchRow:
+        read = leading(audio_of[sample], branch) if branch.bridge else None
+        return BranchRow(sample, branch.text, branch.static, read)
 
     return RowMapping(leading, following)
 
 
-def lay_out(
+def plan_step(
     mapping: RowMapping, leading: Sequence[Weights], following: Sequence[Weights], kept: Sequence[BranchRow] = ()
 ) -> StepPlan:
-    """Rows for the weights of every track; ``kept`` are leading rows whose contexts are there already."""
+    """Rows for the weights of every sample; ``kept`` are leading rows whose contexts are there already."""
     leading_sums, following_sums = _sums(leading, mapping.leading), _sums(following, mapping.following)
     weighted, follows = _rows(leading_sums), _rows(following_sums)
     read = dict.fromkeys(row.reads for row in follows if row.reads is not None)
-    seen = tuple(row for row in read if row not in kept)
-    rows = tuple(dict.fromkeys((*weighted, *seen)))
+    context_rows = tuple(row for row in read if row not in kept)
+    rows = tuple(dict.fromkeys((*weighted, *context_rows)))
     return StepPlan(
         leading=rows,
         num_outputs=len(weighted),
-        seen=seen,
+        context_rows=context_rows,
         following=follows,
-        contexts=(*kept, *seen),
+        contexts=(*kept, *context_rows),
         leading_weights=_indexed(leading_sums, rows),
         following_weights=_indexed(following_sums, follows),
     )
@@ -117,7 +118,7 @@ def lay_out(
 class JointBranchRow:
     """A branch of a request through both towers at once."""
 
-    track: int
+    sample: int
     branch: Branch
 
 
@@ -133,7 +134,7 @@ class JointStepPlan:
     audio_weights: Sums
 
 
-def lay_out_jointly(video: Sequence[Weights], audio: Sequence[Weights]) -> JointStepPlan:
+def plan_joint_step(video: Sequence[Weights], audio: Sequence[Weights]) -> JointStepPlan:
     """Every branch that has a weight on a modality that moves, once."""
     video_sums, audio_sums = _sums(video, JointBranchRow), _sums(audio, JointBranchRow)
     of_video, of_audio = _rows(video_sums), _rows(audio_sums)
@@ -144,13 +145,13 @@ def lay_out_jointly(video: Sequence[Weights], audio: Sequence[Weights]) -> Joint
     )
 
 
-def _sums(tracks: Sequence[Weights], row_of):
-    """Per track, weights by row. A row whose weights cancel is left out; not the first, to which a plan may rescale."""
+def _sums(samples: Sequence[Weights], row_of):
+    """By sample, weights by row. A row whose weights cancel is left out; not the first, to which a plan may rescale."""
     found = []
-    for track, weights in enumerate(tracks):
+    for sample, weights in enumerate(samples):
         sums: dict = {}
         for branch, weight in (weights or {}).items():
-            row = row_of(track, branch)
+            row = row_of(sample, branch)
             sums[row] = sums.get(row, 0.0) + weight
         first = next(iter(sums), None)
         found.append({row: weight for row, weight in sums.items() if abs(weight) > 1e-9 or row == first})

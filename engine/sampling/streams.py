@@ -22,7 +22,7 @@ AHEAD = 1  # steps by which the leading tower may be ahead
 class Streams:
     """One tower after the other, on the current stream: nothing to do."""
 
-    apart = False
+    overlap = False
 
     def lead(self) -> None:
         """A leading pass comes next."""
@@ -39,7 +39,7 @@ class Streams:
 class TwoStreams(Streams):
     """The leading tower on the current stream of a CUDA device, the following one on a stream beside it."""
 
-    apart = True
+    overlap = True
 
     def __init__(self, side: torch.cuda.Stream) -> None:
         self.side = side
@@ -47,7 +47,7 @@ class TwoStreams(Streams):
 
     @classmethod
     def of(cls, device: torch.device) -> TwoStreams:
-        """On the device's one side stream, so that batches which take turns keep their order there."""
+        """On the device's one side stream, so that batches which alternate keep their order there."""
         return cls(_side(device))
 
     def lead(self) -> None:

@@ -1,4 +1,4 @@
-"""The way from the host to the device, on which neither waits for the other."""
+"""Copies from the host to the device, for which neither waits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step of a model's own clip, again and again: what is timed to compare denoisers."""
+"""Repeated steps of a clip of the model's own size, for timing denoisers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from .sequential import batch_of
 STEPS = 50  # of the clip, which then begins anew
 
 
-def stepper(sequence: SequenceConfig, model: Denoiser) -> Callable[[], Tensor]:
-    """What does the next step of one clip of this size with text guidance, two rows through both towers, and returns
-    the video's latents. The text is noise of full length."""
+def make_step(sequence: SequenceConfig, model: Denoiser) -> Callable[[], Tensor]:
+    """A function that does the next step of one clip of this size and returns the latents of its video.
+
+    With text guidance: two rows through both towers. The text is noise of full length.
+    """
     config = model.config
     states = torch.randn(config.text_tokens, config.text_width, generator=torch.Generator().manual_seed(0))
     job = Job(sequence, 0, schedule(STEPS), cfg(2.0), Text(states, config.text_tokens))

@@ -43,8 +43,8 @@ def temporal_attention(qkv: Argument, q_weight: Argument, k_weight: Argument, ro
     """Over T: qkv (R, T, S, 3, n, d), rotation (T, d / 2, 2) -> (R, T, S, n * d)."""
     rows, frames, tokens, _, heads, channels = (size(qkv, axis) for axis in range(6))
     q, k, v = _packed_heads(qkv, q_weight, k_weight, eps, [3, 0, 2, 4, 1, 5], frames)
-    turns = cast(rotation, rotation.dtype, FLOAT)
-    cos, sin = op.Gather(turns, 0, axis=-1), op.Gather(turns, 1, axis=-1)
+    rope = cast(rotation, rotation.dtype, FLOAT)
+    cos, sin = op.Gather(rope, 0, axis=-1), op.Gather(rope, 1, axis=-1)
     q, k = (_rotate(x, cos, sin, qkv.dtype) for x in (q, k))
     mixed = reshape(_attend(q, _transposed(k), v), rows, tokens, heads, frames, channels)
     return _joined(op.Transpose(mixed, perm=[0, 3, 1, 2, 4]), qkv)
@@ -142,7 +142,7 @@ def _turned(x: Value, argument: Argument, positions: Value, frequencies: Value) 
 
 def _rotate(x: Value, cos: Value, sin: Value, kind: ir.DataType) -> Value:
     """x (1, B, N, d) of type ``kind``, its pairs turned in float32 by cos and sin (N, d / 2)."""
-    cos, sin = (op.Unsqueeze(turn, integers(0)) for turn in (cos, sin))
+    cos, sin = (op.Unsqueeze(table, integers(0)) for table in (cos, sin))
     return cast(op.RotaryEmbedding(cast(x, kind, FLOAT), cos, sin, interleaved=1), FLOAT, kind)
 
 

@@ -65,7 +65,7 @@ def export_graph(
 
 @contextmanager
 def _quiet_torch() -> Iterator[None]:
-    """Without word of libraries that no graph needs and of what torch itself is to change."""
+    """Without warnings about libraries that no graph needs and about changes to come in torch."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -83,7 +83,7 @@ def _translate(module: nn.Module, inputs: Mapping[str, Tensor], dynamic: Axes, o
         shapes[inputs[name]] = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     with torch.no_grad():
         # What torch assumes of lengths to tell one memory layout from another means nothing to a graph: as assertions,
-        # which are not translated, these assumptions bind nobody.
+        # which are not translated, these assumptions bind no caller.
         program = torch.export.export(
             module,
             tuple(inputs.values()),

@@ -38,7 +38,7 @@ def faults_of(path: Path) -> list[str]:
 
 
 class _Graph:
-    """A graph with what is known of its values: types, ranks, who computes them."""
+    """A graph with what is known of its values: types, ranks, the nodes that compute them."""
 
     def __init__(self, graph: onnx.GraphProto, version: int) -> None:
         self.graph, self.version = graph, version

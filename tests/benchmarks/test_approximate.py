@@ -15,6 +15,8 @@ from syncflow.benchmarks.approximate import Option, Row
 from syncflow.benchmarks.plan import explain
 from syncflow.cli import app
 
+pytestmark = pytest.mark.slow
+
 STEPS = 4
 
 

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from syncflow.benchmarks import gate
-from syncflow.engine.runtime.choice import Chosen
-from syncflow.engine.runtime.plain import PlainTorchDenoiser
+from syncflow.engine.runtime.pytorch import PlainTorchDenoiser
+from syncflow.engine.runtime.selection.choose import RuntimeChoice
 from syncflow.kernels import native
 
 needs_native = pytest.mark.skipif(native.LOOPS is None, reason="the native part was not built")
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_best_of_a_few_tries_counts():
@@ -58,12 +60,12 @@ def test_the_linear_kernel_is_measured_at_the_level_of_the_process():
 
 def test_a_planted_slow_choice_fails(monkeypatch):
     class Slow(PlainTorchDenoiser):
-        def video_pass(self, *args, **options):
+        def video_pass(self, inputs):
             time.sleep(0.3)
-            return super().video_pass(*args, **options)
+            return super().video_pass(inputs)
 
     def slow(runtime, model, *arguments, **options):
-        return Chosen(Slow(model), "torch", "planted")
+        return RuntimeChoice(Slow(model), "torch", "planted")
 
     monkeypatch.setattr(gate, "choose", slow)
     check = gate.check_step(tries=1)

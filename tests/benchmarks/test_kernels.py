@@ -22,6 +22,8 @@ from syncflow.benchmarks.kernels.cases import BATCHES, FACTORIES, SCALES, Sizes,
 from syncflow.benchmarks.kernels.harness import Baseline, Outcome, Roofline, Timing, Truth
 from syncflow.kernels.launch.aot import load_widths
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(syncflow.__file__).parent
 NAMES = [name for name in kernels.__all__ if hasattr(getattr(kernels, name), "prepare")]
 XL, TINY = (Sizes.of(name, 1, 1) for name in cases.PRESETS)

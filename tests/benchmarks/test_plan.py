@@ -72,7 +72,7 @@ def test_the_total_is_what_a_real_sample_counts(config: ModelConfig, settings: d
     request = Request("a ball", **{"steps": 2} | settings)
     found, denoiser = explain(config, request), CountingDenoiser(config.ddit)
     pipeline = Pipeline(outline(config, denoiser), denoiser.device)
-    job = pipeline.prepare(pipeline.read(request)).job
+    job = pipeline.encode(pipeline.prepare(request))
     assert found.total == flops(lambda: sample(denoiser.model, [job]))
     steps = [step for phase in found.phases for step in range(phase.first, phase.last + 1)]
     assert steps == list(range(1, len(job.schedule) + 1))

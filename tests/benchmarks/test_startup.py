@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from syncflow.benchmarks.startup import measure, table
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_stage_of_a_clip_is_timed() -> None:

@@ -14,10 +14,12 @@ from syncflow.benchmarks import instructions, step
 from syncflow.benchmarks.step import Timing
 from syncflow.cli import main
 from syncflow.engine.engine import Engine
-from syncflow.engine.runtime.choice import Chosen, without_exports
 from syncflow.engine.runtime.delegate import Delegate
-from syncflow.engine.runtime.processor import Processor, processor
+from syncflow.engine.runtime.selection.choose import RuntimeChoice, choose_without_exports
+from syncflow.engine.runtime.selection.processor import Processor, processor
 from syncflow.kernels import native
+
+pytestmark = pytest.mark.slow
 
 ONCE = Timing(rounds=1)
 
@@ -29,7 +31,7 @@ def engine() -> Engine:
 
 def test_a_way_is_held_against_the_naive_loop(engine):
     ways = step.runtimes(engine, ["torch", "auto"])
-    automatic, _ = without_exports(engine.components.ddit)
+    automatic = choose_without_exports(engine.components.ddit).runtime
     assert list(ways) == ["torch", f"auto ({automatic})"]
     naive, *own = step.compare(engine, ways, 2, ONCE)
     assert (naive.name, naive.ratio, naive.rel_err) == ("naive, batch 2", 1.0, 0.0)
@@ -47,16 +49,16 @@ def test_a_way_is_held_against_the_naive_loop(engine):
 class Off(Delegate):
     """The audio's velocity, a hundredth too large."""
 
-    def video_pass(self, *arguments, **more):
-        return self.model.video_pass(*arguments, **more)
+    def video_pass(self, inputs):
+        return self.model.video_pass(inputs)
 
-    def audio_pass(self, *arguments, **more):
-        velocity, heard = self.model.audio_pass(*arguments, **more)
-        return 1.01 * velocity, heard
+    def audio_pass(self, inputs):
+        velocity, context = self.model.audio_pass(inputs)
+        return 1.01 * velocity, context
 
 
 def test_a_wrong_way_shows(engine):
-    _, row = step.compare(engine, {"off": Chosen(Off(engine.components.ddit), "off", "")}, 1, ONCE)
+    _, row = step.compare(engine, {"off": RuntimeChoice(Off(engine.components.ddit), "off", "")}, 1, ONCE)
     assert 5e-3 < row.rel_err < 2e-2
     assert row.launches is None
 
@@ -87,7 +89,7 @@ def test_cpu_time_leaves_out_what_others_compute():
 
 
 def test_json(engine, monkeypatch, capsys):
-    automatic, _ = without_exports(engine.components.ddit)
+    automatic = choose_without_exports(engine.components.ddit).runtime
     monkeypatch.setattr(
         sys, "argv", ["syncflow", "bench", "step", "--batch", "1", "--rounds", "1", "--clock", "cpu", "--json"]
     )
@@ -104,9 +106,16 @@ def test_json(engine, monkeypatch, capsys):
     assert found["clock"] == "cpu"
 
 
-@pytest.mark.parametrize(("name", "words"), [("tensorflow", "runtime"), ("onnxruntime", "syncflow export")])
-def test_a_runtime_that_is_not_there(monkeypatch, capsys, name, words):
-    monkeypatch.setattr(sys, "argv", ["syncflow", "bench", "step", "--runtimes", name])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--runtimes", "tensorflow"), "runtime"),
+        (("--runtimes", "onnxruntime"), "syncflow export"),
+        (("--runtimes", "native", "--fp8"), "fp8 is an option of the runtimes auto, torch, compiled"),
+    ],
+)
+def test_a_runtime_or_option_that_is_not_there(monkeypatch, capsys, arguments, words):
+    monkeypatch.setattr(sys, "argv", ["syncflow", "bench", "step", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

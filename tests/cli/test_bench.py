@@ -17,7 +17,7 @@ from syncflow.kernels.launch.language import INSTALLED
 NAMES = {name for name in kernels.__all__ if hasattr(getattr(kernels, name), "prepare")}
 PRODUCTS = {name for name in NAMES if "attention" in name or "linear" in name}
 
-pytestmark = pytest.mark.skipif(not INSTALLED, reason="compiling kernels needs triton")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not INSTALLED, reason="compiling kernels needs triton")]
 
 
 def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -10,11 +10,15 @@ import pytest
 
 from syncflow import Engine
 from syncflow.cli import main
-from syncflow.engine.runtime import calibration, choice
-from syncflow.engine.runtime.calibration import ALIKE
+from syncflow.engine.runtime.selection import choose
+from syncflow.engine.runtime.selection.calibration import TIE_RATIO
+from syncflow.engine.runtime.selection.timing import StepTimes
 from syncflow.kernels import native
 
-pytestmark = pytest.mark.skipif(native.LOOPS is None, reason="without the native part there is nothing to choose")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(native.LOOPS is None, reason="without the native part there is nothing to choose"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +57,11 @@ def test_the_bundled_model_is_timed_once(cache, run, monkeypatch):
     first = Engine.from_pretrained(device="cpu").describe()
     times = first["step_ms"]
     assert times.keys() == {"torch-plain", "torch", "native"} and all(ms > 0 for ms in times.values())
-    assert min(times.values()) >= ALIKE * times[first["runtime"]]
+    assert min(times.values()) >= TIE_RATIO * times[first["runtime"]]
     assert first["why"] and first["timed"]["threads"] >= 1
     (file,) = (cache / "calibration").iterdir()
     assert first["timed"]["file"] == str(file)
-    monkeypatch.setattr(choice, "race", unexpected)
+    monkeypatch.setattr(choose, "time_denoisers", unexpected)
     assert Engine.from_pretrained(device="cpu").describe() == first
     told = json.loads(run("--json"))
     assert (told["runtime"], told["step_ms"]) == (first["runtime"], times)
@@ -68,14 +72,14 @@ def test_the_bundled_model_is_timed_once(cache, run, monkeypatch):
 
 def test_it_is_renewed(cache, run, monkeypatch):
     asked = []
-    race = choice.race
+    time_denoisers = choose.time_denoisers
 
-    def planted(makers, workload):
-        asked.append(tuple(makers))
-        times, made = race({"torch": makers["torch"]}, workload)
-        return calibration.Times({name: times.seconds["torch"] * (1 + i) for i, name in enumerate(makers)}), made
+    def planted(factories, workload):
+        asked.append(tuple(factories))
+        times, made = time_denoisers({"torch": factories["torch"]}, workload)
+        return StepTimes({name: times.seconds["torch"] * (1 + i) for i, name in enumerate(factories)}), made
 
-    monkeypatch.setattr(choice, "race", planted)
+    monkeypatch.setattr(choose, "time_denoisers", planted)
     told = json.loads(run("--renew", "--json"))
     assert asked == [("torch-plain", "torch", "native")]
     assert told["runtime"] == "torch-plain" and list(told["step_ms"]) == list(asked[0])
@@ -84,5 +88,5 @@ def test_it_is_renewed(cache, run, monkeypatch):
 
 def test_switched_off_it_says_so(run, monkeypatch):
     monkeypatch.setenv("SYNCFLOW_CALIBRATION", "off")
-    monkeypatch.setattr(choice, "race", unexpected)
+    monkeypatch.setattr(choose, "time_denoisers", unexpected)
     assert "not timed: SYNCFLOW_CALIBRATION is off" in run("--renew")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,10 @@ def test_the_plan_of_a_clip_is_printed_instead_of_drawing_it(run, tmp_path):
         ([PROMPT, "-o", "{tmp}/c.mp4", "--cfg-rescale", "2"], ["guidance_rescale is 2"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--branch-interval", "0"], ["branch_interval is 0"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--strength", "0.5"], ["strength", "video"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--runtime", "torch", "--fp8"], ["fp8 needs a CUDA device"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--cuda-graphs"], ["cuda_graphs needs a CUDA device"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--overlap"], ["overlap needs a CUDA device"]),
+        ([PROMPT, "-o", "{tmp}/c.mp4", "--autotune"], ["autotune is an option of the runtime compiled"]),
         ([PROMPT], ["-o clip.mp4"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--takes", "0"], ["takes is 0", "from 1 to 64"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--takes", "65"], ["takes is 65"]),
@@ -292,6 +297,69 @@ def test_data_impacts(run, tmp_path):
     assert code == 0
     lines = (tmp_path / "clips" / "metadata.jsonl").read_text().splitlines()
     assert [json.loads(line)["file_name"] for line in lines] == ["clip_000000.mp4", "clip_000001.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate"], ["Missing argument", "generate --help"]),
+        (["generate", PROMPT, "--nonsense"], ["--nonsense", "syncflow generate --help"]),
+        (["generate", PROMPT, "--steps", "many"], ["--steps", "integer"]),
+        (["generate", PROMPT, "--precision", "int4"], ["--precision", "int4", "float32"]),
+        (["generate", PROMPT, "another", "-o", "x.mp4"], ["another"]),
+        (["nonsense"], ["nonsense", "syncflow --help"]),
+        (["bench", "nonsense"], ["nonsense", "syncflow bench --help"]),
+        (["evaluate", "--count", "1"], ["--count", "2"]),
+        (["--nonsense"], ["--nonsense"]),
+    ],
+    ids=lambda value: " ".join(value)[-30:] if isinstance(value, list) else None,
+)
+def test_wrong_arguments_are_one_line(run, arguments, words):
+    refused(run(*arguments), *words)
+
+
+def test_without_arguments_there_is_help(run):
+    code, out, err = run()
+    assert code == 2 and "generate" in out + err and "Traceback" not in out + err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("inspect", "{clip}", "--json")], ids=" ".join)
+def test_a_full_output_is_one_line(arguments, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    if "inspect" in arguments:
+        syncflow.Clip(np.zeros((8, 64, 64, 3), np.uint8), np.zeros(24_000, np.float32), 16.0, 48_000).save(clip)
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "syncflow", *(text.replace("{clip}", str(clip)) for text in arguments)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "syncflow: the output cannot be written or read (No space left on device)\n"
+
+
+def test_a_closed_pipe_is_no_mistake():
+    command = [sys.executable, "-m", "syncflow", "--help"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_file_holds_no_progress_bar(tmp_path):
+    """A bar is for who watches; what is written to a file is lines."""
+    command = [sys.executable, "-m", "syncflow", "generate", PROMPT, "--steps", "1", "--seconds", "0.25", "-o"]
+    done = subprocess.run([*command, str(tmp_path / "clip.mp4")], capture_output=True, check=True)
+    assert b"\r" not in done.stdout + done.stderr and b"step" not in done.stderr
+
+
+def test_the_version_is_one_line(run):
+    assert run("--version") == (0, f"syncflow {syncflow.__version__}\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete_the_commands(run, shell):
+    code, text, _ = run("--show-completion", shell)
+    assert code == 0 and "complet" in text and "syncflow" in text and "pytest" not in text
 
 
 def test_the_module_runs_as_a_process():

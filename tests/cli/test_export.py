@@ -22,6 +22,8 @@ from syncflow.engine.runtime import aoti
 from syncflow.engine.runtime.exported import graph_names
 from syncflow.export import verifying, writing
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = open_package(bundled_model())
 GRAPHS = graph_names(PACKAGE.config.ddit)
 LOADERS = {

@@ -13,6 +13,8 @@ import pytest
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.package import write_json
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a small blue glass ball falls on a stone floor"
 # Each takes a second or more to import.
 SLOW = {"diffusers", "transformers", "librosa", "scipy", "matplotlib", "sympy", "torch._dynamo", "torch._inductor"}

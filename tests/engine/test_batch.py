@@ -14,7 +14,7 @@ from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.guidance import cfg, combine, sync_cfg_video, sync_guidance, text_guidance, unbridged
 from syncflow.engine.sampling.job import Text
 from syncflow.engine.sampling.oneway import OneWayBatch
-from syncflow.engine.sampling.sequential import Apart, batch_of
+from syncflow.engine.sampling.sequential import SequentialBatch, batch_of
 from syncflow.engine.sampling.streams import Streams
 
 from .plain import AUDIO_SHAPE, CONFIG, HEARING_JOBS, JOBS, Passes, assert_plain, job, randomised
@@ -87,7 +87,7 @@ def test_requests_with_a_reference_come_and_go(models, data):
 class Beside(Streams):
     """The order of two streams, on one."""
 
-    apart = True
+    overlap = True
 
 
 @pytest.mark.parametrize("name", ["adaptor", "audio_rope"])
@@ -102,12 +102,12 @@ def test_the_following_tower_may_move_first(models, name, data):
 
 @given(st.data())
 @settings(max_examples=10)
-def test_requests_come_and_go_apart(models, data):
-    come_and_go(Apart(models["adaptor"]), data.draw(st.lists(JOBS, min_size=1, max_size=3)), data)
+def test_requests_come_and_go_in_a_sequential_batch(models, data):
+    come_and_go(SequentialBatch(models["adaptor"]), data.draw(st.lists(JOBS, min_size=1, max_size=3)), data)
 
 
-def test_apart_a_request_is_the_request_alone_to_the_last_bit(models):
-    jobs, together = [job(1, steps=2), job(2, steps=3, lead=1.0, takes=(5, 6))], Apart(models["adaptor"])
+def test_a_request_of_a_sequential_batch_has_the_bits_that_it_has_alone(models):
+    jobs, together = [job(1, steps=2), job(2, steps=3, lead=1.0, takes=(5, 6))], SequentialBatch(models["adaptor"])
     together.join(jobs)
     for _ in range(6):
         together.step()
@@ -291,6 +291,31 @@ def test_equal_prompts_are_projected_once(asked):
     assert asked.prompts == 1 + 1
 
 
+def test_texts_are_equal_by_their_key_or_their_values(asked):
+    """Not by their tensor: a prompt that is encoded again is the same text."""
+    cache, one = ConditioningCache(asked.model), job(1).text
+    other = job(2).text
+    for text in (one, Text(one.states.clone(), one.length), Text(one.states.clone(), 2), other):
+        cache.texts([text])
+    assert asked.prompts == 2
+    for text in (Text(one.states, 4, "a ball"), Text(one.states.clone(), 4, "a ball"), Text(one.states, 4, "a cube")):
+        cache.texts([text])
+    assert asked.prompts == 2 + 2
+
+
+def test_a_request_without_a_prompt_reads_the_null_text(asked):
+    """In its full length; what stands for the absence of a prompt shares its keys and values."""
+    cache, model = ConditioningCache(asked.model), asked.model
+    null, plain = Text(model.null_text, len(model.null_text)), job(1, guidance=cfg(1.0))
+    found = run(model, [replace(plain, text=None)], cache)
+    expected = run(model, [replace(plain, text=null)])
+    assert torch.equal(found.latents.video, expected.latents.video)
+    assert torch.equal(found.latents.audio, expected.latents.audio)
+    before = asked.prompts
+    run(model, [job(2)], cache)
+    assert asked.prompts == before + 1
+
+
 def test_times_are_embedded_once_a_schedule(asked):
     """Each flow time once, and time 1."""
     cache = ConditioningCache(asked.model)
@@ -303,11 +328,12 @@ def test_times_are_embedded_once_a_schedule(asked):
 @given(order=st.lists(st.integers(0, 4), min_size=1, max_size=12), room=st.integers(1, 4))
 @example(order=[0, 1, 0, 2, 0], room=2)
 @settings(max_examples=25)
-def test_a_memo_keeps_what_was_last_used_within_its_room(models, order, room):
+def test_the_conditioning_cache_evicts_the_least_recently_used(models, order, room):
     model, prompts = models["adaptor"], [job(seed).text for seed in range(5)]
     lengths = torch.tensor([CONFIG.text_tokens])
     fresh = [model.condition(prompt.states[None], lengths) for prompt in prompts]
-    each = fresh[0].keys.nbytes + fresh[0].values.nbytes + (0 if fresh[0].audio is None else fresh[0].audio.nbytes)
+    tensors = fresh[0].keys, fresh[0].values, fresh[0].text_tokens
+    each = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     with pytest.MonkeyPatch.context() as patch:
         asked, cache = Asked(model, patch), ConditioningCache(model, capacity=room * each + each // 2)
         kept, computed = OrderedDict(), 0
@@ -324,7 +350,7 @@ def test_a_memo_keeps_what_was_last_used_within_its_room(models, order, room):
             assert cache.size == len(kept) * each <= cache.capacity
 
 
-def test_what_is_larger_than_the_room_is_kept_alone(models):
+def test_a_text_larger_than_the_cache_is_kept_alone(models):
     cache = ConditioningCache(models["adaptor"], capacity=0)
     for seed in range(3):
         cache.texts([job(seed).text])

@@ -20,7 +20,7 @@ from syncflow.engine.sampling.caching import cache_phases_of
 from syncflow.engine.sampling.guidance import GuidancePlan, cfg, combine, sync_cfg_video, sync_guidance, text_guidance
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.sampling.schedule import schedule
-from syncflow.engine.sampling.sequential import Apart, batch_of
+from syncflow.engine.sampling.sequential import SequentialBatch, batch_of
 
 from .plain import CONFIG, PLANS, Passes, assert_plain, job, randomised
 
@@ -133,7 +133,7 @@ def test_the_work_falls_as_counted(models, bridge, interval):
         model = CountingDenoiser(CONFIG.replace(bridge=bridge, first_block=int(bridge == "audio_rope")))
         batch = batch_of(model)
         one = job(1, steps=8, guidance=plan)
-        batch.join([replace(one, text=replace(one.text, states=one.text.states.to("meta")))])
+        batch.join([replace(one, text=replace(one.text, states=one.text.states.to("meta"), key="a prompt"))])
         before = model.flops
         for _ in range(steps):
             batch.step()
@@ -174,8 +174,11 @@ def test_it_is_the_same_every_time(models, bridge):
     assert torch.equal(first.video, second.video) and torch.equal(first.audio, second.audio)
 
 
-def test_apart_a_request_is_the_request_alone_to_the_last_bit(models):
-    jobs, together = [job(seed, steps=4, guidance=every(1 + seed)) for seed in range(3)], Apart(models["adaptor"])
+def test_a_request_of_a_sequential_batch_has_the_bits_that_it_has_alone(models):
+    jobs, together = (
+        [job(seed, steps=4, guidance=every(1 + seed)) for seed in range(3)],
+        SequentialBatch(models["adaptor"]),
+    )
     together.join(jobs)
     for _ in range(4):
         together.step()
@@ -247,9 +250,9 @@ def test_a_retake_is_the_clip_with_its_interval(engine):
 def test_what_it_takes_of_memory_is_predicted(engine):
     """Every step stays within what the first is predicted to take, differences included."""
     memory = Memory(engine.components)
-    read = engine.pipeline.read(Request(PROMPT, steps=4, seconds=1.0, video_lead=0.0, branch_interval=2))
-    plain = engine.pipeline.read(Request(PROMPT, steps=4, seconds=1.0, video_lead=0.0))
-    jobs = [engine.pipeline.prepare(read).job for _ in range(2)]
+    cached = engine.pipeline.prepare(Request(PROMPT, steps=4, seconds=1.0, video_lead=0.0, branch_interval=2))
+    plain = engine.pipeline.prepare(Request(PROMPT, steps=4, seconds=1.0, video_lead=0.0))
+    jobs = [engine.pipeline.encode(cached) for _ in range(2)]
 
     def work() -> None:
         batch = batch_of(engine.components.ddit)
@@ -257,8 +260,8 @@ def test_what_it_takes_of_memory_is_predicted(engine):
         for _ in range(4):
             batch.step()
 
-    predicted = memory.predict(read.sequence, read.plan)
-    step = memory.step_of(read.sequence, read.plan)
+    predicted = memory.predict(cached.sequence, cached.plan)
+    step = memory.step_of(cached.sequence, cached.plan)
     assert peak(work) == pytest.approx(predicted.fixed - memory.weights + 2 * step, rel=0.25)
     latents = jobs[0].sequence
     video = engine.config.ddit.video_channels * latents.latent_frames * latents.latent_height * latents.latent_width

@@ -22,6 +22,8 @@ from syncflow.engine.codecs.files import skip_initialization
 from syncflow.engine.codecs.text import ByteTokenizer
 from syncflow.engine.codecs.video import TINY_SETTINGS as VIDEO
 
+pytestmark = pytest.mark.slow
+
 NARROW = {"latent_channels": 4, "block_out_channels": [4, 8], "decoder_block_out_channels": [8, 4]}
 LTX: dict[str, dict[str, Any]] = {
     "tiny": VIDEO | NARROW,

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from syncflow.engine.codecs import VideoCodec
 from syncflow.engine.codecs.opensora import OpenSoraVAE
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {
     "architectures": ["VideoAutoencoderPipeline"],
     "model_type": "VideoAutoencoderPipeline",

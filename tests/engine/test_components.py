@@ -169,3 +169,72 @@ def test_a_model_with_a_foreign_configuration(package, content):
 
 def test_the_configuration_on_disk_is_the_models(saved):
     assert DDiTConfig.from_dict(json.loads((saved / "ddit" / "config.json").read_text())) == SHAPE
+
+
+WEIGHTS = [
+    f"ddit/{DDIT_WEIGHTS}",
+    f"video_vae/{DDIT_WEIGHTS}",
+    "audio_vae/model.safetensors",
+    "text_encoder/model.safetensors",
+]
+
+
+@pytest.mark.parametrize("file", WEIGHTS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: torch.full_like(tensor, torch.nan), "holds NaN or infinity in"),
+        (lambda tensor: torch.full_like(tensor, -torch.inf), "holds NaN or infinity in"),
+        (lambda tensor: tensor.to(torch.int8), "in int8; weights must be in float16, bfloat16, float32 or float64"),
+        (lambda tensor: tensor > 0, "in bool; weights must be in float16, bfloat16, float32 or float64"),
+    ],
+    ids=["nan", "infinity", "int8", "bool"],
+)
+def test_weights_that_are_no_finite_numbers(package, file, change, message):
+    tensors = load_file(package / file)
+    name = max(tensors, key=lambda name: tensors[name].numel())
+    tensors[name] = change(tensors[name])
+    save_file(tensors, package / file)
+    reseal(package)
+    assert message in (said := refusal(package)) and name in said
+
+
+@pytest.mark.parametrize(
+    ("component", "changes", "message"),
+    [
+        ("ddit", {"width": 0}, "width is 0; it must be a whole number from 1 to"),
+        ("ddit", {"depth": 1024}, "describes a larger model than its weights hold"),
+        ("ddit", {"depth": 10**6}, "depth is 1000000; it must be a whole number from 1 to 1024"),
+        ("ddit", {"width": 65_536}, "describes a larger model than its weights hold"),
+        ("ddit", {"mlp_ratio": 0}, "mlp_ratio is 0; it must be above 0 and at most 64"),
+        ("ddit", {"rope_theta": -1}, "rope_theta is -1; it must be above 0"),
+        ("ddit", {"window": 2.0}, "says another ddit than the components"),
+        ("text_encoder", {"num_layers": 1000}, "describes a larger model than its weights hold"),
+        ("text_encoder", {"num_heads": 0}, "num_heads is 0; it must be a whole number from 1"),
+        ("text_encoder", {"d_ff": "wide"}, "d_ff is 'wide'; it must be a whole number"),
+        ("text_encoder", {"relative_attention_max_distance": 8}, "relative_attention_max_distance is 8; it must be"),
+        ("text_encoder", {"max_tokens": 7}, "says another ddit.text_tokens than the components (8, and 7 there)"),
+        ("audio_vae", {"latent_channels": 10**9}, "describes a larger model than its weights hold"),
+        ("audio_vae", {"upsampling_ratios": 5}, "upsampling_ratios is 5; it must be a list of strides"),
+        ("audio_vae", {"sampling_rate": 44_100}, "says another sequence.sample_rate than the components"),
+        ("audio_vae", {"latents_std": [0.0] * 16}, "means or deviations of latents that are not finite or are 0"),
+        ("audio_vae", {"latents_mean": "x"}, "describes no model that can be built"),
+        ("video_vae", {"block_out_channels": [10**6, 10**6]}, "describes a larger model than its weights hold"),
+        ("video_vae", {"block_out_channels": 5}, "describes no model that can be built"),
+        ("video_vae", {"down_block_types": 5}, "describes no model that can be built"),
+        ("video_vae", {"latents_std": [0.0] * 16}, "means or deviations of latents that are not finite or are 0"),
+    ],
+    ids=lambda value: str(value)[:30] if isinstance(value, (str, dict)) else None,
+)
+def test_configurations_that_no_model_can_have(package, component, changes, message):
+    """Refused before memory or minutes are spent on them."""
+    file = package / component / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    reseal(package)
+    assert message in refusal(package)
+
+
+def test_a_configuration_that_is_nested_too_deeply(package):
+    (package / "ddit" / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    reseal(package)
+    assert "nested too deeply" in refusal(package)

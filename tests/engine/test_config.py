@@ -142,14 +142,14 @@ def test_lengths_follow_from_seconds_and_rates(sequence):
         ({"seconds": 1e300}, r"seconds is 1e\+300; it must be above 0"),
         ({"seconds": float("inf")}, r"seconds is inf; it must be above 0"),
         ({"seconds": float("nan")}, r"seconds is nan; it must be above 0"),
-        ({"seconds": 0.01}, r"seconds is 0.01, shorter than one latent; at 16 fps it must be at least 0.0625"),
+        ({"seconds": 0.01}, r"seconds is 0.01, shorter than half a frame; at 16 fps it must be above 0.03125"),
         ({"width": 65}, r"width is 65; it must be a multiple of 16 from 16 to 2048"),
         ({"height": 0}, r"height is 0; it must be a multiple of 16 from 16 to 2048"),
         ({"height": -64}, r"height is -64; it must be a multiple of 16"),
         ({"width": 4096}, r"width is 4096; it must be a multiple of 16 from 16 to 2048"),
         ({"width": 48, "patch": 4}, r"width is 48; it must be a multiple of 32 from 32 to 2048"),
-        ({"fps": 0}, r"fps is 0; it must be at least 1"),
-        ({"audio_hop": 0}, r"audio_hop is 0; it must be at least 1"),
+        ({"fps": 0}, r"fps is 0; it must be a whole number from 1 to 240"),
+        ({"audio_hop": 0}, r"audio_hop is 0; it must be a whole number from 1 to 100000"),
     ],
 )
 def test_sequences_that_are_refused(values, message):
@@ -195,6 +195,13 @@ def test_the_full_size_preset_is_that_of_the_papers():
     assert (sampling.steps, sampling.guidance, sampling.shift, sampling.video_lead) == (50, 6.0, 1.0, 0.0)
 
 
+@pytest.mark.parametrize("fps", [1, 7, 16, 24, 25, 60, 240])
+def test_the_least_duration_is_what_the_refusal_says(fps):
+    with pytest.raises(ValueError, match=f"at {fps} fps it must be above {0.5 / fps:g}"):
+        SequenceConfig(fps=fps, seconds=0.5 / fps)
+    assert SequenceConfig(fps=fps, seconds=0.5 / fps * 1.001).frames == 1
+
+
 def test_presets_of_the_other_bridges():
     syncphony, harmony = preset("syncphony-xl"), preset("harmony-xl")
     assert (syncphony.ddit.bridge, syncphony.ddit.depth, syncphony.ddit.first_block) == ("audio_rope", 24, 8)
@@ -202,6 +209,8 @@ def test_presets_of_the_other_bridges():
     assert syncphony.ddit.width == harmony.ddit.width == 1152
     assert syncphony.sampling.sync_guidance == 2
     assert (harmony.sampling.steps, harmony.sampling.shift, harmony.sampling.sync_cfg_audio) == (40, 5, 2)
+    for name in ("harmony-xl", "harmony-tiny"):  # SyncCFG alone
+        assert preset(name).sampling.guidance == 1 and preset(name).sampling.sync_cfg_video == 3
     for tiny in ("syncphony-tiny", "harmony-tiny"):
         assert preset(tiny).ddit.width == preset("syncflow-tiny").ddit.width
         assert preset(tiny).sampling.video_lead == 0

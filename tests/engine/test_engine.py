@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,36 @@ def test_requests_of_any_shape_come_back_in_order(engine: Engine) -> None:
     assert [len(one.frames) for one in clips] == [8, 12, 8, 8]
     for request, found in zip([*requests[:2], dataclasses.replace(requests[2], takes=1)], clips, strict=False):
         assert_same(found, engine.generate(request))
+
+
+@pytest.mark.parametrize("deterministic", [False, True], ids=["shared batches", "deterministic"])
+def test_generate_and_submit_are_one_path(engine: Engine, deterministic: bool) -> None:
+    """A request alone gives the same bits either way; deterministic ones do so whatever shares their batch."""
+    requests = [Request(PROMPT, seed=1, takes=2, **SHORT), Request(OTHER, seed=2, steps=3, seconds=0.5)]
+    with Engine(engine.components, deterministic=deterministic) as other:
+        alone = [other.generate([request]) for request in requests]
+        if deterministic:
+            handles = [other.submit(request) for request in requests]
+            submitted = [handle.result(60) for handle in handles]
+        else:
+            submitted = [other.submit(request).result(60) for request in requests]
+    for expected, found in zip(alone, submitted, strict=True):
+        for one, two in zip(expected, found, strict=True):
+            assert np.array_equal(one.frames, two.frames) and np.array_equal(one.waveform, two.waveform)
+            assert one.provenance == two.provenance
+
+
+@pytest.mark.parametrize("deterministic", [False, True], ids=["shared batches", "deterministic"])
+def test_steps_are_reported_with_their_latents(engine: Engine, deterministic: bool) -> None:
+    """Of the requests that are stepped together, in steps 1 to the longest of them."""
+    requests = [Request(PROMPT, seed=1, takes=2, **SHORT), Request(OTHER, seed=2, steps=1, seconds=0.5, video_lead=0.0)]
+    calls: list[tuple[int, int, int, int]] = []
+    with Engine(engine.components, deterministic=deterministic) as other:
+        other.generate(requests, on_step=lambda k, n, z: calls.append((k, n, len(z.video), len(z.audio))))
+    if deterministic:
+        assert calls == [(k, 4, 1, 2) for k in (1, 2, 3, 4)] + [(1, 1, 1, 1)]
+    else:
+        assert calls == [(k, 4, 2, 3) for k in (1, 2, 3, 4)]
 
 
 # Takes
@@ -296,3 +327,70 @@ def test_what_a_model_cannot_do_is_refused(
 def test_a_model_whose_audio_sees_nothing_takes_no_sound_again(syncphony: Engine, clip: Clip) -> None:
     with pytest.raises(ValueError, match=r"video-to-audio needs a model whose audio reads the video; .* audio_rope"):
         syncphony.retake(clip)
+
+
+# What is given in Python
+
+
+def test_every_call_refuses_what_it_would_drop(engine: Engine, clip: Clip) -> None:
+    request = Request(PROMPT, **SHORT)
+    for call in (engine.generate, engine.submit):
+        with pytest.raises(ValueError, match="seed cannot be given beside a Request"):
+            call(request, seed=9)
+        with pytest.raises(ValueError, match="has no setting num_inference_steps; did you mean steps"):
+            call(PROMPT, num_inference_steps=9)
+        with pytest.raises(ValueError, match=r"the request is \{'prompt'.*Request\(\*\*values\)"):
+            call({"prompt": PROMPT})
+    with pytest.raises(ValueError, match=r"the request is \['a.*; it must be a prompt or a Request"):
+        engine.submit([PROMPT])
+    with pytest.raises(ValueError, match="has no setting audio_sed; did you mean audio_seed"):
+        engine.retake(clip, audio_sed=1)
+    with pytest.raises(ValueError, match="video is the clip itself in a retake"):
+        engine.retake(clip, video=clip)
+    with pytest.raises(ValueError, match="prompt is 5; it must be text"):
+        engine.retake(clip, 5)
+    with pytest.raises(ValueError, match="clip is 5; it must be a clip or the path of a file"):
+        engine.retake(5)
+
+
+def test_scalars_of_numpy_reach_the_file_and_come_back(engine: Engine, tmp_path: Path) -> None:
+    made = engine.generate(PROMPT, seed=np.int64(3), guidance=np.float32(2.5), **SHORT)
+    assert json.loads(json.dumps(dict(made.provenance)))["guidance"] == 2.5
+    again = engine.retake(made.save(tmp_path / "clip.mp4"), audio_seed=np.uint8(5))
+    assert (again.provenance["seed"], again.provenance["audio_seed"]) == (3, 5)
+
+
+def test_the_bundled_model_has_a_name(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Engine.from_pretrained("syncflow-tiny", device="cpu", runtime="torch")
+    assert found.components.digest == engine.components.digest
+    assert repr(found) == "<Engine syncflow-tiny on cpu, runtime torch>"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "syncflow-tiny").mkdir()
+    with pytest.raises(ValueError, match="syncflow-tiny is no model package"):
+        Engine.from_pretrained("syncflow-tiny")
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "meta", 5, None, ""], ids=repr)
+def test_devices_that_are_not_there(device: Any) -> None:
+    with pytest.raises(ValueError, match=rf"device is .*{device}.*; it must be auto, cpu or") as caught:
+        Engine.from_pretrained(device=device)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_cuda_without_cuda() -> None:
+    with pytest.raises(ValueError, match=r"device is 'cuda'; it must be auto, cpu or another .*it finds no CUDA"):
+        Engine.from_pretrained(device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"torch_dtype": "float16"}, "an engine has no setting torch_dtype; did you mean precision"),
+        ({"limit": 1}, "an engine has no setting limit; did you mean limits"),
+        ({"path": 5}, "path is 5; it must be the folder of a model package"),
+    ],
+)
+def test_engines_that_cannot_be(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Engine.from_pretrained(**settings)

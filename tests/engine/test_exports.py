@@ -83,9 +83,13 @@ def test_a_file_that_is_gone(folder):
     assert "lacks denoise_audio.onnx; the export is incomplete" in refusal(folder)
 
 
-def test_another_schema(folder):
-    rewrite(folder, schema=SCHEMA + 1)
-    assert f"has export schema {SCHEMA + 1}; this version reads schema {SCHEMA}" in refusal(folder)
+@pytest.mark.parametrize("schema", [1, SCHEMA + 1])
+def test_an_export_of_another_schema_is_refused(folder, schema):
+    rewrite(folder, schema=schema)
+    assert refusal(folder) == (
+        f"{folder} has export schema {schema}; this version reads schema {SCHEMA}: "
+        "export the model again with `syncflow export`"
+    )
 
 
 def test_of_another_model(folder):

@@ -48,18 +48,17 @@ def test_views_are_their_storage():
 
 @pytest.mark.parametrize("requests", [1, 2, 4])
 def test_a_step_takes_what_is_predicted(engine, memory, requests):
-    """Without what the memo keeps for others, and with temporaries inside operations left to the allocator."""
-    settings = Request(PROMPT, steps=1, video_lead=0.0, seconds=1.0)
-    read = engine.pipeline.read(settings)
-    jobs = [engine.pipeline.prepare(read).job for _ in range(requests)]
+    """Without what the conditioning cache keeps, and with temporaries inside operations left to the allocator."""
+    prepared = engine.pipeline.prepare(Request(PROMPT, steps=1, video_lead=0.0, seconds=1.0))
+    jobs = [engine.pipeline.encode(prepared) for _ in range(requests)]
 
     def work():
         batch = batch_of(engine.components.ddit)
         batch.join(jobs)
         batch.step()
 
-    predicted = memory.predict(read.sequence, read.plan)
-    expected = predicted.fixed - memory.weights + requests * memory.step_of(read.sequence, read.plan)
+    predicted = memory.predict(prepared.sequence, prepared.plan)
+    expected = predicted.fixed - memory.weights + requests * memory.step_of(prepared.sequence, prepared.plan)
     assert peak(work) == pytest.approx(expected, rel=0.25)
 
 

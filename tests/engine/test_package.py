@@ -139,6 +139,53 @@ def test_exports_and_notes_may_be_added(folder):
     assert open_package(folder).config == CONFIG
 
 
+@pytest.mark.parametrize(
+    "name",
+    [".DS_Store", "ddit/.DS_Store", "ddit/._weights.safetensors", "video_vae/Thumbs.db", "audio_vae/desktop.ini",
+     ".git/HEAD", ".git/objects/ab/cd", ".cache/huggingface/x.lock", "ddit/__MACOSX/x", "text_encoder/.x.swp"],
+)  # fmt: skip
+def test_what_programs_leave_behind_is_not_looked_at(folder, name):
+    package = open_package(folder)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"left")
+    assert open_package(folder) == package == write_manifest(folder, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret", "ddit/../../secret", "/etc/passwd", "ddit//x", "./x", "", "C:/x", "ddit\\x", "a\0b", "ddit/.."],
+)
+def test_a_manifest_that_names_files_elsewhere(folder, name):
+    (folder.parent / "secret").write_text("x")
+    checksums = json.loads((folder / MANIFEST).read_text())["sha256"]
+    digest = hashlib.sha256(b"x").hexdigest()
+    rewrite(folder / MANIFEST, sha256={name: digest, **checksums})
+    assert "it must list files of its own folder" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "ddit/\ud800", "ddit"], ids=["long", "surrogate", "folder"])
+def test_a_manifest_that_names_what_cannot_be_a_file(folder, name):
+    checksums = json.loads((folder / MANIFEST).read_text())["sha256"]
+    rewrite(folder / MANIFEST, sha256={**checksums, name: "00"})
+    assert "the package is incomplete" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, INDEX])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "it is nested too deeply"),
+        ('{"schema": NaN}', "NaN is no finite number"),
+        ('{"schema": -1e999}', "-1e999 is no finite number"),
+        ('{"schema": ' + "1" * 5000 + "}", "integer string conversion"),
+    ],
+    ids=["deep", "nan", "overflow", "digits"],
+)
+def test_json_of_unreasonable_values(folder, name, content, message):
+    (folder / name).write_text(content)
+    assert message in refusal(folder)
+
+
 def test_a_manifest_that_leaves_a_component_out(folder):
     shutil.rmtree(folder / "audio_vae")
     write_manifest(folder, CONFIG)

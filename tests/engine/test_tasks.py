@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from syncflow import preset
+from syncflow.engine import tasks
 from syncflow.engine.engine import Engine
 from syncflow.engine.model import DDiT
 from syncflow.engine.sampling.schedule import schedule
-from syncflow.engine.tasks import filled, restore, take, task_of
+from syncflow.engine.tasks import known_lengths, read_media, restore_known, task_of
 from syncflow.engine.types import Clip, Request
 
 PROMPT = "a large red rubber ball bounces on a wooden floor"
@@ -63,32 +64,58 @@ def test_media_make_the_task(media, task):
     ids=["video", "extend", "image"],
 )
 def test_media_make_the_duration(engine, media, seconds):
-    request, given = take(Request(PROMPT, **media), engine.config.sequence)
-    assert request.seconds == seconds
-    assert given.clip.frames.shape == (round(16 * seconds), 64, 64, 3)
-    assert len(given.clip.waveform) == round(48_000 * seconds)
+    known, sequence = read_media(Request(PROMPT, **media), engine.config.sequence)
+    assert sequence.seconds == seconds
+    assert known.clip.frames.shape == (round(16 * seconds), 64, 64, 3)
+    assert len(known.clip.waveform) == round(48_000 * seconds)
 
 
 def test_a_picture_of_any_shape_is_cut_to_the_clip(engine, picture):
-    _, given = take(Request(PROMPT, image=picture, seconds=0.5), engine.config.sequence)
-    assert given.clip.frames.shape == (8, 64, 64, 3)
-    assert (given.clip.frames == 200).all()
+    known, _ = read_media(Request(PROMPT, image=picture, seconds=0.5), engine.config.sequence)
+    assert known.clip.frames.shape == (8, 64, 64, 3)
+    assert (known.clip.frames == 200).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"seconds": 0.5}, {"width": 96, "height": 32}], ids=str)
+def test_without_media_the_lengths_are_those_asked_for_or_the_models_own(engine, settings):
+    known, sequence = read_media(Request(PROMPT, **settings), engine.config.sequence)
+    assert known is None
+    assert sequence == engine.config.sequence.replace(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"seconds": 0.5, "width": 96}, {"video": clip(0.5)}, {"extend": clip(0.5), "seconds": 0.75}],
+    ids=["plain", "sized", "video", "extend"],
+)
+def test_the_shape_is_known_before_anything_is_encoded(engine, settings):
+    prepared = engine.pipeline.prepare(Request(PROMPT, **settings))
+    assert prepared.shape == engine.pipeline.encode(prepared).shape
+
+
+def test_media_are_read_once(engine, tmp_path, monkeypatch):
+    """From the file, when the request is prepared; what is decoded later is what was read then."""
+    path, calls = clip(0.5).save(tmp_path / "clip.mp4"), []
+    load = tasks.load_clip
+    monkeypatch.setattr(tasks, "load_clip", lambda *given, **settings: calls.append(given) or load(*given, **settings))
+    with Engine(engine.components, device="cpu") as other:
+        (made,) = other.submit(Request("", video=path, steps=1)).result(60)
+    assert len(calls) == 1
+    assert np.array_equal(made.frames, load(path).frames)
 
 
 def test_what_is_known_of_a_continuation_is_what_fills_whole_latents(engine):
-    prepared = engine.pipeline.prepare(engine.pipeline.read(Request(PROMPT, extend=clip(0.7), seconds=1.5)))
-    request, given, job = prepared.request, prepared.given, prepared.job
-    sequence = engine.pipeline.sequence(request)
-    assert filled(given, sequence) == (2, 34)  # 11 frames of 4 a latent, 33 000 samples of 960
+    prepared = engine.pipeline.prepare(Request(PROMPT, extend=clip(0.7), seconds=1.5))
+    job = engine.pipeline.encode(prepared)
+    assert known_lengths(prepared.media, prepared.sequence) == (2, 34)  # 11 frames of 4 a latent, 33 000 samples of 960
     assert job.video.mask.tolist() == [True] * 2 + [False] * 4
     assert job.audio.mask.tolist() == [True] * 34 + [False] * 41
 
 
 def test_the_known_part_of_a_continuation_stays_as_it_was_given(engine):
-    given = take(Request(PROMPT, extend=clip(1.0), seconds=1.5), engine.config.sequence)[1]
-    sequence = engine.config.sequence.replace(seconds=1.5)
+    known, sequence = read_media(Request(PROMPT, extend=clip(1.0), seconds=1.5), engine.config.sequence)
     frames, waveform = np.full((24, 64, 64, 3), 9, np.uint8), np.ones(72_000, np.float32)
-    kept, sound = restore(given, sequence, frames, waveform)
+    kept, sound = restore_known(known, sequence, frames, waveform)
     assert np.array_equal(kept[:16], clip(1.0).frames)
     assert (kept[16:] == 9).all()
     assert np.array_equal(sound[: 48_000 - 480], clip(1.0).waveform[: 48_000 - 480])
@@ -97,7 +124,7 @@ def test_the_known_part_of_a_continuation_stays_as_it_was_given(engine):
 
 def test_a_variation_begins_between_noise_and_the_clip(engine):
     request = Request(PROMPT, video=clip(1.0), strength=0.25, steps=8)
-    job = engine.pipeline.prepare(engine.pipeline.read(request)).job
+    job = engine.pipeline.encode(engine.pipeline.prepare(request))
     assert job.video.start == job.audio.start == 0.75
     assert job.schedule.video[0] == job.schedule.audio[0] == 0.75
     assert job.video.mask is None

@@ -56,3 +56,10 @@ def exports(models: dict[str, Components], tmp_path_factory: pytest.TempPathFact
                 Export.read(path / "onnx", parts.digest) if there else write_export(parts, path, "onnx", codecs=False)
             )
     return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs exported models is slow."""
+    for item in items:
+        if "exports" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

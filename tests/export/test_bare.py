@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from syncflow.benchmarks.bare import LIBRARIES, Bare
-from syncflow.engine.runtime.libraries import load
+from syncflow.engine.runtime.selection.libraries import load
 
 from ..engine.plain import job
 

@@ -38,7 +38,7 @@ def test_what_is_odd_is_among_them(models):
     (audio,) = (g for g in graphs_of(models["adaptor"], "cpu", codecs=False) if g.name == "denoise_audio")
     cases = {case.name: case for case in cases_of(axes_of(audio, models["adaptor"].config))}
     assert len(inputs_of(audio, cases["one row"])["z"]) == 1
-    assert set(inputs_of(audio, cases["blind"])["context_of_row"].tolist()) == {-1}
+    assert set(inputs_of(audio, cases["blind"])["video_context_of_row"].tolist()) == {-1}
     assert all(x.numel() for x in inputs_of(audio, cases["smallest"]).values())
     usual, other = (inputs_of(audio, cases[name]) for name in ("usual", "other"))
     assert all(usual[name].shape != other[name].shape for name in audio.inputs)
@@ -54,7 +54,7 @@ def test_the_smallest_lengths_come_first():
 def test_rows_without_a_bridge(models):
     (joint,) = (g for g in graphs_of(models["global_local"], "cpu", codecs=False) if g.name == "denoise_joint")
     smallest = next(c for c in cases_of(axes_of(joint, models["global_local"].config)) if c.name == "smallest")
-    assert len(inputs_of(joint, smallest)["bridged"]) == 0
+    assert len(inputs_of(joint, smallest)["bridged_rows"]) == 0
 
 
 def test_the_same_seed_the_same_inputs(models):

@@ -13,13 +13,15 @@ from syncflow.engine.codecs import AudioCodec
 from syncflow.engine.codecs.audio import TINY_SETTINGS
 from syncflow.engine.components import Components
 from syncflow.engine.exports import Export, GraphSpec
-from syncflow.engine.runtime.codecs import through
-from syncflow.engine.runtime.libraries import load
+from syncflow.engine.runtime.codecs import with_graph_codecs
+from syncflow.engine.runtime.selection.libraries import load
 from syncflow.export import writing
 from syncflow.export.graphs import Graph, codec_graphs
 from syncflow.export.lengths import axes_of
 from syncflow.export.verifying import graph_error
 from syncflow.export.writing import write_export
+
+pytestmark = pytest.mark.slow
 
 AUDIO = ("audio_decoder", "audio_encoder")
 LEAST = 5  # tokens: a convolution of the codec mirrors 4 samples at each end
@@ -106,7 +108,7 @@ def spec_of(graph: Graph, parts: Components) -> GraphSpec:
 def behind(graphs, parts):
     """The codecs behind graphs, and which graphs were asked for."""
     modules = Modules(graphs, {name: spec_of(graph, parts) for name, graph in graphs.items()})
-    return through(parts, modules, modules.specs), modules
+    return with_graph_codecs(parts, modules, modules.specs), modules
 
 
 @given(samples=st.integers(1, 30 * HOP), clips=st.integers(1, 2))
@@ -149,7 +151,7 @@ def test_texts(behind, parts):
 
 
 def test_without_graphs_codecs_are_themselves(parts):
-    coded = through(parts, None, {})
+    coded = with_graph_codecs(parts, None, {})
     assert coded.audio.hop == parts.audio.hop and coded.video.strides == parts.video.strides
     latents = torch.randn(1, 10, 16)
     assert torch.equal(coded.audio.decode(latents, 9600), parts.audio.decode(latents, 9600))

@@ -17,6 +17,8 @@ from syncflow.export.graphs import codec_graphs, denoiser_graphs
 
 from ..engine.plain import CONFIG, HEARING_JOBS, JOBS, SEQUENCE, TOLERANCE, randomised
 
+pytestmark = pytest.mark.slow
+
 BRIDGES = {
     "adaptor": CONFIG,
     "adaptor, all tokens": CONFIG.replace(adaptor_tokens="all"),

@@ -23,6 +23,8 @@ from syncflow.export.onnx import TRANSLATIONS, export_graph
 
 from .runtimes import RUNTIMES, Load, largest_error
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 WIDE = ("q_positions", "k_positions", "frequencies", "rotation")
 EXAMPLE = {"R": 3, "T": 4, "S": 5, "P": 2, "L": 6, "N": 7, "M": 9, "C": 2, "E": 3}

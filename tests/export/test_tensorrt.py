@@ -19,7 +19,7 @@ from syncflow.engine.package import sha256
 from syncflow.engine.runtime import tensorrt
 from syncflow.engine.runtime.cuda_graphs import capture
 from syncflow.engine.runtime.exported import graph_names
-from syncflow.engine.runtime.libraries import load
+from syncflow.engine.runtime.selection.libraries import load
 from syncflow.engine.sampling.loop import sample
 from syncflow.export.graphs import denoiser_graphs
 from syncflow.export.tensorrt.profiles import bounded, profiles_of, shapes_of
@@ -37,6 +37,8 @@ from syncflow.export.tensorrt import building, operators  # noqa: E402 (after th
 from syncflow.export.tensorrt.building import build  # noqa: E402
 from syncflow.export.tensorrt.lowering import lower  # noqa: E402
 from syncflow.export.tensorrt.support import faults_of  # noqa: E402
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 
@@ -233,7 +235,7 @@ def denoisers(engines, models):
     return Loaded()
 
 
-@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-graphed"])
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-cuda-graphs"])
 @pytest.mark.parametrize("bridge", BRIDGES)
 @given(data=st.data())
 @settings(max_examples=4)
@@ -292,8 +294,8 @@ def test_inputs_lie_where_they_may(times):
 
 
 def test_recordings_are_bounded_and_do_not_share_results(engines, models, monkeypatch):
-    monkeypatch.setattr(tensorrt, "RECORDINGS", 2)
-    run = load("tensorrt-graphed", engines["adaptor"], models["adaptor"].ddit, "float32").run
+    monkeypatch.setattr(tensorrt, "MAX_GRAPHS", 2)
+    run = load("tensorrt-cuda-graphs", engines["adaptor"], models["adaptor"].ddit, "float32").run
     plain = load("tensorrt", engines["adaptor"], models["adaptor"].ddit, "float32").run
     batches = [{"t": torch.rand(count), "fps": torch.full((count,), 8.0)} for count in (2, 3, 2, 4, 3)]
     found = [run("prepare_times", inputs) for inputs in batches]
@@ -317,7 +319,7 @@ def test_engines_of_another_place(engines, models, monkeypatch, tmp_path):
     (tmp_path / "changed" / "prepare_times.plan").write_bytes(b"other")
     with pytest.raises(ValueError, match="does not match its checksum"):
         load("tensorrt", dataclasses.replace(export, path=tmp_path / "changed"), model, "float32")
-    strange = dataclasses.replace(export.graphs["prepare_times"], outputs={"rows": Port("float32", ("K",))})
+    strange = dataclasses.replace(export.graphs["prepare_times"], outputs={"block_modulation": Port("float32", ("K",))})
     with pytest.raises(ValueError, match="has other tensors than its manifest says: embedded, token"):
         engine = stand_in.Runtime(None).deserialize_cuda_engine((export.path / strange.file).read_bytes())
         tensorrt.Plan(engine, strange, CPU)
@@ -358,7 +360,7 @@ def test_a_graph_is_exported_checked_and_built(exports, models, library, tmp_pat
     export, parts = exports["adaptor"], models["adaptor"]
 
     def export_graph(module, inputs, dynamic, outputs, path):
-        assert (tuple(inputs), outputs) == (("t", "fps"), ("rows", "embedded", "token"))
+        assert (tuple(inputs), outputs) == (("t", "fps"), ("block_modulation", "time_embedding", "time_token"))
         shutil.copy(export.path / path.name, path)
 
     monkeypatch.setattr(building, "export_graph", export_graph)
@@ -366,7 +368,7 @@ def test_a_graph_is_exported_checked_and_built(exports, models, library, tmp_pat
     monkeypatch.setenv("SYNCFLOW_CACHE", str(tmp_path / "cache"))
     (times,) = (graph for graph in denoiser_graphs(parts.ddit, parts.config) if graph.name == "prepare_times")
     outputs = building.build_graph(times, tmp_path / "prepare_times.plan", parts.config)
-    assert outputs["token"] == Port("float32", ("K", 16))
+    assert outputs["time_token"] == Port("float32", ("K", 16))
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["prepare_times.plan"]
     assert [file.name for file in (tmp_path / "cache" / "tensorrt").iterdir()] == ["a-GPU-sm_90-11.4.0.106.timings"]
     monkeypatch.setattr(building, "faults_of", lambda path: ["node 'x' is a NonZero"])

@@ -29,6 +29,8 @@ from syncflow.export.triton_server.repository import NAME, write_repository
 from . import stand_in_triton as stand_in
 from .conftest import BRIDGES
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a large red rubber ball bounces on a wooden floor"
 KINDS = {"TYPE_STRING": np.object_, "TYPE_UINT64": np.uint64, "TYPE_INT32": np.int32, "TYPE_FP32": np.float32}
 

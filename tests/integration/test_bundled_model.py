@@ -10,6 +10,8 @@ from syncflow.training.data.impacts import sample_clip
 from syncflow.training.evaluation.color import object_color
 from syncflow.training.evaluation.onsets import audio_onsets
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("a large red rubber ball bounces on a wooden floor", "a small green metal ball falls on a stone floor")
 
 

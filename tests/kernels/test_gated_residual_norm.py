@@ -55,6 +55,7 @@ def test_equals_the_formula(check, dtype, rows, frames, tokens, width, parts, ga
         check(gated_residual_norm, formulation, *inputs(rows, frames, tokens, width, dtype, seed, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("width", [73, 1152])
 @pytest.mark.parametrize("name", ["reference", "triton"])

@@ -246,6 +246,7 @@ def test_what_it_leaves_to_others():
     assert native.cross_attention(q, k, k) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["x86-64-v3", "baseline"])
 def test_older_processors(instructions):
     """These tests again with fewer instructions, in a process of their own."""

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import syncflow.kernels
 
 SCRIPT = """
@@ -19,6 +21,7 @@ with torch.inference_mode():
 """
 
 
+@pytest.mark.slow
 def test_a_probe_for_another_package_registers_nothing():
     root = Path(syncflow.kernels.__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, check=False)

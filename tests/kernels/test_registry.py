@@ -73,6 +73,7 @@ def test_every_operation_has_an_example(examples):
     assert sorted(examples) == sorted(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name, examples):
     """Schema, autograd registration, fake tensors and ahead-of-time dispatch, as ``torch.library`` tests them."""

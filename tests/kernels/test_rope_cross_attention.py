@@ -147,6 +147,7 @@ def test_derivatives_of_rows_that_read_nothing_are_zero(window, tail):
     assert bool(q.grad[0].any()) == (tail is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [{}, {"context_of_row": [1, -1, 1]}, {"tail": 2}], ids=str)
 def test_opcheck_of_what_may_be_left_out(form):
     q, k, v, *rest = inputs(3, 4, 5, 2, 8, torch.float32, 0, window=1.5, **form)

@@ -77,6 +77,7 @@ print(json.dumps({name: launched(name) for name in ARGUMENTS}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="needs triton")
 def test_the_compiler_traces_through_to_the_kernels():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

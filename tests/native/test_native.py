@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 import syncflow
 from syncflow.engine.sampling.noise import numpy_normal, philox4x32
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(syncflow.__file__).parent
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 STATUS = "from syncflow.engine.sampling.noise import native_status, normal; print(native_status()); normal(1, 0, 5)"

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from syncflow.engine.config import SequenceConfig
+from syncflow.engine.config import ModelConfig, SequenceConfig
 from syncflow.engine.types import Clip
 from syncflow.training.data import ClipFolder, render_impacts
+from syncflow.training.recipes import clip_folder
 
 TINY = SequenceConfig(seconds=1.0, width=32, height=32)
 
@@ -76,6 +77,39 @@ def test_random_windows_differ_by_epoch_stay_inside_and_keep_sound_with_picture(
         starts.append(seen[0])
     assert np.ptp(starts) > 0.3
     assert ClipFolder(tmp_path, TINY)[0]["frames"][0].mean() < 8
+
+
+def test_several_random_windows_of_every_video(videos: Path, tmp_path: Path) -> None:
+    """Those of a seed, whoever asks and in whatever order."""
+    copy(videos, tmp_path)
+    rows = [{"file_name": name, "text": name} for name in ("a.mp4", "more/b.mp4")]
+    write_jsonl(tmp_path, *rows)
+    folder = ClipFolder(tmp_path, TINY, window="random", seed=3, windows=4)
+    assert len(folder) == 8 and folder.is_longer()
+    samples = list(folder)
+    assert [sample["caption"] for sample in samples] == ["a.mp4"] * 4 + ["more/b.mp4"] * 4
+    assert len({sample["frames"].tobytes() for sample in samples[:4]}) > 2
+    assert len({sample["frames"].tobytes() for sample in samples[4:]}) == 1  # shorter than a window
+    again = ClipFolder(tmp_path, TINY, window="random", seed=3, windows=4)
+    for i in (6, 2, 0, -5):
+        assert np.array_equal(again[i]["frames"], samples[i]["frames"])
+    other = ClipFolder(tmp_path, TINY, window="random", seed=4, windows=4)
+    assert any(not np.array_equal(other[i]["frames"], samples[i]["frames"]) for i in range(4))
+    with pytest.raises(IndexError):
+        folder[8]
+    with pytest.raises(ValueError, match="windows is 0; it must be a whole number from 1 to 1000"):
+        ClipFolder(tmp_path, TINY, windows=0)
+
+
+def test_training_takes_random_windows_of_longer_videos(videos: Path, tmp_path: Path) -> None:
+    copy(videos, tmp_path)
+    write_jsonl(tmp_path, {"file_name": "a.mp4", "text": "it brightens"})
+    preset = ModelConfig(sequence=TINY)
+    folder = clip_folder(tmp_path, preset, seed=5)
+    assert (folder.window, folder.seed, len(folder)) == ("random", 5, 4)
+    write_jsonl(tmp_path, {"file_name": "more/b.mp4", "text": "it is short"})
+    folder = clip_folder(tmp_path, preset)
+    assert (folder.window, len(folder)) == ("first", 1)
 
 
 def test_rendered_folder_is_a_data_set(tmp_path: Path) -> None:

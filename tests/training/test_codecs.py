@@ -21,6 +21,8 @@ from syncflow.training.codecs.fit import divergence, noised
 from syncflow.training.codecs.kernel_muon import KernelMuon
 from syncflow.training.codecs.video import video_batch, video_losses
 
+pytestmark = pytest.mark.slow
+
 MICRO_VIDEO: dict[str, Any] = VIDEO | {
     "latent_channels": 4,
     "block_out_channels": [4, 8],

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from syncflow.engine.types import Clip
 from syncflow.training.data.impacts import sample_clip
-from syncflow.training.evaluation import draw_report, evaluate_generation, evaluate_v2a, inspect_clip
+from syncflow.training.evaluation import (
+    blind_baselines,
+    draw_report,
+    evaluate_generation,
+    evaluate_v2a,
+    inspect_clip,
+    match_times,
+)
+from syncflow.training.evaluation.blind import count_matches
 from syncflow.training.evaluation.evaluate import exchanges
 
 
@@ -70,6 +78,40 @@ def test_video_to_audio_is_scored_against_the_true_times(rendered) -> None:
     assert scores.to_dict()["clips"] == len(clips)
     assert evaluate_v2a(clips[:1], times[:1]).v2a_onset_f1_shuffled is None
     assert evaluate_v2a([silenced(clip) for clip in clips], times).v2a_onset_f1 == 0
+
+
+def test_what_blind_sounds_score_is_beside_it(rendered) -> None:
+    clips, prompts, times = rendered
+    scores = evaluate_generation(clips, prompts, seed=1)
+    assert scores.impact_f1_shuffled < scores.impact_f1_fixed_track < scores.impact_f1
+    assert scores.impact_f1_metronome <= scores.impact_f1_fixed_track + 0.1
+    assert f"by the best metronome            {scores.impact_f1_metronome:.3f}" in scores.table()
+    said = evaluate_v2a(clips, times).to_dict()
+    assert 0 < said["v2a_onset_f1_metronome"] < said["v2a_onset_f1"] > said["v2a_onset_f1_fixed_track"] > 0
+    alone = evaluate_v2a(clips[:1], times[:1])
+    assert alone.v2a_onset_f1_metronome is None and alone.v2a_onset_f1_fixed_track is None
+    none = evaluate_v2a(clips, [[] for _ in clips])
+    assert none.v2a_onset_f1_metronome is None
+
+
+def test_the_best_blind_sounds_are_found() -> None:
+    """Clips that all strike at the same times are scored wholly by a sound that sees nothing."""
+    same = [np.array([0.25, 0.75, 1.25, 1.75])] * 3
+    blind = blind_baselines(same, [2.0] * 3, [1 / 16] * 3)
+    assert blind.metronome == blind.fixed_track == 1
+    assert abs(blind.period - 0.5) < 0.05 and len(blind.track) == 4
+    uneven = [np.array([0.1, 0.9, 1.0, 1.7])] * 3
+    blind = blind_baselines(uneven, [2.0] * 3, [0.02] * 3)
+    assert blind.metronome < 1 == blind.fixed_track
+
+
+@given(
+    st.lists(st.integers(0, 60), max_size=8, unique=True), st.lists(st.integers(0, 60), max_size=8, unique=True),
+    st.integers(0, 9),
+)  # fmt: skip
+def test_matches_are_counted_as_they_are_matched(first: list[int], second: list[int], tolerance: int) -> None:
+    a, b = np.sort(np.array(first, float)), np.sort(np.array(second, float))
+    assert count_matches(a, b, tolerance) == match_times(a, b, tolerance).hits
 
 
 def test_wrong_input_is_named(rendered) -> None:

@@ -24,6 +24,9 @@ class Clips:
 
     path: Path
     names: tuple[str, ...] = ("a", "b", "c", "d", "e")
+    window: str = "first"
+    windows: int = 1
+    seed: int = 0
 
     @property
     def entries(self):
@@ -135,3 +138,13 @@ def test_an_interrupted_cache_is_no_cache(clips, tmp_path, codecs, monkeypatch):
     latents = cached(clips, cache, codecs)
     assert (latents.video[4] == 4).all()
     assert not list(cache.glob("*.part*"))
+
+
+@pytest.mark.parametrize("change", [{"window": "random"}, {"windows": 2}, {"seed": 1}], ids=str)
+def test_other_windows_are_encoded_anew(clips, tmp_path, codecs, change):
+    cached(clips, tmp_path / "cache", codecs)
+    calls = codecs[0].calls
+    cached(clips, tmp_path / "cache", codecs)
+    assert codecs[0].calls == calls
+    cached(replace(clips, **change), tmp_path / "cache", codecs)
+    assert codecs[0].calls > calls

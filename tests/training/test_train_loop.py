@@ -20,7 +20,10 @@ from syncflow.training.config import TrainConfig
 from syncflow.training.data.latents import LatentSet
 from syncflow.training.loop import Average, Batches, schedule, train
 from syncflow.training.muon import Muon
+from syncflow.training.objectives import FlowObjective, draw
 from syncflow.training.stages import freeze_rest, optimisers, trained_modules
+
+pytestmark = pytest.mark.slow
 
 SMALL = DDiTConfig(
     width=8,
@@ -173,6 +176,54 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, latents, tmp_path, mo
     assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
 
 
+class DroppingWords(Words):
+    """With the dropout that T5 has by default, and more."""
+
+    def forward(self, ids, mask):
+        return nn.functional.dropout(super().forward(ids, mask), 0.5, self.training)
+
+
+def dropping_parts():
+    model, words = parts()
+    dropping = DroppingWords()
+    dropping.load_state_dict(words.state_dict())
+    return model, dropping
+
+
+@pytest.mark.parametrize("train_text", [False, True], ids=["frozen", "trained"])
+def test_only_a_trained_text_encoder_drops(train_text, latents):
+    model, words = dropping_parts()
+    settings = config(stage="video", train_text=train_text)
+    objective = FlowObjective(model, words, settings).train()
+    assert (objective.training, model.video.training, model.audio.training) == (True, True, False)
+    assert words.training is train_text
+    generator = torch.Generator().manual_seed(0)
+    batch = Batches(latents, words, settings, torch.device("cpu")).at(generator)
+    drawn = draw(batch, settings, generator)
+    losses = {objective(batch, drawn)["loss"].item() for _ in range(3)}
+    assert len(losses) == (3 if train_text else 1)
+    assert not any(module.training for module in objective.eval().modules())
+
+
+@pytest.mark.parametrize("train_text", [False, True], ids=["frozen", "trained"])
+def test_dropout_is_that_of_the_step(train_text, latents, tmp_path):
+    """A run that goes on is the run in one piece, whatever was drawn between them."""
+    found = []
+    for name, steps in (("straight", (4,)), ("resumed", (2, 4))):
+        for count in steps:
+            model, words = dropping_parts()
+            torch.rand(len(found) + 1)
+            train(
+                model,
+                words,
+                latents,
+                config(stage="video", steps=count, train_text=train_text, decay=0.0),
+                tmp_path / name,
+            )
+        found.append(states(model, words))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_a_finished_run_is_left_as_it_is(latents, tmp_path):
     model, words = parts()
     train(model, words, latents, config(steps=2), tmp_path)
@@ -231,8 +282,6 @@ def test_another_seed_trains_otherwise(latents, tmp_path):
 
 def test_training_learns(latents, tmp_path):
     """Twenty steps on five clips: the loss on the training draws falls."""
-    from syncflow.training.objectives import FlowObjective, draw
-
     model, words = parts()
     settings = config(stage="joint", steps=30, batch=16, lr=1e-2, matrix_lr=1e-2)
     batches = Batches(latents, words, settings, torch.device("cpu"))

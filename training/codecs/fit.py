@@ -81,7 +81,7 @@ def fit(
         return step / recipe.steps if recipe.steps else seconds / (60 * recipe.minutes)
 
     saved_at = seconds
-    with SummaryWriter(str(run)) as log, tqdm(total=100, unit="%", desc=out.name) as bar:
+    with SummaryWriter(str(run)) as log, tqdm(total=100, unit="%", desc=out.name, disable=None) as bar:
         while progress() < 1:
             began = time.monotonic()
             torch.manual_seed((recipe.seed << 32) + step)

@@ -13,10 +13,12 @@ import numpy as np
 
 from ...engine.config import SequenceConfig
 from ...engine.media import load_clip, probe
+from ...engine.validation import whole_between
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 
+MOST_WINDOWS = 1000
 Window = Literal["first", "random"]
 
 
@@ -45,33 +47,45 @@ class ClipFolder:
 
     Captions stand in ``metadata.jsonl`` or ``metadata.csv`` (``file_name``, ``text``: the Hugging Face convention) or
     in a ``.txt`` file beside each video. ``window`` is the first one of a video or a random one, drawn from (seed,
-    epoch, index). A video that is shorter than the window is continued by its last frame and silence. Raises
-    ``ValueError`` for a folder without clips, for a clip without file or caption and, on access, for a file that
-    cannot be read.
+    epoch, index) among those that begin with a frame; ``windows`` are taken of every video, one after the other. A
+    video that is shorter than the window is continued by its last frame and silence. Raises ``ValueError`` for a folder
+    without clips, for a clip without file or caption and, on access, for a file that cannot be read.
     """
 
-    def __init__(self, path: str | Path, sequence: SequenceConfig, *, window: Window = "first", seed: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        sequence: SequenceConfig,
+        *,
+        window: Window = "first",
+        seed: int = 0,
+        windows: int = 1,
+    ) -> None:
         if window not in ("first", "random"):
             raise ValueError(f"window is {window!r}; it must be 'first' or 'random'")
         self.path = Path(path)
         self.sequence = sequence
         self.window = window
         self.seed = seed
+        self.windows = whole_between("windows", windows, 1, MOST_WINDOWS)
         self.epoch = 0
         self.entries = find_clips(self.path)
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.entries) * self.windows
 
     def __getitem__(self, index: int) -> ClipSample:
-        entry = self.entries[index]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index is {index}; there are {len(self)} windows")
+        place, window = divmod(index % len(self), self.windows)
+        entry = self.entries[place]
         sequence = self.sequence
         clip = load_clip(
             entry.path,
             fps=sequence.fps,
             size=(sequence.width, sequence.height),
             sample_rate=sequence.sample_rate,
-            start=self._start(index % len(self), entry.path),
+            start=self._start(place, window, entry.path),
             seconds=sequence.frames / sequence.fps,
         )
         return ClipSample(
@@ -88,11 +102,20 @@ class ClipFolder:
         """Choose other random windows."""
         self.epoch = epoch
 
-    def _start(self, index: int, path: Path) -> float:
+    def is_longer(self, count: int = 256) -> bool:
+        """Whether a video is longer than the window, as far as ``count`` of them, evenly chosen, can tell."""
+        chosen = self.entries[:: max(1, len(self.entries) // count)]
+        return any(self._places(entry.path) > 1 for entry in chosen)
+
+    def _start(self, index: int, window: int, path: Path) -> float:
         if self.window == "first":
             return 0.0
-        spare = max(0.0, probe(path).seconds - self.sequence.frames / self.sequence.fps)
-        return float(np.random.default_rng((self.seed, self.epoch, index)).uniform(0, spare))
+        generator = np.random.default_rng((self.seed, self.epoch * self.windows + window, index))
+        return float(generator.integers(self._places(path)) / self.sequence.fps)
+
+    def _places(self, path: Path) -> int:
+        """How many windows of the video begin with a frame and end in it; 1 for one that is shorter."""
+        return 1 + max(0, int(probe(path).seconds * self.sequence.fps + 1e-6) - self.sequence.frames)
 
 
 def find_clips(folder: str | Path) -> list[ClipEntry]:

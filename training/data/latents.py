@@ -36,9 +36,10 @@ class LatentSet:
 
 
 def fingerprint(clips: ClipFolder, sequence: SequenceConfig, *modules: torch.nn.Module) -> str:
-    """Changes with the list of clips, the sequence and every codec weight."""
+    """Changes with the list of clips, their windows, the sequence and every codec weight."""
     digest = hashlib.sha256(json.dumps(sequence.to_dict(), sort_keys=True).encode())
     digest.update("\n".join(str(e.path.relative_to(clips.path)) for e in clips.entries).encode())
+    digest.update(f"{clips.window} {clips.windows} {clips.seed}".encode())
     for module in modules:
         for name, tensor in module.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -73,7 +74,7 @@ def cached_latents(
         num_workers=workers,
         collate_fn=list,
     )
-    with torch.inference_mode(), tqdm(total=count, desc="encoding clips", unit="clip") as bar:
+    with torch.inference_mode(), tqdm(total=count, desc="encoding clips", unit="clip", disable=None) as bar:
         for items in loader:
             rows = slice(len(captions), len(captions) + len(items))
             frames = torch.from_numpy(np.stack([item["frames"] for item in items]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .blind import Blind, blind_baselines
 from .color import object_color, prompt_color
 from .evaluate import GenerationScores, SoundScores, evaluate_generation, evaluate_v2a
 from .events import video_events
@@ -12,12 +13,14 @@ from .onsets import audio_onsets
 from .report import draw_report
 
 __all__ = [
+    "Blind",
     "GenerationScores",
     "Inspection",
     "Matches",
     "SoundScores",
     "audio_onsets",
     "av_align",
+    "blind_baselines",
     "cycle_sync",
     "draw_report",
     "evaluate_generation",

@@ -1,6 +1,7 @@
 """Scores of a set of clips: is what is heard what is seen, when it is seen, in the colour that was asked for?
 
-Every score of synchrony has the same clips with their soundtracks exchanged beside it: what chance alone would score.
+Every score of synchrony has beside it what sounds score that do not see the clips: the same soundtracks exchanged, the
+best metronome and the best fixed track (:mod:`.blind`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .blind import Blind, blind_baselines
 from .color import object_color, prompt_color
 from .events import video_events
 from .matching import Matches, match_times, pool
@@ -26,12 +28,14 @@ SHUFFLES = 8
 class GenerationScores:
     """Scores of clips made from prompts; ratios are pooled over all clips, events and onsets are means per clip.
 
-    ``color_accuracy`` is over the prompts that name a colour, ``None`` without any; ``impact_f1_shuffled`` is
-    ``None`` for a single clip, which has no other soundtrack to take.
+    ``color_accuracy`` is over the prompts that name a colour, ``None`` without any. ``impact_f1_shuffled``,
+    ``impact_f1_metronome`` and ``impact_f1_fixed_track`` are what blind sounds score; ``None`` for a single clip.
     """
 
     impact_f1: float
     impact_f1_shuffled: float | None
+    impact_f1_metronome: float | None
+    impact_f1_fixed_track: float | None
     color_accuracy: float | None
     precision: float
     recall: float
@@ -50,6 +54,8 @@ class GenerationScores:
             f"{self.clips} clips from prompts, within {self.tolerance_frames:g} frame(s)",
             ("impact F1, seen against heard", self.impact_f1),
             ("  with soundtracks shuffled", self.impact_f1_shuffled),
+            ("  by the best metronome", self.impact_f1_metronome),
+            ("  by the best fixed track", self.impact_f1_fixed_track),
             ("  precision (heard that was seen)", self.precision),
             ("  recall (seen that was heard)", self.recall),
             ("colour as in the prompt", self.color_accuracy),
@@ -64,6 +70,8 @@ class SoundScores:
 
     v2a_onset_f1: float
     v2a_onset_f1_shuffled: float | None
+    v2a_onset_f1_metronome: float | None
+    v2a_onset_f1_fixed_track: float | None
     precision: float
     recall: float
     events_per_clip: float
@@ -81,6 +89,8 @@ class SoundScores:
             f"{self.clips} soundtracks for given videos, within {self.tolerance_frames:g} frame(s)",
             ("video-to-audio onset F1, true against heard", self.v2a_onset_f1),
             ("  with soundtracks shuffled", self.v2a_onset_f1_shuffled),
+            ("  by the best metronome", self.v2a_onset_f1_metronome),
+            ("  by the best fixed track", self.v2a_onset_f1_fixed_track),
             ("  precision (heard that is true)", self.precision),
             ("  recall (true that was heard)", self.recall),
             ("true events per clip", self.events_per_clip),
@@ -100,6 +110,7 @@ def evaluate_generation(
     seen = [video_events(clip.frames, clip.fps) for clip in clips]
     heard = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
     matches, shuffled = _synchrony(clips, seen, heard, tolerance_frames, seed)
+    blind = _blind(clips, seen, tolerance_frames)
     colors = [
         (object_color(clip.frames), wanted)
         for clip, p in zip(clips, prompts, strict=True)
@@ -108,6 +119,8 @@ def evaluate_generation(
     return GenerationScores(
         impact_f1=matches.f1,
         impact_f1_shuffled=shuffled,
+        impact_f1_metronome=blind.metronome if blind else None,
+        impact_f1_fixed_track=blind.fixed_track if blind else None,
         color_accuracy=float(np.mean([found == wanted for found, wanted in colors])) if colors else None,
         precision=matches.precision,
         recall=matches.recall,
@@ -132,9 +145,12 @@ def evaluate_v2a(
     true = [np.asarray(times, dtype=float) for times in true_times]
     heard = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
     matches, shuffled = _synchrony(clips, true, heard, tolerance_frames, seed)
+    blind = _blind(clips, true, tolerance_frames)
     return SoundScores(
         v2a_onset_f1=matches.f1,
         v2a_onset_f1_shuffled=shuffled,
+        v2a_onset_f1_metronome=blind.metronome if blind else None,
+        v2a_onset_f1_fixed_track=blind.fixed_track if blind else None,
         precision=matches.precision,
         recall=matches.recall,
         events_per_clip=matches.reference / len(clips),
@@ -168,6 +184,12 @@ def _synchrony(
     if len(clips) == 1:
         return own, None
     return own, float(np.mean([matched(exchange).f1 for exchange in exchanges(len(clips), SHUFFLES, seed)]))
+
+
+def _blind(clips: Sequence[Clip], events: list[np.ndarray], tolerance_frames: float) -> Blind | None:
+    """What blind sounds score on these clips."""
+    tolerances = [tolerance_frames / clip.fps for clip in clips]
+    return blind_baselines(events, [clip.seconds for clip in clips], tolerances)
 
 
 def exchanges(count: int, rounds: int, seed: int) -> Iterator[list[int]]:

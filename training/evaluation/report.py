@@ -207,9 +207,9 @@ def _write_heading(figure: Figure, clip: Clip, inspection: Inspection) -> None:
     figure.legend(
         [triangle, line, hollow],
         [
-            f"{len(inspection.events)} seen ({inspection.event_kind}s)",
-            f"{len(inspection.onsets)} heard (onsets)",
-            f"{alone} without a partner within {1000 * inspection.tolerance:.0f} ms",
+            f"{len(inspection.events)} {inspection.event_kind}s in the video",
+            f"{len(inspection.onsets)} onsets in the sound",
+            f"{alone} unmatched within {1000 * inspection.tolerance:.0f} ms",
         ],
         loc="center left",
         bbox_to_anchor=(left - 0.006, 1 - 0.77 / total),

@@ -69,7 +69,7 @@ def run_evaluation(
 
 
 def _draw(engine: Engine, requests: Sequence[Request], batch: int, what: str) -> Iterator[Clip]:
-    with tqdm(total=len(requests), desc=what, unit="clip", disable=not requests) as bar:
+    with tqdm(total=len(requests), desc=what, unit="clip", disable=None if requests else True) as bar:
         for first in range(0, len(requests), batch):
             clips = engine.generate(requests[first : first + batch])
             bar.update(len(clips))

@@ -1,1 +1,1 @@
-"""The passes of a d-DiT as CUDA graphs: recorded once for a shape, replayed in one call of the driver."""
+"""The passes of a d-DiT as CUDA graphs: each shape is captured once and then replayed with one launch."""

@@ -1,7 +1,7 @@
-"""A computation recorded once and replayed: the same kernels on the same memory, in one call of the driver.
+"""Capturing a function as a CUDA graph, which replays the same kernels on the same memory in one launch.
 
-What is recorded must read nothing but memory that stays where it is, and its results are overwritten by the next replay
-of anything that shares its pool.
+A captured function must read only tensors whose addresses do not change. Its outputs are overwritten by the next replay
+of any graph of the same memory pool.
 """
 
 from __future__ import annotations
@@ -17,57 +17,57 @@ T = TypeVar("T")
 
 
 class Capture(Protocol):
-    """Records ``work``; returns what replays it, and with it the same result tensors, rewritten.
+    """Captures ``function``; returns a callable that replays it and returns the same output tensors, rewritten.
 
-    Recordings of one ``pool`` share the memory of their intermediate values.
+    Graphs with the same ``pool`` share the memory of their intermediate values.
     """
 
-    def __call__(self, work: Callable[[], T], pool: Hashable) -> Callable[[], T]: ...
+    def __call__(self, function: Callable[[], T], pool: Hashable) -> Callable[[], T]: ...
 
 
-def called(work: Callable[[], T], pool: Hashable) -> Callable[[], T]:
-    """No recording but the work itself, for where there are no graphs; its results are copied to where they were."""
-    result = work()
+def eager_capture(function: Callable[[], T], pool: Hashable) -> Callable[[], T]:
+    """A :class:`Capture` for devices without CUDA graphs: a replay calls the function and copies into its outputs."""
+    outputs = function()
 
     def replay() -> T:
-        for place, value in zip(tree_leaves(result), tree_leaves(work()), strict=True):
-            if place is not None:
-                place.copy_(value)
-        return result
+        for output, value in zip(tree_leaves(outputs), tree_leaves(function()), strict=True):
+            if output is not None:
+                output.copy_(value)
+        return outputs
 
     return replay
 
 
 class CudaCapture:
-    """CUDA graphs.
+    """Captures CUDA graphs, with one memory pool for each ``pool``.
 
-    Every pool is a memory pool of its own, and not one for all: a replay may write over the results of any recording
-    of its pool that was made before it, and passes whose results are wanted together must not do that to each other.
+    A replay may overwrite the outputs of every graph that was captured before it into the same memory pool. Passes
+    whose outputs are needed at the same time therefore need different pools.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)
         self._pools: dict[Hashable, tuple[tuple[int, int], WeakSet[torch.cuda.CUDAGraph]]] = {}
 
-    def __call__(self, work: Callable[[], T], pool: Hashable) -> Callable[[], T]:
+    def __call__(self, function: Callable[[], T], pool: Hashable) -> Callable[[], T]:
         current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):  # kernels are compiled and libraries take their workspaces before
-            work()
+        with torch.cuda.stream(self._stream):  # warm-up: compiles kernels and allocates the workspaces of libraries
+            function()
         graph = torch.cuda.CUDAGraph()
         handle, graphs = self._pools.get(pool, (None, WeakSet[torch.cuda.CUDAGraph]()))
-        if handle is None or not graphs:  # the allocator forgets a pool that no graph uses any more
+        if handle is None or not graphs:  # the allocator frees a memory pool when its last graph is deleted
             handle = torch.cuda.graph_pool_handle()
-        # other threads, which decode and encode, go on allocating
+        # "thread_local": other threads, which decode and encode, may allocate during the capture
         options: dict[str, Any] = {"pool": handle, "stream": self._stream, "capture_error_mode": "thread_local"}
         with torch.cuda.graph(graph, **options):
-            result = work()
+            outputs = function()
         current.wait_stream(self._stream)
         graphs.add(graph)
         self._pools[pool] = handle, graphs
 
         def replay() -> T:
             graph.replay()
-            return result
+            return outputs
 
         return replay

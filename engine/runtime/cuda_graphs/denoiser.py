@@ -1,47 +1,49 @@
-"""Every pass of a d-DiT as CUDA graphs: recorded once for a shape, replayed in one call of the driver.
+"""The passes of a d-DiT as CUDA graphs.
 
-A step of a small batch is a thousand short launches; the host is slower at them than the device. Latents, times and new
-index tensors are copied to where the graph reads them. Texts and kept contexts, which are large and rarely change, are
-copied when they are other tensors than before, into room for more of them than there are, so that requests come and go
-without a new recording. The contexts of a step are read where the pass before has left them. Rows are rounded up
-(``buckets.py``) and cut off again.
+A step of a small batch is about a thousand short kernels, which the host launches more slowly than the device computes
+them; replaying a graph is one launch. Latents, times and index tensors are copied into the static inputs of the graph.
+Texts and kept contexts are large and rarely change: they are copied only when they are different tensors, into padded
+static inputs, so that requests can join and leave without a new capture. Contexts that the preceding pass of the same
+step has computed are read in place. Numbers of rows are padded (``static_inputs.py``), and outputs are cut to size.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...model.bridges import Context
-from ...model.denoiser import Denoiser, Modulation, Sight
+from ...model.denoiser import AudioInputs, Denoiser, JointInputs, Modulation, VideoContextRef, VideoInputs
 from ...types import Conditioning, Velocities
-from ..buckets import round_up
 from ..delegate import Delegate
 from .capture import Capture, CudaCapture
-from .graph_runner import Lane, Recordings, Slot, Tensors
-from .static_inputs import Input
-from .stream_order import CudaOrder, Order
+from .graph_runner import GraphCache, GraphRunner, OutputBuffer, Tensors
+from .static_inputs import GraphInput, padded_size
+from .stream_order import CudaStreamOrder, StreamOrder
 
 MAX_GRAPHS = 128
 MAX_ROWS = 16
-SHARE = 4  # of the device's memory, one part for results and inputs
+MEMORY_FRACTION = 0.25  # of the device's memory, for outputs and static inputs
 
 
-class GraphedDenoiser(Delegate):
-    """A denoiser whose passes are recorded from those of ``model``; on a CUDA device.
+class CudaGraphDenoiser(Delegate):
+    """A denoiser that captures the passes of ``model`` as CUDA graphs, and replays them.
 
-    What a pass returns is valid until the next call of the same pass; contexts, with ``overlap``, until the next but
-    one, so that the following tower can read them beside the leading tower of the next step. Tensors given as texts,
-    contexts or indices must not be written to afterwards.
+    The outputs of a pass are valid until the next call of the same pass. Contexts are valid until the call after the
+    next with ``overlap``, so that the following tower can read them while the leading tower computes the next step.
+    Tensors that are given as texts, contexts or indices must not be written in place afterwards. Batches of several
+    threads can use one denoiser: :meth:`operations` is a lock that each of them holds for a step.
 
-    Passes of more than ``max_rows`` rows are left to ``model``: they keep the device busy for longer than the host
-    needs to launch them, and rounding them up would cost more than it saves. At most ``max_graphs`` recordings are
-    kept, and ``max_bytes`` of results and inputs, by default a quarter of the device's memory. ``capture`` and
-    ``order`` take the place of CUDA's. Raises ``ValueError`` for a model that is not on a CUDA device and no
-    ``capture``.
+    Passes of more than ``max_rows`` rows are not captured: they keep the device busy for longer than the host needs to
+    launch them, and padding them would cost more than it saves. The least recently used graphs are deleted beyond
+    ``max_graphs`` graphs, and beyond ``max_bytes`` of outputs and static inputs (a quarter of the device's memory by
+    default). ``capture`` and ``order`` replace those of CUDA in tests. Raises ``ValueError`` for a model that is not on
+    a CUDA device, unless ``capture`` is given.
     """
 
     def __init__(
@@ -53,242 +55,221 @@ class GraphedDenoiser(Delegate):
         max_graphs: int = MAX_GRAPHS,
         max_bytes: int | None = None,
         capture: Capture | None = None,
-        order: Order | None = None,
+        order: StreamOrder | None = None,
     ) -> None:
         super().__init__(model)
         on_cuda = model.device.type == "cuda"
         if capture is None and not on_cuda:
             raise ValueError(f"CUDA graphs need a model on a CUDA device; this one is on {model.device}")
         if max_bytes is None and on_cuda:
-            max_bytes = torch.cuda.get_device_properties(model.device).total_memory // SHARE
+            max_bytes = int(torch.cuda.get_device_properties(model.device).total_memory * MEMORY_FRACTION)
         self.overlap, self.max_rows = overlap, max_rows
-        self.order = order or (CudaOrder(model.device) if on_cuda else Order())
-        self.recordings = Recordings(capture or CudaCapture(model.device), self.order, max_graphs, max_bytes)
-        leader = "audio" if self.config.bridge == "audio_rope" else "video"
+        self._lock = threading.RLock()
+        self.order = order or (CudaStreamOrder(model.device) if on_cuda else StreamOrder())
+        self.graphs = GraphCache(capture or CudaCapture(model.device), self.order, max_graphs, max_bytes)
+        leading = "audio" if self.config.bridge == "audio_rope" else "video"
         self._video, self._audio, self._joint = (
-            Lane(name, self.recordings, self.order, slots=1 + (overlap and name == leader))
+            GraphRunner(name, self.graphs, self.order, num_buffers=1 + (overlap and name == leading))
             for name in ("video", "audio", "joint")
         )
 
+    def operations(self) -> AbstractContextManager[Any]:
+        """A lock, which the sampling loop holds during a step: its passes share static inputs and output buffers."""
+        return self._lock
+
     def describe(self) -> dict[str, Any]:
-        """Which switches are on, and how many graphs there are."""
-        return super().describe() | {"graphs": True, "overlap": self.overlap, "recorded": len(self.recordings)}
+        """The options that are on, and the number of captured graphs."""
+        return super().describe() | {"cuda_graphs": True, "overlap": self.overlap, "captured_graphs": len(self.graphs)}
 
     @torch.inference_mode()
-    def video_pass(
-        self,
-        z: Tensor,
-        times: Modulation,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        heard: Context | None = None,
-        heard_of_row: Tensor | None = None,
-        prefix_of_row: Tensor | None = None,
-        num_outputs: int | None = None,
-        seen: Tensor | None = None,
-    ) -> tuple[Tensor, Context]:
+    def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows = len(z if prefix_of_row is None else prefix_of_row)
-        source = self._audio.lender(heard)
+        rows, context, context_rows = inputs.num_rows, inputs.audio_context, inputs.context_rows
+        source = self._audio.buffer_of(context)
         if rows > self.max_rows:
-            found = self.model.video_pass(
-                z,
-                times,
-                text,
-                text_of_row,
-                heard=heard,
-                heard_of_row=heard_of_row,
-                prefix_of_row=prefix_of_row,
-                num_outputs=num_outputs,
-                seen=seen,
-            )
-            return self._read(source, found)
-        upto = _rounded_outputs(num_outputs, rows)
-        inputs = {
-            "z": Input(z),
-            "rows": Input(times.rows),
-            "embedded": Input(times.embedded),
-            **_keys_and_values(text),
-            **_steady(text_of_row=text_of_row, heard_of_row=heard_of_row, prefix_of_row=prefix_of_row, seen=seen),
-            **(_contexts(heard) if source is None else {}),
-        }
-        layers = 0 if heard is None else len(heard)
-
-        def work(given: Tensors) -> tuple[Tensor, Context]:
-            return self.model.video_pass(
-                given["z"],
-                Modulation(given["rows"], given["embedded"]),
-                _conditioning(given),
-                given["text_of_row"],
-                heard=_context(given, layers, source),
-                heard_of_row=given.get("heard_of_row"),
-                prefix_of_row=given.get("prefix_of_row"),
-                num_outputs=upto,
-                seen=given.get("seen"),
-            )
-
-        (velocity, contexts), slot = self._video.run(upto, inputs, work, reads=source, lends=seen is not None)
-        return velocity[: rows if num_outputs is None else num_outputs], _lent(
-            slot, contexts, 0 if seen is None else len(seen)
-        )
-
-    @torch.inference_mode()
-    def audio_pass(
-        self,
-        z: Tensor,
-        times: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        context: Context | None = None,
-        sight: Sight | None = None,
-        num_outputs: int | None = None,
-    ) -> tuple[Tensor, Context]:
-        """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows, source = len(z), self._video.lender(context)
-        if rows > self.max_rows:
-            found = self.model.audio_pass(
-                z, times, text, text_of_row, context=context, sight=sight, num_outputs=num_outputs
-            )
-            return self._read(source, found)
-        upto, layers, words = (
-            _rounded_outputs(num_outputs, rows),
-            0 if context is None else len(context),
-            self._words(text),
-        )
-        inputs = {
-            "z": Input(z),
-            "times": Input(times),
-            **words,
-            **(_steady(text_of_row=text_of_row) if words else {}),
+            return self._record_read(source, self.model.video_pass(inputs))
+        padded_outputs = _padded_outputs(inputs.num_outputs, rows)
+        graph_inputs = {
+            "latents": GraphInput(inputs.latents),
+            **_modulation_inputs(inputs.modulation),
+            **_keys_and_values(inputs.text),
+            **_indices(
+                text_of_row=inputs.text_of_row,
+                audio_context_of_row=inputs.audio_context_of_row,
+                prefix_of_row=inputs.prefix_of_row,
+                context_rows=context_rows,
+            ),
             **(_contexts(context) if source is None else {}),
         }
-        if sight is not None:
-            inputs["positions"] = Input(sight.positions, steady=True, exact=True)
-            inputs |= _steady(context_of_row=sight.context_of_row)
+        layers = 0 if context is None else len(context)
 
-        def work(given: Tensors) -> tuple[Tensor, Context]:
-            positions = given.get("positions")
-            return self.model.audio_pass(
-                given["z"],
-                given["times"],
-                _conditioning(given),
-                given.get("text_of_row", given["z"]),
-                context=_context(given, layers, source),
-                sight=None if positions is None else Sight(positions, given.get("context_of_row")),
-                num_outputs=upto,
+        def function(static: Tensors) -> tuple[Tensor, Context]:
+            return self.model.video_pass(
+                VideoInputs(
+                    static["latents"],
+                    _modulation(static),
+                    _conditioning(static),
+                    static["text_of_row"],
+                    audio_context=_context(static, layers, source),
+                    audio_context_of_row=static.get("audio_context_of_row"),
+                    prefix_of_row=static.get("prefix_of_row"),
+                    num_outputs=padded_outputs,
+                    context_rows=static.get("context_rows"),
+                )
             )
 
-        lends = self.config.bridge == "audio_rope"
-        (velocity, contexts), slot = self._audio.run(upto, inputs, work, reads=source, lends=lends)
-        return velocity[: rows if num_outputs is None else num_outputs], _lent(slot, contexts, rows)
+        (velocity, contexts), buffer = self._video.run(
+            padded_outputs, graph_inputs, function, source=source, returns_contexts=context_rows is not None
+        )
+        returned = _returned_contexts(buffer, contexts, 0 if context_rows is None else len(context_rows))
+        return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], returned
 
     @torch.inference_mode()
-    def joint_pass(
-        self,
-        z_v: Tensor,
-        z_a: Tensor,
-        times_v: Modulation,
-        times_a: Tensor,
-        text: Conditioning,
-        text_of_row: Tensor,
-        *,
-        bridged: Tensor | None = None,
-        reference: Tensor | None = None,
-        drawn_video: Tensor | None = None,
-        drawn_audio: Tensor | None = None,
-    ) -> Velocities:
+    def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows = len(z_v)
-        chosen = {"drawn_video": drawn_video, "drawn_audio": drawn_audio}
+        rows, context, ref = len(inputs.latents), inputs.video_context, inputs.video_context_ref
+        source = self._video.buffer_of(context)
         if rows > self.max_rows:
-            return self.model.joint_pass(
-                z_v, z_a, times_v, times_a, text, text_of_row, bridged=bridged, reference=reference, **chosen
-            )
-        inputs = {
-            "z_v": Input(z_v),
-            "z_a": Input(z_a),
-            "rows": Input(times_v.rows),
-            "embedded": Input(times_v.embedded),
-            "times_a": Input(times_a),
-            **_keys_and_values(text),
-            **self._words(text),
-            **_steady(text_of_row=text_of_row, **chosen),
+            return self._record_read(source, self.model.audio_pass(inputs))
+        padded_outputs, layers = _padded_outputs(inputs.num_outputs, rows), 0 if context is None else len(context)
+        text_tokens = self._text_tokens(inputs.text)
+        graph_inputs = {
+            "latents": GraphInput(inputs.latents),
+            "time_token": GraphInput(inputs.time_token),
+            **text_tokens,
+            **(_indices(text_of_row=inputs.text_of_row) if text_tokens else {}),
+            **(_contexts(context) if source is None else {}),
         }
-        if bridged is not None:  # a row that stood there twice would be written to twice
-            inputs["bridged"] = Input(bridged, steady=True, exact=True)
-        if reference is not None:
-            inputs["reference"] = Input(reference, exact=bridged is not None)
+        if ref is not None:
+            graph_inputs["positions"] = GraphInput(ref.positions, immutable=True, exact=True)
+            graph_inputs |= _indices(context_of_row=ref.context_of_row)
 
-        def work(given: Tensors) -> tuple[Tensor | None, Tensor | None]:
+        def function(static: Tensors) -> tuple[Tensor, Context]:
+            positions = static.get("positions")
+            reference = None if positions is None else VideoContextRef(positions, static.get("context_of_row"))
+            return self.model.audio_pass(
+                AudioInputs(
+                    static["latents"],
+                    static["time_token"],
+                    _conditioning(static),
+                    static.get("text_of_row", static["latents"]),
+                    video_context=_context(static, layers, source),
+                    video_context_ref=reference,
+                    num_outputs=padded_outputs,
+                )
+            )
+
+        returns_contexts = self.config.bridge == "audio_rope"
+        (velocity, contexts), buffer = self._audio.run(
+            padded_outputs, graph_inputs, function, source=source, returns_contexts=returns_contexts
+        )
+        returned = _returned_contexts(buffer, contexts, rows)
+        return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], returned
+
+    @torch.inference_mode()
+    def joint_pass(self, inputs: JointInputs) -> Velocities:
+        """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
+        rows, bridged_rows = len(inputs.video_latents), inputs.bridged_rows
+        if rows > self.max_rows:
+            return self.model.joint_pass(inputs)
+        output_rows = {
+            "video_output_rows": inputs.video_output_rows,
+            "audio_output_rows": inputs.audio_output_rows,
+        }
+        graph_inputs = {
+            "video_latents": GraphInput(inputs.video_latents),
+            "audio_latents": GraphInput(inputs.audio_latents),
+            **_modulation_inputs(inputs.modulation),
+            "time_token": GraphInput(inputs.time_token),
+            **_keys_and_values(inputs.text),
+            **self._text_tokens(inputs.text),
+            **_indices(text_of_row=inputs.text_of_row, **output_rows),
+        }
+        if bridged_rows is not None:  # exact: padding would repeat a row, which the pass would then write twice
+            graph_inputs["bridged_rows"] = GraphInput(bridged_rows, immutable=True, exact=True)
+        if inputs.reference is not None:
+            graph_inputs["reference"] = GraphInput(inputs.reference, exact=bridged_rows is not None)
+
+        def function(static: Tensors) -> tuple[Tensor | None, Tensor | None]:
+            names = "bridged_rows", "reference", "video_output_rows", "audio_output_rows"
             velocities = self.model.joint_pass(
-                given["z_v"],
-                given["z_a"],
-                Modulation(given["rows"], given["embedded"]),
-                given["times_a"],
-                _conditioning(given),
-                given["text_of_row"],
-                bridged=given.get("bridged"),
-                reference=given.get("reference"),
-                drawn_video=given.get("drawn_video"),
-                drawn_audio=given.get("drawn_audio"),
+                JointInputs(
+                    static["video_latents"],
+                    static["audio_latents"],
+                    _modulation(static),
+                    static["time_token"],
+                    _conditioning(static),
+                    static["text_of_row"],
+                    **{name: static.get(name) for name in names},
+                )
             )
             return velocities.video, velocities.audio
 
-        found, _ = self._joint.run(None, inputs, work)
-        counts = (rows if index is None else len(index) for index in chosen.values())
-        video, audio = (None if one is None else one[:count] for one, count in zip(found, counts, strict=True))
+        outputs, _ = self._joint.run(None, graph_inputs, function)
+        counts = (rows if index is None else len(index) for index in output_rows.values())
+        video, audio = (None if one is None else one[:count] for one, count in zip(outputs, counts, strict=True))
         return Velocities(video, audio)
 
-    def _words(self, text: Conditioning) -> dict[str, Input]:
-        """The text that the audio tower reads, if it reads any."""
-        return {} if text.audio is None or not self.config.audio_text else {"words": Input(text.audio, steady=True)}
+    def _text_tokens(self, text: Conditioning) -> dict[str, GraphInput]:
+        """The text tokens that the audio tower reads, if it reads any."""
+        if text.text_tokens is None or not self.config.audio_text:
+            return {}
+        return {"text_tokens": GraphInput(text.text_tokens, immutable=True)}
 
-    def _read(self, source: Slot | None, found: tuple[Tensor, Context]) -> tuple[Tensor, Context]:
-        """What was found without a recording, which may have read what one has lent."""
+    def _record_read(self, source: OutputBuffer | None, outputs: tuple[Tensor, Context]) -> tuple[Tensor, Context]:
+        """The outputs of a pass that was not captured, after an event that says that it has read ``source``."""
         if source is not None:
-            source.read.append(self.order.mark())
-        return found
+            source.reads.append(self.order.record_event())
+        return outputs
 
 
-def _rounded_outputs(num_outputs: int | None, rows: int) -> int | None:
-    """How many rows a recording draws; all of them as soon as rounding makes no difference."""
-    return None if num_outputs is None or round_up(num_outputs) >= round_up(rows) else round_up(num_outputs)
+def _padded_outputs(num_outputs: int | None, rows: int) -> int | None:
+    """The number of rows for which a captured pass computes outputs; None, all of them, if padding leaves no other."""
+    if num_outputs is None or padded_size(num_outputs) >= padded_size(rows):
+        return None
+    return padded_size(num_outputs)
 
 
-def _steady(**indices: Tensor | None) -> dict[str, Input]:
-    return {name: Input(index, steady=True) for name, index in indices.items() if index is not None}
+def _indices(**indices: Tensor | None) -> dict[str, GraphInput]:
+    return {name: GraphInput(index, immutable=True) for name, index in indices.items() if index is not None}
 
 
-def _keys_and_values(text: Conditioning) -> dict[str, Input]:
+def _modulation_inputs(modulation: Modulation) -> dict[str, GraphInput]:
+    return {name: GraphInput(value) for name, value in modulation._asdict().items()}
+
+
+def _modulation(static: Tensors) -> Modulation:
+    return Modulation(*(static[name] for name in Modulation._fields))
+
+
+def _keys_and_values(text: Conditioning) -> dict[str, GraphInput]:
     return {
-        "keys": Input(text.keys, axis=1, steady=True),
-        "values": Input(text.values, axis=1, steady=True),
-        "lengths": Input(text.lengths, steady=True),
+        "keys": GraphInput(text.keys, axis=1, immutable=True),
+        "values": GraphInput(text.values, axis=1, immutable=True),
+        "lengths": GraphInput(text.lengths, immutable=True),
     }
 
 
-def _conditioning(given: Tensors) -> Conditioning:
-    """The text as far as the pass reads it; any tensor stands for the rest."""
-    unread = next(iter(given.values()))
-    keys, values, lengths = (given.get(name, unread) for name in ("keys", "values", "lengths"))
-    return Conditioning(keys, values, lengths, given.get("words"))
+def _conditioning(static: Tensors) -> Conditioning:
+    """The text as far as the pass reads it; an arbitrary tensor takes the place of what it does not read."""
+    unread = next(iter(static.values()))
+    keys, values, lengths = (static.get(name, unread) for name in ("keys", "values", "lengths"))
+    return Conditioning(keys, values, lengths, static.get("text_tokens"))
 
 
-def _contexts(context: Context | None) -> dict[str, Input]:
-    return {f"context_layer{i}": Input(part, steady=True) for i, part in enumerate(context or ())}
+def _contexts(context: Context | None) -> dict[str, GraphInput]:
+    return {f"context_layer{i}": GraphInput(part, immutable=True) for i, part in enumerate(context or ())}
 
 
-def _context(given: Mapping[str, Tensor], layers: int, source: Slot | None) -> Context | None:
-    """Contexts where they were lent, or their copies; None where there are none."""
-    if source is not None and source.last is not None:
-        return source.last.result[1]
-    return [given[f"context_layer{i}"] for i in range(layers)] or None
+def _context(static: Mapping[str, Tensor], layers: int, source: OutputBuffer | None) -> Context | None:
+    """The contexts in the outputs of another pass, or their copies in static inputs; None where there are none."""
+    if source is not None and source.graph is not None:
+        return source.graph.outputs[1]
+    return [static[f"context_layer{i}"] for i in range(layers)] or None
 
 
-def _lent(slot: Slot, contexts: Context, count: int) -> Context:
-    """The first ``count`` of the contexts in a slot."""
-    given = [part[:count] for part in contexts]
-    slot.lend(given)
-    return given
+def _returned_contexts(buffer: OutputBuffer, contexts: Context, count: int) -> Context:
+    """The first ``count`` contexts, remembered as those that the caller was given."""
+    returned = [part[:count] for part in contexts]
+    buffer.set_contexts(returned)
+    return returned

@@ -1,7 +1,7 @@
-"""The recorded computations of one pass, and the order in which they use their memory.
+"""Captured graphs of a pass: a cache of them by input shape, their output buffers, and the order of their replays.
 
-A lane runs one computation at a time. Its results lie in a slot until that slot is used again; with two slots those of
-the step before may still be read, on another stream, while the next are written.
+A :class:`GraphRunner` replays one graph at a time. The outputs lie in an :class:`OutputBuffer` until that buffer is
+written again. With two buffers the outputs of one step can be read on another stream while the next step is computed.
 """
 
 from __future__ import annotations
@@ -17,150 +17,164 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .capture import Capture
-from .static_inputs import Input, Static, Statics
-from .stream_order import Mark, Order
+from .static_inputs import GraphInput, StaticInput, StaticInputs
+from .stream_order import Event, StreamOrder
 
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(eq=False)
-class Recording:
-    """A recorded computation with the memory it uses; ``reads`` is the recording whose results it reads in place."""
+class CapturedGraph:
+    """A captured graph with its static inputs and outputs.
+
+    ``source`` is the graph whose outputs it reads in place, if any; ``number`` is unique among all graphs of a cache.
+    """
 
     replay: Callable[[], Any]
-    result: Any
-    statics: Sequence[Static]
-    reads: Recording | None
+    outputs: Any
+    inputs: Sequence[StaticInput]
+    source: CapturedGraph | None
     number: int
 
     @property
-    def bytes(self) -> int:
-        """Of its results; what it has besides is shared."""
-        storages = (leaf.untyped_storage() for leaf in tree_leaves(self.result) if leaf is not None)
+    def output_bytes(self) -> int:
+        """Bytes of the outputs; intermediate values lie in memory that is shared by the pool."""
+        storages = (leaf.untyped_storage() for leaf in tree_leaves(self.outputs) if leaf is not None)
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 @dataclass(eq=False)
-class Slot:
-    """Where results lie: those of ``last``, written at ``written`` and read until ``read``.
+class OutputBuffer:
+    """Memory for the outputs of one graph at a time, shared by all graphs of the memory pool ``pool``.
 
-    ``lent`` are the tensors by which contexts among them were given out.
+    ``graph`` is the last graph that wrote it, ``written`` the event after that, ``reads`` the events after the reads
+    since. ``contexts`` are weak references to the contexts that the caller of the pass was given.
     """
 
     pool: Hashable
-    last: Recording | None = None
-    lent: list[weakref.ref[Tensor]] = field(default_factory=list)
-    written: Mark = None
-    read: list[Mark] = field(default_factory=list)
+    graph: CapturedGraph | None = None
+    contexts: list[weakref.ref[Tensor]] = field(default_factory=list)
+    written: Event = None
+    reads: list[Event] = field(default_factory=list)
 
-    def lend(self, contexts: Sequence[Tensor]) -> None:
-        """Remember what is given out."""
-        self.lent = [weakref.ref(context) for context in contexts]
+    def set_contexts(self, contexts: Sequence[Tensor]) -> None:
+        """Remember which tensors the caller is given."""
+        self.contexts = [weakref.ref(context) for context in contexts]
 
-    def has_lent(self, contexts: Sequence[Tensor]) -> bool:
-        """Whether these are the contexts that were last given out."""
-        pairs = zip(self.lent, contexts, strict=False)
-        return bool(contexts) and len(self.lent) == len(contexts) and all(ref() is one for ref, one in pairs)
+    def has_contexts(self, contexts: Sequence[Tensor]) -> bool:
+        """Whether these are the tensors that the caller was given, which means that they still lie in this buffer."""
+        pairs = zip(self.contexts, contexts, strict=False)
+        same_length = len(self.contexts) == len(contexts)
+        return bool(contexts) and same_length and all(ref() is context for ref, context in pairs)
 
 
-class Recordings:
-    """All of a model's, by key; the least recently used go first when there are too many or they hold too much."""
+class GraphCache:
+    """The captured graphs of a model by key, with least-recently-used eviction.
 
-    def __init__(self, capture: Capture, order: Order, most: int, most_bytes: int | None) -> None:
-        self.capture, self.order, self.most, self.most_bytes = capture, order, most, most_bytes
-        self.captured = 0
-        self._kept: OrderedDict[Hashable, Recording] = OrderedDict()
+    It evicts beyond ``max_graphs`` graphs, and beyond ``max_bytes`` of outputs and static inputs.
+    """
+
+    def __init__(self, capture: Capture, order: StreamOrder, max_graphs: int, max_bytes: int | None) -> None:
+        self._capture, self.order, self.max_graphs, self.max_bytes = capture, order, max_graphs, max_bytes
+        self.num_captures = 0
+        self._graphs: OrderedDict[Hashable, CapturedGraph] = OrderedDict()
         self._numbers = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._graphs)
 
     @property
     def bytes(self) -> int:
-        """Of results and inputs; not of intermediate values, which share one memory in every pool."""
-        statics = {id(static): static.tensor.nbytes for one in self._kept.values() for static in one.statics}
-        return sum(one.bytes for one in self._kept.values()) + sum(statics.values())
+        """Bytes of all outputs and static inputs, without the intermediate values, whose memory each pool shares."""
+        inputs = {id(static): static.tensor.nbytes for graph in self._graphs.values() for static in graph.inputs}
+        return sum(graph.output_bytes for graph in self._graphs.values()) + sum(inputs.values())
 
-    def get(self, key: Hashable) -> Recording | None:
-        """The recording of ``key``, used now."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+    def get(self, key: Hashable) -> CapturedGraph | None:
+        """The graph of ``key``, now the most recently used one."""
+        if key in self._graphs:
+            self._graphs.move_to_end(key)
+        return self._graphs.get(key)
 
-    def make(
+    def capture(
         self,
         key: Hashable,
         pool: Hashable,
-        work: Callable[[Tensors], Any],
-        statics: Mapping[str, Static],
-        reads: Recording | None,
-    ) -> Recording:
-        """Record ``work`` on the statics."""
-        tensors = {name: static.tensor for name, static in statics.items()}
-        replay = self.capture(lambda: work(tensors), pool)
-        self.captured += 1
-        made = Recording(replay, replay(), list(statics.values()), reads, next(self._numbers))
-        self._kept[key] = made
-        self._make_room(made)
-        return made
+        function: Callable[[Tensors], Any],
+        inputs: Mapping[str, StaticInput],
+        source: CapturedGraph | None,
+    ) -> CapturedGraph:
+        """Capture ``function`` of the static inputs, and replay it once."""
+        tensors = {name: static.tensor for name, static in inputs.items()}
+        replay = self._capture(lambda: function(tensors), pool)
+        self.num_captures += 1
+        graph = CapturedGraph(replay, replay(), list(inputs.values()), source, next(self._numbers))
+        self._graphs[key] = graph
+        self._evict(graph)
+        return graph
 
-    def _make_room(self, newest: Recording) -> None:
-        spare = {newest.number} | ({newest.reads.number} if newest.reads is not None else set())
-        while len(self._kept) > self.most or (self.most_bytes is not None and self.bytes > self.most_bytes):
-            oldest = next((one for one in self._kept.values() if one.number not in spare), None)
+    def _evict(self, newest: CapturedGraph) -> None:
+        """Delete the least recently used graphs and those that read their outputs; keep the newest and its source."""
+        keep = {newest.number} | ({newest.source.number} if newest.source is not None else set())
+        while len(self._graphs) > self.max_graphs or (self.max_bytes is not None and self.bytes > self.max_bytes):
+            oldest = next((graph for graph in self._graphs.values() if graph.number not in keep), None)
             if oldest is None:
                 return
-            self.order.settle()  # its memory goes to others
-            self._kept = OrderedDict(
-                (key, one) for key, one in self._kept.items() if one is not oldest and one.reads is not oldest
+            self.order.synchronize()  # its memory may be allocated again at once
+            self._graphs = OrderedDict(
+                (key, graph)
+                for key, graph in self._graphs.items()
+                if graph is not oldest and graph.source is not oldest
             )
 
 
-class Lane:
-    """Runs the recordings of one pass, each on inputs of its own shape.
+class GraphRunner:
+    """Runs one pass by replaying the graph that was captured for the shapes of its inputs.
 
-    ``slots`` take turns for results that are lent.
+    Calls that return contexts alternate between ``num_buffers`` output buffers.
     """
 
-    def __init__(self, name: str, recordings: Recordings, order: Order, slots: int = 1) -> None:
-        self.name, self.recordings, self.order = name, recordings, order
-        self.slots = [Slot((name, i)) for i in range(slots)]
-        self._statics = Statics()
-        self._turn = 0
-        self._last: Mark = None
+    def __init__(self, name: str, cache: GraphCache, order: StreamOrder, num_buffers: int = 1) -> None:
+        self.name, self.cache, self.order = name, cache, order
+        self.buffers = [OutputBuffer((name, i)) for i in range(num_buffers)]
+        self._static_inputs = StaticInputs()
+        self._next_buffer = 0
+        self._last_replay: Event = None
 
     def run(
         self,
-        fixed: Hashable,
-        inputs: Mapping[str, Input],
-        work: Callable[[Tensors], Any],
+        constants: Hashable,
+        inputs: Mapping[str, GraphInput],
+        function: Callable[[Tensors], Any],
         *,
-        reads: Slot | None = None,
-        lends: bool = False,
-    ) -> tuple[Any, Slot]:
-        """``work`` on the statics of ``inputs``, by replay; its result, and the slot in which that lies.
+        source: OutputBuffer | None = None,
+        returns_contexts: bool = False,
+    ) -> tuple[Any, OutputBuffer]:
+        """``function`` of the static inputs, by replay. -> its outputs, and the buffer in which they lie.
 
-        ``fixed`` is all that it depends on besides the inputs' shapes; ``reads`` a slot of another lane whose last
-        results it reads where they are; ``lends`` says that others will read its own.
+        ``constants`` are all values besides the inputs on which the function depends. ``source`` is a buffer of another
+        runner whose current outputs the function reads in place. ``returns_contexts`` says that the outputs will be
+        read after the next call.
         """
-        slot = self.slots[self._turn % len(self.slots)]
-        self._turn += lends
-        source = None if reads is None else reads.last
-        self.order.wait(self._last, *slot.read, None if reads is None else reads.written)
-        statics = self._statics.put(inputs)
-        shapes = tuple((name, static.tensor.shape, static.tensor.dtype) for name, static in statics.items())
-        key = slot.pool, fixed, shapes, None if source is None else source.number
-        recording = self.recordings.get(key)
-        if recording is None:
-            recording = self.recordings.make(key, slot.pool, work, statics, source)
+        buffer = self.buffers[self._next_buffer % len(self.buffers)]
+        self._next_buffer += returns_contexts
+        source_graph = None if source is None else source.graph
+        self.order.wait_events(self._last_replay, *buffer.reads, None if source is None else source.written)
+        static_inputs = self._static_inputs.copy_from(inputs)
+        shapes = tuple((name, static.tensor.shape, static.tensor.dtype) for name, static in static_inputs.items())
+        key = buffer.pool, constants, shapes, None if source_graph is None else source_graph.number
+        graph = self.cache.get(key)
+        if graph is None:
+            graph = self.cache.capture(key, buffer.pool, function, static_inputs, source_graph)
         else:
-            recording.replay()
-        slot.last, slot.lent, slot.read = recording, [], []
-        slot.written = self._last = self.order.mark()
-        if reads is not None:
-            reads.read.append(slot.written)
-        return recording.result, slot
+            graph.replay()
+        buffer.graph, buffer.contexts, buffer.reads = graph, [], []
+        buffer.written = self._last_replay = self.order.record_event()
+        if source is not None:
+            source.reads.append(buffer.written)
+        return graph.outputs, buffer
 
-    def lender(self, contexts: Sequence[Tensor] | None) -> Slot | None:
-        """The slot that has lent these contexts and still holds them."""
-        return None if contexts is None else next((slot for slot in self.slots if slot.has_lent(contexts)), None)
+    def buffer_of(self, contexts: Sequence[Tensor] | None) -> OutputBuffer | None:
+        """The buffer in which these contexts still lie, if there is one."""
+        if contexts is None:
+            return None
+        return next((buffer for buffer in self.buffers if buffer.has_contexts(contexts)), None)

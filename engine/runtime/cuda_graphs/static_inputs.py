@@ -1,4 +1,4 @@
-"""Memory that stays where it is, for the inputs of recorded computations."""
+"""Input tensors of captured graphs: allocated once, padded to few sizes, and filled before every replay."""
 
 from __future__ import annotations
 
@@ -9,70 +9,80 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..buckets import round_up
+
+def padded_size(count: int) -> int:
+    """The next of 0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, …: few shapes are captured, and padding adds less than half."""
+    power = 1 << max(0, count - 1).bit_length()
+    if count == 0:
+        return 0
+    return 3 * power // 4 if power > 2 and count <= 3 * power // 4 else power
 
 
 @dataclass(frozen=True)
-class Input:
-    """A tensor that a recorded computation reads.
+class GraphInput:
+    """A tensor that a captured graph reads.
 
-    ``axis`` counts what comes and goes (rows, prompts, contexts) and is rounded up, unless ``exact``. ``steady``: it is
-    copied only when it is another tensor than the last one, so it must not be written to in place.
+    ``axis`` is the axis whose size varies (rows, prompts, contexts); it is padded unless ``exact``. An ``immutable``
+    tensor is never written in place, and is copied only when it is a different tensor object than the last one.
     """
 
     value: Tensor
     axis: int = 0
-    steady: bool = False
+    immutable: bool = False
     exact: bool = False
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """With room."""
+    def padded_shape(self) -> tuple[int, ...]:
+        """The shape of the static input that holds this tensor."""
         shape = list(self.value.shape)
         if not self.exact:
-            shape[self.axis] = round_up(shape[self.axis])
+            shape[self.axis] = padded_size(shape[self.axis])
         return tuple(shape)
 
 
-class Static:
-    """A tensor with an address of its own.
+class StaticInput:
+    """A tensor with a fixed address, of shape ``shape``, whose first entries along ``axis`` are the current input.
 
-    Beyond what was last put there stands what computing goes well with and nobody asks for: earlier values, at first
-    the first one repeated, and of indices the first one always, for earlier ones may point beyond what is there now.
+    The padding holds valid values whose results nobody reads: earlier inputs (initially copies of the first entry), and
+    for index tensors always copies of the first entry, because earlier indices may exceed the current bounds.
     """
 
     def __init__(self, value: Tensor, axis: int, shape: tuple[int, ...]) -> None:
         self.axis = axis
         first = value.narrow(axis, 0, min(1, value.shape[axis]))
         self.tensor = torch.empty(shape, dtype=value.dtype, device=value.device).copy_(first.expand(shape))
-        self._holds: weakref.ref[Tensor] | None = None
+        self._source: weakref.ref[Tensor] | None = None
 
-    def put(self, value: Tensor, *, steady: bool) -> None:
-        """Copy ``value`` in; a steady one only if it is not there already."""
-        if steady and self._holds is not None and self._holds() is value:
+    def copy_from(self, value: Tensor, *, immutable: bool) -> None:
+        """Copy ``value`` in; an immutable one only if it is not the tensor that was copied last."""
+        if immutable and self._source is not None and self._source() is value:
             return
         count, size = value.shape[self.axis], self.tensor.shape[self.axis]
         self.tensor.narrow(self.axis, 0, count).copy_(value, non_blocking=True)
         if count < size and not value.is_floating_point():
-            rest = self.tensor.narrow(self.axis, count, size - count)
-            rest.copy_(value.narrow(self.axis, 0, 1).expand_as(rest), non_blocking=True)
-        self._holds = weakref.ref(value)
+            padding = self.tensor.narrow(self.axis, count, size - count)
+            padding.copy_(value.narrow(self.axis, 0, 1).expand_as(padding), non_blocking=True)
+        self._source = weakref.ref(value)
 
 
-class Statics:
-    """The statics of computations that run one after the other, by name and shape; gone when nobody holds them."""
+class StaticInputs:
+    """The static inputs of graphs that run one after the other, shared by name, shape and type.
+
+    They are held by weak references: a static input is freed with the last graph that reads it.
+    """
 
     def __init__(self) -> None:
-        self._kept: weakref.WeakValueDictionary[tuple[object, ...], Static] = weakref.WeakValueDictionary()
+        self._tensors: weakref.WeakValueDictionary[tuple[object, ...], StaticInput] = weakref.WeakValueDictionary()
 
-    def put(self, inputs: Mapping[str, Input]) -> dict[str, Static]:
-        """Each input in its place."""
-        found = {}
-        for name, one in inputs.items():
-            key = name, one.shape, one.value.dtype
-            static = self._kept.get(key)
+    def copy_from(self, inputs: Mapping[str, GraphInput]) -> dict[str, StaticInput]:
+        """Copy every input into its static input."""
+        static_inputs = {}
+        for name, graph_input in inputs.items():
+            shape = graph_input.padded_shape
+            key = name, shape, graph_input.value.dtype
+            static = self._tensors.get(key)
             if static is None:
-                static = self._kept[key] = Static(one.value, one.axis, one.shape)
-            static.put(one.value, steady=one.steady)
-            found[name] = static
-        return found
+                static = self._tensors[key] = StaticInput(graph_input.value, graph_input.axis, shape)
+            static.copy_from(graph_input.value, immutable=graph_input.immutable)
+            static_inputs[name] = static
+        return static_inputs

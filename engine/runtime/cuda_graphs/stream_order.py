@@ -1,40 +1,40 @@
-"""Order between the streams of a device: who waits for what another has been given."""
+"""Synchronisation between the CUDA streams of a device."""
 
 from __future__ import annotations
 
 import torch
 
-Mark = torch.cuda.Event | None
+Event = torch.cuda.Event | None
 
 
-class Order:
-    """A device with one stream: everything is in order."""
+class StreamOrder:
+    """Synchronisation for a device with a single stream, where nothing has to wait."""
 
-    def mark(self) -> Mark:
-        """A point after all that the current stream has been given."""
+    def record_event(self) -> Event:
+        """Record an event on the current stream."""
         return None
 
-    def wait(self, *marks: Mark) -> None:
-        """The current stream goes on after these points."""
+    def wait_events(self, *events: Event) -> None:
+        """Make the current stream wait for these events."""
 
-    def settle(self) -> None:
-        """The host waits until nothing runs any more."""
+    def synchronize(self) -> None:
+        """Block the host until the device is idle."""
 
 
-class CudaOrder(Order):
-    """By events."""
+class CudaStreamOrder(StreamOrder):
+    """Synchronisation by CUDA events."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def mark(self) -> Mark:
+    def record_event(self) -> Event:
         return torch.cuda.current_stream(self.device).record_event()
 
-    def wait(self, *marks: Mark) -> None:
+    def wait_events(self, *events: Event) -> None:
         stream = torch.cuda.current_stream(self.device)
-        for mark in marks:
-            if mark is not None:
-                stream.wait_event(mark)
+        for event in events:
+            if event is not None:
+                stream.wait_event(event)
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         torch.cuda.synchronize(self.device)

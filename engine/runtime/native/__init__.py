@@ -11,9 +11,9 @@ from ...model import DDiT
 from .blocks import share
 from .towers import NativeAudioTower, NativeVideoTower
 
-__all__ = ["NativeDDiT", "objection", "pays"]
+__all__ = ["NativeDDiT", "is_expected_fastest", "unsupported_reason"]
 
-WIDEST = 256  # beyond, the matrix products of libraries are as fast, and the weights of a block fit no cache
+WIDEST = 256  # above, the matrix products of libraries are as fast, and the weights of a block exceed the cache
 VECTORS = ("x86-64-v3", "x86-64-v4")  # instructions for which the native part has vectors as wide as the registers
 
 
@@ -25,8 +25,8 @@ class NativeDDiT(DDiT):
     """
 
     def __init__(self, model: DDiT) -> None:
-        if why := objection(model):
-            raise ValueError(f"the runtime native {why}")
+        if reason := unsupported_reason(model):
+            raise ValueError(f"the runtime native {reason}")
         nn.Module.__init__(self)
         share(self, model)
         self.config, self.bridge = model.config, model.bridge
@@ -34,8 +34,8 @@ class NativeDDiT(DDiT):
         self.train(model.training)
 
 
-def objection(model: DDiT) -> str:
-    """Why the native part cannot compute the blocks of this model; nothing if it can."""
+def unsupported_reason(model: DDiT) -> str:
+    """The reason why the C++ part cannot compute the blocks of this model; empty if it can."""
     config = model.config
     if native.LOOPS is None:
         return "needs the native part, which was not built or is switched off by SYNCFLOW_NATIVE=0"
@@ -51,7 +51,7 @@ def objection(model: DDiT) -> str:
     return ""
 
 
-def pays(config: DDiTConfig) -> bool:
-    """Whether native blocks are expected to be the fastest, where nothing is timed: for a small model, on a processor
-    whose vectors the native part uses."""
+def is_expected_fastest(config: DDiTConfig) -> bool:
+    """Whether native blocks are the default where nothing is timed: for a small model, on a processor whose vectors the
+    C++ part uses."""
     return config.width <= WIDEST and native.instructions() in VECTORS

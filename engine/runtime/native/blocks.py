@@ -24,7 +24,7 @@ from ...model.video import STDiTBlock, VideoState
 T = TypeVar("T")
 
 
-class OfTensor(Generic[T]):
+class TensorCache(Generic[T]):
     """``make(tensor, …)`` once for every tensor that nobody writes to, kept as long as it lives."""
 
     def __init__(self, make: Callable[..., T]) -> None:
@@ -46,8 +46,8 @@ class OfTensor(Generic[T]):
             self._kept.pop(key, None)
 
 
-def here(x: Tensor) -> bool:
-    """Whether the native part may compute with x: nothing wants gradients, traces, counts or asks for another way."""
+def runs_natively(x: Tensor) -> bool:
+    """Whether the native part may compute with x: without gradients, tracing, counting or another implementation."""
     return not torch.is_grad_enabled() and suits_cpu((x,)) and native.takes(x)
 
 
@@ -58,32 +58,35 @@ class NativeBlock(STDiTBlock):
         share(self, block)
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
         self.made = native.LOOPS.VideoBlock(_arrays(block), self.width, self.heads, self.mlp.fc1.out_features)
-        self.text = OfTensor(self._fold)
+        self.text = TensorCache(self._fold)
 
     def forward(
         self,
         x: Tensor,
-        normed: Tensor,
+        normed: Tensor | None,
         state: VideoState,
-        place: int,
+        index: int,
         following: STDiTBlock | None,
         *,
+        branch: Tensor | None = None,
         temporal: bool = False,
         num_outputs: int | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """As :class:`~syncflow.engine.model.video.STDiTBlock` does it.
 
-        What comes out takes the place of ``x`` and ``normed``. A spatial block tells no tokens after the attention.
+        The results take the place of ``x`` and ``normed``. A spatial block returns no tokens after the attention.
         """
-        if not here(x):
-            return super().forward(x, normed, state, place, following, temporal=temporal, num_outputs=num_outputs)
+        if not runs_natively(x):
+            options: dict[str, Any] = {"branch": branch, "temporal": temporal, "num_outputs": num_outputs}
+            return super().forward(x, normed, state, index, following, **options)
         assert following is None or isinstance(following, NativeBlock)
+        x, normed = self.begin(x, normed, branch, state.block_modulation)
         attended = x.new_empty(x.shape) if temporal else None
-        x, normed = run_video([self], following, x, normed, state, place, [attended], num_outputs)
+        x, normed = run_video([self], following, x, normed, state, index, [attended], num_outputs)
         return x, None if following is None else normed, x if attended is None else attended
 
-    def _fold(self, keys: Tensor, text: Any, place: int) -> Any:
-        keys, values = text.keys[place].contiguous(), text.values[place].contiguous()
+    def _fold(self, keys: Tensor, text: Any, index: int) -> Any:
+        keys, values = text.keys[index].contiguous(), text.values[index].contiguous()
         lengths = text.lengths.to(torch.int64).contiguous()
         addresses = [tensor.data_ptr() for tensor in (keys, values, lengths)]
         return self.made.fold(addresses, keys.stride()[:2], *keys.shape[:2])
@@ -95,28 +98,30 @@ def run_video(
     x: Tensor,
     normed: Tensor,
     state: VideoState,
-    place: int,
+    index: int,
     attended: Sequence[Tensor | None],
     num_outputs: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Blocks one after the other over tokens x (R, T, S, D), and the norm of these that the first of them begins with.
 
-    ``place`` of the first block among those of the text. ``attended`` takes the tokens after the attention of every
+    ``index`` of the first block among those of the text. ``attended`` takes the tokens after the attention of every
     temporal block, shaped as x; None for a spatial one. Only the first ``num_outputs`` rows go on in the last block. ->
     x and the norm that ``following`` begins with, which take the place of the arguments where those are dense.
     """
     x, normed, of_row = x.contiguous(), normed.contiguous(), state.text_of_row.contiguous()
-    rows = state.rows if state.rows.stride()[2:] == (x.shape[-1], 1) else state.rows.contiguous()
+    modulation = state.block_modulation
+    if modulation.stride()[2:] != (x.shape[-1], 1):
+        modulation = modulation.contiguous()
     rope = state.rope.contiguous()
     count = x.shape[0] if num_outputs is None else num_outputs
     native.LOOPS.run_video(
         [block.made for block in blocks],
         None if following is None else following.made,
-        [block.text(state.text.keys, state.text, place + i) for i, block in enumerate(blocks)],
+        [block.text(state.text.keys, state.text, index + i) for i, block in enumerate(blocks)],
         [_address(tensor) for tensor in attended],
-        [tensor.data_ptr() for tensor in (x, normed, rows, of_row, rope)],
+        [tensor.data_ptr() for tensor in (x, normed, modulation, of_row, rope)],
         (*x.shape[:3], count),
-        (rows.stride(0), rows.stride(1) if rows.shape[1] > 1 else 0),
+        (modulation.stride(0), modulation.stride(1) if modulation.shape[1] > 1 else 0),
         EPS,
         torch.get_num_threads(),
     )
@@ -126,12 +131,13 @@ def run_video(
 class NativeAudioLayer(AudioLayer):
     """An audio layer in the native part, with the weights of ``layer``; beside a style it is computed as there.
 
-    ``rope_table`` gives the rotation of a context's positions; ``heard`` if the tokens after the attention are wanted.
+    ``rope_table`` gives the rotation of a context's positions; ``returns_attended``: whether the tokens after the
+    self-attention are wanted.
     """
 
-    def __init__(self, layer: AudioLayer, rope_table: Callable[[Tensor], Tensor], *, heard: bool) -> None:
+    def __init__(self, layer: AudioLayer, rope_table: Callable[[Tensor], Tensor], *, returns_attended: bool) -> None:
         share(self, layer)
-        self.rope_table, self.heard = rope_table, heard
+        self.rope_table, self.returns_attended = rope_table, returns_attended
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
         sizes = self.width, self.heads, self.mlp.fc1.out_features
         self.made = native.LOOPS.AudioLayer(_arrays(layer), *sizes, self.norm1.eps)
@@ -141,11 +147,12 @@ class NativeAudioLayer(AudioLayer):
     ) -> tuple[Tensor, Tensor]:
         """As :class:`~syncflow.engine.model.audio.AudioLayer` does it.
 
-        What comes out takes the place of ``x``. The tokens after the attention are told only where they are ``heard``.
+        The result takes the place of ``x``, and without ``returns_attended`` also that of the tokens after the
+        self-attention.
         """
-        if not here(x):
-            return super().forward(x, state, None if state.sight is None else context, num_outputs=num_outputs)
-        attended = x.new_empty(x.shape) if self.heard else None
+        if not runs_natively(x):
+            return super().forward(x, state, None if state.context_ref is None else context, num_outputs=num_outputs)
+        attended = x.new_empty(x.shape) if self.returns_attended else None
         x = run_audio([self], x, state, [context], [attended], num_outputs)
         return x, x if attended is None else attended
 
@@ -163,13 +170,13 @@ def run_audio(
     ``attended`` takes the tokens after the attention of every layer, shaped as x, where they are wanted. Only the first
     ``num_outputs`` rows go on in the last layer. -> x, which takes the place of the argument where that is dense.
     """
-    x, clock, tail, sight = x.contiguous(), state.rope.contiguous(), state.tail.contiguous(), state.sight
+    x, clock, tail, ref = x.contiguous(), state.rope.contiguous(), state.tail.contiguous(), state.context_ref
     count = x.shape[0] if num_outputs is None else num_outputs
     rope = of_row = None
     rows = known = 0
-    read = [None if context is None or sight is None else context.contiguous() for context in contexts]
-    if read[0] is not None and sight is not None:
-        rope, of_row = layers[0].rope_table(sight.positions).contiguous(), sight.context_of_row
+    read = [None if context is None or ref is None else context.contiguous() for context in contexts]
+    if read[0] is not None and ref is not None:
+        rope, of_row = layers[0].rope_table(ref.positions).contiguous(), ref.context_of_row
         of_row = None if of_row is None else of_row.contiguous()
         rows, known = read[0].shape[:2]
     native.LOOPS.run_audio(

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from ...model.audio import AudioLayer, AudioState, AudioTower, ModalityAdaptor
 from ...model.bridges import Context, Reader
 from ...model.video import STDiTBlock, VideoState, VideoTower
-from .blocks import NativeAdaptor, NativeAudioLayer, NativeBlock, OfTensor, here, run_audio, run_video, share
+from .blocks import (
+    NativeAdaptor,
+    NativeAudioLayer,
+    NativeBlock,
+    TensorCache,
+    run_audio,
+    run_video,
+    runs_natively,
+    share,
+)
 
 SHAPES = 64  # that are kept
 
@@ -21,7 +30,7 @@ SHAPES = 64  # that are kept
 T = TypeVar("T")
 
 
-def plainly(make: Callable[..., T]) -> Callable[..., T]:
+def outside_inference_mode(make: Callable[..., T]) -> Callable[..., T]:
     """``make`` outside of inference mode, whose tensors are of no use elsewhere, and without gradients."""
 
     @wraps(make)
@@ -43,8 +52,8 @@ class NativeVideoTower(VideoTower):
             for blocks in (tower.spatial_blocks, tower.temporal_blocks)
         )
         self.blocks = [cast("NativeBlock", block) for layer in self.layers for block in layer]  # in their order
-        self.rope_table = lru_cache(SHAPES)(plainly(tower.rope_table))  # type: ignore[method-assign]
-        self.positions = lru_cache(SHAPES)(plainly(tower.positions))  # type: ignore[method-assign]
+        self.rope_table = lru_cache(SHAPES)(outside_inference_mode(tower.rope_table))  # type: ignore[method-assign]
+        self.positions = lru_cache(SHAPES)(outside_inference_mode(tower.positions))  # type: ignore[method-assign]
 
     def run_layers(
         self,
@@ -56,11 +65,12 @@ class NativeVideoTower(VideoTower):
     ) -> tuple[VideoState, list[Tensor]]:
         """See :class:`~syncflow.engine.model.video.VideoTower`; all blocks in one call where no audio is read."""
         x = state.x
-        if readers or prefix_of_row is not None or not here(x):
+        if readers or prefix_of_row is not None or not runs_natively(x):
             return super().run_layers(state, readers, prefix_of_row, num_outputs, keep)
         features = x.new_empty(1 if keep is None else len(self.blocks) // 2, *x.shape)
         attended = [features[i // 2 % len(features)] if i % 2 else None for i in range(len(self.blocks))]
-        x, _ = run_video(self.blocks, None, x, self.blocks[0].norm(x, state.rows), state, 0, attended, num_outputs)
+        x, normed = self.blocks[0].begin(x, None, None, state.block_modulation)
+        x, _ = run_video(self.blocks, None, x, normed, state, 0, attended, num_outputs)
         state = replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x)
         return state, [] if keep is None else [keep(i, feature) for i, feature in enumerate(features)]
 
@@ -71,33 +81,34 @@ class NativeAudioTower(AudioTower):
     def __init__(self, tower: AudioTower) -> None:
         share(self, tower)
         config = self.config = tower.config
-        self.rope_table = OfTensor(plainly(tower.rope_table))  # type: ignore[method-assign, assignment]
+        self.rope_table = TensorCache(outside_inference_mode(tower.rope_table))  # type: ignore[method-assign, assignment]
         layers = [cast("AudioLayer", layer) for layer in tower.layers]
-        self.heard = config.bridge != "adaptor"
-        self.layers = nn.ModuleList(NativeAudioLayer(layer, self.rope_table, heard=self.heard) for layer in layers)
+        self.returns_attended = config.bridge != "adaptor"
+        options: dict[str, Any] = {"rope_table": self.rope_table, "returns_attended": self.returns_attended}
+        self.layers = nn.ModuleList(NativeAudioLayer(layer, **options) for layer in layers)
         pooled = config.adaptor_tokens == "frame"
         self._contexts = [
             NativeAdaptor(cast("ModalityAdaptor", adaptor), layer.cross_attn, pooled=pooled)
             for adaptor, layer in zip(tower.adaptors, layers, strict=False)
         ]
-        self.clock = lru_cache(SHAPES)(plainly(tower.clock))  # type: ignore[method-assign]
-        self.video_positions = lru_cache(SHAPES)(plainly(tower.video_positions))  # type: ignore[method-assign]
+        self.token_positions = lru_cache(SHAPES)(outside_inference_mode(tower.token_positions))  # type: ignore[method-assign]
+        self.video_positions = lru_cache(SHAPES)(outside_inference_mode(tower.video_positions))  # type: ignore[method-assign]
 
     def context(self, index: int, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
         """See :class:`~syncflow.engine.model.audio.AudioTower`."""
-        if not self._contexts or not here(feature):
+        if not self._contexts or not runs_natively(feature):
             return super().context(index, feature, rows, rope)
         return self._contexts[index](feature, rows, rope)
 
     def run_layers(
         self, state: AudioState, context: Context | None, num_outputs: int | None
     ) -> tuple[AudioState, list[Tensor]]:
-        """See :class:`~syncflow.engine.model.audio.AudioTower`; all layers in one call. Tokens only where they are
-        heard."""
-        if not here(state.x):
+        """See :class:`~syncflow.engine.model.audio.AudioTower`; all layers in one call. Tokens after the
+        self-attention only where a bridge reads them."""
+        if not runs_natively(state.x):
             return super().run_layers(state, context, num_outputs)
         layers = [cast("NativeAudioLayer", layer) for layer in self.layers]
-        sounds = [state.x.new_empty(state.x.shape) for _ in layers if self.heard]
-        read = [None] * len(layers) if context is None else context
-        x = run_audio(layers, state.x, state, read, sounds or [None] * len(layers), num_outputs)
-        return replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x), sounds
+        attended = [state.x.new_empty(state.x.shape) for _ in layers if self.returns_attended]
+        contexts = [None] * len(layers) if context is None else context
+        x = run_audio(layers, state.x, state, contexts, attended or [None] * len(layers), num_outputs)
+        return replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x), attended

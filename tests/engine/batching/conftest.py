@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
-from syncflow.engine.batching import Batcher, Limits, Policy, Stages
+from syncflow.engine.batching import Batcher, Limits, Policy
 
 MODULUS = 2**61 - 1
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request. ``bad`` names the stage that fails on it ("prepare", "step" or "decode")."""
+    """A request. ``bad`` names the method that fails on it ("encode", "step" or "decode")."""
 
     seed: int
     steps: int = 3
@@ -55,8 +55,8 @@ def alone(ask: Ask) -> int:
 
 
 @dataclass
-class Stepper:
-    """Counts places, and holds that only one thread at a time uses it."""
+class ModelBatch:
+    """A batch of the model, which checks that only the step thread uses it."""
 
     shape: str
     model: Model
@@ -92,49 +92,46 @@ class Stepper:
 
 
 class Model:
-    """The stages of the arithmetic. ``gate``: steps wait while it is closed; ``on_step`` is called before each."""
+    """The backend of the arithmetic. ``gate``: steps wait while it is closed; ``on_step`` is called before each."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.gate = threading.Event()
         self.gate.set()
         self.stepping_now = threading.Event()
-        self.on_step: Callable[[Stepper], None] = lambda stepper: None
+        self.on_step: Callable[[ModelBatch], None] = lambda batch: None
         self.made: list[str] = []
-        self.prepared: list[int] = []
+        self.encoded: list[int] = []
         self.stepped: list[tuple[str, tuple[int, ...]]] = []
         self.most = 0
 
-    def stepping(self, stepper: Stepper) -> None:
+    def stepping(self, batch: ModelBatch) -> None:
         self.stepping_now.set()
         assert self.gate.wait(30)
-        self.stepped.append((stepper.shape, tuple(job.ask.seed for job in stepper.jobs)))
-        self.on_step(stepper)
+        self.stepped.append((batch.shape, tuple(job.ask.seed for job in batch.jobs)))
+        self.on_step(batch)
 
-    def prepare(self, ask: Ask) -> Job:
-        self.prepared.append(ask.seed)
-        if ask.bad == "prepare":
+    def shape(self, ask: Ask) -> str:
+        return ask.shape
+
+    def memory(self, ask: Ask) -> int:
+        return ask.cost
+
+    def encode(self, ask: Ask) -> Job:
+        self.encoded.append(ask.seed)
+        if ask.bad == "encode":
             raise ValueError(f"request {ask.seed} is bad")
         return Job(ask)
 
-    def make(self, shape: str) -> Stepper:
+    def make_batch(self, shape: Hashable) -> ModelBatch:
+        assert isinstance(shape, str)
         self.made.append(shape)
-        return Stepper(shape, self)
+        return ModelBatch(shape, self)
 
-    def decode(self, ask: Ask, job: Job, latents: Latents) -> Result:
-        assert job.ask is ask
+    def decode(self, ask: Ask, latents: Latents) -> Result:
         if ask.bad == "decode":
             raise OSError(f"request {ask.seed} is bad")
         return Result(latents.value)
-
-    def stages(self) -> Stages[Ask, Job, Latents, Result]:
-        return Stages(
-            key=lambda ask: ask.shape,
-            cost=lambda ask: ask.cost,
-            prepare=self.prepare,
-            make=self.make,
-            decode=self.decode,
-        )
 
 
 @pytest.fixture
@@ -161,7 +158,7 @@ def start(model):
     def begin(
         limits: Limits | None = None, policy: Policy | None = None, clock: Callable[[], float] = time.monotonic
     ) -> Batcher:
-        started.append(Batcher(model.stages(), limits, policy, clock))
+        started.append(Batcher(model, limits, policy, clock))
         return started[-1]
 
     yield begin
@@ -170,3 +167,17 @@ def start(model):
         batcher.close()
     left = {thread for thread in threading.enumerate() if thread.name.startswith("syncflow-")}
     assert not left - before
+
+
+@pytest.fixture
+def blocked(start, model, ask):
+    """Starts a batcher whose step thread stands in a step of its first request until the gate opens."""
+
+    def begin(limits=None, policy=None, first=None, clock=time.monotonic, **settings):
+        model.gate.clear()
+        batcher = start(limits, policy, clock)
+        handle = batcher.submit(first or ask(0, steps=2, shape="first"), **settings)
+        assert model.stepping_now.wait(30)
+        return batcher, handle
+
+    return begin

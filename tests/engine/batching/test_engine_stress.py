@@ -30,8 +30,11 @@ from syncflow.engine.memory import Memory
 from syncflow.engine.model import DDiT
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 
-CLIENTS, SAMPLE, MEMO = 3, 12, 60_000
+CLIENTS, SAMPLE, CACHE_BYTES = 3, 12, 60_000
 SIDE, RATE = 32, 48_000
+
+pytestmark = pytest.mark.slow
+
 PROMPTS = ("a ball", "a cube", "a large red ball bounces", "glass", "rain on a tin roof")
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # of latents up to 10, whose rows share matrix products with others'
 Settings = dict[str, Any]
@@ -72,7 +75,7 @@ MEDIA: dict[str, tuple[Settings, ...]] = {
     "global_local": ({}, {"video": sketch(0.5)}, {"audio": sketch(0.5)}, {"reference": sketch(0.3)}),
 }
 REFUSED: tuple[Settings, ...] = ({"sound_only": True}, {"steps": 0}, {"extend": sketch(1.0)}, {"priority": 1000})
-FAILING: Settings = {"extend": sketch(0.1)}  # shorter than a latent, which its preparation finds
+FAILING: Settings = {"extend": sketch(0.1)}  # shorter than a latent, which encoding finds
 
 
 def small(bridge: str) -> Components:
@@ -181,22 +184,22 @@ class Watch:
         self.jobs: list[weakref.ref[Any]] = []
         self.passes = self.most = 0
         name = "joint_pass" if engine.config.ddit.bridge == "global_local" else "audio_pass"
-        compute, prepare = getattr(engine.denoiser, name), engine.pipeline.prepare
+        compute, encode = getattr(engine.denoiser, name), engine.pipeline.encode
 
-        def failing(*args: Any, **options: Any) -> Any:
+        def failing(inputs: Any) -> Any:
             self.passes += 1
             self.most = max(self.most, engine.batcher.stats().memory)
             if self.passes == fails_at:
                 raise Injected
-            return compute(*args, **options)
+            return compute(inputs)
 
-        def noted(read: Any) -> Any:
-            prepared = prepare(read)
-            self.jobs.append(weakref.ref(prepared.job))
-            return prepared
+        def noted(prepared: Any) -> Any:
+            job = encode(prepared)
+            self.jobs.append(weakref.ref(job))
+            return job
 
         monkeypatch.setattr(engine.denoiser, name, failing)
-        monkeypatch.setattr(engine.pipeline, "prepare", noted)
+        monkeypatch.setattr(engine.pipeline, "encode", noted)
 
 
 def check_end(request: Request, bad: bool, handle: Handle[list[Clip]]) -> None:
@@ -236,7 +239,8 @@ def test_a_random_load(models, monkeypatch, bridge, deterministic, count, seed):
     limits = Limits(queue=16, batch=4, memory=12_000_000, prepare_threads=2, decode_threads=2)
     with monkeypatch.context() as patch:
         engine = Engine(parts, deterministic=deterministic, limits=limits, policy=Policy(ageing=0.5))
-        engine.memory, engine.conditioning_cache = memory, ConditioningCache(engine.denoiser, capacity=MEMO)
+        engine.backend.memory_model = memory
+        engine.backend.conditioning_cache = ConditioningCache(engine.denoiser, capacity=CACHE_BYTES)
         watch = Watch(engine, fails_at=20, monkeypatch=patch)
         clients = [Client(engine, bridge, count // CLIENTS, f"{seed}{name}") for name in "abc"]
         for client in clients:
@@ -253,20 +257,20 @@ def test_a_random_load(models, monkeypatch, bridge, deterministic, count, seed):
         for (request, bad), handle in zip(asked, handles, strict=True):
             check_end(request, bad, handle)
         states = Counter(handle.state for handle in handles)
-        found, worker = engine.batcher.stats(), engine.batcher._worker
+        found, batcher = engine.batcher.stats(), engine.batcher
         assert {state: n for state, n in found.states.items() if n} == states
         assert states[State.DONE] > count / 4 and states[State.CANCELLED] and states[State.EXPIRED]
         assert watch.passes > 20, "no pass has failed"
         assert found.request_steps > found.steps, "no requests were stepped together"
 
         assert (found.queue, found.running, found.batches, found.memory) == (0, 0, 0, 0)
-        assert not worker._scheduler.entries and not worker._seats
+        assert not batcher._scheduler.requests and not batcher._batches
         assert 0 < watch.most <= limits.memory
         engine.close()
         gc.collect()
         assert watch.jobs and not [job for job in watch.jobs if job() is not None]
-        kept = [tensor.nbytes for _, tensors in engine.conditioning_cache._kept.values() for tensor in tensors]
-        assert engine.conditioning_cache.size == sum(kept) <= MEMO
+        kept = [tensor.nbytes for tensors in engine.conditioning_cache._kept.values() for tensor in tensors]
+        assert engine.conditioning_cache.size == sum(kept) <= CACHE_BYTES
 
     done = [i for i, handle in enumerate(handles) if handle.state is State.DONE]
     reference = Engine(parts, deterministic=deterministic)

@@ -22,13 +22,13 @@ ENDS = {
 
 
 @pytest.fixture
-def settled() -> list[State]:
+def finals() -> list[State]:
     return []
 
 
 @pytest.fixture
-def handle(settled) -> Handle:
-    return Handle(settled.append)
+def handle(finals) -> Handle:
+    return Handle(finals.append)
 
 
 def test_a_new_handle_waits(handle):
@@ -38,13 +38,13 @@ def test_a_new_handle_waits(handle):
 
 
 @pytest.mark.parametrize("state", ENDS, ids=str)
-def test_the_first_end_is_the_only_one(handle, settled, state):
-    assert handle.settle(state, **ENDS[state])
+def test_the_first_end_is_the_only_one(handle, finals, state):
+    assert handle.finish(state, **ENDS[state])
     for other, values in ENDS.items():
-        assert not handle.settle(other, **values)
+        assert not handle.finish(other, **values)
     assert not handle.cancel()
     assert not handle.advance(State.RUNNING, Progress(1, 2))
-    assert (handle.state, handle.progress, settled) == (state, Progress(0, 0), [state])
+    assert (handle.state, handle.progress, finals) == (state, Progress(0, 0), [state])
     error = ENDS[state].get("error")
     assert handle.exception(0) is error
     if error is None:
@@ -54,15 +54,15 @@ def test_the_first_end_is_the_only_one(handle, settled, state):
             handle.result()
 
 
-def test_of_many_who_end_it_at_once_one_does(settled):
+def test_of_many_who_end_it_at_once_one_does(finals):
     for _ in range(50):
-        settled.clear()
-        handle = Handle(settled.append)
+        finals.clear()
+        handle = Handle(finals.append)
         start, won = threading.Barrier(4), Counter()
 
         def end(state, handle=handle, start=start, won=won):
             start.wait(30)
-            won[handle.settle(state, **ENDS[state])] += 1
+            won[handle.finish(state, **ENDS[state])] += 1
 
         threads = [threading.Thread(target=end, args=(state,)) for state in ENDS]
         for thread in threads:
@@ -70,7 +70,7 @@ def test_of_many_who_end_it_at_once_one_does(settled):
         for thread in threads:
             thread.join(30)
         assert won == {True: 1, False: 3}
-        assert settled == [handle.state]
+        assert finals == [handle.state]
 
 
 def test_callbacks_come_once_each_and_their_errors_stop_nobody(handle, caplog):
@@ -82,7 +82,7 @@ def test_callbacks_come_once_each_and_their_errors_stop_nobody(handle, caplog):
     handle.add_done_callback(bad)
     handle.add_done_callback(lambda one: called.append((one, one.state)))
     assert not called
-    handle.settle(State.DONE, 7)
+    handle.finish(State.DONE, 7)
     handle.add_done_callback(lambda one: called.append("late"))
     assert called == [(handle, State.DONE), "late"]
     assert "in a callback" in caplog.text
@@ -91,7 +91,7 @@ def test_callbacks_come_once_each_and_their_errors_stop_nobody(handle, caplog):
 def test_a_callback_may_use_the_handle(handle):
     found = []
     handle.add_done_callback(lambda one: found.append((one.result(0), one.cancel())))
-    handle.settle(State.DONE, 7)
+    handle.finish(State.DONE, 7)
     assert found == [(7, False)]
 
 
@@ -102,7 +102,7 @@ def advance_in_turn(handle, seen, state=State.DONE, **values):
         deadline = time.monotonic() + 30
         while (not seen or seen[-1].done < step) and time.monotonic() < deadline:
             time.sleep(0.001)
-    handle.settle(state, **values)
+    handle.finish(state, **values)
 
 
 @pytest.mark.parametrize("state", ENDS, ids=str)
@@ -124,7 +124,7 @@ def test_iteration_of_a_request_that_never_ran_is_empty(handle):
 
 def test_async_iteration_and_several_waiters():
     async def main():
-        handle = Handle(lambda state: None)
+        handle = Handle()
         seen = []
 
         async def watch():
@@ -151,8 +151,8 @@ def test_async_iteration_and_several_waiters():
 @pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED, State.EXPIRED], ids=str)
 def test_await_raises_what_the_request_ended_with(state):
     async def main():
-        handle = Handle(lambda state: None)
-        threading.Timer(0.02, handle.settle, args=(state,), kwargs=ENDS[state]).start()
+        handle = Handle()
+        threading.Timer(0.02, handle.finish, args=(state,), kwargs=ENDS[state]).start()
         with pytest.raises(type(ENDS[state]["error"])):
             await handle
 
@@ -161,35 +161,35 @@ def test_await_raises_what_the_request_ended_with(state):
 
 def test_a_waiter_that_gives_up_leaves_the_request_alone():
     async def main():
-        handle = Handle(lambda state: None)
+        handle = Handle()
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(handle, 0.02)
         assert not handle.done()
         assert not handle._watchers
-        handle.settle(State.DONE, 7)
+        handle.finish(State.DONE, 7)
         assert await handle == 7
 
     asyncio.run(main())
 
 
 def test_the_end_may_come_after_the_loop_is_closed():
-    handle = Handle(lambda state: None)
+    handle = Handle()
     loop = asyncio.new_event_loop()
     iterator = handle.__aiter__()
     waiting = loop.create_task(anext(iterator))
     loop.run_until_complete(asyncio.sleep(0.01))
     assert len(handle._watchers) == 1
     loop.close()
-    assert handle.settle(State.DONE, 7)
+    assert handle.finish(State.DONE, 7)
     assert handle.result(0) == 7
     waiting._log_destroy_pending = False
 
 
-def test_waiting_does_not_turn_the_loop():
+def test_waiting_does_not_run_the_loop():
     """A busy wait would let the loop count far; a waiter wakes it only when something changes."""
 
     async def main():
-        handle = Handle(lambda state: None)
+        handle = Handle()
         loop = asyncio.get_running_loop()
         waiting = asyncio.ensure_future(handle)
         await asyncio.sleep(0)
@@ -202,7 +202,7 @@ def test_waiting_does_not_turn_the_loop():
             return select(timeout)
 
         loop._selector.select = counted
-        threading.Timer(0.2, handle.settle, args=(State.DONE, 7)).start()
+        threading.Timer(0.2, handle.finish, args=(State.DONE, 7)).start()
         assert await waiting == 7
         assert turns <= 5
 
@@ -224,8 +224,8 @@ def test_an_ended_handle_holds_nothing_but_its_result():
 
 
 def test_an_error_that_was_raised_keeps_no_handle_alive():
-    handle, kept = Handle(lambda state: None), ValueError("bad")
-    handle.settle(State.FAILED, error=kept)
+    handle, kept = Handle(), ValueError("bad")
+    handle.finish(State.FAILED, error=kept)
     gone = weakref.ref(handle)
     with pytest.raises(ValueError, match="bad"):
         handle.result()

@@ -1,4 +1,4 @@
-"""The scheduler on a simulated clock: whatever happens, limits hold, order holds, and every request ends once."""
+"""The scheduler on a simulated clock: whatever happens, limits and order hold, and every request is removed once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from syncflow.engine.batching import Full, Limits, Policy
-from syncflow.engine.batching.entry import Entry, Phase
+from syncflow.engine.batching.request_state import Phase, RequestState
 from syncflow.engine.batching.scheduler import Scheduler
+
+from .helpers import make_request
 
 RESERVED = {Phase.PREPARING, Phase.READY, Phase.RUNNING, Phase.DECODING}
 AGEING = 8.0
 
 
 class Machine(RuleBasedStateMachine):
-    """Everything that a worker may do, in any order; times are whole, so that ranks are exact."""
+    """Everything that a batcher may do, in any order; times are whole numbers, so that ranks are exact."""
 
     @initialize(
         batch=st.integers(1, 4),
@@ -33,107 +35,108 @@ class Machine(RuleBasedStateMachine):
         self.policy = Policy(continuous=continuous, max_wait=max_wait, ageing=AGEING)
         self.scheduler = Scheduler(self.limits, self.policy)
         self.now = 0.0
-        self.taken: list[Entry] = []
-        self.left: dict[Entry, int] = {}
-        self.alone: set[Entry] = set()
-        self.ended: Counter[Entry] = Counter()
+        self.taken: list[RequestState] = []
+        self.left: dict[RequestState, int] = {}
+        self.alone: set[RequestState] = set()
+        self.ended: Counter[RequestState] = Counter()
 
     @rule(
-        key=st.integers(0, 2),
-        cost=st.integers(0, 6),
+        shape=st.integers(0, 2),
+        memory=st.integers(0, 6),
         priority=st.integers(-2, 2),
         steps=st.integers(1, 4),
         timeout=st.none() | st.integers(1, 12),
     )
-    def submit(self, key, cost, priority, steps, timeout):
-        entry = Entry(key=key, cost=cost, submitted=self.now, priority=priority, timeout=timeout)
-        waiting = self.scheduler.waiting
+    def submit(self, shape, memory, priority, steps, timeout):
+        request = make_request(shape=shape, memory=memory, submitted_at=self.now, priority=priority, timeout=timeout)
+        waiting = self.scheduler.num_waiting
         try:
-            self.scheduler.submit(entry)
+            self.scheduler.submit(request)
         except ValueError:
-            assert self.limits.memory is not None and cost > self.limits.memory
+            assert self.limits.memory is not None and memory > self.limits.memory
         except Full:
             assert waiting == self.limits.queue
         else:
             assert waiting < self.limits.queue
-            self.taken.append(entry)
-            self.left[entry] = steps
+            self.taken.append(request)
+            self.left[request] = steps
         self.admit()
 
     @precondition(lambda self: self.of(Phase.PREPARING))
     @rule(data=st.data())
     def prepare(self, data):
-        self.scheduler.prepared(data.draw(st.sampled_from(self.of(Phase.PREPARING))), self.now)
+        self.scheduler.mark_ready(data.draw(st.sampled_from(self.of(Phase.PREPARING))), self.now)
 
     @rule(seconds=st.integers(1, 4))
     def step(self, seconds):
-        running = {bucket: tuple(bucket.running) for bucket in self.buckets()}
-        turn = self.scheduler.turn(self.now)
-        if turn is None:
+        running = {group: tuple(group.running) for group in self.groups()}
+        decision = self.scheduler.next_step(self.now)
+        if decision is None:
             assert not any(running.values())
             return
-        bucket = turn.bucket
-        ready = [entry for entry in self.of(Phase.READY) if entry.bucket is bucket]
-        assert all(joined.rank < left.rank for joined in turn.joining for left in ready)
+        group = decision.group
+        ready = [request for request in self.of(Phase.READY) if self.scheduler.group_of(request) is group]
+        assert all(joined.rank < left.rank for joined in decision.joining for left in ready)
         if not self.policy.continuous:
-            assert not (turn.joining and running.get(bucket))
+            assert not (decision.joining and running.get(group))
         elif ready:
-            assert len(bucket.running) == bucket.places
+            assert len(group.running) == group.capacity
         self.now += seconds
-        self.scheduler.stepped(bucket, seconds)
-        for entry in tuple(bucket.running):
-            self.left[entry] -= 1
-            if self.left[entry] <= 0:
-                self.scheduler.leave(entry)
+        self.scheduler.record_step(group, seconds)
+        for request in tuple(group.running):
+            self.left[request] -= 1
+            if self.left[request] <= 0:
+                self.scheduler.mark_decoding(request)
         self.admit()
 
-    @precondition(lambda self: any(len(bucket.running) > 1 for bucket in self.buckets()))
+    @precondition(lambda self: any(len(group.running) > 1 for group in self.groups()))
     @rule()
     def fail(self):
-        bucket = next(bucket for bucket in self.buckets() if len(bucket.running) > 1)
-        self.alone.update(bucket.running)
-        self.scheduler.isolate(bucket, self.now)
+        group = next(group for group in self.groups() if len(group.running) > 1)
+        self.alone.update(group.running)
+        self.scheduler.isolate(group, self.now)
 
     @precondition(lambda self: self.of(Phase.DECODING))
     @rule(data=st.data())
     def decode(self, data):
         self.end(data.draw(st.sampled_from(self.of(Phase.DECODING))))
 
-    @precondition(lambda self: self.scheduler.entries)
+    @precondition(lambda self: self.scheduler.requests)
     @rule(data=st.data())
     def cancel(self, data):
-        self.end(data.draw(st.sampled_from(list(self.scheduler.entries))))
+        self.end(data.draw(st.sampled_from(list(self.scheduler.requests))))
 
     @rule(seconds=st.integers(0, 5))
     def wait(self, seconds):
         self.now += seconds
-        late = self.scheduler.overdue(self.now)
-        live = [entry for entry in self.scheduler.entries if entry.phase is not Phase.DECODING]
-        assert set(late) == {entry for entry in live if entry.deadline <= self.now}
-        assert self.scheduler.overdue(self.now) == []
-        for entry in late:
-            self.end(entry)
+        late = self.scheduler.expire(self.now)
+        live = [request for request in self.scheduler.requests if request.phase is not Phase.DECODING]
+        assert set(late) == {request for request in live if request.deadline <= self.now}
+        assert self.scheduler.expire(self.now) == []
+        for request in late:
+            self.end(request)
 
     @invariant()
     def limits_hold(self):
         if not hasattr(self, "scheduler"):
             return
-        reserved = [entry for entry in self.taken if entry.phase in RESERVED]
-        assert self.scheduler.memory == sum(entry.cost for entry in reserved)
-        assert self.limits.memory is None or self.scheduler.memory <= self.limits.memory
-        assert self.scheduler.waiting == len(self.of(Phase.WAITING)) <= self.limits.queue
-        for bucket in self.buckets():
-            assert 0 < len(bucket) <= self.limits.batch + self.limits.ahead
-            assert len(bucket.running) <= bucket.places <= self.limits.batch
-            assert {entry.key for entry in bucket.running} <= {bucket.key}
-        for entry in self.alone - set(self.of(Phase.GONE)) - set(self.of(Phase.DECODING)):
-            assert entry.bucket is not None and entry.bucket.alone and len(entry.bucket) == 1
+        reserved = [request for request in self.taken if request.phase in RESERVED]
+        assert self.scheduler.reserved == sum(request.memory for request in reserved)
+        assert self.limits.memory is None or self.scheduler.reserved <= self.limits.memory
+        assert self.scheduler.num_waiting == len(self.of(Phase.WAITING)) <= self.limits.queue
+        for group in self.groups():
+            assert 0 < len(group) <= self.limits.batch + self.limits.ahead
+            assert len(group.running) <= group.capacity <= self.limits.batch
+            assert {request.shape for request in group.running} <= {group.shape}
+        for request in self.alone - set(self.of(Phase.REMOVED)) - set(self.of(Phase.DECODING)):
+            group = self.scheduler.group_of(request)
+            assert group is not None and group.isolated and len(group) == 1
 
     @invariant()
     def the_next_event_is_not_missed(self):
         if not hasattr(self, "scheduler"):
             return
-        timed = [entry.deadline for entry in self.taken if entry.phase not in (Phase.DECODING, Phase.GONE)]
+        timed = [request.deadline for request in self.taken if request.phase not in (Phase.DECODING, Phase.REMOVED)]
         assert self.scheduler.next_event() <= min(timed, default=float("inf"))
 
     def teardown(self):
@@ -141,45 +144,46 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         for _ in range(10_000):
-            for entry in self.of(Phase.PREPARING):
-                self.scheduler.prepared(entry, self.now)
-            for entry in self.of(Phase.DECODING):
-                self.end(entry)
-            if not self.scheduler.entries:
+            for request in self.of(Phase.PREPARING):
+                self.scheduler.mark_ready(request, self.now)
+            for request in self.of(Phase.DECODING):
+                self.end(request)
+            if not self.scheduler.requests:
                 break
             self.step(1)
             self.wait(1)
-        assert all(self.ended[entry] == 1 for entry in self.taken)
-        assert (self.scheduler.memory, self.scheduler.waiting, self.scheduler.buckets) == (0, 0, 0)
-        assert not self.scheduler.entries
+        assert all(self.ended[request] == 1 for request in self.taken)
+        assert (self.scheduler.reserved, self.scheduler.num_waiting, self.scheduler.num_groups) == (0, 0, 0)
+        assert not self.scheduler.requests
 
     def of(self, phase):
-        return [entry for entry in self.taken if entry.phase is phase]
+        return [request for request in self.taken if request.phase is phase]
 
-    def buckets(self):
-        return list(dict.fromkeys(entry.bucket for entry in self.taken if entry.bucket is not None))
+    def groups(self):
+        found = map(self.scheduler.group_of, self.taken)
+        return list(dict.fromkeys(group for group in found if group is not None))
 
-    def end(self, entry):
-        self.ended[entry] += 1
-        self.scheduler.release(entry)
-        assert entry.phase is Phase.GONE
+    def end(self, request):
+        self.ended[request] += 1
+        self.scheduler.remove(request)
+        assert request.phase is Phase.REMOVED
         self.admit()
 
     def admit(self):
         """Against the definition: by urgency now, over all shapes; the first without memory ends it."""
         waiting = self.of(Phase.WAITING)
-        waiting.sort(key=lambda entry: -(entry.priority + (self.now - entry.submitted) / AGEING))
-        members = Counter(e.key for e in self.taken if e.bucket is not None and not e.bucket.alone)
-        memory, expected, blocked = self.scheduler.memory, [], False
-        for places in (self.limits.batch, self.limits.batch + self.limits.ahead):
-            for entry in waiting:
-                if entry in expected or members[entry.key] >= places or blocked:
+        waiting.sort(key=lambda request: -(request.priority + (self.now - request.submitted_at) / AGEING))
+        members = Counter({group.shape: len(group) for group in self.groups() if not group.isolated})
+        memory, expected, blocked = self.scheduler.reserved, [], False
+        for most in (self.limits.batch, self.limits.batch + self.limits.ahead):
+            for request in waiting:
+                if request in expected or members[request.shape] >= most or blocked:
                     continue
-                if self.limits.memory is not None and memory + entry.cost > self.limits.memory:
+                if self.limits.memory is not None and memory + request.memory > self.limits.memory:
                     blocked = True
                     continue
-                memory, members[entry.key] = memory + entry.cost, members[entry.key] + 1
-                expected.append(entry)
+                memory, members[request.shape] = memory + request.memory, members[request.shape] + 1
+                expected.append(request)
         assert self.scheduler.admit() == expected
         assert self.scheduler.admit() == []
 
@@ -190,58 +194,58 @@ TestScheduler.settings = settings(
 )
 
 
-def entry(scheduler, now=0.0, **values):
+def submit(scheduler, now=0.0, **values):
     """A request that is submitted, admitted if there is room, and prepared at once."""
-    one = Entry(**{"key": 0, "cost": 0, "submitted": now, **values})
+    one = make_request(submitted_at=now, **values)
     scheduler.submit(one)
     for admitted in scheduler.admit():
-        scheduler.prepared(admitted, now)
+        scheduler.mark_ready(admitted, now)
     return one
 
 
 def test_a_request_that_can_never_fit_is_refused_at_once():
     scheduler = Scheduler(Limits(memory=2**30), Policy())
     with pytest.raises(ValueError, match=r"needs 1\.5 GiB of memory and 1 GiB are allowed"):
-        scheduler.submit(Entry(key=0, cost=3 * 2**29, submitted=0.0))
-    assert not scheduler.entries
+        scheduler.submit(make_request(memory=3 * 2**29))
+    assert not scheduler.requests
 
 
 def test_small_requests_cannot_starve_a_large_one_of_memory():
     scheduler = Scheduler(Limits(memory=10, batch=4), Policy())
-    first = [entry(scheduler, cost=4) for _ in range(2)]
-    large = entry(scheduler, key=1, cost=9)
-    small = [entry(scheduler, cost=1) for _ in range(2)]
+    first = [submit(scheduler, memory=4) for _ in range(2)]
+    large = submit(scheduler, shape=1, memory=9)
+    small = [submit(scheduler, memory=1) for _ in range(2)]
     assert [one.phase for one in (large, *small)] == [Phase.WAITING] * 3
     for one in first:
-        scheduler.release(one)
+        scheduler.remove(one)
         admitted = scheduler.admit()
     assert admitted == [large, small[0]]
 
 
 def test_a_request_without_a_place_holds_up_nobody():
     scheduler = Scheduler(Limits(memory=10, batch=1, ahead=0), Policy())
-    entry(scheduler, cost=2)
-    waits = entry(scheduler, cost=9)
-    other = entry(scheduler, key=1, cost=3)
+    submit(scheduler, memory=2)
+    waits = submit(scheduler, memory=9)
+    other = submit(scheduler, shape=1, memory=3)
     assert waits.phase is Phase.WAITING
     assert other.phase is Phase.READY
 
 
 def test_who_is_ready_joins_by_rank_whoever_was_ready_first():
     scheduler = Scheduler(Limits(batch=1, ahead=1), Policy())
-    first, second = (Entry(key=0, cost=0, submitted=0.0) for _ in range(2))
+    first, second = (make_request() for _ in range(2))
     for one in (first, second):
         scheduler.submit(one)
     for one in reversed(scheduler.admit()):
-        scheduler.prepared(one, 0.0)
-    assert scheduler.turn(0.0).joining == (first,)
+        scheduler.mark_ready(one, 0.0)
+    assert scheduler.next_step(0.0).joining == (first,)
 
 
 def test_memory_that_somebody_waits_for_makes_nobody_ready_ahead():
     scheduler = Scheduler(Limits(memory=10, batch=1, ahead=1), Policy())
-    entry(scheduler, cost=5)
-    ahead = Entry(key=0, cost=2, submitted=0.0, priority=1)
-    waits = Entry(key=1, cost=6, submitted=0.0)
+    submit(scheduler, memory=5)
+    ahead = make_request(memory=2, priority=1)
+    waits = make_request(shape=1, memory=6)
     scheduler.submit(ahead)
     scheduler.submit(waits)
     assert scheduler.admit() == []
@@ -250,52 +254,52 @@ def test_memory_that_somebody_waits_for_makes_nobody_ready_ahead():
 @pytest.mark.parametrize(("waiting", "share"), [(0, 2), (1, 3), (9, 4)])
 def test_a_batch_has_a_share_for_each_request_and_at_most_as_many_for_those_who_wait(waiting, share):
     scheduler = Scheduler(Limits(batch=2, ahead=1), Policy())
-    busy, *_ = (entry(scheduler, key="busy") for _ in range(2 + waiting))
-    entry(scheduler, key="odd")
-    turns = Counter()
+    busy, *_ = (submit(scheduler, shape="busy") for _ in range(2 + waiting))
+    submit(scheduler, shape="odd")
+    steps = Counter()
     for _ in range(20 * (share + 1)):
-        turn = scheduler.turn(0.0)
-        scheduler.stepped(turn.bucket, 1.0)
-        turns[turn.bucket is busy.bucket] += 1
-    assert turns[True] == pytest.approx(20 * share, abs=share)
+        decision = scheduler.next_step(0.0)
+        scheduler.record_step(decision.group, 1.0)
+        steps[decision.group is scheduler.group_of(busy)] += 1
+    assert steps[True] == pytest.approx(20 * share, abs=share)
 
 
 def test_a_batch_gathers_for_a_while_and_starts_early_when_it_is_full():
     scheduler = Scheduler(Limits(batch=2), Policy(max_wait=5.0))
-    one = entry(scheduler, now=1.0)
-    assert scheduler.turn(1.0) is None
+    one = submit(scheduler, now=1.0)
+    assert scheduler.next_step(1.0) is None
     assert scheduler.next_event() == 6.0
-    assert scheduler.turn(6.0).joining == (one,)
-    two = [entry(scheduler, key=1, now=7.0) for _ in range(2)]
-    scheduler.release(one)
-    assert scheduler.turn(7.0).joining == tuple(two)
+    assert scheduler.next_step(6.0).joining == (one,)
+    two = [submit(scheduler, shape=1, now=7.0) for _ in range(2)]
+    scheduler.remove(one)
+    assert scheduler.next_step(7.0).joining == tuple(two)
 
 
 def test_a_batch_of_static_batching_takes_nobody_in():
     scheduler = Scheduler(Limits(batch=2), Policy(continuous=False))
-    first, second = entry(scheduler), None
-    assert scheduler.turn(0.0).joining == (first,)
-    second = entry(scheduler)
-    assert scheduler.turn(0.0).joining == ()
-    scheduler.leave(first)
-    assert scheduler.turn(0.0).joining == (second,)
+    first, second = submit(scheduler), None
+    assert scheduler.next_step(0.0).joining == (first,)
+    second = submit(scheduler)
+    assert scheduler.next_step(0.0).joining == ()
+    scheduler.mark_decoding(first)
+    assert scheduler.next_step(0.0).joining == (second,)
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 20))
 def test_a_stream_of_higher_priority_overtakes_for_so_long_and_no_longer(gap, priority, flood):
     """One place, a request a second, and each takes two: the queue only grows."""
     scheduler = Scheduler(Limits(queue=10_000, batch=1, ahead=0), Policy(ageing=float(gap)))
-    running = entry(scheduler)
-    humble = entry(scheduler)
+    running = submit(scheduler)
+    humble = submit(scheduler)
     overtakers = []
     for second in range(1, priority * gap + flood + 200):
-        urgent = Entry(key=0, cost=0, submitted=float(second), priority=priority)
+        urgent = make_request(submitted_at=float(second), priority=priority)
         scheduler.submit(urgent)
         if second % 2 == 0:
-            scheduler.release(running)
+            scheduler.remove(running)
             (running,) = scheduler.admit()
             if running is humble:
                 break
             overtakers.append(running)
     assert humble.phase is Phase.PREPARING
-    assert all(one.submitted < priority * gap for one in overtakers)
+    assert all(one.submitted_at < priority * gap for one in overtakers)

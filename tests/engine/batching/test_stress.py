@@ -12,8 +12,11 @@ import pytest
 from syncflow.engine.batching import Cancelled, Expired, Full, Limits, Policy, State
 
 THREADS, EACH = 6, 60
+
+pytestmark = pytest.mark.slow
+
 LIMITS = Limits(queue=24, batch=4, memory=40, prepare_threads=2, decode_threads=2)
-BAD = (None, None, None, None, None, None, None, None, None, "prepare", "step", "decode")
+BAD = (None, None, None, None, None, None, None, None, None, "encode", "step", "decode")
 
 
 class Injected(Exception):
@@ -70,7 +73,7 @@ def check(one, handle, expected):
         assert handle.result(0).value == expected(one)
         assert handle.progress == (one.steps, one.steps)
     elif handle.state is State.FAILED:
-        wanted = {"prepare": ValueError, "step": ArithmeticError, "decode": OSError}.get(one.bad, Injected)
+        wanted = {"encode": ValueError, "step": ArithmeticError, "decode": OSError}.get(one.bad, Injected)
         assert isinstance(error, (wanted, Injected))
     else:
         assert isinstance(error, {State.CANCELLED: Cancelled, State.EXPIRED: Expired}[handle.state])
@@ -81,12 +84,12 @@ def check(one, handle, expected):
 def test_every_request_has_one_end_and_leaves_nothing_behind(start, model, ask, expected, seed, continuous):
     draw = random.Random(seed)
     batcher = start(LIMITS, Policy(continuous=continuous, max_wait=draw.choice([0.0, 0.002]), ageing=0.05))
-    scheduler = batcher._worker._scheduler
+    scheduler = batcher._scheduler
     most_memory = 0
 
-    def disturb(stepper):
+    def disturb(batch):
         nonlocal most_memory
-        most_memory = max(most_memory, scheduler.memory)
+        most_memory = max(most_memory, scheduler.reserved)
         time.sleep(draw.choice([0.0, 0.0, 0.001]))
         if draw.random() < 0.03:
             raise Injected
@@ -114,7 +117,7 @@ def test_every_request_has_one_end_and_leaves_nothing_behind(start, model, ask, 
     assert model.most <= LIMITS.batch
     assert 0 < most_memory <= LIMITS.memory
     assert (found.queue, found.running, found.batches, found.memory) == (0, 0, 0, 0)
-    assert not scheduler.entries and not batcher._worker._seats
+    assert not scheduler.requests and not batcher._batches
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,4 +1,4 @@
-"""Exports that hold no graphs, what was found of them, and libraries that load nothing."""
+"""Exports without graphs, results of their verification, and libraries that load nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from syncflow.engine.exports import CONSTANTS, STEP, Export, GraphSpec, Proof
 from syncflow.engine.package import sha256
-from syncflow.engine.runtime import aoti, libraries, onnxruntime, openvino
-from syncflow.engine.runtime.exported import graph_names
-from syncflow.engine.runtime.processor import processor
-from syncflow.engine.runtime.sessions import Sessions
+from syncflow.engine.runtime import aoti, onnxruntime, openvino
+from syncflow.engine.runtime.exported import Sessions, graph_names
+from syncflow.engine.runtime.selection import libraries
+from syncflow.engine.runtime.selection.processor import processor
 
 from ..plain import CONFIG
 

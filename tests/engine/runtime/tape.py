@@ -1,4 +1,4 @@
-"""What stands for CUDA graphs on a CPU: the operations of a computation on tape, replayed on the memory they had."""
+"""A stand-in for CUDA graphs on a CPU: a tape of operations, replayed on the same memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Tape(TorchDispatchMode):
     """Every operation with its arguments and results. :meth:`play` computes them again, from and into the same memory.
 
-    What reaches the operations by any other way than the memory of tensors is frozen, as in a CUDA graph.
+    All values besides the contents of tensors are frozen, as in a CUDA graph.
     """
 
     def __init__(self) -> None:
@@ -46,10 +46,10 @@ class Tape(TorchDispatchMode):
 
 
 class TapeCapture:
-    """A :class:`~syncflow.engine.runtime.cuda_graphs.capture.Capture` that makes the worst of its promises.
+    """A :class:`~syncflow.engine.runtime.cuda_graphs.capture.Capture` that keeps no more than it must.
 
-    A recording leaves nothing in what it has filled, and a replay first writes NaN over the results of all recordings
-    of its pool, whose memory it may use, and over all of its own, of which it must not read what was left there.
+    After the capture, and before each replay, all memory that the graph fills is NaN; a replay also writes NaN over the
+    outputs of all graphs of its pool, whose memory it may use.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What of the recording by CUDA graphs can be seen without a GPU: streams, and which graphs share a pool."""
+"""Capturing without a GPU: which stream waits for which, and which graphs share a memory pool."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def log(monkeypatch):
     return log
 
 
-def test_work_is_warmed_up_aside_and_recorded_once(log):
+def test_work_is_warmed_up_aside_and_captured_once(log):
     capture = CudaCapture(torch.device("cpu"))
 
     def work():

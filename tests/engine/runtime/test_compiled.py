@@ -8,15 +8,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from syncflow.engine.runtime.assemble import assemble
 from syncflow.engine.runtime.compiled import CompiledDenoiser
-from syncflow.engine.runtime.cuda_graphs.capture import called
-from syncflow.engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
-from syncflow.engine.runtime.precision import cast
+from syncflow.engine.runtime.cuda_graphs.capture import eager_capture
+from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
+from syncflow.engine.runtime.delegate import describe
+from syncflow.engine.runtime.pytorch import cast, torch_denoiser
+from syncflow.engine.runtime.selection.settings import TorchOptions
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents
 
 from ..plain import CONFIG, job, randomised
+
+pytestmark = pytest.mark.slow
 
 WIDE = CONFIG.replace(width=192)  # wide enough for every way that an operation chooses by size
 LAYERS = {"adaptor": {"depth": 1}, "audio_rope": {"depth": 2, "first_block": 1}, "global_local": {"depth": 1}}
@@ -69,17 +72,17 @@ def check(pair):
     return held
 
 
-def test_compiled_passes_are_recorded(pair, check):
-    """The tape cannot watch a compiled function: what stands for a recording here is the call."""
+def test_compiled_passes_are_captured(pair, check):
+    """The tape cannot see into a compiled function, so this stand-in for a captured graph calls it."""
     _, compiled = pair
-    graphed = GraphedDenoiser(compiled, capture=called)
-    check(run(graphed, JOBS[:2]))
-    told = graphed.describe()
-    assert told["graphs"] and told["compile"] == "aot_eager"
+    denoiser = CudaGraphDenoiser(compiled, capture=eager_capture)
+    check(run(denoiser, JOBS[:2]))
+    told = denoiser.describe()
+    assert told["cuda_graphs"] and told["compile"] == "aot_eager"
 
 
 def test_compiled_passes_give_the_same(pair, check):
-    """Recorded before or not, in one compilation of every pass."""
+    """Captured before or not, with one compilation of every pass."""
     model, compiled = pair
     for count in (2, 3, 5):
         check(run(compiled, JOBS[:count]))
@@ -88,7 +91,9 @@ def test_compiled_passes_give_the_same(pair, check):
     assert compiled.describe()["compile"] == "aot_eager"
 
 
-def test_the_runtime_is_one_word(models):
-    assert isinstance(assemble(models["adaptor"], "compiled"), CompiledDenoiser)
-    assert assemble(models["adaptor"], "compiled", autotune=True).describe()["compile"] == "max-autotune"
-    assert assemble(models["adaptor"]) is models["adaptor"]
+def test_compilation_and_autotuning_are_options(models):
+    model = models["adaptor"]
+    assert isinstance(torch_denoiser(model, "float32", compiled=True), CompiledDenoiser)
+    tuned = torch_denoiser(model, "float32", TorchOptions(autotune=True), compiled=True)
+    assert describe(tuned)["compile"] == "max-autotune"
+    assert torch_denoiser(model, "float32") is model

@@ -1,7 +1,8 @@
-"""Recorded passes give what the passes give, whoever joins, leaves and takes turns; big inputs are copied once."""
+"""Captured passes equal the passes themselves while requests join and leave; large inputs are copied once."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from syncflow.engine.model.denoiser import Sight
-from syncflow.engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
+from syncflow.engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs
+from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from syncflow.engine.sampling.guidance import combine, sync_guidance, text_guidance
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Latents
@@ -25,17 +26,17 @@ MOST_STEPS = 10
 
 
 @pytest.fixture(scope="module")
-def graphed(models):
-    """Of every model one that lends its contexts once and one that lends them twice; all tests use their recordings."""
+def denoisers(models):
+    """Of every model one with one output buffer for contexts and one with two; all tests share their graphs."""
     return {
-        (name, overlap): GraphedDenoiser(model, overlap=overlap, capture=TapeCapture(), max_graphs=64, max_rows=64)
+        (name, overlap): CudaGraphDenoiser(model, overlap=overlap, capture=TapeCapture(), max_graphs=64, max_rows=64)
         for name, model in models.items()
         for overlap in (False, True)
     }
 
 
-def record(model, **settings):
-    return GraphedDenoiser(model, capture=TapeCapture(), **settings)
+def captured(model, **settings):
+    return CudaGraphDenoiser(model, capture=TapeCapture(), **settings)
 
 
 def assert_same(found: Latents, expected: Latents) -> None:
@@ -63,29 +64,54 @@ def come_and_go(batches, expected, jobs, data):
                 assert_same(found, right)
 
 
-@pytest.mark.parametrize("overlap", [False, True], ids=["one slot", "two slots"])
+@pytest.mark.parametrize("overlap", [False, True], ids=["one buffer", "two buffers"])
 @pytest.mark.parametrize("name", CONFIGS)
 @given(st.data())
 @settings(max_examples=8)
-def test_requests_come_and_go(models, graphed, name, overlap, data):
+def test_requests_come_and_go(models, denoisers, name, overlap, data):
     """Two batches of one denoiser take turns, and what either keeps is not written over."""
     requests = HEARING_JOBS if CONFIGS[name].video_reads_audio else JOBS
-    batches = [batch_of(graphed[name, overlap]) for _ in range(2)]
+    batches = [batch_of(denoisers[name, overlap]) for _ in range(2)]
     come_and_go(batches, batch_of(models[name]), data.draw(st.lists(requests, min_size=1, max_size=4)), data)
 
 
 @given(st.data())
 @settings(max_examples=8)
-def test_requests_with_a_reference_come_and_go(models, graphed, data):
+def test_requests_with_a_reference_come_and_go(models, denoisers, data):
     jobs = data.draw(st.lists(HEARING_JOBS, min_size=1, max_size=3))
     sounds = torch.randn(len(jobs), 4, AUDIO_SHAPE[1], generator=torch.Generator().manual_seed(1))
     jobs = [replace(one, reference=sound) for one, sound in zip(jobs, sounds, strict=True)]
-    come_and_go([batch_of(graphed["global_local", False])], batch_of(models["global_local"]), jobs, data)
+    come_and_go([batch_of(denoisers["global_local", False])], batch_of(models["global_local"]), jobs, data)
+
+
+def test_batches_of_several_threads_share_a_denoiser(models):
+    denoiser, together, found = captured(models["adaptor"]), threading.Barrier(3), {}
+
+    def work(seed):
+        batch = batch_of(denoiser)
+        batch.join([job(seed, steps=4)])
+        together.wait()
+        while not batch.step():
+            pass
+        found[seed] = batch.latents
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, latents in found.items():
+        expected = batch_of(models["adaptor"])
+        expected.join([job(seed, steps=4)])
+        while not expected.step():
+            pass
+        assert_same(latents, expected.latents)
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("name", ONE_WAY)
 def test_many_rows_are_left_to_the_model(models, name):
-    few, jobs = record(models[name], max_rows=3), [job(1, steps=2), job(2, steps=3, lead=1.0), job(3, steps=1)]
+    few, jobs = captured(models[name], max_rows=3), [job(1, steps=2), job(2, steps=3, lead=1.0), job(3, steps=1)]
     batch, expected = batch_of(few), batch_of(models[name])
     for one in (batch, expected):
         one.join(jobs)
@@ -93,22 +119,22 @@ def test_many_rows_are_left_to_the_model(models, name):
         batch.step()
         expected.step()
     assert_same(batch.latents, expected.latents)
-    assert few.recordings.captured > 0
-    alone = record(models[name], max_rows=0)
+    assert few.graphs.num_captures > 0
+    alone = captured(models[name], max_rows=0)
     batch = batch_of(alone)
     batch.join(jobs)
     batch.step()
-    assert alone.recordings.captured == 0
+    assert alone.graphs.num_captures == 0
 
 
-# How few recordings there are, and what they read where
+# The number of captures, and what is copied
 
 
 def _memory(denoiser):
-    """The tensors that its recordings hold."""
-    for one in denoiser.recordings._kept.values():
-        yield from (static.tensor for static in one.statics)
-        velocity, rest = one.result
+    """The tensors that its graphs hold."""
+    for one in denoiser.graphs._graphs.values():
+        yield from (static.tensor for static in one.inputs)
+        velocity, rest = one.outputs
         yield velocity
         yield from rest if isinstance(rest, list) else [rest]
 
@@ -121,45 +147,45 @@ def sample_all(denoiser, *jobs):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_shape_is_recorded_once(models, name):
-    denoiser = record(models[name])
+def test_a_shape_is_captured_once(models, name):
+    denoiser = captured(models[name])
     sample_all(denoiser, job(1, steps=3))
-    first = denoiser.recordings.captured
+    first = denoiser.graphs.num_captures
     sample_all(denoiser, job(2, steps=4, shift=3.0, negative=True, length=2))
-    assert denoiser.recordings.captured == first
-    assert denoiser.describe()["recorded"] == first
+    assert denoiser.graphs.num_captures == first
+    assert denoiser.describe()["captured_graphs"] == first
     tensors = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in _memory(denoiser)}
-    assert denoiser.recordings.bytes == sum(tensors.values())
+    assert denoiser.graphs.bytes == sum(tensors.values())
 
 
 @pytest.mark.parametrize("name", ["adaptor", "audio_rope", "global_local"])
-def test_requests_within_the_room_need_no_recording(models, name):
-    """5 and 6 requests of one row each: both have room for 6."""
-    denoiser = record(models[name])
+def test_requests_within_the_padding_need_no_capture(models, name):
+    """5 and 6 requests of one row each: both are padded to 6."""
+    denoiser = captured(models[name])
     sample_all(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(6)))
-    first = denoiser.recordings.captured
+    first = denoiser.graphs.num_captures
     sample_all(denoiser, *(job(seed, steps=1, guidance=1.0) for seed in range(5)))
-    assert denoiser.recordings.captured == first
+    assert denoiser.graphs.num_captures == first
 
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("name", ONE_WAY)
 def test_contexts_of_a_step_are_read_where_they_are(models, name, overlap):
     """At a shared time nothing is copied between the towers."""
-    denoiser = record(models[name], overlap=overlap)
+    denoiser = captured(models[name], overlap=overlap)
     sample_all(denoiser, job(1, steps=4))
-    kept = list(denoiser.recordings._kept.items())
+    kept = list(denoiser.graphs._graphs.items())
     assert len(kept) == 2 * (1 + overlap)
-    assert sum(one.reads is not None for _, one in kept) == 1 + overlap
+    assert sum(one.source is not None for _, one in kept) == 1 + overlap
     assert not any(name.startswith("context_layer") for key, _ in kept for name, *_ in key[2])
 
 
 class Copies(TorchDispatchMode):
-    """The names of the inputs that are copied to where recordings read them."""
+    """The names of the inputs that are copied into static inputs."""
 
     def __init__(self, denoiser):
         super().__init__()
-        self.lanes = denoiser._video, denoiser._audio, denoiser._joint
+        self.runners = denoiser._video, denoiser._audio, denoiser._joint
         self.places = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -169,14 +195,14 @@ class Copies(TorchDispatchMode):
 
     @property
     def names(self):
-        inputs = [(key[0], static) for lane in self.lanes for key, static in lane._statics._kept.items()]
+        inputs = [(key[0], static) for runner in self.runners for key, static in runner._static_inputs._tensors.items()]
         return {name for name, static in inputs if static.tensor.data_ptr() in self.places}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_texts_contexts_and_indices_are_copied_when_they_change(models, name):
     """The video, or the sound, is finished first, and its contexts are kept."""
-    denoiser = record(models[name])
+    denoiser = captured(models[name])
     lead = 1.0 if name.startswith("adaptor") else 0.0
     one = job(1, steps=6, lead=lead, sound=not lead, guidance=combine([text_guidance(4.0), sync_guidance(2.0)]))
     if not lead:
@@ -185,7 +211,7 @@ def test_texts_contexts_and_indices_are_copied_when_they_change(models, name):
     batch.join([one])
     for _ in range(9 if lead else 3):
         batch.step()
-    small = {"z", "z_v", "z_a", "rows", "embedded", "times", "times_a"}
+    small = {"latents", "video_latents", "audio_latents", "block_modulation", "time_embedding", "time_token"}
     with Copies(denoiser) as copies:
         batch.step()
     assert copies.names and copies.names <= small
@@ -198,13 +224,13 @@ def test_texts_contexts_and_indices_are_copied_when_they_change(models, name):
 # Passes of their own
 
 
-@given(rows=st.integers(1, 5), prompts=st.integers(1, 3), upto=st.integers(0, 5), per_frame=st.booleans())
+@given(rows=st.integers(1, 5), prompts=st.integers(1, 3), num_outputs=st.integers(0, 5), per_frame=st.booleans())
 @settings(max_examples=15)
-def test_passes_of_any_rows(models, graphed, rows, prompts, upto, per_frame):
+def test_passes_of_any_rows(models, denoisers, rows, prompts, num_outputs, per_frame):
     """As they are asked for without a batch: every tensor and none, and rows that nobody draws."""
-    model, denoiser = models["adaptor"], graphed["adaptor", False]
+    model, denoiser = models["adaptor"], denoisers["adaptor", False]
     generator = torch.Generator().manual_seed(rows + 10 * prompts)
-    config, upto = model.config, min(upto, rows)
+    config, num_outputs = model.config, min(num_outputs, rows)
 
     def random(*shape):
         return torch.randn(*shape, generator=generator)
@@ -214,29 +240,31 @@ def test_passes_of_any_rows(models, graphed, rows, prompts, upto, per_frame):
     z_v, z_a = random(rows, 3, 2, 6, 4), random(rows, *AUDIO_SHAPE)
     t = torch.rand(rows, 2 if per_frame else 1, generator=generator)
     times, token = model.modulation(t, torch.full((rows,), 8.0)), model.audio_time(t[:, 0])
-    seen = torch.arange(rows).flip(0)
-    for asked in ({}, {"seen": seen}, {"seen": seen[:1], "num_outputs": upto}):
-        expected, contexts = model.video_pass(z_v, times, text, text_of_row, **asked)
-        found, lent = denoiser.video_pass(z_v, times, text, text_of_row, **asked)
+    context_rows = torch.arange(rows).flip(0)
+    for options in ({}, {"context_rows": context_rows}, {"context_rows": context_rows[:1], "num_outputs": num_outputs}):
+        video = VideoInputs(z_v, times, text, text_of_row, **options)
+        expected, contexts = model.video_pass(video)
+        found, returned = denoiser.video_pass(video)
         torch.testing.assert_close(found, expected, **CLOSE)
-        assert [x.shape for x in lent] == [x.shape for x in contexts]
-        if not lent:
+        assert [x.shape for x in returned] == [x.shape for x in contexts]
+        if not returned:
             continue
-        sight = model.sight_positions(2, 6)
-        reads = torch.arange(rows) % (len(lent[0]) + 1) - 1
-        for given_reads in (reads, None) if len(lent[0]) == rows else (reads,):
-            asked_of = {"sight": Sight(sight, given_reads)} | ({} if given_reads is None else {"num_outputs": upto})
-            right, _ = model.audio_pass(z_a, token, text, text_of_row, context=contexts, **asked_of)
-            for read in (lent, [part.clone() for part in lent]):
-                heard, _ = denoiser.audio_pass(z_a, token, text, text_of_row, context=read, **asked_of)
-                torch.testing.assert_close(heard, right, **CLOSE)
+        positions = model.video_token_positions(2, 6)
+        reads = torch.arange(rows) % (len(returned[0]) + 1) - 1
+        for given_reads in (reads, None) if len(returned[0]) == rows else (reads,):
+            ref, outputs = VideoContextRef(positions, given_reads), None if given_reads is None else num_outputs
+            audio = AudioInputs(z_a, token, text, text_of_row, contexts, ref, outputs)
+            right, _ = model.audio_pass(audio)
+            for context in (returned, [part.clone() for part in returned]):
+                velocity, _ = denoiser.audio_pass(replace(audio, video_context=context))
+                torch.testing.assert_close(velocity, right, **CLOSE)
 
 
-def test_a_model_on_the_host_has_no_graphs(models):
+def test_a_model_on_the_host_is_refused(models):
     with pytest.raises(ValueError, match="CUDA graphs need a model on a CUDA device; this one is on cpu"):
-        GraphedDenoiser(models["adaptor"])
+        CudaGraphDenoiser(models["adaptor"])
 
 
-def test_the_switches_are_told(models):
-    told = record(models["adaptor"], overlap=True).describe()
-    assert (told["graphs"], told["overlap"], told["dtype"], told["fp8"]) == (True, True, "float32", False)
+def test_describe_names_the_options(models):
+    told = captured(models["adaptor"], overlap=True).describe()
+    assert (told["cuda_graphs"], told["overlap"], told["dtype"], told["fp8"]) == (True, True, "float32", False)

@@ -1,4 +1,4 @@
-"""Recordings are made once, kept within bounds, and lend their results until they are written again."""
+"""Graphs are captured once and evicted by use and size; outputs stay valid until their buffer is written again."""
 
 from __future__ import annotations
 
@@ -7,101 +7,101 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncflow.engine.runtime.cuda_graphs.graph_runner import Lane, Recordings
-from syncflow.engine.runtime.cuda_graphs.static_inputs import Input
-from syncflow.engine.runtime.cuda_graphs.stream_order import Order
+from syncflow.engine.runtime.cuda_graphs.graph_runner import GraphCache, GraphRunner
+from syncflow.engine.runtime.cuda_graphs.static_inputs import GraphInput
+from syncflow.engine.runtime.cuda_graphs.stream_order import StreamOrder
 
 from .tape import TapeCapture
 
 
-class Settled(Order):
-    """Counts how often the host waits."""
+class CountingOrder(StreamOrder):
+    """Counts how often the host waits for the device."""
 
     times = 0
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         self.times += 1
 
 
-def recordings(most=100, most_bytes=None):
-    return Recordings(TapeCapture(), Settled(), most, most_bytes)
+def graph_cache(max_graphs=100, max_bytes=None):
+    return GraphCache(TapeCapture(), CountingOrder(), max_graphs, max_bytes)
 
 
-def doubled(lane, x, *, lends=False):
-    result, slot = lane.run(None, {"x": Input(x, exact=True)}, lambda given: 2 * given["x"], lends=lends)
-    return result, slot
+def doubled(runner, x, *, returns_contexts=False):
+    inputs = {"x": GraphInput(x, exact=True)}
+    return runner.run(None, inputs, lambda static: 2 * static["x"], returns_contexts=returns_contexts)
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=20), st.integers(1, 4))
-def test_the_last_used_stay(sizes, most):
-    kept = recordings(most)
-    lane, expected, made = Lane("a", kept, kept.order), [], 0
+def test_the_least_recently_used_graph_is_evicted(sizes, most):
+    cache = graph_cache(most)
+    runner, expected, made = GraphRunner("a", cache, cache.order), [], 0
     for size in sizes:
         x = torch.randn(size)
-        assert torch.equal(doubled(lane, x)[0], 2 * x)
+        assert torch.equal(doubled(runner, x)[0], 2 * x)
         made += size not in expected
         expected = [*(other for other in expected if other != size), size][-most:]
-        assert kept.captured == made
-        assert len(kept) == len(expected)
+        assert cache.num_captures == made
+        assert len(cache) == len(expected)
 
 
 def test_bytes_are_bounded():
-    kept = recordings(most_bytes=3 * 400)
-    lane = Lane("a", kept, kept.order)
+    cache = graph_cache(max_bytes=3 * 400)
+    runner = GraphRunner("a", cache, cache.order)
     for size in (100, 50, 75):
-        doubled(lane, torch.zeros(size))
-        assert kept.bytes <= 1200
-    assert (len(kept), kept.order.times) == (2, 1)
-    doubled(lane, torch.zeros(1000))  # more than there is room for, and yet wanted
-    assert len(kept) == 1
+        doubled(runner, torch.zeros(size))
+        assert cache.bytes <= 1200
+    assert (len(cache), cache.order.times) == (2, 1)
+    doubled(runner, torch.zeros(1000))  # larger than the limit, and still captured
+    assert len(cache) == 1
 
 
-def test_what_reads_the_results_of_a_recording_goes_with_it():
-    kept = recordings(most=3)
-    first, second = Lane("a", kept, kept.order), Lane("b", kept, kept.order)
+def test_a_graph_that_reads_the_outputs_of_an_evicted_one_is_evicted_too():
+    cache = graph_cache(max_graphs=3)
+    first, second = GraphRunner("a", cache, cache.order), GraphRunner("b", cache, cache.order)
 
     def read(size):
         x = torch.randn(size)
-        result, slot = doubled(first, x, lends=True)
-        found, _ = second.run(None, {}, lambda given: result + 1, reads=slot)
+        result, buffer = doubled(first, x, returns_contexts=True)
+        found, _ = second.run(None, {}, lambda static: result + 1, source=buffer)
         assert torch.equal(found, 2 * x + 1)
 
     read(3)
-    read(4)  # the first recording of all makes way, and its reader, which could never be used again
-    assert len(kept) == 2
+    read(4)  # evicts the first graph, and its reader, which could never be replayed again
+    assert len(cache) == 2
     read(3)
-    assert kept.captured == 6
+    assert cache.num_captures == 6
 
 
-def test_slots_take_turns_for_what_is_lent():
-    kept = recordings()
-    lane = Lane("a", kept, kept.order, slots=2)
+def test_buffers_alternate_for_calls_that_return_contexts():
+    cache = graph_cache()
+    runner = GraphRunner("a", cache, cache.order, num_buffers=2)
     results = []
     for value in (1.0, 2.0, 3.0):
-        result, slot = doubled(lane, torch.tensor([value]), lends=True)
-        slot.lend([result])
+        result, buffer = doubled(runner, torch.tensor([value]), returns_contexts=True)
+        buffer.set_contexts([result])
         results.append(result)
-        assert lane.lender([result]) is slot
+        assert runner.buffer_of([result]) is buffer
     assert [float(x) for x in results] == [6.0, 4.0, 6.0]
-    assert lane.lender([results[1]]) is not None
-    assert lane.lender([results[1].clone()]) is None
-    assert lane.lender([results[1], results[2]]) is None
-    assert lane.lender([]) is lane.lender(None) is None
+    assert runner.buffer_of([results[1]]) is not None
+    assert runner.buffer_of([results[1].clone()]) is None
+    assert runner.buffer_of([results[1], results[2]]) is None
+    assert runner.buffer_of([]) is runner.buffer_of(None) is None
 
 
-def test_what_is_not_lent_leaves_the_last_that_was_alone():
-    kept = recordings()
-    lane = Lane("a", kept, kept.order, slots=2)
-    result, slot = doubled(lane, torch.ones(2), lends=True)
-    slot.lend([result])
+def test_a_call_without_contexts_leaves_the_last_returned_contexts_valid():
+    cache = graph_cache()
+    runner = GraphRunner("a", cache, cache.order, num_buffers=2)
+    result, buffer = doubled(runner, torch.ones(2), returns_contexts=True)
+    buffer.set_contexts([result])
     for _ in range(3):
-        doubled(lane, torch.zeros(3))
-    assert lane.lender([result]) is slot
+        doubled(runner, torch.zeros(3))
+    assert runner.buffer_of([result]) is buffer
     assert result.tolist() == [2.0, 2.0]
 
 
 def test_the_tape_forgets_and_freezes():
-    """What stands for CUDA graphs in these tests has their traps."""
+    """The stand-in for CUDA graphs has their pitfalls."""
     capture, x, factor = TapeCapture(), torch.ones(2), 2
 
     def work():
@@ -121,10 +121,10 @@ def test_the_tape_forgets_and_freezes():
 
 
 @pytest.mark.parametrize("most", [1, 2])
-def test_a_recording_and_what_it_reads_stay_together(most):
-    kept = recordings(most)
-    first, second = Lane("a", kept, kept.order), Lane("b", kept, kept.order)
+def test_the_newest_graph_and_its_source_are_not_evicted(most):
+    cache = graph_cache(most)
+    first, second = GraphRunner("a", cache, cache.order), GraphRunner("b", cache, cache.order)
     for _ in range(2):
-        result, slot = doubled(first, torch.ones(2), lends=True)
-        found, _ = second.run(None, {}, lambda given: result + 1, reads=slot)  # noqa: B023
+        result, buffer = doubled(first, torch.ones(2), returns_contexts=True)
+        found, _ = second.run(None, {}, lambda static: result + 1, source=buffer)  # noqa: B023
         assert found.tolist() == [3.0, 3.0]

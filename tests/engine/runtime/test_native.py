@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 from syncflow.engine.engine import Engine
 from syncflow.engine.exports import Places
 from syncflow.engine.model import DDiT
-from syncflow.engine.model.denoiser import Sight
-from syncflow.engine.runtime.choice import choose, without_exports
+from syncflow.engine.model.denoiser import AudioInputs, JointInputs, VideoContextRef, VideoInputs
 from syncflow.engine.runtime.native import WIDEST, NativeDDiT
-from syncflow.engine.runtime.native.blocks import OfTensor
+from syncflow.engine.runtime.native.blocks import TensorCache
+from syncflow.engine.runtime.selection.choose import choose, choose_without_exports
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Conditioning
 from syncflow.kernels import implementation, native
@@ -111,20 +112,23 @@ def test_video_and_then_audio(models, name, data):
         z_v, z_a, times_v, times_a, text, of_row = drawn_inputs(model, data)
     rows = len(z_v)
     num_outputs = data.draw(st.none() | st.integers(0, rows))
-    seen = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=4)))
-    reads = torch.tensor(data.draw(st.lists(st.integers(-1, len(seen) - 1), min_size=rows, max_size=rows)))
-    reads = data.draw(st.sampled_from([reads, None])) if len(seen) == rows else reads
+    context_rows = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=4)))
+    reads = torch.tensor(data.draw(st.lists(st.integers(-1, len(context_rows) - 1), min_size=rows, max_size=rows)))
+    reads = data.draw(st.sampled_from([reads, None])) if len(context_rows) == rows else reads
     tokens = z_v.shape[3] * z_v.shape[4] // 4
 
     def call(its, given):
         given_text = given(text)
         velocity, context = its.video_pass(
-            given(z_v), given(times_v), given_text, of_row, num_outputs=num_outputs, seen=seen
+            VideoInputs(
+                given(z_v), given(times_v), given_text, of_row, num_outputs=num_outputs, context_rows=context_rows
+            )
         )
-        sight = Sight(its.sight_positions(z_v.shape[2], tokens), reads)
-        heard, _ = its.audio_pass(given(z_a), given(times_a), given_text, of_row, context=context, sight=sight)
-        alone, _ = its.audio_pass(given(z_a), given(times_a), given_text, of_row)
-        return velocity[:num_outputs], context, heard, alone
+        ref = VideoContextRef(its.video_token_positions(z_v.shape[2], tokens), reads)
+        audio = AudioInputs(given(z_a), given(times_a), given_text, of_row)
+        together, _ = its.audio_pass(replace(audio, video_context=context, video_context_ref=ref))
+        alone, _ = its.audio_pass(audio)
+        return velocity[:num_outputs], context, together, alone
 
     assert_as_exact(models[name], call)
 
@@ -137,15 +141,15 @@ def test_audio_and_then_video(models, data):
         z_v, z_a, times_v, times_a, text, of_row = drawn_inputs(model, data)
     rows = len(z_v)
     num_outputs = data.draw(st.none() | st.integers(0, rows))
-    hears = torch.tensor(data.draw(st.lists(st.integers(-1, rows - 1), min_size=rows, max_size=rows)))
+    context_of_row = torch.tensor(data.draw(st.lists(st.integers(-1, rows - 1), min_size=rows, max_size=rows)))
     prefix = data.draw(st.none() | st.just(torch.arange(rows).flip(0)))
 
     def call(its, given):
         given_text = given(text)
-        velocity, heard = its.audio_pass(given(z_a), given(times_a), given_text, of_row, num_outputs=num_outputs)
-        inputs = given(z_v), given(times_v), given_text, of_row
-        seen, _ = its.video_pass(*inputs, heard=heard, heard_of_row=hears, prefix_of_row=prefix)
-        return velocity[:num_outputs], heard, seen
+        audio = AudioInputs(given(z_a), given(times_a), given_text, of_row, num_outputs=num_outputs)
+        velocity, context = its.audio_pass(audio)
+        video = VideoInputs(given(z_v), given(times_v), given_text, of_row, context, context_of_row, prefix)
+        return velocity[:num_outputs], context, its.video_pass(video)[0]
 
     assert_as_exact(models["audio_rope"], call)
 
@@ -159,9 +163,8 @@ def test_both_together(models, data):
     bridged = data.draw(st.none() | st.just(torch.arange(len(z_v))[::2]))
 
     def call(its, given):
-        return its.joint_pass(
-            given(z_v), given(z_a), given(times_v), given(times_a), given(text), of_row, bridged=bridged
-        )
+        rows = given(z_v), given(z_a), given(times_v), given(times_a), given(text), of_row
+        return its.joint_pass(JointInputs(*rows, bridged_rows=bridged))
 
     assert_as_exact(models["global_local"], call)
 
@@ -232,7 +235,7 @@ def test_gradients_go_through_pytorch(models):
     text = plain.condition(torch.randn(1, CONFIG.text_tokens, CONFIG.text_width), torch.tensor([3]))
     z.requires_grad_()
     for its in (plain, blocks):
-        velocity, _ = its.video_pass(z, rest[0], text, torch.zeros(2, dtype=torch.long))
+        velocity, _ = its.video_pass(VideoInputs(z, rest[0], text, torch.zeros(2, dtype=torch.long)))
         velocity.square().sum().backward()
     assert z.grad is not None and z.grad.abs().sum() > 0
 
@@ -242,13 +245,14 @@ def test_another_way_may_be_asked_for(models):
     plain, blocks, _ = models["adaptor"]
     with torch.inference_mode(), implementation("reference"):
         text = plain.condition(torch.randn(1, CONFIG.text_tokens, CONFIG.text_width), torch.tensor([3]))
-        inputs = (
+        inputs = VideoInputs(
             torch.randn(2, 3, 2, 4, 4),
             plain.modulation(torch.rand(2, 1), torch.ones(2)),
             text,
             torch.tensor([0, 0]),
+            context_rows=torch.arange(2),
         )
-        usual, found = (its.video_pass(*inputs, seen=torch.arange(2)) for its in (plain, blocks))
+        usual, found = (its.video_pass(inputs) for its in (plain, blocks))
     assert all(torch.equal(a, b) for a, b in zip(numbers(usual), numbers(found), strict=True))
 
 
@@ -261,7 +265,8 @@ def test_what_it_does_not_suit(models, tmp_path):
         model = randomised(config)
         with pytest.raises(ValueError, match=said):
             choose("native", model, places)
-        assert without_exports(model) == ("torch", model)
+        found = choose_without_exports(model)
+        assert (found.runtime, found.denoiser) == ("torch", model)
     with pytest.raises(ValueError, match="the runtime native computes in float32 on a CPU; this model is in bfloat16"):
         choose("native", models["adaptor"][0], places, "bfloat16")
 
@@ -300,7 +305,7 @@ def test_weights_are_shared(models):
 
 def test_what_is_made_of_a_tensor_lives_as_long():
     made = []
-    of = OfTensor(lambda x: made.append(float(x.sum())) or made[-1])
+    of = TensorCache(lambda x: made.append(float(x.sum())) or made[-1])
     first, second = torch.ones(2), torch.ones(3)
     assert [of(first), of(second), of(first), of(second)] == [2, 3, 2, 3] and made == [2, 3]
     del first

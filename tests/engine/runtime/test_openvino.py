@@ -18,6 +18,8 @@ from openvino import Core
 from syncflow.engine.runtime import openvino
 from syncflow.export.onnx import export_graph
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def graph():

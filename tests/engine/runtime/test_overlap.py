@@ -1,4 +1,4 @@
-"""The following tower beside the next leading one: the same result, and nothing crosses the streams too early.
+"""Overlap of the towers of successive steps: the same result, without races between the streams.
 
 Streams and events are fakes that know what happened before what (``timeline.py``).
 """
@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncflow.engine.runtime.cuda_graphs.denoiser import GraphedDenoiser
-from syncflow.engine.runtime.cuda_graphs.stream_order import CudaOrder
+from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
+from syncflow.engine.runtime.cuda_graphs.stream_order import CudaStreamOrder
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.oneway import OneWayBatch
 from syncflow.engine.sampling.sequential import batch_of
@@ -20,42 +20,42 @@ from syncflow.engine.sampling.streams import AHEAD, TwoStreams
 from ..plain import HEARING_JOBS, JOBS, job
 from .conftest import CONFIGS, ONE_WAY
 from .tape import TapeCapture
-from .test_graphed import assert_same, come_and_go
+from .test_cuda_graphs import assert_same, come_and_go
 from .timeline import races
 
 CPU = torch.device("cpu")
 
 
-def recorded(model, slots):
-    """A denoiser with one slot for contexts or two; or the model itself."""
-    if slots == 0:
+def captured(model, buffers):
+    """A denoiser with one output buffer for contexts or two; or, for none, the model itself."""
+    if buffers == 0:
         return model
-    return GraphedDenoiser(model, overlap=slots == 2, capture=TapeCapture(), order=CudaOrder(CPU), max_rows=8)
+    return CudaGraphDenoiser(model, overlap=buffers == 2, capture=TapeCapture(), order=CudaStreamOrder(CPU), max_rows=8)
 
 
-def apart(denoiser, witness):
+def overlapped(denoiser, witness):
     return OneWayBatch(denoiser, ConditioningCache(denoiser), TwoStreams(witness.side))
 
 
-@pytest.mark.parametrize("slots", [0, 1, 2], ids=["eager", "one slot", "two slots"])
+@pytest.mark.parametrize("buffers", [0, 1, 2], ids=["eager", "one buffer", "two buffers"])
 @pytest.mark.parametrize("name", ONE_WAY)
 @given(st.data())
 @settings(max_examples=5)
-def test_nothing_is_touched_too_early(models, name, slots, data):
+def test_nothing_is_touched_too_early(models, name, buffers, data):
     requests = HEARING_JOBS if CONFIGS[name].video_reads_audio else JOBS
     jobs = data.draw(st.lists(requests, min_size=1, max_size=3))
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
-        denoiser = recorded(models[name], slots)
-        batches = [apart(denoiser, witness) for _ in range(2)]
+        denoiser = captured(models[name], buffers)
+        batches = [overlapped(denoiser, witness) for _ in range(2)]
         come_and_go(batches, batch_of(models[name]), jobs, data)
     assert witness.operations["side"] > 0
     assert not witness.found
 
 
-@pytest.mark.parametrize("slots", [0, 1, 2], ids=["eager", "one slot", "two slots"])
+@pytest.mark.parametrize("buffers", [0, 1, 2], ids=["eager", "one buffer", "two buffers"])
 @pytest.mark.parametrize("name", ["adaptor", "audio_rope"])
-def test_long_runs(models, name, slots):
-    """Kept contexts, several takes, rows beyond what is recorded, and who comes later."""
+def test_long_runs(models, name, buffers):
+    """Kept contexts, several takes, more rows than are captured, and requests that join later."""
     jobs = [
         job(1, steps=8),
         job(2, lead=1.0, steps=4),
@@ -63,7 +63,7 @@ def test_long_runs(models, name, slots):
     ]
     later = [job(seed, steps=3) for seed in range(7, 10)]
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
-        batch = apart(recorded(models[name], slots), witness)
+        batch = overlapped(captured(models[name], buffers), witness)
         expected = batch_of(models[name])
         for one in (batch, expected):
             one.join(jobs)
@@ -76,11 +76,11 @@ def test_long_runs(models, name, slots):
     assert not witness.found
 
 
-@pytest.mark.parametrize("slots", [0, 2], ids=["eager", "two slots"])
-def test_the_leading_tower_goes_ahead(models, slots):
+@pytest.mark.parametrize("buffers", [0, 2], ids=["eager", "two buffers"])
+def test_the_leading_tower_goes_ahead(models, buffers):
     """At its end no stream has waited for the other's last step: that is what it is for."""
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
-        batch = apart(recorded(models["adaptor"], slots), witness)
+        batch = overlapped(captured(models["adaptor"], buffers), witness)
         batch.join([job(1, steps=6)])
         reached = []
         for _ in range(6):
@@ -94,12 +94,12 @@ def test_the_leading_tower_goes_ahead(models, slots):
 # Each rule is needed: without it the witness speaks
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-def test_without_marks_contexts_are_written_over(models, slots):
+@pytest.mark.parametrize("buffers", [1, 2])
+def test_without_events_contexts_are_overwritten(models, buffers):
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
         patch.setattr(TwoStreams, "lead", lambda self: None)
-        patch.setattr(CudaOrder, "wait", lambda self, *marks: None)
-        batch = apart(recorded(models["adaptor"], slots), witness)
+        patch.setattr(CudaStreamOrder, "wait_events", lambda self, *events: None)
+        batch = overlapped(captured(models["adaptor"], buffers), witness)
         batch.join([job(1, steps=5)])
         for _ in range(5):
             batch.step()
@@ -110,7 +110,7 @@ def test_without_a_hold_memory_is_taken(models):
     follow = TwoStreams.follow
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
         patch.setattr(TwoStreams, "follow", lambda self, *read: follow(self))
-        batch = apart(models["adaptor"], witness)
+        batch = overlapped(models["adaptor"], witness)
         batch.join([job(1, steps=3)])
         for _ in range(3):
             batch.step()
@@ -120,7 +120,7 @@ def test_without_a_hold_memory_is_taken(models):
 def test_without_waiting_contexts_are_read_too_early(models):
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
         patch.setattr(witness.side, "wait_stream", lambda stream: None)
-        batch = apart(models["adaptor"], witness)
+        batch = overlapped(models["adaptor"], witness)
         batch.join([job(1, steps=2)])
         batch.step()
     assert any("what is not written yet" in fault for fault in witness.found)
@@ -129,7 +129,7 @@ def test_without_waiting_contexts_are_read_too_early(models):
 def test_without_joining_the_end_is_read_too_early(models):
     with pytest.MonkeyPatch.context() as patch, races(patch) as witness:
         patch.setattr(TwoStreams, "join", lambda self: None)
-        batch = apart(models["adaptor"], witness)
+        batch = overlapped(models["adaptor"], witness)
         batch.join([job(1, steps=2)])
         batch.step()
         batch.leave([0])

@@ -7,10 +7,11 @@ import torch
 
 from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
-from syncflow.engine.runtime.assemble import assemble
+from syncflow.engine.model.denoiser import VideoInputs
 from syncflow.engine.runtime.delegate import describe
 from syncflow.engine.runtime.fp8 import Fp8Linear, Quantised, with_fp8
-from syncflow.engine.runtime.precision import cast
+from syncflow.engine.runtime.pytorch import cast, torch_denoiser
+from syncflow.engine.runtime.selection.settings import TorchOptions
 from syncflow.engine.sampling.loop import sample
 from syncflow.kernels import fp8_linear, modulated_layer_norm_fp8
 
@@ -32,7 +33,7 @@ def video_pass(model, rows=4):
     with torch.inference_mode():
         times, text = model.modulation(t, torch.full((rows,), 16.0)), model.condition(states, torch.tensor([9, 5]))
         of_row = torch.arange(rows)
-        velocity, contexts = model.video_pass(z, times, text, of_row % 2, seen=of_row)
+        velocity, contexts = model.video_pass(VideoInputs(z, times, text, of_row % 2, context_rows=of_row))
     return [velocity.float(), *(context.float() for context in contexts)]
 
 
@@ -43,25 +44,23 @@ def off(found, expected):
 
 
 @pytest.mark.parametrize(
-    ("settings", "allowed"),
+    ("precision", "fp8", "allowed"),
     [
-        ({"dtype": "float32"}, 0.0),
-        ({"dtype": "float16"}, 0.005),
-        ({"dtype": "bfloat16"}, 0.03),
-        ({"fp8": True}, 0.06),
-        ({"dtype": "bfloat16", "fp8": True}, 0.07),
+        ("float32", False, 0.0),
+        ("float16", False, 0.005),
+        ("bfloat16", False, 0.03),
+        ("float32", True, 0.06),
+        ("bfloat16", True, 0.07),
     ],
-    ids=str,
 )
-def test_the_error_of_a_pass(bundled, settings, allowed):
+def test_the_error_of_a_pass(bundled, precision, fp8, allowed):
     """Of the bundled model's velocity and contexts; an approximation that were none would not be tested."""
-    made = assemble(bundled, **settings)
+    made = torch_denoiser(bundled, precision, TorchOptions(fp8=fp8))
     error = off(video_pass(made), video_pass(bundled))
     assert error <= allowed
     assert (error > 0) is bool(allowed)
     told = describe(made)
-    assert told["dtype"] == settings.get("dtype", "float32")
-    assert told["fp8"] is settings.get("fp8", False)
+    assert (told["dtype"], told["fp8"]) == (precision, fp8)
 
 
 def test_a_cast_keeps_buffers_and_the_other_model(bundled):
@@ -108,18 +107,3 @@ def test_fp8_takes_every_way_through_the_blocks(models, name):
     for own, right in ((found.video, exact.video), (found.audio, exact.audio)):
         torch.testing.assert_close(own, right, rtol=0.15, atol=0.15)
     assert_plain(plain, jobs[0], type(exact)(exact.video[:1], exact.audio[:1]))  # the other is as it was
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"runtime": "fast"}, "runtime is 'fast'; it must be one of eager, graphed, compiled, compiled, graphed"),
-        ({"dtype": "fp4"}, "dtype is 'fp4'; it must be one of float32, bfloat16, float16"),
-        ({"autotune": True}, "autotune is for a compiled runtime; this one is eager"),
-        ({"runtime": "graphed"}, "CUDA graphs need a model on a CUDA device; this one is on cpu"),
-    ],
-)
-def test_what_there_is_not(models, settings, message):
-    with pytest.raises(ValueError) as error:
-        assemble(models["adaptor"], **settings)
-    assert str(error.value) == message

@@ -1,4 +1,4 @@
-"""Threads: affinity, container quotas and OMP_NUM_THREADS; neighbours that keep their share."""
+"""The number of threads: affinity, container quotas and OMP_NUM_THREADS; spinning threads."""
 
 from __future__ import annotations
 

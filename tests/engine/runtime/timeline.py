@@ -1,4 +1,4 @@
-"""Streams of a device that is not there, and a witness of who touches which memory before it may."""
+"""Stand-ins for CUDA streams, and a race detector for the memory of tensors."""
 
 from __future__ import annotations
 

@@ -182,4 +182,4 @@ def _write(path: Path, text: str) -> None:
 def _progress(steps: Iterator[None], total: int, show: bool) -> Iterator[None]:
     from tqdm import tqdm
 
-    yield from tqdm(steps, total=total, unit="clip", desc="rendering", disable=not show)
+    yield from tqdm(steps, total=total, unit="clip", desc="rendering", disable=None if show else True)

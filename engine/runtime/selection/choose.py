@@ -1,0 +1,345 @@
+"""The choice of a runtime: PyTorch, the C++ part, or a library with graphs that were exported from the model.
+
+On a CPU ``auto`` times a step of the model's own clip in every candidate once (``calibration.py``) and takes the
+fastest: PyTorch's own operations, the C++ operations behind PyTorch, whole blocks in C++, and the exported graphs that
+``syncflow verify`` found correct on this processor. On a GPU, and where nothing can be timed, it follows a rule: the
+fastest exported graphs by the times of ``syncflow verify``, or else the default of the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from ....kernels import native
+from ....kernels.launch import current_implementation
+from ...exports import STEP, Export, Places, Precision, Proof
+from ...model import DDiT
+from ...model.denoiser import Denoiser
+from ..codecs import with_graph_codecs
+from ..delegate import describe
+from ..exported import GraphDenoiser, Sessions, graph_names
+from ..native import VECTORS, NativeDDiT, is_expected_fastest, unsupported_reason
+from ..pytorch import DTYPES, PlainTorchDenoiser, cast, torch_denoiser
+from . import calibration, libraries
+from .calibration import Calibration, CalibrationKey, load_or_measure
+from .libraries import LIBRARIES, device_of, export_for
+from .processor import processor
+from .settings import ComputeDevice, TorchOptions, resolve_settings
+from .timing import StepTimes, Workload, time_denoisers
+
+RUNTIMES = ("auto", "torch", "compiled", "torch-plain", "native", *LIBRARIES)
+REQUESTED = "it was asked for"
+
+Factories = dict[str, Callable[[], Denoiser]]
+
+
+@dataclass(frozen=True)
+class RuntimeChoice:
+    """A denoiser, the name of its runtime and the reason for it; ``others`` has the reason against each other runtime.
+
+    ``overlap``: the sampling loop runs the towers on two streams. ``proof`` is what ``syncflow verify`` found of an
+    exported runtime on this processor; ``calibration`` the times on which the choice is based, if anything was timed.
+    """
+
+    denoiser: Denoiser
+    runtime: str
+    why: str
+    proof: Proof | None = None
+    others: Mapping[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    overlap: bool = False
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """The graphs of codecs and text encoder that were verified as correct and faster than PyTorch."""
+        proof = self.proof
+        if proof is None or not isinstance(self.denoiser, GraphDenoiser):
+            return ()
+        graphs = set(proof.errors) - set(graph_names(self.denoiser.config))
+        return tuple(sorted(name for name in graphs if proof.holds([name]) and proof.speed(name) > 1))
+
+    def with_codecs(self, components: Any) -> Any:
+        """``Components`` whose codecs and text encoder run as graphs, as far as :attr:`codecs` names them."""
+        if not isinstance(self.denoiser, GraphDenoiser) or not isinstance(self.denoiser.run, Sessions):
+            return components
+        graphs = self.denoiser.run.export.graphs
+        return with_graph_codecs(components, self.denoiser.run, {name: graphs[name] for name in self.codecs})
+
+    def describe(self) -> dict[str, Any]:
+        """The runtime, its options, the reason for it, the times of steps, and the reasons against the others."""
+        description: dict[str, Any] = {"runtime": self.runtime, "why": self.why}
+        if isinstance(self.denoiser, GraphDenoiser) and isinstance(self.denoiser.run, Sessions):
+            run = self.denoiser.run
+            description |= {**run.settings, "graphs": str(run.export.path), "codecs": list(self.codecs)}
+        else:
+            description |= describe(self.denoiser) | {"overlap": self.overlap}
+        if self.calibration is not None:
+            description |= {"step_ms": self.calibration.milliseconds(), "timed": self.calibration.describe()}
+        return description | ({"others": dict(self.others)} if self.others else {})
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A model on a device, its exports, and the precision and options in which it is to be computed."""
+
+    model: DDiT
+    device: ComputeDevice
+    places: Places
+    precision: Precision
+    options: TorchOptions
+
+    def proof_of(self, export: Export, runtime: str) -> Proof | None:
+        """What ``syncflow verify`` found of a runtime on this processor."""
+        return export.proof(runtime, device_of(self.model), self.precision, str(processor(self.model.device)))
+
+    def load(self, runtime: str, export: Export, proof: Proof) -> Denoiser:
+        """The denoiser of an export. Raises ``ValueError`` if it does not load or was verified in another version."""
+        if mismatch := _version_mismatch(runtime, proof):
+            raise ValueError(mismatch)
+        return libraries.load(runtime, export, self.model, self.precision)
+
+
+Verified = Mapping[str, tuple[Export, Proof]]
+
+
+def choose(
+    runtime: str,
+    model: DDiT,
+    places: Places,
+    precision: str = "auto",
+    workload: Workload | None = None,
+    *,
+    options: TorchOptions | None = None,
+    renew: bool = False,
+) -> RuntimeChoice:
+    """The runtime that computes the passes of ``model``, whose exports lie in ``places``, on the model's device.
+
+    ``precision`` and ``options`` as in ``settings.py``. ``workload`` is the step that ``auto`` may time on a CPU;
+    ``renew`` times it again even if its times are known. Raises ``ValueError`` for an unknown runtime or precision, an
+    option that does not apply, a missing library, device or export, and a runtime that was verified as wrong.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}")
+    task = _task(runtime, model, places, precision, options or TorchOptions())
+    if runtime == "auto":
+        exports_excluded = (options or TorchOptions()).requested
+        return _choose_automatically(task, workload, exports_excluded, renew=renew)
+    if runtime in LIBRARIES:
+        export = export_for(runtime, model, places, task.precision)
+        proof = task.proof_of(export, runtime)
+        if proof is not None and (error := _verified_error(proof, model)):
+            raise ValueError(f"the runtime {runtime} computes this model wrongly in {task.precision}: {error}")
+        return RuntimeChoice(libraries.load(runtime, export, model, task.precision), runtime, REQUESTED, proof)
+    if runtime == "native":
+        return RuntimeChoice(NativeDDiT(cast(model, DTYPES[task.precision])), runtime, REQUESTED)
+    if runtime == "torch-plain":
+        return RuntimeChoice(PlainTorchDenoiser(cast(model, DTYPES[task.precision])), runtime, REQUESTED)
+    denoiser = torch_denoiser(model, task.precision, task.options, compiled=runtime == "compiled")
+    return RuntimeChoice(denoiser, runtime, REQUESTED, overlap=bool(task.options.overlap))
+
+
+def choose_without_exports(model: DDiT, precision: str = "auto") -> RuntimeChoice:
+    """The default where there are no exports and nothing is timed."""
+    return _default(_task("auto", model, Places(None, ""), precision, TorchOptions()))
+
+
+def compute_device(model: DDiT) -> ComputeDevice:
+    """The properties of the device on which a model is."""
+    return ComputeDevice.of(model.device)
+
+
+def _task(runtime: str, model: DDiT, places: Places, precision: str, options: TorchOptions) -> _Task:
+    device, one_way = compute_device(model), model.config.bridge != "global_local"
+    return _Task(model, device, places, *resolve_settings(runtime, precision, options, device, one_way=one_way))
+
+
+def _default(task: _Task, note: str = "", others: Mapping[str, str] | None = None) -> RuntimeChoice:
+    """On a CPU whole blocks in C++ for a small model, else PyTorch; on a GPU PyTorch with the options of the task."""
+    factories, options = _factories_without_exports(task), task.options
+    name = "torch"
+    if "native" in factories and is_expected_fastest(task.model.config):
+        name = "native"
+    elif "torch-plain" in factories and native.instructions() not in VECTORS:
+        name = "torch-plain"
+    why = "no other runtime was verified to be faster"
+    if task.device.type == "cuda":
+        why = f"the default on a GPU, {task.precision}; no exported graphs were verified to be faster"
+    return RuntimeChoice(factories[name](), name, why + note, None, others or {}, overlap=bool(options.overlap))
+
+
+def _factories_without_exports(task: _Task) -> Factories:
+    """The runtimes that need no export, the most reliable first: ``torch`` alone without the C++ part."""
+    model = cast(task.model, DTYPES[task.precision])
+    factories: Factories = {"torch": lambda: torch_denoiser(model, task.precision, task.options)}
+    if native.LOOPS is not None and task.device.type == "cpu" and model.dtype == torch.float32:
+        factories = {"torch-plain": lambda: PlainTorchDenoiser(model), **factories}
+        if not unsupported_reason(model):
+            factories["native"] = lambda: NativeDDiT(model)
+    return factories
+
+
+def _choose_automatically(
+    task: _Task, workload: Workload | None, exports_excluded: tuple[str, ...], *, renew: bool
+) -> RuntimeChoice:
+    verified: dict[str, tuple[Export, Proof]] = {}
+    others: dict[str, str] = {}
+    for runtime in LIBRARIES:
+        if exports_excluded:
+            others[runtime] = f"exported graphs do not have the option {exports_excluded[0]}"
+            continue
+        try:
+            export = export_for(runtime, task.model, task.places, task.precision)
+            proof = task.proof_of(export, runtime)
+            others[runtime] = _verification_problem(task, export, proof, runtime)
+        except ValueError as error:
+            others[runtime] = str(error)
+            continue
+        if proof is not None and not others[runtime]:
+            verified[runtime] = export, proof
+    if workload is None or task.device.type != "cpu":
+        return _choose_by_rule(task, verified, others)
+    if reason := _reason_not_to_time(task.model, workload):
+        return _choose_by_rule(task, verified, others, f"not timed: {reason}")
+    return _choose_by_timing(task, workload, verified, others, renew=renew)
+
+
+def _reason_not_to_time(model: DDiT, workload: Workload) -> str:
+    """The reason why no step is timed; empty if steps may be timed."""
+    if not calibration.enabled():
+        return "SYNCFLOW_CALIBRATION is off"
+    if (chosen := current_implementation()) != "auto":
+        return f"the operations are those of SYNCFLOW_KERNELS={chosen}"
+    return workload.reason_not_to_time(model.config)
+
+
+def _choose_by_timing(
+    task: _Task, workload: Workload, verified: Verified, others: dict[str, str], *, renew: bool
+) -> RuntimeChoice:
+    """The fastest candidate, by times that are known or measured now."""
+    factories, exports = _factories_without_exports(task), {}
+    for runtime, (export, proof) in verified.items():
+        try:
+            exports[runtime] = f"{libraries.fingerprint(runtime)} {_export_fingerprint(export, proof)}"
+        except ValueError as error:
+            others[runtime] = str(error)
+            continue
+        factories[runtime] = partial(task.load, runtime, export, proof)
+    if len(factories) == 1:
+        (only,) = factories
+        return RuntimeChoice(factories[only](), only, "there is no other runtime here", None, others)
+    shape = _hash({"ddit": task.model.config.to_dict(), "sequence": workload.sequence.to_dict()})
+    key = CalibrationKey.here(task.places.model or shape, task.precision, tuple(factories), exports)
+    created: dict[str, Denoiser] = {}
+
+    def measure() -> StepTimes:
+        times, denoisers = time_denoisers(factories, workload)
+        created.update(denoisers)
+        return times
+
+    known = load_or_measure(key, measure, renew=renew)
+    if known.times.stopped:
+        return _choose_by_rule(task, verified, others, f"not timed: {known.times.stopped}")
+    failed = {name: f"could not be timed on {known.date}: {error}" for name, error in known.times.failures.items()}
+    others = others | failed
+    for runtime in known.ranking():
+        try:
+            denoiser = created[runtime] if runtime in created else factories[runtime]()
+        except ValueError as error:
+            others[runtime] = _warn_and_skip(error)
+            continue
+        timed = {name: others.get(name) or f"{ms:.3g} ms a step" for name, ms in known.milliseconds().items()}
+        rest = {name: reason for name, reason in (others | timed).items() if name != runtime}
+        proof_of = verified[runtime][1] if runtime in verified else None
+        return RuntimeChoice(denoiser, runtime, _timing_reason(known, runtime), proof_of, rest, known)
+    raise AssertionError("a runtime without exports can always be created")
+
+
+def _timing_reason(known: Calibration, runtime: str) -> str:
+    """The reason for a runtime that was chosen by timing, with its time."""
+    times = known.milliseconds()
+    fastest = next(iter(times))
+    where = f"the fastest of {len(times)} that were timed on this machine"
+    if runtime == fastest:
+        return f"{where}: {times[runtime]:.3g} ms a step"
+    return f"{times[runtime]:.3g} ms a step; {where} is {fastest}, {times[fastest]:.3g} ms"
+
+
+def _choose_by_rule(task: _Task, verified: Verified, others: dict[str, str], untimed: str = "") -> RuntimeChoice:
+    """The fastest exported runtime by the times of ``syncflow verify``, or else the default of the device."""
+    faster: dict[str, tuple[Export, Proof]] = {}
+    for runtime, (export, proof) in verified.items():
+        try:
+            slow = "not faster than what needs no export"
+            others[runtime] = _version_mismatch(runtime, proof) if proof.speed() > 1 else slow
+        except ValueError as error:
+            others[runtime] = str(error)
+        if not others[runtime]:
+            faster[runtime] = export, proof
+    note = f"; {untimed}" if untimed else ""
+    for runtime, (export, proof) in sorted(faster.items(), key=lambda item: -item[1][1].speed()):
+        own, without = proof.seconds[STEP]
+        why = f"the fastest that was verified: {1000 * own:.3g} ms a step, {1000 * without:.3g} without exports"
+        try:
+            denoiser = task.load(runtime, export, proof)
+        except ValueError as error:
+            others[runtime] = _warn_and_skip(error)
+            continue
+        slower = {name: f"{1000 * p.seconds[STEP][0]:.3g} ms a step" for name, (_, p) in faster.items()}
+        rest = {name: reason or slower[name] for name, reason in others.items() if name != runtime}
+        return RuntimeChoice(denoiser, runtime, why + note, proof, rest)
+    return _default(task, note, others)
+
+
+def _warn_and_skip(error: ValueError) -> str:
+    warnings.warn(f"{error}; the next best runtime is taken", stacklevel=2)
+    return str(error)
+
+
+def _verification_problem(task: _Task, export: Export, proof: Proof | None, runtime: str) -> str:
+    """The reason why ``auto`` does not take a runtime; empty if it was verified as correct on this processor."""
+    if proof is None:
+        here = str(processor(task.model.device))
+        processors = export.elsewhere(runtime, device_of(task.model), task.precision, here)
+        if processors:
+            return f"verified on {processors[0] or 'an unknown processor'}, not on this one; run `syncflow verify` here"
+        return "not verified on this kind of device; `syncflow verify` does it"
+    return _verified_error(proof, task.model)
+
+
+def _version_mismatch(runtime: str, proof: Proof) -> str:
+    """A sentence if another version of the library was verified than is installed; else empty.
+
+    Imports the library. Raises ``ValueError`` where it is missing.
+    """
+    installed = libraries.version_of(runtime)
+    if proof.version == installed:
+        return ""
+    return f"version {proof.version} was verified, and {installed} is installed; run `syncflow verify` again"
+
+
+def _verified_error(proof: Proof, model: DDiT) -> str:
+    """The first graph of the model that was verified as wrong, and its error; empty if all are correct."""
+    wrong = [name for name in graph_names(model.config) if not proof.holds([name])]
+    if not wrong:
+        return ""
+    error = proof.errors.get(wrong[0])
+    return f"{wrong[0]} " + ("fails" if error is None else f"is off by {error:.1e}, more than {proof.bound:g}")
+
+
+def _export_fingerprint(export: Export, proof: Proof) -> str:
+    """A hash of the files of an export with their modification times, and the version that was verified."""
+    files = {name: export.path / name for name in export.checksums}
+    modified = {name: file.stat().st_mtime_ns if file.is_file() else None for name, file in files.items()}
+    return f"{proof.version} {_hash([dict(export.checksums), modified])[:16]}"
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

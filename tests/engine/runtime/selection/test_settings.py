@@ -1,0 +1,159 @@
+"""Defaults and options of a runtime, on a CPU and on described GPUs, and in an engine."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from syncflow.engine.components import Components
+from syncflow.engine.engine import Engine, bundled_model
+from syncflow.engine.exports import Places
+from syncflow.engine.runtime import pytorch
+from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
+from syncflow.engine.runtime.selection import choose as choose_module
+from syncflow.engine.runtime.selection.choose import choose
+from syncflow.engine.runtime.selection.settings import ComputeDevice, TorchOptions, resolve_settings
+
+from ..conftest import CONFIGS
+from ..tape import TapeCapture
+
+CPU = ComputeDevice("cpu")
+A100, ADA, H100 = (ComputeDevice("cuda", capability) for capability in ((8, 0), (8, 9), (9, 0)))
+T4 = ComputeDevice("cuda", (7, 5))
+OFF = TorchOptions(cuda_graphs=False, overlap=False)
+FP8_NEEDS = "fp8 needs a CUDA device of compute capability 8.9 or newer"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "one_way", "precision", "cuda_graphs", "overlap"),
+    [
+        ("auto", CPU, True, "float32", False, False),
+        ("torch", CPU, True, "float32", False, False),
+        ("auto", H100, True, "bfloat16", True, True),
+        ("auto", H100, False, "bfloat16", True, False),
+        ("auto", A100, True, "bfloat16", True, True),
+        ("auto", T4, True, "float16", True, True),
+        ("torch", H100, True, "bfloat16", False, False),
+        ("compiled", H100, True, "bfloat16", False, False),
+        ("torch-plain", T4, True, "float16", False, False),
+        ("tensorrt", H100, True, "float32", False, False),
+    ],
+)
+def test_defaults(runtime, device, one_way, precision, cuda_graphs, overlap):
+    resolved = resolve_settings(runtime, "auto", TorchOptions(), device, one_way=one_way)
+    assert resolved == (precision, TorchOptions(cuda_graphs, overlap))
+    assert resolve_settings(runtime, *resolved, device, one_way=one_way) == resolved
+
+
+@pytest.mark.parametrize("runtime", ["auto", "torch", "compiled"])
+def test_a_setting_of_the_user_is_kept(runtime):
+    on = TorchOptions(cuda_graphs=True, overlap=True, fp8=True, autotune=runtime == "compiled")
+    for options in (on, OFF):
+        assert resolve_settings(runtime, "float16", options, H100, one_way=True) == ("float16", options)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "precision", "options", "device", "message"),
+    [
+        ("auto", "int8", {}, CPU, "precision is 'int8'; it must be one of auto, float32, bfloat16, float16"),
+        ("auto", "auto", {"cuda_graphs": True}, CPU, "cuda_graphs needs a CUDA device; this is a CPU"),
+        ("torch", "auto", {"overlap": True}, CPU, "overlap needs a CUDA device; this is a CPU"),
+        (
+            "torch",
+            "auto",
+            {"overlap": True},
+            H100,
+            "overlap needs a model in which one tower reads nothing of the other; in this one both read",
+        ),
+        (
+            "torch",
+            "auto",
+            {"fp8": True},
+            A100,
+            f"{FP8_NEEDS}; this is a CUDA device of compute capability 8.0",
+        ),
+        (
+            "auto",
+            "auto",
+            {"fp8": True},
+            CPU,
+            f"{FP8_NEEDS}; this is a CPU",
+        ),
+        (
+            "native",
+            "auto",
+            {"fp8": True},
+            CPU,
+            "fp8 is an option of the runtimes auto, torch, compiled; this one is native",
+        ),
+        ("torch", "auto", {"autotune": True}, H100, "autotune is an option of the runtime compiled; this one is torch"),
+    ],
+)
+def test_an_option_that_does_not_apply_is_refused(runtime, precision, options, device, message):
+    with pytest.raises(ValueError) as error:
+        resolve_settings(runtime, precision, TorchOptions(**options), device, one_way=False)
+    assert str(error.value) == message
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Describes an H100 where there is a CPU, with tapes as CUDA graphs."""
+    monkeypatch.setattr(choose_module, "compute_device", lambda model: H100)
+    graphs = partial(CudaGraphDenoiser, capture=TapeCapture())
+    monkeypatch.setattr(pytorch, "CudaGraphDenoiser", graphs)
+
+
+@pytest.mark.parametrize("name", ["adaptor", "global_local"])
+def test_auto_on_a_gpu(models, tmp_path, gpu, name):
+    """It does not claim that anything was measured."""
+    chosen = choose("auto", models[name], Places(tmp_path, "7" * 64))
+    told = chosen.describe()
+    assert (told["runtime"], told["dtype"], told["cuda_graphs"]) == ("torch", "bfloat16", True)
+    assert told["overlap"] is chosen.overlap is chosen.denoiser.overlap is (name == "adaptor")
+    assert told["why"] == "the default on a GPU, bfloat16; no exported graphs were verified to be faster"
+
+
+def test_an_option_excludes_exports(models, tmp_path, gpu):
+    chosen = choose("auto", models["adaptor"], Places(tmp_path, "7" * 64), options=TorchOptions(fp8=True))
+    assert chosen.describe()["fp8"] is True
+    assert chosen.others["tensorrt"] == "exported graphs do not have the option fp8"
+
+
+@pytest.mark.parametrize("runtime", ["torch", "compiled"])
+def test_named_runtimes_take_options(models, tmp_path, gpu, runtime):
+    options = TorchOptions(cuda_graphs=True, overlap=True, autotune=runtime == "compiled")
+    told = choose(runtime, models["adaptor"], Places(tmp_path, "7" * 64), options=options).describe()
+    assert (told["cuda_graphs"], told["overlap"], told["dtype"]) == (True, True, "bfloat16")
+    assert told["compile"] == ("max-autotune" if runtime == "compiled" else False)
+    eager = choose(
+        runtime, models["adaptor"], Places(tmp_path, "7" * 64), "float32", options=TorchOptions(overlap=True)
+    )
+    assert (eager.overlap, eager.describe()["overlap"], eager.describe()["cuda_graphs"]) == (True, True, False)
+
+
+def test_an_engine_passes_its_settings_on(gpu):
+    """And samples with them: here the streams of a CPU are one, and the graphs are tapes."""
+    components = Components.load(bundled_model())
+    engine = Engine(components, runtime="auto", precision="auto", fp8=True)
+    told = engine.describe()
+    names = ("dtype", "cuda_graphs", "overlap", "fp8", "compile", "captured_graphs")
+    assert [told[name] for name in names] == ["bfloat16", True, True, True, False, 0]
+    clip = engine.generate("a ball", steps=1, seconds=0.5)
+    assert clip.frames.shape[0] == 8
+    assert engine.describe()["captured_graphs"] > 0
+    eager = Engine(components, runtime="torch", cuda_graphs=False, overlap=False).describe()
+    assert not any(eager[name] for name in ("cuda_graphs", "overlap", "fp8", "compile"))
+
+
+def test_an_engine_on_a_cpu_refuses_what_needs_a_gpu():
+    components = Components.load(bundled_model())
+    for option in ("cuda_graphs", "overlap", "fp8"):
+        with pytest.raises(ValueError, match=f"{option} needs a CUDA device"):
+            Engine(components, **{option: True})
+
+
+def test_models_of_every_bridge_resolve(models, tmp_path):
+    for name in CONFIGS:
+        told = choose("torch", models[name], Places(tmp_path, "7" * 64)).describe()
+        assert (told["dtype"], told["cuda_graphs"], told["overlap"]) == ("float32", False, False)

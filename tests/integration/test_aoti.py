@@ -1,0 +1,96 @@
+"""A model compiled by AOTInductor, from the command line: right, the same clips, and refused where it does not belong.
+
+Compiling a graph takes half a minute of a processor. So one model of one layer is compiled for all that is promised of
+compiled graphs, with the wrappers around its kernels unoptimised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from syncflow.engine.components import Components
+from syncflow.engine.exports import Export
+from syncflow.engine.package import sha256
+from syncflow.engine.runtime import aoti
+from syncflow.engine.runtime.exported import graph_names
+from syncflow.export.verifying import graph_error
+from syncflow.export.writing import graphs_of
+
+from .exporting import Exported, check_auto, check_clips, check_files, export
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Exported:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("there is no C++ compiler")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
+        return export("syncflow-tiny", tmp_path_factory.mktemp("compiled") / "model", "aoti")
+
+
+@pytest.fixture(scope="module")
+def parts(exported) -> Components:
+    return Components.load(exported.package)
+
+
+@pytest.fixture(scope="module")
+def compiled(exported, parts) -> Export:
+    return Export.read(exported.package / "exports" / "aoti" / "cpu", parts.digest)
+
+
+def test_compiled_graphs_compute_what_their_modules_do(exported, parts, compiled):
+    """With one row, the smallest lengths, lengths other than the example's, and rows that read no context."""
+    (result,) = exported.results
+    assert result["runtime"] == "aoti"
+    assert result["errors"].keys() == set(graph_names(parts.config.ddit))
+    assert result["seconds"]["step"][0] > 0
+    assert compiled.machine == aoti.machine(CPU)
+    assert compiled.graphs["denoise_audio"].outputs["velocity"].shape == ("R", "A", parts.config.ddit.audio_channels)
+    sessions = aoti.sessions(compiled, CPU)
+    for graph in graphs_of(parts, "cpu", codecs=False):
+        assert graph_error(sessions, graph, compiled.graphs[graph.name]) <= 1e-5, graph.name
+
+
+@pytest.mark.parametrize(("count", "clip"), [(2, {"seconds": 0.5}), (1, {"seconds": 1.0, "width": 96})], ids=str)
+def test_the_same_seed_is_the_same_clip(exported, count, clip):
+    check_clips(exported, count, **clip)
+
+
+def test_the_same_seed_is_the_same_file(exported, tmp_path):
+    check_files(exported, tmp_path)
+
+
+def test_auto_times_what_was_verified(exported, monkeypatch):
+    check_auto(exported, monkeypatch)
+
+
+def test_machine_code_is_not_loaded_from_a_changed_file(compiled, tmp_path):
+    shutil.copytree(compiled.path, tmp_path / "copy")
+    file = tmp_path / "copy" / "denoise_audio.pt2"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        aoti.sessions(Export.read(tmp_path / "copy", compiled.model), CPU)
+    assert sha256(compiled.path / file.name) == compiled.checksums[file.name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"versions": {"torch": "2.0.0"}}, "was compiled by torch 2.0.0"),
+        ({"machine": "sm_90"}, "was compiled for sm_90, and this is"),
+    ],
+    ids=str,
+)
+def test_code_for_another_torch_or_machine(compiled, changes, message):
+    with pytest.raises(ValueError, match=message):
+        aoti.sessions(dataclasses.replace(compiled, **changes), CPU)
