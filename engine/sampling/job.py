@@ -92,7 +92,7 @@ class Job:
 def batch_shape(sequence: SequenceConfig, reference_tokens: int) -> tuple[int, ...]:
     """What requests must have in common to share a batch."""
     s = sequence
-    return s.latent_frames, s.latent_height, s.latent_width, s.audio_tokens, reference_tokens
+    return s.latent_frames, s.padding, s.latent_height, s.latent_width, s.audio_tokens, reference_tokens
 
 
 def text_of(job: Job, prompted: bool, null_text: Tensor) -> Text:

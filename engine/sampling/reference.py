@@ -104,6 +104,7 @@ class ReferenceLoop:
             torch.arange(len(jobs), device=device),
             None if branch.bridge else torch.zeros(len(jobs), dtype=torch.bool, device=device),
             None if reference is None else reference.to(device, model.dtype),
+            torch.tensor(jobs[0].sequence.frame_times, device=device),
         )
         return Latents(_present(found.video).float(), _present(found.audio).float())
 
