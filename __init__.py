@@ -10,7 +10,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .engine.config import ModelConfig, SequenceConfig, preset
+from .engine.config import ModelConfig, SequenceConfig
+from .engine.presets import preset
 from .engine.types import Clip, Request
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""What every approximate option gains and what it costs: work and time beside the distance from the exact clip.
+"""Speedup and error of every approximate option: FLOPs and time beside the distance from the exact clip.
 
-Each clip is drawn exactly and then with every option, from the same prompt and seed, in one alternating run. Fewer
-steps are the baseline that needs no option: what comes no nearer to the exact clip than fewer steps of the same work is
-not worth having.
+Each clip is generated exactly and then with every option, from the same prompt and seed. Fewer steps are the baseline:
+an option is of use if its error is smaller than that of fewer steps at the same FLOPs.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from syncflow.engine.cost.request import request_cost
 from syncflow.engine.engine import Engine
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.fp8 import with_fp8
@@ -26,32 +26,31 @@ from syncflow.engine.sampling.loop import sample
 from syncflow.engine.types import Clip, Latents, Request
 from syncflow.training.evaluation import evaluate_generation
 
-from .plan import explain
 from .step import PROMPTS
 
 INTERVALS = ((0.1, 0.9), (0.2, 0.8))
 BRANCH_INTERVALS = (2, 3, 4)
 STEPS = (0.75, 0.67, 0.5)  # of the exact clip's
-WARM = 2  # steps that do not count, of every option
+WARM_UP_STEPS = 2  # of every option
 
 
 @dataclass(frozen=True)
 class Option:
-    """Settings of a request that differ from the exact clip's, or the way in which the d-DiT computes."""
+    """Settings of a request that differ from the exact clip's, or another ``precision`` of the d-DiT."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    way: str = "float32"
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
 class Row:
-    """An option over all clips. ``flops`` of a sample; ``work`` and ``gain`` are those of the exact clip, and its time,
-    over the option's own; ``ms_p50`` from noise to latents.
+    """An option over all clips: ``flops`` of a clip and ``ms_p50`` from noise to latents; ``work`` and ``gain`` are the
+    exact clip's FLOPs and time over these.
 
     ``frames_db`` and ``sound_db``: peak signal-to-noise ratios of pixels (peak 255) and samples (peak 1) against the
     exact clips, None where there is no difference; ``video_err`` and ``audio_err``: the difference of their latents as
-    a share of them, root of the mean square. ``impact_f1``: whether what is heard is what is seen.
+    a share of them, root of the mean square. ``impact_f1``: agreement of seen and heard impacts.
     """
 
     name: str
@@ -71,7 +70,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Generated:
     """A clip, its latents and the seconds that sampling took."""
 
     clip: Clip
@@ -80,19 +79,19 @@ class Drawn:
 
 
 def options(steps: int) -> list[Option]:
-    """All there are, for a clip of so many steps."""
+    """All approximate options, for a clip of ``steps`` steps."""
     fewer = dict.fromkeys(max(1, round(share * steps)) for share in STEPS)
     return [
         *(Option(f"guidance from {low:g} to {high:g}", {"guidance_interval": (low, high)}) for low, high in INTERVALS),
         *(Option(f"branch interval {n}", {"branch_interval": n}) for n in BRANCH_INTERVALS),
-        Option("bfloat16", way="bfloat16"),
-        Option("fp8 linears", way="fp8"),
+        Option("bfloat16", precision="bfloat16"),
+        Option("fp8 linears", precision="fp8"),
         *(Option(f"{count} step{'s' * (count > 1)}", {"steps": count}) for count in fewer if count < steps),
     ]
 
 
 def requests(count: int, steps: int, **settings: Any) -> list[Request]:
-    """So many clips of known prompts."""
+    """``count`` requests with known prompts and seeds."""
     return [Request(PROMPTS[i % len(PROMPTS)], seed=i, steps=steps, **settings) for i in range(count)]
 
 
@@ -100,22 +99,29 @@ def compare(
     engine: Engine,
     asked: Sequence[Request],
     chosen: Sequence[Option],
-    progress: Callable[[int], object] = lambda drawn: None,
+    progress: Callable[[int], object] = lambda clips: None,
 ) -> list[Row]:
     """A row for the exact clips and one for each option; ``progress(1)`` is called after every clip."""
     every = [Option("exact"), *chosen]
-    ways = {way: _way(engine, way) for way in dict.fromkeys(option.way for option in every)}
-    memos = {way: ConditioningCache(denoiser) for way, denoiser in ways.items()}
-    drawn: dict[str, list[Drawn]] = {option.name: [] for option in every}
+    denoisers = {name: _denoiser(engine, name) for name in dict.fromkeys(option.precision for option in every)}
+    caches = {name: ConditioningCache(denoiser) for name, denoiser in denoisers.items()}
+    generated: dict[str, list[Generated]] = {option.name: [] for option in every}
     for option in every:
-        _draw(engine, replace(asked[0], **{**option.settings, "steps": WARM}), ways[option.way], memos[option.way])
+        _generate(
+            engine,
+            replace(asked[0], **{**option.settings, "steps": WARM_UP_STEPS}),
+            denoisers[option.precision],
+            caches[option.precision],
+        )
     for request in asked:
         for option in every:
-            one = _draw(engine, replace(request, **option.settings), ways[option.way], memos[option.way])
-            drawn[option.name].append(one)
+            one = _generate(
+                engine, replace(request, **option.settings), denoisers[option.precision], caches[option.precision]
+            )
+            generated[option.name].append(one)
             progress(1)
-    flops = {option.name: explain(engine.config, replace(asked[0], **option.settings)).total for option in every}
-    ms = {name: 1e3 * statistics.median(one.seconds for one in of_option) for name, of_option in drawn.items()}
+    flops = {option.name: request_cost(engine.config, replace(asked[0], **option.settings)).total for option in every}
+    ms = {name: 1e3 * statistics.median(one.seconds for one in of_option) for name, of_option in generated.items()}
     prompts = [request.prompt for request in asked]
     return [
         Row(
@@ -124,11 +130,11 @@ def compare(
             round(flops["exact"] / flops[option.name], 3),
             round(ms[option.name], 1),
             round(ms["exact"] / ms[option.name], 3),
-            _decibels(255.0, ((one.clip.frames, other.clip.frames) for one, other in _pairs(drawn, option))),
-            _decibels(1.0, ((one.clip.waveform, other.clip.waveform) for one, other in _pairs(drawn, option))),
-            _share((one.latents.video, other.latents.video) for one, other in _pairs(drawn, option)),
-            _share((one.latents.audio, other.latents.audio) for one, other in _pairs(drawn, option)),
-            round(evaluate_generation([one.clip for one in drawn[option.name]], prompts).impact_f1, 3),
+            _decibels(255.0, ((one.clip.frames, other.clip.frames) for one, other in _pairs(generated, option))),
+            _decibels(1.0, ((one.clip.waveform, other.clip.waveform) for one, other in _pairs(generated, option))),
+            _share((one.latents.video, other.latents.video) for one, other in _pairs(generated, option)),
+            _share((one.latents.audio, other.latents.audio) for one, other in _pairs(generated, option)),
+            round(evaluate_generation([one.clip for one in generated[option.name]], prompts).impact_f1, 3),
         )
         for option in every
     ]
@@ -146,12 +152,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _way(engine: Engine, way: str) -> Denoiser:
+def _denoiser(engine: Engine, precision: str) -> Denoiser:
     model = engine.components.ddit
-    return with_fp8(model) if way == "fp8" else cast(model, DTYPES[way])
+    return with_fp8(model) if precision == "fp8" else cast(model, DTYPES[precision])
 
 
-def _draw(engine: Engine, request: Request, denoiser: Denoiser, cache: ConditioningCache) -> Drawn:
+def _generate(engine: Engine, request: Request, denoiser: Denoiser, cache: ConditioningCache) -> Generated:
     prepared = engine.pipeline.prepare(request)
     job = engine.pipeline.encode(prepared)
     began = time.perf_counter()
@@ -159,11 +165,11 @@ def _draw(engine: Engine, request: Request, denoiser: Denoiser, cache: Condition
     latents = Latents(found.video.cpu(), found.audio.cpu())  # which waits for the device
     seconds = time.perf_counter() - began
     (clip,) = engine.pipeline.decode(prepared, found)
-    return Drawn(clip, latents, seconds)
+    return Generated(clip, latents, seconds)
 
 
-def _pairs(drawn: Mapping[str, Sequence[Drawn]], option: Option) -> Iterator[tuple[Drawn, Drawn]]:
-    return zip(drawn[option.name], drawn["exact"], strict=True)
+def _pairs(generated: Mapping[str, Sequence[Generated]], option: Option) -> Iterator[tuple[Generated, Generated]]:
+    return zip(generated[option.name], generated["exact"], strict=True)
 
 
 def _decibels(peak: float, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> float | None:

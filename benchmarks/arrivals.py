@@ -1,9 +1,9 @@
-"""Continuous against static batching, by simulation: ``python -m syncflow.benchmarks.arrivals``.
+"""Simulation of continuous against static batching: ``python -m syncflow.benchmarks.arrivals``.
 
-The engine's own scheduler on a simulated clock. Requests of several shapes and lengths arrive as a Poisson process; a
-step of n requests takes fixed + each * n seconds, preparing and decoding take none. In static batching requests join
-only a batch that nobody is in; they still leave at their own last step, which is kinder to it than a padded loop. Times
-are in units of one request's step alone (fixed + each = 1), so the table says nothing of any machine.
+The engine's scheduler runs on a simulated clock. Requests of several shapes and lengths arrive as a Poisson process; a
+step of n requests takes fixed + each * n seconds, preparation and decoding take none. In static batching requests join
+only empty batches; they leave at their own last step, which favours static batching over a padded loop. The unit of
+time is a step of one request (fixed + each = 1), so the table does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Outcome:
 
     @property
     def makespan(self) -> float:
-        """When all had ended."""
+        """The end of the last request."""
         return max(self.ends)
 
 
@@ -76,11 +76,11 @@ Simulated = RequestState[Remaining, None, None]
 
 def poisson(count: int, rate: float, shapes: int, seed: int) -> list[Arrival]:
     """``count`` requests, ``rate`` a second on average."""
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     time, arrivals = 0.0, []
     for _ in range(count):
-        time += draw.expovariate(rate)
-        arrivals.append(Arrival(time, draw.choice(STEPS), draw.randrange(shapes)))
+        time += rng.expovariate(rate)
+        arrivals.append(Arrival(time, rng.choice(STEPS), rng.randrange(shapes)))
     return arrivals
 
 
@@ -126,7 +126,7 @@ def _request(index: int, one: Arrival) -> Simulated:
 
 
 def table(count: int, shapes: int, batch: int, cost: StepCost, seed: int) -> str:
-    """A row for each load and way of batching. Load 1 is what full batches could just serve."""
+    """A Markdown row for each load and batching policy. Load 1 is the throughput of full batches."""
     limits = Limits(queue=count, batch=batch)
     capacity = batch / cost.of(batch) / statistics.mean(STEPS)
     lines = [

@@ -1,4 +1,4 @@
-"""One denoising step of the d-DiT: both branches of classifier-free guidance in one forward, or in one each."""
+"""A denoising step of the d-DiT: both guidance branches batched in one forward, or one after the other."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Step:
 
 
 def test_step(measured: BenchmarkFixture, engine: Engine) -> None:
-    """Together, each round after one of apart; ``apart_over_together`` is the ratio of the medians."""
+    """Batched, in alternation with one after the other (``apart``); ``apart_over_together`` is the ratio of medians."""
     step = Step.of(engine)
     with torch.inference_mode():
         together, apart = step.velocities([0, 1]), [step.velocities([g]) for g in range(BRANCHES)]

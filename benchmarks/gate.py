@@ -1,8 +1,8 @@
-"""The gate on speed: ratios within one process, at every instruction level of this machine.
+"""Performance regression gate: two ratios, measured within one process at every instruction level of this machine.
 
-A kernel that a compiler made slow at one level, or a choice that takes the slowest runtime, shows in two ratios that do
-not depend on how fast the machine is: the linear kernel against a loop of multiply-adds, and a step of the chosen
-runtime against plain PyTorch. Noise only lowers them, so the best of a few tries counts.
+They show a kernel that compiles to slow code at one level and a bad choice of the runtime, on machines of any speed:
+the rate of the linear kernel over that of a loop of multiply-adds, and the time of a step in plain PyTorch over that in
+the chosen runtime. Noise only lowers them, so the best of a few tries counts.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Check:
 
 
 def best_of(tries: int, least: float, ratio: Callable[[], float]) -> tuple[float, int]:
-    """The largest of up to so many ratios, and how many it took: no more once one reaches ``least``."""
+    """The largest of up to ``tries`` ratios, and the number of tries; stops once a ratio reaches ``least``."""
     best, count = 0.0, 0
     while count < tries and best < least:
         best, count = max(best, ratio()), count + 1
@@ -61,7 +61,7 @@ def best_of(tries: int, least: float, ratio: Callable[[], float]) -> tuple[float
 
 
 def check_linear(tries: int = TRIES) -> Check:
-    """The linear kernel of one thread against a loop of multiply-adds, in turn. Raises ``ValueError`` without them."""
+    """The linear kernel on one thread against a loop of multiply-adds. Raises ``ValueError`` without the C++ part."""
     loops = native.LOOPS
     if loops is None:
         raise ValueError("the gate needs the C++ part, which was not built or is switched off by SYNCFLOW_NATIVE=0")
@@ -87,10 +87,10 @@ def check_linear(tries: int = TRIES) -> Check:
 
 
 def check_step(tries: int = TRIES) -> Check:
-    """A step of the runtime that ``auto`` takes now against one in plain PyTorch, in turn."""
+    """A step in the runtime that ``auto`` takes against one in plain PyTorch."""
     engine = Engine.from_pretrained(device="cpu", runtime="torch-plain")
     model, task = engine.components.ddit, workload(engine.config.sequence)
-    chosen = choose("auto", model, engine.places, "float32", task, renew=True)
+    chosen = choose("auto", model, engine.export_locations, "float32", task, renew=True)
     plain, own = task.start(engine.denoiser), task.start(chosen.denoiser)
 
     def ratio() -> float:
@@ -110,7 +110,7 @@ def check_level() -> list[Check]:
 
 
 def check_all_levels() -> list[Check]:
-    """All checks at every level of this machine, each in a process of its own with an empty cache."""
+    """All checks at every level of this machine, each level in a new process with an empty cache."""
     if native.LOOPS is None:
         check_linear()
     checks: list[Check] = []
@@ -120,7 +120,7 @@ def check_all_levels() -> list[Check]:
             environment = os.environ | {"SYNCFLOW_CACHE": cache, "SYNCFLOW_CALIBRATION": "on"}
             ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
         if not ran.stdout.strip():
-            raise ValueError(f"the gate at {level} ended with exit code {ran.returncode} and measured nothing")
+            raise ValueError(f"the gate at {level} failed with exit code {ran.returncode}")
         for found in json.loads(ran.stdout)["checks"]:
             found.pop("passed")
             checks.append(Check(**found))
@@ -128,7 +128,7 @@ def check_all_levels() -> list[Check]:
 
 
 def table(checks: list[Check]) -> str:
-    """Markdown."""
+    """Checks as a Markdown table."""
     lines = ["| level | check | ratio | least | | what |", "|---|---|--:|--:|---|---|"]
     for one in checks:
         verdict = "passes" if one.passed else "FAILS"

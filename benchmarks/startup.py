@@ -1,7 +1,6 @@
-"""Where the seconds of ``syncflow generate`` go, stage by stage: ``python -m syncflow.benchmarks.startup``.
+"""Time the stages of ``syncflow generate`` in fresh processes: ``python -m syncflow.benchmarks.startup``.
 
-Each run is a fresh process that does what the command does, one stage after the other. Nothing but the standard library
-is imported before the stage that needs it.
+Nothing but the standard library is imported before the stage that needs it.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,28 +22,44 @@ RUNS = 5
 
 
 class Stages:
-    """Seconds of named stages, of which one ends when the next begins; the first began at ``started`` (s, epoch)."""
+    """Seconds of consecutive named stages, of which the first began at ``started`` (seconds since the epoch)."""
 
     def __init__(self, started: float) -> None:
         self.seconds: dict[str, float] = {}
         self._last = started
 
     def end(self, name: str) -> None:
-        """The stage ``name`` ends now."""
+        """End the stage ``name`` and begin the next."""
         now = time.time()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 
+    @contextmanager
+    def ending(self, codec: object, name: str) -> Iterator[None]:
+        """Within the block, the stage ``name`` ends with each call of ``codec.decode``."""
+        decode: Callable[..., object] = codec.decode  # type: ignore[attr-defined]
+
+        def timed(*arguments: object) -> object:
+            result = decode(*arguments)
+            self.end(name)
+            return result
+
+        vars(codec)["decode"] = timed
+        try:
+            yield
+        finally:
+            del vars(codec)["decode"]
+
 
 def run(started: float, output: Path) -> dict[str, float]:
-    """The stages of one clip in this process, which was started at ``started``, and of a second one."""
+    """Seconds of the stages of one clip in this process, started at ``started``, and of a second clip as a whole."""
     stages = Stages(started)
     stages.end("interpreter")
     from ..cli import GC_THRESHOLD
 
     gc.set_threshold(GC_THRESHOLD)
     stages.end("command line")
-    import torch
+    import torch  # noqa: F401  (a stage of its own)
 
     stages.end("PyTorch")
     from ..engine.components import Components
@@ -71,15 +88,10 @@ def run(started: float, output: Path) -> dict[str, float]:
 
         latents = sample(engine.denoiser, [job], on_step, engine.conditioning_cache)
         stages.end("other steps")
-        sequence, parts = prepared.sequence, engine.pipeline.components
-        with torch.inference_mode():
-            parts.video.decode(latents.video, sequence.frames)
-            stages.end("video decoder")
-            parts.audio.decode(latents.audio, sequence.samples)
-            stages.end("audio decoder")
-        made = pipeline.decode(prepared, latents)
-        stages.end("(decoders again)")
-        made[0].save(output)
+        parts = pipeline.components
+        with stages.ending(parts.video, "video decoder"), stages.ending(parts.audio, "audio decoder"):
+            (made,) = pipeline.decode(prepared, latents)
+        made.save(output)
         stages.end("mp4")
 
     clip(Request(PROMPT, seed=SEED))
@@ -90,7 +102,7 @@ def run(started: float, output: Path) -> dict[str, float]:
 
 
 def measure(runs: int = RUNS) -> dict[str, list[float]]:
-    """Seconds of every stage in each of several processes; "end" is what a process takes after its last stage."""
+    """Seconds of every stage in each of several processes; "end" is the time from the last stage to the exit."""
     found: dict[str, list[float]] = {}
     with TemporaryDirectory() as folder:
         for _ in range(runs):
@@ -104,9 +116,9 @@ def measure(runs: int = RUNS) -> dict[str, list[float]]:
 
 
 def table(found: dict[str, list[float]]) -> str:
-    """Medians as Markdown, the whole of the first clip last."""
+    """Medians as Markdown: the stages of the first clip, their sum, and a second clip of the same engine."""
     second = found["second clip"]
-    stages = {name: times for name, times in found.items() if name not in ("second clip", "(decoders again)")}
+    stages = {name: times for name, times in found.items() if name != "second clip"}
     whole = [sum(times) for times in zip(*stages.values(), strict=True)]
     rows = [*stages.items(), ("**together**", whole), ("a second clip of the same engine", second)]
     lines = [f"| {name} | {statistics.median(times):.2f} s |" for name, times in rows]

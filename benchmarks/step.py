@@ -1,8 +1,8 @@
-"""One denoising step, in every way there is, beside the naive loop, in one alternating run.
+"""Compare a denoising step of several runtimes with the reference loop, in alternation.
 
-The naive loop is the reference loop (``engine/sampling/reference.py``) in plain PyTorch operations. Every way steps the
-same requests from the same noise, with both modalities at a shared time, and its velocities are held against the naive
-ones before anything is timed.
+The baseline is the reference loop (``engine/sampling/reference.py``) in plain PyTorch operations. Every runtime steps
+the same requests from the same noise, with both modalities at a shared time; its velocities are compared with the
+baseline's before anything is timed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from syncflow.engine.cost.flops import flops
 from syncflow.engine.engine import Engine, workload
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.exported import GraphDenoiser
@@ -31,8 +32,7 @@ from syncflow.engine.types import Latents, Request
 from syncflow.kernels.launch import implementation
 
 from . import instructions
-from .bare import LIBRARIES, Bare
-from .flops import flops
+from .library_only import LIBRARIES, LibraryOnly
 
 PROMPTS = (
     "a large red rubber ball bounces on a wooden floor",
@@ -41,7 +41,7 @@ PROMPTS = (
     "a large white wooden ball rolls on a wooden floor",
 )
 Work = tuple[int, int, int]
-REST = 0.02  # seconds
+PAUSE = 0.02  # seconds
 STEPS = 200  # of the schedule: more than a run takes
 TAKE_STEPS, TAKE_ROUNDS = 8, 5
 COUNTED = ("torch", "torch-plain")  # runtimes whose operations PyTorch can count
@@ -54,11 +54,10 @@ def quiet(rounds: Sequence[int], desc: str) -> Iterable[int]:
 
 @dataclass(frozen=True)
 class Timing:
-    """How ways are timed: ``rounds`` that count, a ``clock`` in seconds, and ``progress``, which is called as ``tqdm``
-    is.
+    """Timed ``rounds``, a ``clock`` in seconds, and ``progress``, called like ``tqdm``.
 
-    ``time.perf_counter`` measures what a user waits. ``time.process_time`` measures what the threads of this process
-    compute, added up, including threads that wait awake: of use on a machine where others compute too.
+    ``time.perf_counter`` measures latency. ``time.process_time`` adds up the CPU time of all threads, spinning ones
+    included: for machines under other load.
     """
 
     rounds: int = 20
@@ -68,12 +67,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """``ms_p50`` of a step; ``ratio`` naive time over its own; ``rel_err`` of its velocities against the naive ones.
+    """``ms_p50`` of a step; ``ratio`` of the reference loop's time to it; ``rel_err`` of its velocities.
 
-    ``runtime`` computes it, with at most these ``instructions`` ("x86-64-v3", …). ``flops`` are floating-point
-    operations of a step: of the naive loop its own, of the others those of a step in plain PyTorch, which a runtime may
-    undercut; ``gflops`` are billions of these a second. ``launches`` are operations sent to the device and ``bytes``
-    what their arguments and results take; None for a way that does not run PyTorch's operations.
+    ``instructions``: the highest instruction level in use ("x86-64-v3", …). ``flops`` of a step: of the reference loop
+    its own, of a runtime those of the batched step in PyTorch, of which a runtime may need fewer; ``gflops`` is the
+    rate, in 1e9 a second. ``launches`` are operations sent to the device and ``bytes`` the size of their arguments and
+    results; None for runtimes that do not run PyTorch operations.
     """
 
     name: str
@@ -92,7 +91,7 @@ class Row:
         return asdict(self)
 
 
-class Naive(ReferenceLoop):
+class PlainReferenceLoop(ReferenceLoop):
     """The reference loop in plain PyTorch operations."""
 
     def step(self) -> None:
@@ -113,59 +112,59 @@ def requests(engine: Engine, batch: int, takes: int = 1) -> list[Job]:
 def runtimes(
     engine: Engine, names: Sequence[str], precision: str = "auto", options: TorchOptions | None = None
 ) -> dict[str, RuntimeChoice]:
-    """The model of an engine in several runtimes, by name; "auto" also says which it is.
+    """The model of an engine in several runtimes, by name; "auto" becomes "auto (NAME)".
 
-    Raises ``ValueError`` for one that is not there and for an option that does not apply.
+    Raises ``ValueError`` for an unknown runtime, one that is not installed, and an option that does not apply.
     """
-    ways: dict[str, RuntimeChoice] = {}
+    found: dict[str, RuntimeChoice] = {}
     for name in names:
         task = workload(engine.config.sequence)
-        chosen = choose(name, engine.components.ddit, engine.places, precision, task, options=options)
-        ways[name if name == chosen.runtime else f"{name} ({chosen.runtime})"] = chosen
-    return ways
+        chosen = choose(name, engine.components.ddit, engine.export_locations, precision, task, options=options)
+        found[name if name == chosen.runtime else f"{name} ({chosen.runtime})"] = chosen
+    return found
 
 
-def compare(engine: Engine, ways: Mapping[str, RuntimeChoice], batch: int, timing: Timing) -> list[Row]:
-    """Rows for a batch: the naive loop, then every way, each round one step of each in turn.
+def compare(engine: Engine, chosen: Mapping[str, RuntimeChoice], batch: int, timing: Timing) -> list[Row]:
+    """Rows for a batch: the reference loop, then every runtime, one step of each in every round.
 
-    Beside a way that runs the graphs of a library stands the library alone with the same graphs.
+    A runtime of exported graphs is followed by its library alone, with the same graphs.
     """
     jobs = requests(engine, batch)
-    naive, counted = Naive(engine.components.ddit, jobs), Naive(engine.components.ddit, jobs)
-    steppers: dict[str, Any] = {"naive": naive}
-    runtime_of, before, errors = {"naive": "naive"}, naive.latents, {"naive": 0.0}
-    launches, of_naive, traffic = _work(counted.step)
-    seen: dict[str, tuple[int, int]] = {"naive": (launches, traffic)}
-    naive.step()
-    expected = naive.latents
-    for name, way in ways.items():
-        steppers[name], runtime_of[name] = batch_of(way.denoiser, overlap=way.overlap), way.runtime
+    reference, counted = (PlainReferenceLoop(engine.components.ddit, jobs) for _ in range(2))
+    steppers: dict[str, Any] = {"reference": reference}
+    runtime_of, before, errors = {"reference": "reference"}, reference.latents, {"reference": 0.0}
+    launches, reference_flops, traffic = _work(counted.step)
+    counts: dict[str, tuple[int, int]] = {"reference": (launches, traffic)}
+    reference.step()
+    expected = reference.latents
+    for name, runtime in chosen.items():
+        steppers[name], runtime_of[name] = batch_of(runtime.denoiser, overlap=runtime.overlap), runtime.runtime
         steppers[name].join(jobs)
         steppers[name].step()
         errors[name] = _error(steppers[name].latents, expected, before)
-        if way.runtime in COUNTED:
+        if runtime.runtime in COUNTED:
             launches, _, traffic = _work(steppers[name].step)
-            seen[name] = launches, traffic
-        if isinstance(way.denoiser, GraphDenoiser) and name in LIBRARIES:
-            alone = Bare(name, way.denoiser, jobs)
+            counts[name] = launches, traffic
+        if isinstance(runtime.denoiser, GraphDenoiser) and name in LIBRARIES:
+            alone = LibraryOnly(name, runtime.denoiser, jobs)
             steppers[f"{name} alone"], errors[f"{name} alone"] = alone, alone.error
             runtime_of[f"{name} alone"] = name
     plain = batch_of(engine.components.ddit)
     plain.join(jobs)
-    of_others = flops(plain.step)
+    batched_flops = flops(plain.step)
     seconds = alternate({name: stepper.step for name, stepper in steppers.items()}, timing, f"batch {batch}")
     median = {name: statistics.median(times) for name, times in seconds.items()}
     rows = []
     for name in steppers:
-        count = of_naive if name == "naive" else of_others
-        launched, moved = seen.get(name, (None, None))
+        count = reference_flops if name == "reference" else batched_flops
+        launched, moved = counts.get(name, (None, None))
         rows.append(
             Row(
                 name=f"{name}, batch {batch}",
                 runtime=runtime_of[name],
                 instructions=instructions.used(),
                 ms_p50=round(1e3 * median[name], 3),
-                ratio=round(median["naive"] / median[name], 3),
+                ratio=round(median["reference"] / median[name], 3),
                 gflops=round(count / median[name] / 1e9, 2),
                 rel_err=errors[name],
                 launches=launched,
@@ -176,23 +175,25 @@ def compare(engine: Engine, ways: Mapping[str, RuntimeChoice], batch: int, timin
     return rows
 
 
-def alternate(ways: Mapping[str, Callable[[], object]], timing: Timing, desc: str = "timing") -> dict[str, list[float]]:
-    """Seconds of every way in every round, in turn, after two rounds that do not count.
+def alternate(
+    functions: Mapping[str, Callable[[], object]], timing: Timing, desc: str = "timing"
+) -> dict[str, list[float]]:
+    """Seconds of every function in every round, in alternation, after two warm-up rounds.
 
-    Before each there is a rest, in which threads of the last that wait awake fall asleep, and the same work once: what
-    is timed finds threads and caches as a loop does that goes on.
+    Each timed call follows a pause, in which the spinning threads of the function before go to sleep, and one untimed
+    call, after which threads and caches are as in a running loop.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for k in timing.progress(range(timing.rounds + 2), desc=desc):
-        for name, work in ways.items():
-            time.sleep(REST)
-            work()
+        for name, function in functions.items():
+            time.sleep(PAUSE)
+            function()
             _synchronize()
-            began = timing.clock()
-            work()
+            start = timing.clock()
+            function()
             _synchronize()
             if k >= 2:
-                seconds[name].append(timing.clock() - began)
+                seconds[name].append(timing.clock() - start)
     return seconds
 
 
@@ -210,8 +211,8 @@ class Takes:
         return asdict(self)
 
 
-def takes(engine: Engine, ways: Mapping[str, RuntimeChoice], timing: Timing, steps: int = TAKE_STEPS) -> list[Takes]:
-    """Medians for every way, all of them in turn, at the model's own lead."""
+def takes(engine: Engine, chosen: Mapping[str, RuntimeChoice], timing: Timing, steps: int = TAKE_STEPS) -> list[Takes]:
+    """Medians for every runtime, in alternation, at the model's own lead."""
 
     def sampling(denoiser: Denoiser, cache: ConditioningCache, count: int, *, overlap: bool) -> Callable[[], object]:
         request = Request(PROMPTS[0], steps=steps, takes=count)
@@ -226,17 +227,19 @@ def takes(engine: Engine, ways: Mapping[str, RuntimeChoice], timing: Timing, ste
         return work
 
     works: dict[str, Callable[[], object]] = {}
-    for name, way in ways.items():
-        cache = ConditioningCache(way.denoiser)
-        works |= {f"{name} {count}": sampling(way.denoiser, cache, count, overlap=way.overlap) for count in (1, 8)}
+    for name, runtime in chosen.items():
+        cache = ConditioningCache(runtime.denoiser)
+        works |= {
+            f"{name} {count}": sampling(runtime.denoiser, cache, count, overlap=runtime.overlap) for count in (1, 8)
+        }
     seconds = alternate(works, replace(timing, rounds=min(timing.rounds, TAKE_ROUNDS)), "eight sounds")
     ms = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
-    pairs = {name: (ms[f"{name} 1"], ms[f"{name} 8"]) for name in ways}
+    pairs = {name: (ms[f"{name} 1"], ms[f"{name} 8"]) for name in chosen}
     return [Takes(name, round(one, 1), round(eight, 1), round(eight / one, 3)) for name, (one, eight) in pairs.items()]
 
 
 class Traffic(TorchDispatchMode):
-    """Counts operations that reach the device, and the bytes of their arguments and results; views are free."""
+    """Counts operations that reach the device, which views do not, and the bytes of their arguments and results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -254,7 +257,7 @@ class Traffic(TorchDispatchMode):
 def table(rows: Sequence[Row]) -> str:
     """Rows as Markdown."""
     lines = [
-        "| step | ms | naive / own | GFLOP/s | error | launches | GFLOP | MB |",
+        "| step | ms | reference / own | GFLOP/s | error | launches | GFLOP | MB |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
@@ -273,11 +276,11 @@ def _synchronize() -> None:
 
 
 def _error(found: Latents, expected: Latents, before: Latents) -> float:
-    """Of the velocities of both modalities, the largest difference by the largest value."""
+    """The largest difference of velocities over the largest velocity, of the worse modality."""
     errors = []
     for name in ("video", "audio"):
-        own, naive = (getattr(latents, name) - getattr(before, name) for latents in (found, expected))
-        errors.append(float((own - naive).abs().max() / naive.abs().max()))
+        own, reference = (getattr(latents, name) - getattr(before, name) for latents in (found, expected))
+        errors.append(float((own - reference).abs().max() / reference.abs().max()))
     return max(errors)
 
 

@@ -1,11 +1,13 @@
-"""The command line: ``syncflow COMMAND``, one module per command. A user's mistake ends in one line and exit code 2."""
+"""The command line, ``syncflow COMMAND``: one module per command. A user's mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
 import errno
 import gc
 import os
+import signal
 import sys
+import threading
 import warnings
 from contextlib import suppress
 from typing import Annotated, Any
@@ -17,7 +19,7 @@ from . import bench, data, evaluate, export, generate, inspect, retake, train, v
 
 # Wrong arguments, of the click that typer brings or imports.
 CommandError: Any = next(kind for kind in typer.BadParameter.mro() if kind.__name__ == "ClickException")
-GC_THRESHOLD = 100_000  # objects made between two collections, of which imports and loading make none that can go
+GC_THRESHOLD = 100_000  # allocations between two collections; imports and loading create no garbage
 
 
 def _version(asked: bool) -> None:
@@ -57,6 +59,7 @@ app.add_typer(bench.app, name="bench")
 def main() -> None:
     """Entry point of the console script."""
     gc.set_threshold(GC_THRESHOLD)
+    _end_cleanly_on(signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
     warnings.showwarning = _one_line
     try:
         code = _run()
@@ -64,7 +67,7 @@ def main() -> None:
     except OSError as error:  # of standard output too, which may be full
         code = _failed(error)
     finally:
-        gc.freeze()  # nothing is left to collect that the end of the process does not free anyway
+        gc.freeze()  # the exit of the process frees everything
     sys.exit(code)
 
 
@@ -79,6 +82,9 @@ def _run() -> int:
     except ValueError as error:
         _say(str(error))
         return 2
+    except _Terminated as error:
+        _say(f"ended by {signal.Signals(error.number).name}")
+        return 128 + error.number
     except KeyboardInterrupt:
         code = 130
     except SystemExit as ended:
@@ -110,6 +116,25 @@ def _failed(error: OSError) -> int:
 
 def _say(text: str) -> None:
     print(f"syncflow: {' '.join(text.split())}", file=sys.stderr)
+
+
+class _Terminated(BaseException):
+    """A signal asks the process to end: what is half-written is removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end_cleanly_on(*signals: signal.Signals) -> None:
+    def end(number: int, _: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Terminated(number)
+
+    for each in signals:
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(each) == signal.SIG_DFL:
+            signal.signal(each, end)
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

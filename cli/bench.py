@@ -1,4 +1,4 @@
-"""``syncflow bench``: how fast a step is, what approximate options gain, and what the kernels take of a GPU."""
+"""``syncflow bench``: benchmarks of steps, kernels and approximate options, and counts of FLOPs."""
 
 from __future__ import annotations
 
@@ -12,35 +12,32 @@ import typer
 
 from . import options
 
-app = typer.Typer(help="How fast a step is, and what the kernels take of a GPU.", no_args_is_help=True)
+app = typer.Typer(help="Benchmark steps, kernels and approximate options, and count FLOPs.", no_args_is_help=True)
 Names = list[str] | None
+Instructions = Annotated[
+    str | None,
+    typer.Option(
+        help="Highest instruction level: baseline, x86-64-v3 (AVX2) or x86-64-v4 (AVX-512); default: no limit."
+    ),
+]
 
 
 @app.command()
 def step(
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Requests at a time; may be repeated. 1 and 8.")
+        list[int] | None, typer.Option(min=1, help="Batch size, at least 1; repeatable; default: 1 and 8.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Steps of each way that count, in turn.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed steps of each runtime, at least 1, in alternation.")] = 20,
     runtimes: Annotated[
         str,
         typer.Option(
-            help="Runtimes, with commas: auto, torch, torch-plain, native, compiled, onnxruntime, openvino, aoti."
+            help="Runtimes, comma-separated: auto, torch, torch-plain, native, compiled, onnxruntime, openvino, aoti."
         ),
     ] = "auto",
-    instructions: Annotated[
-        str | None,
-        typer.Option(
-            help="Limit the C++ part and PyTorch to a level of this processor: baseline, x86-64-v3 (AVX2) or "
-            "x86-64-v4 (AVX-512)."
-        ),
-    ] = None,
+    instructions: Instructions = None,
     clock: Annotated[
         Literal["wall", "cpu"],
-        typer.Option(
-            help="wall: what a user waits. cpu: CPU time of all threads together, for a machine where others compute "
-            "too; it says how much work a step is, not how soon it is done."
-        ),
+        typer.Option(help="wall: latency. cpu: CPU time of all threads together, for a machine under other load."),
     ] = "wall",
     precision: options.RuntimePrecision = "auto",
     cuda_graphs: options.CudaGraphs = None,
@@ -50,14 +47,11 @@ def step(
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """Time a denoising step with two branches beside the naive loop, in one alternating run on this machine.
+    """Time a denoising step with two branches beside the reference loop, in alternation.
 
-    Runtimes of graphs need those that `syncflow export` writes.
+    Runtimes of exported graphs need `syncflow export` first.
     """
-    from ..benchmarks import instructions as levels
-
-    if instructions is not None:
-        levels.limit(instructions)
+    _limit_instructions(instructions)
     import time
 
     from ..benchmarks import step as steps
@@ -65,14 +59,13 @@ def step(
     from ..engine.runtime.selection.choose import RUNTIMES
     from ..engine.runtime.selection.settings import TorchOptions
 
-    if instructions is not None:
-        levels.check(instructions)
+    _check_instructions(instructions)
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
     names = options.choices("runtime", runtimes, RUNTIMES)
-    ways = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
-    timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, _bar)
-    rows = [row for size in batch or (1, 8) for row in steps.compare(engine, ways, size, timing)]
-    takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, ways, timing)
+    chosen = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
+    timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, _progress_bar)
+    rows = [row for size in batch or (1, 8) for row in steps.compare(engine, chosen, size, timing)]
+    takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, chosen, timing)
     if json:
         found = {"rows": [row.to_dict() for row in rows], "takes": [one.to_dict() for one in takes]}
         options.show_json({"clock": clock, **found})
@@ -82,26 +75,28 @@ def step(
             times = f"{one.eight_ms:.0f} ms, {one.ratio:.2f} times the {one.one_ms:.0f} of one"
             print(f"8 sounds of one video, {steps.TAKE_STEPS} steps, {one.name}: {times}")
         if clock == "cpu":
-            print("ms are CPU time of all threads together")
+            print("times are CPU time of all threads together")
 
 
 @app.command()
 def calibrate(
-    renew: Annotated[bool, typer.Option("--renew", help="Time again, whatever is known.")] = False,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Time the runtimes again, even if their times are cached.")
+    ] = False,
     precision: options.Precision = "float32",
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """Which runtime `auto` takes on this CPU and what a step takes in each, timed now if it is not known yet."""
+    """Print the runtime that `auto` takes on this CPU, and the time of a step in each; timed once, then cached."""
     from ..engine.components import Components
     from ..engine.engine import workload
-    from ..engine.exports import Places
+    from ..engine.exports import ExportLocations
     from ..engine.runtime.selection.choose import choose
 
     folder = options.model_folder(model)
     parts = Components.load(folder)
-    places, step = Places(folder, parts.digest), workload(parts.config.sequence)
-    chosen = choose("auto", parts.ddit, places, precision, step, renew=renew)
+    locations, step = ExportLocations(folder, parts.digest), workload(parts.config.sequence)
+    chosen = choose("auto", parts.ddit, locations, precision, step, renew=renew)
     if json:
         options.show_json({"model": parts.config.name, "precision": precision, **chosen.describe()})
         return
@@ -111,32 +106,26 @@ def calibrate(
         print(f"{parts.config.name} in {precision} on {key.processor}{level}, {key.threads} threads, {timed.date}")
         for name, ms in timed.milliseconds().items():
             print(f"{name:20} {ms:9.2f} ms a step")
-        print(
-            "kept in this process alone: the cache cannot be written" if timed.file is None else f"kept in {timed.file}"
-        )
+        print("not cached: the cache cannot be written" if timed.file is None else f"cached in {timed.file}")
     print(f"auto takes {chosen.runtime}: {chosen.why}")
 
 
 @app.command()
 def gate(
     instructions: Annotated[
-        str | None, typer.Option(help="Check one instruction level; every level of this machine otherwise.")
+        str | None, typer.Option(help="Instruction level to check; default: every level of this machine.")
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Fail where a kernel or the automatic choice is slow: two ratios at every instruction level, within one process.
+    """Check two speed ratios at every instruction level; exit code 1 if one is too low.
 
-    The linear kernel must reach half the rate of a loop of multiply-adds, and a step of the chosen runtime must be no
-    slower than plain PyTorch. Exit code 1 where a check fails.
+    The linear kernel must reach half the rate of a loop of multiply-adds, and a step of the runtime that `auto` takes
+    must be no slower than in plain PyTorch.
     """
-    from ..benchmarks import instructions as levels
-
-    if instructions is not None:
-        levels.limit(instructions)
+    _limit_instructions(instructions)
     from ..benchmarks import gate as gates
 
-    if instructions is not None:
-        levels.check(instructions)
+    _check_instructions(instructions)
     checks = gates.check_all_levels() if instructions is None else gates.check_level()
     if json:
         options.show_json({"checks": [check.to_dict() for check in checks]})
@@ -148,12 +137,14 @@ def gate(
 
 @app.command()
 def approximate(
-    clips: Annotated[int, typer.Option(min=1, help="Clips, each drawn with every option in turn.")] = 8,
-    steps: Annotated[int | None, typer.Option(min=2, help="Steps of the exact clips; the model's default.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Clips to generate with every option, at least 1.")] = 8,
+    steps: Annotated[
+        int | None, typer.Option(min=2, help="Euler steps of the exact clips, at least 2; default: the model's.")
+    ] = None,
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
-    """What every approximate option gains, and how far its clips are from the exact ones with the same seeds."""
+    """Measure the speedup of every approximate option, and its error against exact clips of the same seeds."""
     from tqdm import tqdm
 
     from ..benchmarks import approximate as comparisons
@@ -161,10 +152,10 @@ def approximate(
 
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
     count = engine.config.sampling.steps if steps is None else steps
-    chosen, asked = comparisons.options(count), comparisons.requests(clips, count)
+    chosen, requests = comparisons.options(count), comparisons.requests(clips, count)
     total = clips * (1 + len(chosen))
-    with tqdm(total=total, desc="drawing", unit="clip", file=sys.stderr, leave=False, disable=None) as bar:
-        rows = comparisons.compare(engine, asked, chosen, bar.update)
+    with tqdm(total=total, desc="generating", unit="clip", file=sys.stderr, leave=False, disable=None) as bar:
+        rows = comparisons.compare(engine, requests, chosen, bar.update)
     if json:
         options.show_json({"clips": clips, "steps": count, "rows": [row.to_dict() for row in rows]})
     else:
@@ -172,40 +163,81 @@ def approximate(
 
 
 @app.command()
-def kernels(
-    aot: Annotated[
-        str | None, typer.Option(help="Compile for this architecture (sm_90, sm_100) instead of timing; needs no GPU.")
-    ] = None,
-    dtype: Annotated[Names, typer.Option(help="bfloat16, float16, float32; may be repeated. All, or bfloat16.")] = None,
-    preset: Annotated[Names, typer.Option(help="Whose shapes; may be repeated. Both presets by default.")] = None,
-    operation: Annotated[Names, typer.Option(help="Only this operation; may be repeated.")] = None,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Clips at a time; may be repeated. 1, 4, 16.")] = None,
-    tiles: Annotated[
-        Names, typer.Option(help="OPERATION:NAME=VALUE,...: try other tiles than the operation's own; with --aot.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that compile; one per core by default.")] = None,
+def flops(
+    presets: Annotated[Names, typer.Argument(help="Presets; default: all.", show_default=False)] = None,
     json: options.Json = False,
 ) -> None:
-    """Registers, spills and shared memory of every kernel without a GPU (--aot), or times beside baselines with one.
+    """Count the FLOPs of a preset's parts and samples, and of one more branch or take in a step."""
+    from ..engine.cost import breakdown
+    from ..engine.presets import PRESETS, preset
 
-    Ends with exit code 1 when a kernel spills registers or needs more shared memory than there is.
+    configs = {name: preset(name) for name in presets or PRESETS}
+    if json:
+        options.show_json(breakdown.to_dict(configs))
+    else:
+        print(breakdown.tables(configs))
+
+
+@app.command()
+def kernels(
+    aot: Annotated[
+        str | None, typer.Option(help="Compile for an architecture (sm_90, sm_100) instead of timing; needs no GPU.")
+    ] = None,
+    dtype: Annotated[
+        Names, typer.Option(help="bfloat16, float16 or float32; repeatable; default: bfloat16, or all with --aot.")
+    ] = None,
+    preset: Annotated[
+        Names, typer.Option(help="Preset with the shapes; repeatable; default: syncflow-xl and syncflow-tiny.")
+    ] = None,
+    operation: Annotated[Names, typer.Option(help="Operation; repeatable; default: all.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Batch size, at least 1; repeatable; default: 1, 4 and 16.")
+    ] = None,
+    tiles: Annotated[
+        Names,
+        typer.Option(help="OPERATION:NAME=VALUE,…: other tiles, with --aot; repeatable; default: the operation's own."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Compiler processes, at least 1; default: one per core.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Time the kernels beside their baselines on a GPU, or (--aot) report registers, spills and shared memory.
+
+    Exit code 1 if a kernel spills registers or needs more shared memory than the architecture has.
     """
     os.environ.pop("TRITON_INTERPRET", None)  # read when the kernels are first imported, here and in the workers
-    overrides = dict(map(_tiles, tiles or []))
+    overrides = dict(map(_parse_tiles, tiles or []))
     if aot is not None:
-        _report(aot, dtype, preset, operation, batch, overrides, jobs, json)
+        _report_aot(aot, dtype, preset, operation, batch, overrides, jobs, json)
     else:
-        _time(dtype, preset, operation, batch, json)
+        _time_kernels(dtype, preset, operation, batch, json)
 
 
-def _bar(rounds: Sequence[int], desc: str) -> Iterable[int]:
-    """Rounds under a progress bar on standard error."""
+def _limit_instructions(level: str | None) -> None:
+    """Limit the instruction level of this process, which starts again if libraries were loaded already."""
+    if level is not None:
+        from ..benchmarks import instructions
+
+        instructions.limit(level)
+
+
+def _check_instructions(level: str | None) -> None:
+    """Check that the native part has the instruction level. Raises ``ValueError`` if not."""
+    if level is not None:
+        from ..benchmarks import instructions
+
+        instructions.check(level)
+
+
+def _progress_bar(rounds: Sequence[int], desc: str) -> Iterable[int]:
+    """Rounds with a progress bar on standard error."""
     from tqdm import tqdm
 
     return tqdm(rounds, desc=desc, unit="round", file=sys.stderr, leave=False, disable=None)
 
 
-def _report(
+def _report_aot(
     arch: str,
     dtypes: Names,
     presets: Names,
@@ -240,25 +272,23 @@ def _report(
         raise typer.Exit(1)
 
 
-def _time(dtypes: Names, presets: Names, operations: Names, batches: list[int] | None, json: bool) -> None:
+def _time_kernels(dtypes: Names, presets: Names, operations: Names, batches: list[int] | None, json: bool) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise ValueError(
-            "timing kernels needs a GPU, and there is none here; `--aot sm_90` reports on them without one"
-        )
+        raise ValueError("timing kernels needs a GPU, and there is none here; `--aot sm_90` compiles them without one")
     from tqdm import tqdm
 
-    from ..benchmarks.kernels import cases, compiled, harness
+    from ..benchmarks.kernels import cases, compiled, harness, variants
 
     chosen = cases.cases(operations or cases.OPERATIONS, presets or cases.PRESETS, batches or cases.BATCHES)
-    types = [compiled.DTYPES[name] for name in cases.known(dtypes or ["bfloat16"], compiled.DTYPES)]
+    torch_dtypes = [compiled.DTYPES[name] for name in cases.known(dtypes or ["bfloat16"], compiled.DTYPES)]
     roofline = harness.measure_roofline("cuda")
     rows = [
-        harness.compare(case, name, baseline, dtype, "cuda", roofline).to_dict()
+        harness.compare(case, name, variant, dtype, "cuda", roofline).to_dict()
         for case in tqdm(chosen, desc="timing", file=sys.stderr, leave=False, disable=None)
-        for dtype in types
-        for name, baseline in harness.contenders(case.operation, "cuda").items()
+        for dtype in torch_dtypes
+        for name, variant in variants.variants(case.operation, "cuda").items()
     ]
     if json:
         options.show_json({"device": torch.cuda.get_device_name(), "roofline": asdict(roofline), "rows": rows})
@@ -266,9 +296,9 @@ def _time(dtypes: Names, presets: Names, operations: Names, batches: list[int] |
         print(harness.table(rows))
 
 
-def _tiles(text: str) -> tuple[str, dict[str, int]]:
+def _parse_tiles(text: str) -> tuple[str, dict[str, int]]:
     operation, colon, values = text.partition(":")
     pairs = [pair.partition("=") for pair in values.split(",")]
     if not colon or not all(equals and value.isdecimal() for _, equals, value in pairs):
-        raise ValueError(f"tiles are {text!r}; write them as OPERATION:NAME=VALUE,NAME=VALUE")
+        raise ValueError(f"--tiles is {text!r}; write it as OPERATION:NAME=VALUE,NAME=VALUE")
     return operation, {name: int(value) for name, _, value in pairs}

@@ -17,15 +17,17 @@ def group() -> None:
 
 @app.command()
 def impacts(
-    out: Annotated[Path, typer.Argument(help="Folder for the clips and metadata.jsonl; an interrupted run goes on.")],
-    clips: Annotated[int, typer.Option(min=1, help="How many clips.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Clip i depends on the seed and i alone.")] = 0,
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the clips and metadata.jsonl; a run that was interrupted continues.")
+    ],
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips, at least 1.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed, from 0; clip i depends on the seed and i alone.")] = 0,
     split: Annotated[
-        Literal["train", "unseen"], typer.Option(help="Kinds of object that training sees, or those it never sees.")
+        Literal["train", "unseen"], typer.Option(help="Kinds of objects: train, or unseen, which no training clip has.")
     ] = "train",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None,
 ) -> None:
-    """Render balls that fall, bounce and strike a floor, with the sound of every impact and its exact time."""
+    """Render clips of balls that fall and bounce, with the sound and the exact time of every impact."""
     from ..training.data.impacts import render_impacts
 
     render_impacts(out, clips, seed, split=split, workers=workers)

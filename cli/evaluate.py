@@ -1,4 +1,4 @@
-"""``syncflow evaluate``: does what is seen match what is heard, and what was asked for?"""
+"""``syncflow evaluate``: score generated clips on audio-video sync and on the prompt."""
 
 from __future__ import annotations
 
@@ -13,21 +13,31 @@ from . import options
 def evaluate(
     model: options.Model = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Text file, a prompt a line; unseen rendered kinds by default.")
+        Path | None, typer.Option(help="Text file with one prompt per line; default: prompts of unseen rendered clips.")
     ] = None,
-    count: Annotated[int, typer.Option(min=2, help="How many prompts.")] = 64,
-    v2a_count: Annotated[int, typer.Option(min=0, help="How many rendered clips for video-to-audio; 0 = none.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts, clips and noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Euler steps; the model's default.")] = None,
-    cfg: Annotated[float | None, typer.Option(help="Guidance; the model's default.")] = None,
-    sync_guidance: Annotated[float | None, typer.Option(help="Sync guidance; the model's default.")] = None,
-    sync_cfg_audio: Annotated[float | None, typer.Option(help="SyncCFG of the audio; the model's default.")] = None,
-    video_lead: Annotated[float | None, typer.Option(help="Lead of the video; the model's default.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Clips drawn at a time.")] = 16,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to keep the clips in.")] = None,
+    count: Annotated[int, typer.Option(min=2, help="Number of prompts, at least 2.")] = 64,
+    v2a_count: Annotated[int, typer.Option(min=0, help="Number of rendered clips for video-to-audio; 0: none.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts, clips and noise, from 0.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Euler steps, 1 to 1000; default: the model's.")] = None,
+    cfg: Annotated[
+        float | None, typer.Option(help="Scale of classifier-free guidance, 1: off; default: the model's.")
+    ] = None,
+    sync_guidance: Annotated[
+        float | None, typer.Option(help="Scale of sync guidance, 0: off; default: the model's.")
+    ] = None,
+    sync_cfg_audio: Annotated[
+        float | None, typer.Option(help="Scale of SyncCFG of the audio, 1: off; default: the model's.")
+    ] = None,
+    video_lead: Annotated[
+        float | None, typer.Option(help="Lead of the video's flow time, 0 to 1; default: the model's.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size, at least 1.")] = 16,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to save the clips in; default: not saved.")
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Score generated clips on sync and on the prompt's colour, beside what blind sounds score."""
+    """Score generated clips on sync and on the prompt's colour, beside the scores of blind soundtracks."""
     from ..training.evaluation.run import run_evaluation
 
     lines = None

@@ -1,4 +1,4 @@
-"""``syncflow export``: a model's graphs for other runtimes."""
+"""``syncflow export``: export a model as graphs for other runtimes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
-from . import options, proofs
+from . import options, verification
 
 if TYPE_CHECKING:
     from ..engine.components import Components
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TRITON_SERVER = "triton-server"
 
 Package_ = Annotated[
-    Path | None, typer.Argument(metavar="[MODEL]", help="Model folder; the bundled syncflow-tiny by default.")
+    Path | None, typer.Argument(metavar="[MODEL]", help="Model package (a folder); default: the bundled syncflow-tiny.")
 ]
 
 
@@ -30,37 +30,34 @@ def export(
         Path | None,
         typer.Argument(
             metavar="[OUT]",
-            help="A copy of the model with its exports, or a new model repository. By default exports go into MODEL "
-            "itself, or into the user's cache where that cannot be written.",
+            help="Folder for a copy of the model with its exports, or for the model repository; default: MODEL itself, "
+            "or the user's cache if MODEL is read-only.",
         ),
     ] = None,
     to: Annotated[
         str,
         typer.Option(
-            help="Formats, with commas: onnx, aoti (machine code by AOTInductor), tensorrt (engines, --device cuda); "
-            "or triton-server, a model repository in OUT."
+            help="Formats, comma-separated: onnx, aoti (AOTInductor), tensorrt (with --device cuda); or triton-server: "
+            "a model repository in OUT."
         ),
     ] = "onnx",
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to compile for and to verify on.")] = "cpu",
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option(help="Type of the weights; codecs stay in float32.")
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Precision of the d-DiT; codecs stay in float32.")
     ] = "float32",
-    codecs: Annotated[bool, typer.Option(help="The codecs and the text encoder too, in onnx and tensorrt.")] = True,
-    verify: Annotated[
-        bool, typer.Option(help="Compare the graphs with PyTorch in every runtime that is installed.")
+    codecs: Annotated[
+        bool, typer.Option(help="Export the codecs and the text encoder too (onnx and tensorrt).")
     ] = True,
+    verify: Annotated[bool, typer.Option(help="Compare the graphs with PyTorch in every installed runtime.")] = True,
     json: options.Json = False,
 ) -> None:
-    """Write a model's graphs for other runtimes, and verify them.
-
-    Ends with exit code 1 when an error exceeds its bound.
-    """
+    """Export a model as graphs for other runtimes, and verify them; exit code 1 if an error exceeds its bound."""
     from ..engine.exports import Format
 
     formats: list[Format] = options.choices("format", to, (*get_args(Format), TRITON_SERVER))
     if TRITON_SERVER in to:
         if len(formats) > 1:
-            raise ValueError(f"{TRITON_SERVER} is written by itself; {to} are several formats")
+            raise ValueError(f"{TRITON_SERVER} cannot be combined with other formats, and --to is {to}")
         _write_repository(options.model_folder(model), output, dtype, codecs=codecs, json=json)
         return
 
@@ -71,8 +68,10 @@ def export(
     folder = _destination(package, output)
     components = Components.load(package.path)
     found = [_write(components, folder, format, device=device, precision=dtype, codecs=codecs) for format in formats]
-    runtimes = [proofs.installed(one, device) if verify else [] for one in found]
-    proofs.show([proofs.prove(components, *pair, device) for pair in zip(found, runtimes, strict=True)], json=json)
+    runtimes = [verification.installed_runtimes(one, device) if verify else [] for one in found]
+    verification.show(
+        [verification.verify_export(components, *pair, device) for pair in zip(found, runtimes, strict=True)], json=json
+    )
 
 
 def _write(components: Components, folder: Path, format: Format, **how: Any) -> Export:
@@ -91,17 +90,17 @@ def _write(components: Components, folder: Path, format: Format, **how: Any) -> 
 
 
 def _write_repository(model: Path, output: Path | None, precision: Precision, *, codecs: bool, json: bool) -> None:
-    """A model repository for Triton, with the ONNX graphs that there are, or that are written first."""
+    """Write a model repository for Triton from the ONNX graphs of a model, which are exported first if missing."""
     from ..engine.components import Components
-    from ..engine.exports import Export, Places
+    from ..engine.exports import Export, ExportLocations
     from ..engine.package import open_package
     from ..export.triton_server.repository import check_target, write_repository
 
     if output is None:
-        raise ValueError(f"say where the model repository goes: `syncflow export MODEL OUT --to {TRITON_SERVER}`")
+        raise ValueError(f"name a folder for the model repository: `syncflow export MODEL OUT --to {TRITON_SERVER}`")
     check_target(output)
     package = open_package(model)
-    folder = Places(package.path, package.digest).find("onnx", "cpu", precision)
+    folder = ExportLocations(package.path, package.digest).find("onnx", "cpu", precision)
     if folder is None:
         components = Components.load(package.path)
         export = _write(components, _destination(package, None), "onnx", precision=precision, codecs=codecs)
@@ -115,7 +114,7 @@ def _write_repository(model: Path, output: Path | None, precision: Precision, *,
 
 
 def _destination(package: Package, output: Path | None) -> Path:
-    """The folder of exports: of the package, of a copy of it, or of the user's cache."""
+    """The folder of exports: in the package, in a copy of it, or in the user's cache."""
     from ..engine.engine import bundled_model
     from ..engine.exports import cache_folder
     from ..engine.package import EXPORTS, open_package

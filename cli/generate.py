@@ -1,4 +1,4 @@
-"""``syncflow generate``: a sentence becomes a clip."""
+"""``syncflow generate``: generate a clip from a prompt."""
 
 from __future__ import annotations
 
@@ -14,69 +14,105 @@ if TYPE_CHECKING:
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the clip shows, in a sentence; may be empty with --video.")],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            help="What the clip shows, in a sentence; may be empty with --video, --image, --extend or --audio."
+        ),
+    ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Where to write the clip: .mp4, or .wav for the sound. Not for --plan."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output file: .mp4, .mov, .mkv, .webm, .gif, .wav for the audio alone, or - for an mp4 on standard "
+            "output; not used with --plan.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Same prompt, same seed, same clip.")] = 0,
-    audio_seed: Annotated[int | None, typer.Option(help="Seed of the sound; --seed by default.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the noise, from 0; the same prompt and seed give the same clip.")
+    ] = 0,
+    audio_seed: Annotated[int | None, typer.Option(help="Seed of the audio's noise, from 0; default: --seed.")] = None,
     takes: results.Takes = 1,
-    steps: Annotated[int | None, typer.Option(help="Euler steps of each modality; the model's default.")] = None,
-    cfg: Annotated[
-        float | None, typer.Option(help="Weight of classifier-free guidance, 1 = off; the model's default.")
+    steps: Annotated[
+        int | None, typer.Option(help="Euler steps of each modality, 1 to 1000; default: the model's.")
     ] = None,
-    negative: Annotated[str | None, typer.Option(help="What guidance moves away from, instead of no text.")] = None,
+    cfg: Annotated[
+        float | None, typer.Option(help="Scale of classifier-free guidance, -100 to 100, 1: off; default: the model's.")
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="Negative prompt of classifier-free guidance; default: none.")
+    ] = None,
     sync_guidance: Annotated[
         float | None,
-        typer.Option(help="Away from sound that sees no picture, 0 = off; the model's default."),
+        typer.Option(
+            help="Scale of sync guidance (away from skipped bridges), -100 to 100, 0: off; default: the model's."
+        ),
     ] = None,
     sync_cfg_audio: Annotated[
-        float | None, typer.Option(help="Away from the sound of a still picture, 1 = off; the model's default.")
+        float | None,
+        typer.Option(
+            help="Scale of SyncCFG (away from the audio of a static video), -100 to 100, 1: off; default: the model's."
+        ),
     ] = None,
     sync_cfg_video: Annotated[
-        float | None, typer.Option(help="Away from the video of silence, 1 = off; the model's default.")
+        float | None,
+        typer.Option(
+            help="Scale of SyncCFG (away from the video of silence), -100 to 100, 1: off; default: the model's."
+        ),
     ] = None,
     cfg_interval: Annotated[
-        tuple[float, float] | None, typer.Option(help="Flow times (0 = noise, 1 = data) between which guidance holds.")
+        tuple[float, float] | None,
+        typer.Option(help="Range of flow times (0: noise, 1: data) with guidance; default: 0 1."),
     ] = None,
-    cfg_rescale: Annotated[
-        float | None, typer.Option(help="Draw the contrast of guided steps back, 0 = off to 1 = wholly.")
-    ] = None,
+    cfg_rescale: Annotated[float | None, typer.Option(help="Guidance rescale, 0 (off) to 1; default: 0.")] = None,
     branch_interval: Annotated[
         int | None,
         typer.Option(
-            help="Evaluate what guidance moves away from at every N-th step, and keep the difference; 1 = off, exact."
+            help="Evaluate guidance branches at every N-th step alone (approximate), 1 to 1000; default: 1, exact."
         ),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Duration; the model's default, or that of --video.")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the model's default.")] = None,
-    video: Annotated[Path | None, typer.Option(help="A video whose sound is to be drawn (video-to-audio).")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture that the clip begins with.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Duration in seconds, above 0 to 60; default: that of --video, or the model's.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT in pixels, up to 2048x2048; default: the model's."),
+    ] = None,
+    video: Annotated[Path | None, typer.Option(help="Video file to generate the audio for (video-to-audio).")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image file that the clip begins with.")] = None,
     extend: Annotated[
-        Path | None, typer.Option(help="A clip to continue; --seconds is the whole, 1 s more than it by default.")
+        Path | None,
+        typer.Option(help="Clip to continue; --seconds is the total duration, by default 1 s more than the clip's."),
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(help="A sound whose video is to be drawn, by a model whose video reads it.")
+        Path | None,
+        typer.Option(help="Audio file to generate the video for, with a model whose video reads the audio."),
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="A sound whose style is wanted, by a model with the bridge global_local.")
+        Path | None, typer.Option(help="Audio file whose style is taken, with a model with the bridge global_local.")
     ] = None,
     sound_only: Annotated[
         bool,
-        typer.Option("--sound-only", help="A sound without a video (.wav), by a model whose audio reads the text."),
+        typer.Option(
+            "--sound-only", help="Generate audio without video (.wav), with a model whose audio reads the text."
+        ),
     ] = False,
     strength: Annotated[
-        float | None, typer.Option(help="Draw a variation of --video: 0 would keep it, 1 draws it anew.")
+        float | None,
+        typer.Option(
+            help="Generate a variation of --video: above 0 (close to it) to 1 (generated anew); default: none."
+        ),
     ] = None,
     video_lead: Annotated[
-        float | None, typer.Option(help="How far the video runs ahead of the sound: 0 shared time, 1 video first.")
+        float | None,
+        typer.Option(help="Lead of the video's flow time, 0 (shared time) to 1 (video first); default: the model's."),
     ] = None,
     keep_latents: results.KeepLatents = False,
     plan: Annotated[
         bool,
         typer.Option(
-            "--plan", help="Draw nothing: say what would be computed. --model may then be the name of a preset."
+            "--plan", help="Print the cost of the request and generate nothing; --model may be the name of a preset."
         ),
     ] = False,
     model: options.Model = None,
@@ -88,7 +124,7 @@ def generate(
     autotune: options.Autotune = False,
     json: options.Json = False,
 ) -> None:
-    """Draw a short video and its sound from a sentence."""
+    """Generate a short video and its audio from a prompt."""
     watch = results.Stopwatch()
     width, height = options.size(size)
 
@@ -121,17 +157,18 @@ def generate(
         takes=takes,
     )
     if plan:
-        from ..benchmarks.plan import explain
+        from ..engine.cost.request import request_cost
 
-        found = explain(_configuration(model), request)
+        found = request_cost(_configuration(model), request)
         if json:
             options.show_json(found.to_dict())
         else:
             print(found.table())
         return
     if output is None:
-        raise ValueError("say where to write the clip: -o clip.mp4")
-    suffixes = (".wav",) if sound_only else (".mp4", ".wav")
+        raise ValueError("no output file is given; name one, such as -o clip.mp4")
+    suffixes = (".wav",) if sound_only else (*results.VIDEO_SUFFIXES, ".wav")
+    results.check_json(output, json=json)
     paths = results.outputs(output, takes, *suffixes, keep_latents=keep_latents)
 
     from ..engine.engine import Engine
@@ -151,7 +188,7 @@ def generate(
 
 
 def _configuration(model: Path | None) -> ModelConfig:
-    """That of a package, or a preset's, for which no weights are needed."""
+    """The configuration of a package, or of a preset, which needs no weights."""
     from ..engine.package import open_package
     from ..engine.presets import PRESETS
 

@@ -1,4 +1,4 @@
-"""``syncflow inspect``: look at a clip."""
+"""``syncflow inspect``: measure and plot a clip."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from . import options
 
 
 def inspect(
-    clip: Annotated[Path, typer.Argument(help="A video file, with or without sound.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to draw the report (.png).")] = None,
+    clip: Annotated[Path, typer.Argument(help="Video file, with or without sound.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Plot, a .png file; default: none.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Draw frames, waveform, motion energy and onsets of a clip on one time axis."""
+    """Print motion, onsets and impacts of a clip, and plot them with frames and waveform on one time axis."""
     if output is not None:
         options.check_output(output, ".png")
 

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and helpers that several commands share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 Model = Annotated[
-    Path | None, typer.Option("--model", help="Model folder (an engine package); the bundled syncflow-tiny by default.")
+    Path | None, typer.Option("--model", help="Model package (a folder); default: the bundled syncflow-tiny.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Runtime = Annotated[
     str,
     typer.Option(
-        help="Runtime: torch, torch-plain, native, compiled, onnxruntime, openvino, aoti, …; auto takes the fastest, "
-        "which it times on a CPU (`syncflow bench calibrate`)."
+        help="Runtime: torch, torch-plain, native, compiled, onnxruntime, openvino, aoti or tensorrt; default: auto, "
+        "the fastest (see `syncflow bench calibrate`)."
     ),
 ]
 RuntimePrecision = Annotated[
@@ -44,19 +44,19 @@ Autotune = Annotated[
 ]
 Precision = Annotated[
     Literal["float32", "bfloat16", "float16"],
-    typer.Option(help="Precision to compute in; less than float32 is approximate, and `syncflow verify` says how far."),
+    typer.Option(help="Precision of the computation; bfloat16 and float16 are approximate (see `syncflow verify`)."),
 ]
 
 
 def model_folder(model: Path | None) -> Path:
-    """The folder of a model; the bundled one where none is named, or by its name."""
+    """The folder of a model: the bundled one for None and for its name."""
     from ..engine import engine
 
     return engine.model_folder(model)
 
 
 def choices(name: str, text: str, known: Sequence[Any]) -> list[Any]:
-    """Several of what is known, written with commas, each once."""
+    """Comma-separated values, without duplicates; each must be one of ``known``."""
     found = list(dict.fromkeys(part.strip() for part in text.split(",")))
     for one in found:
         if one not in known:
@@ -75,12 +75,13 @@ def size(text: str | None) -> tuple[int | None, int | None]:
 
 
 def check_output(path: Path, *suffixes: str) -> None:
-    """Refuse an output that cannot be written before any work is done."""
+    """Check that an output can be written, and make its folder. Raises ``ValueError`` if not."""
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"the output {path} must end in {' or '.join(suffixes)}")
+    from ..engine.media.destinations import check_destination
+
+    check_destination(path)
     folder = path.parent
-    if path.is_dir():
-        raise ValueError(f"the output {path} is a folder; name a file in it")
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise ValueError(f"the folder {folder} cannot be written to")
     try:
@@ -90,5 +91,5 @@ def check_output(path: Path, *suffixes: str) -> None:
 
 
 def show_json(values: dict[str, Any]) -> None:
-    """One JSON object on standard output."""
+    """Print one JSON object."""
     print(json.dumps(values, indent=2))

@@ -1,7 +1,8 @@
-"""Drawn clips on their way to files, for the commands that draw them."""
+"""Saving generated clips, for the commands that generate them."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,49 +15,87 @@ from . import options
 if TYPE_CHECKING:
     from ..engine.types import Clip
 
+STANDARD_OUTPUT = "-"
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".gif")
 Takes = Annotated[
-    int, typer.Option(help="Sounds to draw for one video, with seeds that count up: x-1.mp4, x-2.mp4, … for x.mp4.")
+    int,
+    typer.Option(
+        help="Soundtracks for one video, 1 to 64, with consecutive audio seeds; saved as x-1.mp4, x-2.mp4, … for x.mp4."
+    ),
 ]
 KeepLatents = Annotated[
-    bool, typer.Option("--keep-latents", help="Write x.latents.safetensors beside x.mp4, for `syncflow retake`.")
+    bool,
+    typer.Option(
+        "--keep-latents", help="Save the video latents beside x.mp4, as x.latents.safetensors, for `syncflow retake`."
+    ),
 ]
 
 
 def outputs(output: Path, takes: int, *suffixes: str, keep_latents: bool) -> list[Path]:
-    """Where the takes of a clip go: ``x.mp4`` for one, ``x-1.mp4``, ``x-2.mp4``, … for several.
+    """Paths for the takes of a clip: ``x.mp4`` for one, ``x-1.mp4``, ``x-2.mp4``, … for several; ``-`` is standard
+    output.
 
-    Raises ``ValueError`` for what cannot be written, before any work is done.
+    Raises ``ValueError`` for a path that cannot be written.
     """
+    if str(output) == STANDARD_OUTPUT:
+        _check_standard_output(takes, suffixes, keep_latents=keep_latents)
+        return [output]
     paths = [output] if takes == 1 else [output.with_stem(f"{output.stem}-{i + 1}") for i in range(takes)]
     for path in paths:
         options.check_output(path, *suffixes)
     if keep_latents and output.suffix.lower() != ".mp4":
-        raise ValueError(f"latents are kept beside an mp4, and {output} is none")
+        raise ValueError(f"--keep-latents needs an .mp4 output, and the output is {output}")
+    if keep_latents:
+        from ..engine.media.writing import latents_path
+
+        for path in paths:
+            options.check_output(latents_path(path))
     return paths
 
 
+def check_json(output: Path, *, json: bool) -> None:
+    """Raise ``ValueError`` where a clip and JSON would both go to standard output."""
+    if json and str(output) == STANDARD_OUTPUT:
+        raise ValueError("--json prints to standard output, where -o - writes the clip; name a file with -o")
+
+
+def _check_standard_output(takes: int, suffixes: Sequence[str], *, keep_latents: bool) -> None:
+    if takes > 1 or keep_latents:
+        raise ValueError("standard output takes one clip and no latents; name a file with -o")
+    if suffixes and ".mp4" not in suffixes:
+        raise ValueError(f"standard output takes an mp4, and this is {' or '.join(suffixes)}; name a file with -o")
+    if sys.stdout.isatty():
+        raise ValueError("standard output is a terminal; send it to a file or a program, or name a file with -o")
+
+
 class Stopwatch:
-    """Wall times of a command, from when it is made."""
+    """Wall times of a command, from the construction on."""
 
     def __init__(self) -> None:
         self.began = self.loaded = time.perf_counter()
 
     def model_loaded(self) -> None:
-        """The model is there."""
+        """The model has been loaded."""
         self.loaded = time.perf_counter()
 
 
 def write(clips: Sequence[Clip], paths: Sequence[Path], watch: Stopwatch, *, keep_latents: bool, json: bool) -> None:
-    """Save the takes of one clip and say so: a line of text for each, or one JSON object."""
+    """Save the takes of one clip, and print a line for each, or one JSON object."""
     sampled = time.perf_counter()
-    for clip, path in zip(clips, paths, strict=True):
-        clip.save(path, latents=keep_latents)
+    streamed = str(paths[0]) == STANDARD_OUTPUT
+    if streamed:
+        from ..engine.media import stream_clip
+
+        stream_clip(clips[0], sys.stdout.buffer)
+    else:
+        for clip, path in zip(clips, paths, strict=True):
+            clip.save(path, latents=keep_latents)
     total, first, several = time.perf_counter() - watch.began, clips[0], len(clips) > 1
     if not json:
         for clip, path in zip(clips, paths, strict=True):
             kind = "sound alone" if path.suffix.lower() == ".wav" else f"{clip.frames.shape[2]}x{clip.frames.shape[1]}"
             ending = f"audio seed {_seed(clip)}" if several else f"{total:.1f} s"
-            print(f"{path}: {clip.seconds:g} s, {kind}, {ending}")
+            print(f"{path}: {clip.seconds:g} s, {kind}, {ending}", file=sys.stderr if streamed else sys.stdout)
         if several:
             print(f"{len(clips)} takes, {total:.1f} s")
         return
@@ -79,5 +118,5 @@ def write(clips: Sequence[Clip], paths: Sequence[Path], watch: Stopwatch, *, kee
 
 
 def _seed(clip: Clip) -> int:
-    """That of the sound."""
+    """The seed of the audio."""
     return int(clip.provenance.get("audio_seed", clip.provenance["seed"]))

@@ -1,4 +1,4 @@
-"""``syncflow retake``: another sound for a clip that is there."""
+"""``syncflow retake``: generate another soundtrack for an existing clip."""
 
 from __future__ import annotations
 
@@ -11,32 +11,37 @@ from . import options, results
 
 
 def retake(
-    clip: Annotated[Path, typer.Argument(help="A clip that the model drew, or any video.")],
+    clip: Annotated[Path, typer.Argument(help="Clip that the model generated, or any video file.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to write it: .mp4 with the same pictures, or .wav.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Output file: a video with the same frames, .wav, or - for an mp4 on standard output.",
+        ),
     ],
-    prompt: Annotated[str | None, typer.Option(help="What the clip shows; by default what it was drawn from.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of the sound, by default the clip's own: another seed, another sound.")
-    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the clip shows; default: the clip's own prompt.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Audio seed, from 0; default: the clip's own.")] = None,
     takes: results.Takes = 1,
-    steps: Annotated[int | None, typer.Option(help="Euler steps of the sound; the clip's own by default.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Euler steps of the audio, 1 to 1000; default: the clip's own.")
+    ] = None,
     cfg: Annotated[
-        float | None, typer.Option(help="Weight of classifier-free guidance, 1 = off; the clip's own by default.")
+        float | None, typer.Option(help="Scale of classifier-free guidance, 1: off; default: the clip's own.")
     ] = None,
     sync_guidance: Annotated[
-        float | None, typer.Option(help="Away from sound that sees no picture, 0 = off; the clip's own by default.")
+        float | None, typer.Option(help="Scale of sync guidance, 0: off; default: the clip's own.")
     ] = None,
     keep_latents: results.KeepLatents = False,
     model: options.Model = None,
     runtime: options.Runtime = "auto",
     json: options.Json = False,
 ) -> None:
-    """Draw the sound of a clip anew; the pictures stay.
+    """Generate the soundtrack of a clip anew and keep its frames.
 
-    Latents kept beside it (`generate --keep-latents`) spare the encoding of its pictures.
+    Latents beside the clip (`generate --keep-latents`) save the encoding of its frames.
 
-    A video that the model did not draw takes the model's settings, and no prompt unless one is given.
+    A video that the model did not generate gets the model's default settings, and no prompt unless one is given.
     """
     watch = results.Stopwatch()
     given: dict[str, Any] = {"audio_seed": seed, "steps": steps, "guidance": cfg, "sync_guidance": sync_guidance}
@@ -45,11 +50,12 @@ def retake(
     from ..engine.types import Request
 
     Request(prompt or "", video=clip, **settings)  # refuses bad settings before the model is loaded
-    paths = results.outputs(output, takes, ".mp4", ".wav", keep_latents=keep_latents)
+    results.check_json(output, json=json)
+    paths = results.outputs(output, takes, *results.VIDEO_SUFFIXES, ".wav", keep_latents=keep_latents)
 
     from ..engine.engine import Engine
 
     engine = Engine.from_pretrained(model, runtime=runtime)
     watch.model_loaded()
-    drawn = engine.retake(clip, prompt, progress=not json, **settings)
-    results.write(drawn if takes > 1 else [drawn], paths, watch, keep_latents=keep_latents, json=json)
+    clips = engine.retake(clip, prompt, progress=not json, **settings)
+    results.write(clips if takes > 1 else [clips], paths, watch, keep_latents=keep_latents, json=json)

@@ -1,4 +1,4 @@
-"""``syncflow train``: from a folder of captioned clips to a model package."""
+"""``syncflow train``: train a model package on a folder of captioned clips."""
 
 from __future__ import annotations
 
@@ -13,32 +13,37 @@ from . import options
 
 def train(
     data: Annotated[
-        Path, typer.Argument(help="Folder of clips with captions (metadata.jsonl, metadata.csv or a .txt each).")
+        Path, typer.Argument(help="Folder of clips with captions (metadata.jsonl, metadata.csv, or a .txt per clip).")
     ],
-    run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from its checkpoints.")],
+    run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run continues from its checkpoints.")],
     stage: Annotated[
         Literal["all", "codecs", "video", "audio", "joint"],
-        typer.Option(help="What to train; all = the codecs and the stages of the preset's recipe."),
+        typer.Option(help="Stage to train; all: the codecs, then the stages of the preset's recipe."),
     ] = "all",
-    preset: Annotated[str, typer.Option(help="Architecture and recipe.")] = "syncflow-tiny",
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps of each stage.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Training time of each stage; 0 = no limit.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Clips a step and process.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
-    optimal_transport: Annotated[
-        bool | None, typer.Option("--optimal-transport/--independent-pairs", help="How noise is paired with data.")
+    preset: Annotated[str, typer.Option(help="Preset: architecture and recipe.")] = "syncflow-tiny",
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps per stage; default: the recipe's.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Minutes of training per stage, 0: no limit; default: the recipe's.")
     ] = None,
-    compile: Annotated[bool | None, typer.Option(help="Compile the training step.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips per step and process; default: the recipe's.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; default: the recipe's.")] = None,
+    optimal_transport: Annotated[
+        bool | None,
+        typer.Option(
+            "--optimal-transport/--independent-pairs", help="How noise is paired with data; default: the recipe's."
+        ),
+    ] = None,
+    compile: Annotated[bool | None, typer.Option(help="Compile the training step; default: the recipe's.")] = None,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE: any other setting of the stage; may be repeated.")
+        list[str] | None, typer.Option("--set", help="NAME=VALUE, any other setting of the stage; repeatable.")
     ] = None,
     windows: Annotated[
         int, typer.Option(min=1, help="Random windows of every video that is longer than a clip; 1 to 1000.")
     ] = 4,
-    model: Annotated[Path | None, typer.Option(help="Model package to start from instead of the run's own.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model package to start from; default: the run's own.")] = None,
 ) -> None:
-    """Train the codecs and the three stages: video, audio with the video frozen, joint."""
-    from ..engine.config import preset as named
+    """Train the codecs and the stages: video, audio with a frozen video tower, joint."""
+    from ..engine.presets import preset as named
     from ..training import recipes
     from ..training.config import STAGES
 

@@ -1,4 +1,4 @@
-"""``syncflow verify``: whether a package is whole, and whether runtimes compute its graphs rightly."""
+"""``syncflow verify``: check the files of a package, and compare its exported graphs with PyTorch."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Annotated, Literal
 
 import typer
 
-from . import options, proofs
+from . import options, verification
 
 
 def verify(
     model: Annotated[
-        Path | None, typer.Argument(metavar="[PACKAGE]", help="Model folder; the bundled syncflow-tiny by default.")
+        Path | None,
+        typer.Argument(metavar="[PACKAGE]", help="Model package (a folder); default: the bundled syncflow-tiny."),
     ] = None,
     runtimes: Annotated[
         str | None,
-        typer.Option(help="With commas: onnxruntime, openvino, aoti, tensorrt; all that are installed."),
+        typer.Option(help="Runtimes, comma-separated: onnxruntime, openvino, aoti, tensorrt; default: all installed."),
     ] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to compute on.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to run the graphs on.")] = "cpu",
     precision: options.Precision = "float32",
     json: options.Json = False,
 ) -> None:
-    """Check every file, and compare every exported graph with PyTorch: the largest error over usual and odd inputs.
+    """Check the files of a package and compare its exported graphs with PyTorch; exit code 1 if an error is too large.
 
-    What is found is kept with the graphs; the runtime "auto" goes by it. Ends with exit code 1 when an error exceeds
-    its bound.
+    The results are saved with the graphs; the runtime "auto" needs them.
     """
     from ..engine.components import Components
-    from ..engine.exports import Export, Places
+    from ..engine.exports import Export, ExportLocations
     from ..engine.package import open_package
     from ..engine.runtime.selection.libraries import LIBRARIES, version_of
 
@@ -36,17 +36,17 @@ def verify(
     for runtime in wanted or []:
         version_of(runtime)
     package = open_package(options.model_folder(model))
-    places = Places(package.path, package.digest)
-    exports = [Export.read(folder, package.digest).check() for folder in places.all()]
+    locations = ExportLocations(package.path, package.digest)
+    exports = [Export.read(folder, package.digest).check() for folder in locations.all()]
     if not exports:
         raise ValueError(f"{package.path} is whole, and has no exported graphs; `syncflow export` writes them")
     components = Components.load(package.path)
     found = []
     for export in exports:
-        usable = proofs.installed(export, device, precision)
-        chosen = [runtime for runtime in usable if wanted is None or runtime in wanted]
+        installed = verification.installed_runtimes(export, device, precision)
+        chosen = [runtime for runtime in installed if wanted is None or runtime in wanted]
         if chosen:
-            found.append(proofs.prove(components, export, chosen, device, precision))
+            found.append(verification.verify_export(components, export, chosen, device, precision))
     if not found:
-        raise ValueError("none of the runtimes that are asked for can compute these exports on this device")
-    proofs.show(found, json=json)
+        raise ValueError("none of the requested runtimes can compute these exports on this device")
+    verification.show(found, json=json)

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from functools import cached_property
 
 from .components import Components
-from .memory import Memory
+from .cost.memory import MemoryEstimator
 from .model.denoiser import Denoiser
 from .pipeline import Pipeline, PreparedRequest
 from .sampling.batch import Batch
@@ -44,9 +44,9 @@ class ModelBackend:
         self.conditioning_cache = ConditioningCache(denoiser, cache_bytes)
 
     @cached_property
-    def memory_model(self) -> Memory:
+    def memory_model(self) -> MemoryEstimator:
         """Predicts the device memory of requests."""
-        return Memory(self.components)
+        return MemoryEstimator(self.components)
 
     def shape(self, request: PreparedRequest) -> tuple[int, ...]:
         """The latent shape of a request."""

@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
 from .types import CHECKS
-from .validation import number, number_between, refuse, whole_between
+from .validation import number, number_between, refuse, text, whole_between
 
 AdaptorTokens = Literal["all", "frame", "none"]
 Bridge = Literal["adaptor", "audio_rope", "global_local"]
@@ -305,14 +305,5 @@ class ModelConfig(Config):
     audio_vae: CodecConfig = field(default_factory=CodecConfig)
     text_encoder: CodecConfig = field(default_factory=CodecConfig)
 
-
-def preset(name: str) -> ModelConfig:
-    """A named configuration: ``syncflow``, ``syncphony`` or ``harmony``, each ``-xl`` or ``-tiny``.
-
-    Raises ``ValueError`` for another name.
-    """
-    from .presets import PRESETS
-
-    if name not in PRESETS:
-        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    def __post_init__(self) -> None:
+        text("name", self.name)

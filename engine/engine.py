@@ -17,8 +17,8 @@ from .backend import ModelBackend
 from .batching import Batcher, Handle, Limits, Policy
 from .components import Components
 from .config import SequenceConfig
-from .exports import Places
-from .memory import Memory
+from .cost.memory import MemoryEstimator
+from .exports import ExportLocations
 from .pipeline import Pipeline, PreparedRequest
 from .runtime.selection.choose import choose
 from .runtime.selection.settings import TorchOptions
@@ -34,7 +34,7 @@ from .validation import check_names, file_path, refuse, text, whole_between
 
 BUNDLED = "pretrained/syncflow-tiny"
 FORKABLE = ("torch", "torch-plain", "native")  # those that compute with one thread in a forked child
-OF_ENGINE = ("cuda_graphs", "overlap", "fp8", "autotune", "deterministic", "limits", "policy", "cache_bytes")
+ENGINE_SETTINGS = ("cuda_graphs", "overlap", "fp8", "autotune", "deterministic", "limits", "policy", "cache_bytes")
 ENGINE_ALIASES = {"dtype": "precision", "torch_dtype": "precision"}
 
 
@@ -68,9 +68,9 @@ class Engine:
         self.threads = limit_threads()
         for module in (components.ddit, components.video, components.audio, components.text):
             module.to(self.device).eval()
-        self.places = Places(folder, components.digest)
+        self.export_locations = ExportLocations(folder, components.digest)
         options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
-        self.chosen = choose(runtime, components.ddit, self.places, precision, task, options=options)
+        self.chosen = choose(runtime, components.ddit, self.export_locations, precision, task, options=options)
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device)
         self.backend = ModelBackend(
@@ -109,7 +109,7 @@ class Engine:
         of earlier requests, by default 1 GiB. Raises ``ValueError`` for a folder that is no package or does not match
         its checksums, for a runtime that is not available, and for a setting that does not apply.
         """
-        check_names(list(settings), OF_ENGINE, ENGINE_ALIASES, "an engine")
+        check_names(list(settings), ENGINE_SETTINGS, ENGINE_ALIASES, "an engine")
         found = find_device(device)
         folder = model_folder(path)
         return cls(Components.load(folder), found, runtime=runtime, precision=precision, folder=folder, **settings)
@@ -200,8 +200,8 @@ class Engine:
         return self.backend.conditioning_cache
 
     @property
-    def memory(self) -> Memory:
-        """Predictions of the device memory that requests take."""
+    def memory(self) -> MemoryEstimator:
+        """Estimates of the device memory of requests."""
         return self.backend.memory_model
 
     def _check_process(self) -> None:

@@ -1,11 +1,10 @@
-"""Graphs that were exported from a model, on disk: read, checked, written.
+"""Exported graphs of a model on disk: reading, checking and writing their folder.
 
-A folder of them holds graph files, ``constants.safetensors`` with the weights that no graph holds, and a
-``manifest.json`` of its own: what every graph takes and gives, the hash of the model that they belong to, the versions
-that wrote them, the sha256 of every file, and what ``syncflow verify`` found. It stands in the package
-(``exports/onnx``, ``exports/aoti/cpu``, ``exports/tensorrt/cuda``) or, for a package that must not be written to, in
-the user's cache under the model's hash. ``.pt2`` and ``.plan`` files are machine code: nothing of a folder is loaded
-before :meth:`Export.check`.
+The folder has graph files, ``constants.safetensors`` with the weights that are in no graph, and a ``manifest.json``:
+inputs and outputs of every graph, the hash of the model, library versions, the sha256 of every file, and the results
+of ``syncflow verify``. It is in the model package (``exports/onnx``, ``exports/aoti/cpu``, ``exports/tensorrt/cuda``)
+or, where the package is read-only, in the user's cache under the model's hash. ``.pt2`` and ``.plan`` files are machine
+code: load nothing before :meth:`Export.check`.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class Port:
-    """A tensor that a graph takes or gives: its type, and its lengths, free ones by name."""
+class TensorSpec:
+    """An input or output of a graph: dtype and shape, with dynamic axes by name."""
 
     dtype: str
     shape: tuple[int | str, ...]
@@ -37,8 +36,10 @@ class Port:
 
 @dataclass(frozen=True)
 class Axis:
-    """Lengths that a free axis may have: from ``least`` to ``most`` (None: no limit) in steps of ``step``; ``usual``
-    is that of the model's own clip."""
+    """The range of a dynamic axis: ``least`` to ``most`` (None: no limit) in steps of ``step``.
+
+    ``usual`` is the length for the model's own clip.
+    """
 
     least: int
     most: int | None
@@ -46,22 +47,22 @@ class Axis:
     step: int = 1
 
     def allows(self, length: int) -> bool:
-        """Whether a graph computes this length."""
+        """Whether the length is in the range."""
         within = self.least <= length and (self.most is None or length <= self.most)
         return within and (length - self.least) % self.step == 0
 
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A graph in ``file``, with what it takes and gives, in order, and the free axes among it by name."""
+    """A graph in ``file``: its inputs and outputs, in order, and the dynamic axes by name."""
 
     file: str
-    inputs: Mapping[str, Port]
-    outputs: Mapping[str, Port]
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
     axes: Mapping[str, Axis]
 
-    def takes(self, shapes: Mapping[str, Sequence[int]]) -> bool:
-        """Whether inputs of these shapes have lengths that the graph computes."""
+    def accepts(self, shapes: Mapping[str, Sequence[int]]) -> bool:
+        """Whether the graph computes inputs of these shapes."""
         return all(
             self.axes[stated].allows(length) if isinstance(stated, str) else stated == length
             for name, shape in shapes.items()
@@ -70,12 +71,12 @@ class GraphSpec:
 
 
 @dataclass(frozen=True)
-class Proof:
-    """What ``syncflow verify`` found of one runtime of this ``version``, computing in this precision on this device.
+class VerificationResult:
+    """The result of ``syncflow verify`` for one runtime, device and precision on one processor.
 
-    ``errors`` by graph, relative to the largest element, None for a graph that failed; ``bound`` is what they may be.
-    ``seconds`` that a ``step`` took, here and without exports, and every codec, here and in PyTorch. ``processor`` is
-    where all of that was found: on another one a library may compute other numbers, in another time.
+    ``version`` of the runtime's library. ``errors`` by graph, relative to the largest element, None for a graph that
+    failed; ``bound`` is the largest allowed. ``seconds`` by part (a ``step``, or a codec's graph): in this runtime, and
+    without exports. Errors and times hold for this ``processor`` alone.
     """
 
     runtime: str
@@ -88,27 +89,27 @@ class Proof:
     processor: str = ""
 
     @property
-    def of(self) -> tuple[str, Device, Precision, str]:
-        """Of what, whatever the version."""
+    def key(self) -> tuple[str, Device, Precision, str]:
+        """Runtime, device, precision and processor: a later result with the same key replaces this one."""
         return self.runtime, self.device, self.precision, self.processor
 
-    def holds(self, graphs: Iterable[str]) -> bool:
-        """Whether the errors of these graphs are known and within their bound."""
+    def within_bound(self, graphs: Iterable[str]) -> bool:
+        """Whether the errors of all these graphs are known and at most ``bound``."""
         errors = [self.errors.get(name) for name in graphs]
         return all(error is not None and error <= self.bound for error in errors)
 
-    def speed(self, part: str = STEP) -> float:
-        """How often this runtime does a part while it is done once without exports; 0 if nobody measured it."""
+    def speedup(self, part: str = STEP) -> float:
+        """Time without exports over time in this runtime, for a part; 0 if it was not measured."""
         here, otherwise = self.seconds.get(part, (1.0, 0.0))
         return otherwise / here
 
 
 @dataclass(frozen=True)
 class Export:
-    """A folder of graphs whose manifest was read; its files are not yet checked.
+    """A folder of exported graphs with a valid manifest; :meth:`check` compares its files with their checksums.
 
-    ``model`` is the hash of the package that they belong to, ``device`` and ``machine`` what code in them was compiled
-    for, ``missing`` the graphs that could not be exported and why.
+    ``model`` is the hash of the model package; ``device`` and ``machine`` are those that the graphs were compiled for;
+    ``missing`` has the graphs that could not be exported, with the reason. ``results`` are ``proofs`` in the manifest.
     """
 
     path: Path
@@ -121,14 +122,13 @@ class Export:
     checksums: Mapping[str, str]
     machine: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
-    proofs: tuple[Proof, ...] = ()
+    results: tuple[VerificationResult, ...] = ()
 
     @classmethod
     def read(cls, path: Path, model: str) -> Self:
-        """The export in a folder, of the model with this hash.
+        """Read the manifest of an export of the model with this hash.
 
-        Raises ``ValueError`` for a folder that is none, was written by a newer version, belongs to another model or has
-        a manifest that does not say what it should.
+        Raises ``ValueError`` for a missing or damaged manifest, another schema version, and another model.
         """
         manifest = read_json(path, MANIFEST, "export", finite=False)  # an error may be infinite
         if manifest.get("schema") != SCHEMA:
@@ -143,8 +143,8 @@ class Export:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path / MANIFEST} is damaged ({type(error).__name__}: {error})") from None
         files = {CONSTANTS, *(graph.file for graph in export.graphs.values())}
-        if strangers := sorted(files - export.checksums.keys()):
-            raise ValueError(f"{path / MANIFEST} lists no checksum of {strangers[0]}; the export is damaged")
+        if unlisted := sorted(files - export.checksums.keys()):
+            raise ValueError(f"{path / MANIFEST} lists no checksum of {unlisted[0]}; the export is damaged")
         return export
 
     @classmethod
@@ -162,19 +162,19 @@ class Export:
         graphs = {
             name: GraphSpec(
                 graph["file"],
-                _ports(graph["inputs"]),
-                _ports(graph["outputs"]),
+                _specs(graph["inputs"]),
+                _specs(graph["outputs"]),
                 {axis: Axis(**lengths) for axis, lengths in graph["axes"].items()},
             )
             for name, graph in values.pop("graphs").items()
         }
-        proofs = tuple(Proof(**proof) for proof in values.pop("proofs"))
-        return cls(path, graphs=graphs, checksums=checksums, proofs=proofs, **values)
+        results = tuple(VerificationResult(**result) for result in values.pop("proofs"))
+        return cls(path, graphs=graphs, checksums=checksums, results=results, **values)
 
     def check(self) -> Self:
-        """The same, whose files are all there and as they were written.
+        """Check the sha256 of every file, and return the export.
 
-        Raises ``ValueError`` for a file that is missing or changed.
+        Raises ``ValueError`` for a missing or changed file.
         """
         for name, expected in self.checksums.items():
             file = self.path / name
@@ -185,49 +185,52 @@ class Export:
         return self
 
     def write(self) -> None:
-        """Put the manifest in its place, whole."""
+        """Write the manifest beside its place, and rename it."""
         values = {"schema": SCHEMA, **asdict(self)}
         del values["path"]
         values["sha256"] = values.pop("checksums")
+        values["proofs"] = values.pop("results")
         part = self.path / f".{MANIFEST}.part"
         write_json(part, values)
         os.replace(part, self.path / MANIFEST)
 
-    def proven(self, proof: Proof) -> Self:
-        """The same with what was found of a runtime, in place of what was found of it before."""
-        return replace(self, proofs=(*(p for p in self.proofs if p.of != proof.of), proof))
+    def with_result(self, result: VerificationResult) -> Self:
+        """A copy with one more result, in place of an earlier one with the same key."""
+        return replace(self, results=(*(old for old in self.results if old.key != result.key), result))
 
-    def proof(self, runtime: str, device: Device, precision: Precision, processor: str) -> Proof | None:
-        """What was found of a runtime on a processor, if anything was."""
-        return next((p for p in self.proofs if p.of == (runtime, device, precision, processor)), None)
+    def find_result(
+        self, runtime: str, device: Device, precision: Precision, processor: str
+    ) -> VerificationResult | None:
+        """The result of a runtime on a processor, if there is one."""
+        return next((one for one in self.results if one.key == (runtime, device, precision, processor)), None)
 
-    def elsewhere(self, runtime: str, device: Device, precision: Precision, processor: str) -> list[str]:
-        """The other processors on which something was found of a runtime."""
+    def other_processors(self, runtime: str, device: Device, precision: Precision, processor: str) -> list[str]:
+        """Processors other than this one for which there are results of a runtime."""
         wanted = runtime, device, precision
-        return [p.processor for p in self.proofs if p.of[:3] == wanted and p.processor != processor]
+        return [one.processor for one in self.results if one.key[:3] == wanted and one.processor != processor]
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where exports of a model may lie: its package, and the cache of the user."""
+class ExportLocations:
+    """Where exports of a model are searched: its package, then the user's cache."""
 
     package: Path | None
     model: str
 
     def folders(self, format: Format, device: Device, precision: Precision) -> list[Path]:
-        """Every folder in which such an export may lie, the package's first."""
+        """The candidate folders of an export, the package's first."""
         name = folder_name(format, device, precision)
         in_package = [] if self.package is None else [self.package / EXPORTS / name]
         in_cache = [cache_folder() / self.model / name] if self.model else []
         return [*in_package, *in_cache]
 
     def find(self, format: Format, device: Device, precision: Precision) -> Path | None:
-        """The folder of such an export, if there is one."""
+        """The first folder with a manifest, if there is one."""
         folders = self.folders(format, device, precision)
         return next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
 
     def all(self) -> list[Path]:
-        """The folders of all exports that there are."""
+        """The folders of all exports."""
         found = [
             self.find(format, device, precision)
             for format in get_args(Format)
@@ -238,7 +241,7 @@ class Places:
 
 
 def folder_name(format: Format, device: Device, precision: Precision) -> str:
-    """Within ``exports``: ONNX graphs serve every device, compiled ones theirs. Other precisions carry their name."""
+    """Folder below ``exports``: ``onnx``, ``aoti/cpu``; with a suffix for a precision other than float32."""
     name = format if format == "onnx" else f"{format}/{device}"
     return name if precision == "float32" else f"{name}-{precision}"
 
@@ -249,8 +252,8 @@ def cache_folder() -> Path:
     return Path(place) if place else Path.home() / ".cache" / "syncflow"
 
 
-def _ports(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Port]:
-    return {name: Port(port["dtype"], _lengths(port["shape"])) for name, port in values.items()}
+def _specs(values: Mapping[str, Mapping[str, Any]]) -> dict[str, TensorSpec]:
+    return {name: TensorSpec(spec["dtype"], _lengths(spec["shape"])) for name, spec in values.items()}
 
 
 def _lengths(shape: Sequence[int | str]) -> tuple[int | str, ...]:

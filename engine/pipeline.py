@@ -198,14 +198,14 @@ class Pipeline:
     def decode(self, prepared: PreparedRequest, latents: Latents) -> list[Clip]:
         """A clip for each take, from latents video (1, C_v, T, H, W) and audio (takes, A, C_a).
 
-        Known frames and sounds stay as they were given.
+        Known frames and sounds stay as they were given. Raises ``ValueError`` for latents that are not finite.
         """
         request, sequence, media, task = prepared.request, prepared.sequence, prepared.media, prepared.task
         video_latents: np.ndarray | None = None
         if task == "text-to-audio":
             frames = np.zeros((0, sequence.height, sequence.width, 3), np.uint8)
         else:
-            video_latents = latents.video[0].float().cpu().numpy()
+            video_latents = _finite(latents.video[0])
             if media is not None and task == "video-to-audio":
                 frames = media.clip.frames
             else:
@@ -216,7 +216,7 @@ class Pipeline:
                 waveform = media.clip.waveform
             else:
                 decoded = self.components.audio.decode(audio[None], sequence.samples)[0]
-                waveform = np.clip(decoded.float().cpu().numpy(), -1.0, 1.0)
+                waveform = np.clip(_finite(decoded), -1.0, 1.0)
             shown = frames
             if media is not None and task == "continuation":
                 shown, waveform = restore_known(media, sequence, frames, waveform)
@@ -252,7 +252,7 @@ class Pipeline:
             return times.known_audio()
         if task == "text-to-audio":
             return times.without_video()
-        return times if video is None else times.after(video.start)
+        return times if video is None or video.start is None else times.after(video.start)
 
     def _silence(self, sequence: SequenceConfig) -> torch.Tensor:
         return self.components.audio.encode(torch.zeros(1, sequence.samples, device=self.device))[0]
@@ -260,3 +260,13 @@ class Pipeline:
     def _encode_prompt(self, prompt: str) -> Text:
         states, mask = self.components.text.encode([prompt])
         return Text(states[0], int(mask.sum()), key=prompt)
+
+
+def _finite(values: torch.Tensor) -> np.ndarray:
+    """Values of a model as float32 in NumPy. Raises ``ValueError`` where they are NaN or infinite."""
+    found = values.float().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise ValueError(
+            "the model computed NaN or infinity; its weights, the guidance or the precision are out of range"
+        )
+    return found

@@ -73,3 +73,13 @@ PRESETS = {
     config.name: config
     for config in (SYNCFLOW_XL, SYNCFLOW_TINY, SYNCPHONY_XL, SYNCPHONY_TINY, HARMONY_XL, HARMONY_TINY)
 }
+
+
+def preset(name: str) -> ModelConfig:
+    """A named configuration: ``syncflow``, ``syncphony`` or ``harmony``, each ``-xl`` or ``-tiny``.
+
+    Raises ``ValueError`` for another name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

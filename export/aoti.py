@@ -1,8 +1,8 @@
-"""AOTInductor: graphs as machine code, ``.pt2`` archives that libtorch runs with or without Python.
+"""AOTInductor: graphs compiled to machine code, in ``.pt2`` archives that libtorch runs with or without Python.
 
-On a CPU the operations are taken apart into their plain references, which the compiler fuses again; on a GPU their
-Triton kernels are compiled into the archive. A compiled graph runs with the version of torch that compiled it, and on
-machines that have the instructions of the one that did.
+On a CPU the operations are decomposed into their PyTorch references, which the compiler fuses; on a GPU their Triton
+kernels are compiled into the archive. An archive runs with the torch version that compiled it, on machines with the
+instructions of the compiling one.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from torch._inductor.exc import InvalidCxxCompiler
 from torch.export import ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
-from ..engine.exports import Port
+from ..engine.exports import TensorSpec
 from .graphs import Graph
 
 
-def compile_graph(graph: Graph, path: Path) -> dict[str, Port]:
-    """Write ``graph`` to ``path`` (``.pt2``), for the device of its inputs. -> what it gives, by name.
+def compile_graph(graph: Graph, path: Path) -> dict[str, TensorSpec]:
+    """Write ``graph`` to ``path`` (``.pt2``), for the device of its inputs. -> its outputs, by name.
 
     Raises ``ValueError`` where there is no compiler.
     """
-    with torch.no_grad():  # what a graph holds is frozen only so
+    with torch.no_grad():  # required for freezing weights
         return _compile(graph, path)
 
 
-def _compile(graph: Graph, path: Path) -> dict[str, Port]:
+def _compile(graph: Graph, path: Path) -> dict[str, TensorSpec]:
     program = trace(graph)
     on_cpu = next(iter(graph.inputs.values())).device.type == "cpu"
     if on_cpu:
         program = program.run_decompositions(_references(program))
     outputs = _outputs(program, graph)
-    _forget_assumptions(program)
-    settings = {"freezing": True} if on_cpu else {}  # weights laid out for the products of this processor
+    _remove_assertions(program)
+    settings = {"freezing": True} if on_cpu else {}  # packs weights for this processor
     try:
         torch._inductor.aoti_compile_and_package(program, package_path=os.fspath(path), inductor_configs=settings)
     except InvalidCxxCompiler:
@@ -49,7 +49,7 @@ def _compile(graph: Graph, path: Path) -> dict[str, Port]:
 
 
 def trace(graph: Graph) -> ExportedProgram:
-    """The program of a graph whose free axes stay free, also to be 1."""
+    """Export a graph with dynamic axes, whose lengths may be 1 too."""
     shapes = torch.export.ShapesCollection()
     for name, axes in graph.dynamic.items():
         shapes[graph.inputs[name]] = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
@@ -63,13 +63,13 @@ def trace(graph: Graph) -> ExportedProgram:
 
 
 def _references(program: ExportedProgram) -> dict[Any, Callable[..., Any]]:
-    """The plain PyTorch of every operation of ours in a program."""
+    """The PyTorch reference of every syncflow operation in a program."""
     ops = {node.target for node in program.graph.nodes if getattr(node.target, "namespace", None) == "syncflow"}
     return {op: import_module(f"syncflow.kernels.{op.__name__.partition('.')[0]}").reference for op in ops}
 
 
-def _forget_assumptions(program: ExportedProgram) -> None:
-    """Take the assertions about lengths out: they tell memory layouts apart, and no result depends on them."""
+def _remove_assertions(program: ExportedProgram) -> None:
+    """Remove the assertions about lengths: they distinguish memory layouts, and no result depends on them."""
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten._assert_scalar.default:
             program.graph.erase_node(node)
@@ -77,8 +77,8 @@ def _forget_assumptions(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _outputs(program: ExportedProgram, graph: Graph) -> dict[str, Port]:
-    """Types and lengths of what a program gives, in the names of the free axes."""
+def _outputs(program: ExportedProgram, graph: Graph) -> dict[str, TensorSpec]:
+    """Specs of the outputs of a program, with the names of the dynamic axes."""
     placeholders = {node.name: node for node in program.graph.nodes}
     given = [placeholders[name].meta["val"] for name in program.graph_signature.user_inputs]
     names: dict[str, str] = {}
@@ -86,12 +86,12 @@ def _outputs(program: ExportedProgram, graph: Graph) -> dict[str, Port]:
         assert tensor.ndim == example.ndim, name
         names |= {str(tensor.shape[axis]): label for axis, label in graph.dynamic.get(name, {}).items()}
     found = [placeholders[name].meta["val"] for name in program.graph_signature.user_outputs]
-    return {name: _port(tensor, names) for name, tensor in zip(graph.outputs, found, strict=True)}
+    return {name: _spec(tensor, names) for name, tensor in zip(graph.outputs, found, strict=True)}
 
 
-def _port(tensor: Tensor, names: Mapping[str, str]) -> Port:
+def _spec(tensor: Tensor, names: Mapping[str, str]) -> TensorSpec:
     lengths = (
         length if isinstance(length, int) else re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(length))
         for length in tensor.shape
     )
-    return Port(str(tensor.dtype).removeprefix("torch."), tuple(lengths))
+    return TensorSpec(str(tensor.dtype).removeprefix("torch."), tuple(lengths))

@@ -1,4 +1,4 @@
-"""Inputs on which graphs are compared: the smallest, the model's own clip, larger ones, and rows without a context."""
+"""Inputs for comparing graphs: the smallest lengths, the model's own clip, other lengths, and rows without context."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ..engine.exports import Axis
 from .graphs import Graph
 
 INDICES = {"text_of_row": "P", "video_context_of_row": "C", "audio_context_of_row": "C", "prefix_of_row": "Q"}
-MAY_BE_NONE = ("video_context_of_row", "audio_context_of_row")
+OPTIONAL_INDICES = ("video_context_of_row", "audio_context_of_row")
 BYTES = 256  # token ids that every text encoder knows
 
 
 @dataclass(frozen=True)
 class Case:
-    """Lengths of the free axes; ``blind``: texts of one token, and rows that read no context."""
+    """Lengths of the dynamic axes; ``without_context``: texts of one token, and rows that read no context."""
 
     name: str
     lengths: Mapping[str, int]
-    blind: bool = False
+    without_context: bool = False
 
 
 def cases_of(axes: Mapping[str, Axis]) -> list[Case]:
-    """The cases of a graph with these free axes.
+    """The cases of a graph with these dynamic axes.
 
     The smallest comes first: a runtime may compile its kernels for the lengths of the first run.
     """
@@ -38,7 +38,7 @@ def cases_of(axes: Mapping[str, Axis]) -> list[Case]:
         Case("usual", usual),
         Case("one row", usual | dict.fromkeys(set(axes) & set("RPCQBNK"), 1)),
         Case("other", odd),
-        Case("blind", usual, blind=True),
+        Case("without context", usual, without_context=True),
     ]
 
 
@@ -52,37 +52,44 @@ def inputs_of(graph: Graph, case: Case, seed: int = 0) -> dict[str, Tensor]:
     for name, example in graph.inputs.items():
         free = graph.dynamic.get(name, {})
         shape = [lengths[free[i]] if i in free else length for i, length in enumerate(example.shape)]
-        made[name] = _fill(name, example, shape, lengths, case.blind, generator).to(example.device, example.dtype)
+        made[name] = _fill(name, example, shape, lengths, case.without_context, generator).to(
+            example.device, example.dtype
+        )
     return made
 
 
 def _fill(
-    name: str, example: Tensor, shape: list[int], lengths: Mapping[str, int], blind: bool, generator: torch.Generator
+    name: str,
+    example: Tensor,
+    shape: list[int],
+    lengths: Mapping[str, int],
+    without_context: bool,
+    generator: torch.Generator,
 ) -> Tensor:
     if name in INDICES:
-        if blind and name in MAY_BE_NONE:
+        if without_context and name in OPTIONAL_INDICES:
             return torch.full(shape, -1)
-        return _some(shape, -1 if name in MAY_BE_NONE else 0, lengths[INDICES[name]] - 1, generator)
+        return _integers(shape, -1 if name in OPTIONAL_INDICES else 0, lengths[INDICES[name]] - 1, generator)
     if name == "bridged_rows":
         return torch.randperm(lengths["R"], generator=generator)[: lengths["N"]]
     if name == "lengths":
-        return _some(shape, 1, 1 if blind else int(example.max()), generator)
+        return _integers(shape, 1, 1 if without_context else int(example.max()), generator)
     if name == "mask":
-        return torch.arange(shape[1]) < _some([shape[0], 1], 1, 1 if blind else shape[1], generator)
+        return torch.arange(shape[1]) < _integers([shape[0], 1], 1, 1 if without_context else shape[1], generator)
     if name == "t":
         return torch.rand(shape, generator=generator)
     if name in ("video_token_positions", "frame_times"):
         return torch.rand(shape, generator=generator).cumsum(0)
     if not example.dtype.is_floating_point:
-        return _some(shape, 0, BYTES - 1, generator)
+        return _integers(shape, 0, BYTES - 1, generator)
     return torch.randn(shape, generator=generator)
 
 
-def _some(shape: list[int], least: int, most: int, generator: torch.Generator) -> Tensor:
+def _integers(shape: list[int], least: int, most: int, generator: torch.Generator) -> Tensor:
     return torch.randint(least, most + 1, shape, generator=generator)
 
 
-def _odd(axis: Axis, place: int) -> int:
-    """Another length than usual, another for every axis where they may be anything."""
-    length = axis.usual + (place % 3 + 1) * axis.step
+def _odd(axis: Axis, index: int) -> int:
+    """A length other than the usual one, different between neighbouring axes."""
+    length = axis.usual + (index % 3 + 1) * axis.step
     return length if axis.most is None else min(length, axis.most)

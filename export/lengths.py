@@ -1,4 +1,4 @@
-"""How long the free axes of a graph may be."""
+"""The ranges of the dynamic axes of a graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .graphs import Graph
 
 
 def axes_of(graph: Graph, config: ModelConfig) -> dict[str, Axis]:
-    """The free axes of a graph by name; the example's lengths are those of the model's own clip."""
+    """The dynamic axes of a graph by name; the usual lengths are those of its example inputs."""
     s, patch = config.sequence, config.ddit.patch
     frames, side = math.ceil(MAX_SECONDS * s.fps), MAX_SIDE // s.space_factor
     tokens = math.ceil(MAX_SECONDS * s.audio_rate)
@@ -35,9 +35,9 @@ def axes_of(graph: Graph, config: ModelConfig) -> dict[str, Axis]:
         limits["M"] = (least * s.audio_hop, tokens * s.audio_hop, s.audio_hop)
     found = {}
     for name, axes in graph.dynamic.items():
-        for place, label in axes.items():
+        for axis, label in axes.items():
             least, most, every = limits.get(label, (1, None, 1))
-            found[label] = Axis(least, most, graph.inputs[name].shape[place], every)
+            found[label] = Axis(least, most, graph.inputs[name].shape[axis], every)
     return found
 
 

@@ -1,4 +1,4 @@
-"""An export of a model: its graphs in a folder with a manifest, written beside its place and renamed."""
+"""Export a model: write its graphs and a manifest into a temporary folder, then rename it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from safetensors.torch import save
 from .. import __version__
 from ..engine.components import Components
 from ..engine.config import ModelConfig
-from ..engine.exports import CONSTANTS, Device, Export, Format, GraphSpec, Port, Precision, folder_name
+from ..engine.exports import CONSTANTS, Device, Export, Format, GraphSpec, Precision, TensorSpec, folder_name
 from ..engine.package import sha256
 from ..engine.runtime.exported import graph_names
 from ..engine.runtime.pytorch import DTYPES, cast
@@ -42,7 +42,7 @@ Progress = Callable[[str], None]
 def graphs_of(
     components: Components, device: Device, precision: Precision = "float32", *, codecs: bool = True
 ) -> list[Graph]:
-    """The graphs of a model on a device: of the d-DiT in this precision, of codecs and text encoder in float32."""
+    """The graphs of a model on a device: the d-DiT in ``precision``, codecs and text encoder in float32."""
     model = cast(components.ddit, DTYPES[precision]).to(device)
     for codec in (components.video, components.audio, components.text):
         codec.to(device)
@@ -63,11 +63,11 @@ def write_export(
     codecs: bool = True,
     progress: Progress = lambda name: None,
 ) -> Export:
-    """Write all graphs of a model into ``folder`` / its name, in the place of what was there.
+    """Export the graphs of a model to the subfolder of ``folder`` for this format, replacing an earlier export.
 
-    ``progress`` is told the name of every graph that comes next. ``codecs``: those and the text encoder too, except
-    by AOTInductor; one that cannot be exported is left out, and the manifest says why. Raises ``ValueError`` for a
-    missing library, an unsaved model, and a device that is not there or that the format does not know.
+    ``progress`` is called with the name of each graph before it is exported. ``codecs``: export the codecs and the text
+    encoder too, except to AOTInductor; one that cannot be exported is skipped, with the reason in the manifest. Raises
+    ``ValueError`` for a missing library, an unsaved model, and a device that is missing or not supported by the format.
     """
     if not components.digest:
         raise ValueError("only a saved model can be exported; save it as a package first")
@@ -81,26 +81,26 @@ def write_export(
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"the folder {target.parent} cannot be made ({error.strerror})") from None
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as beside:
-        part = Path(beside) / target.name
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+        part = Path(temporary) / target.name
         part.mkdir()
         graphs, missing = {}, {}
-        of_model = graph_names(components.config.ddit)
+        denoiser_names = graph_names(components.config.ddit)
         for graph in graphs_of(components, device, precision, codecs=codecs and format != "aoti"):
             progress(graph.name)
             file = part / f"{graph.name}{SUFFIXES[format]}"
             try:
-                with _quietly(), of_any_length():
+                with _quiet_exporters(), of_any_length():
                     outputs = write(graph, file)
-                if graph.name not in of_model:
-                    _check_freedom(graph, outputs, components.config)
+                if graph.name not in denoiser_names:
+                    _check_dynamic_axes(graph, outputs, components.config)
             except Exception as error:
-                if graph.name in of_model:
+                if graph.name in denoiser_names:
                     raise
                 missing[graph.name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
                 file.unlink(missing_ok=True)
                 continue
-            inputs = {name: _port(example, graph.dynamic.get(name, {})) for name, example in graph.inputs.items()}
+            inputs = {name: _spec(example, graph.dynamic.get(name, {})) for name, example in graph.inputs.items()}
             axes = axes_of(graph, components.config)
             graphs[graph.name] = GraphSpec(file.name, inputs, outputs, bounded(axes) if format == "tensorrt" else axes)
         _write_constants(components, part / CONSTANTS)
@@ -117,24 +117,24 @@ def write_export(
             missing=missing,
         )
         export.write()
-        _put(part, target)
+        _replace_folder(part, target)
     return Export.read(target, components.digest)
 
 
 @torch.inference_mode()
-def _check_freedom(graph: Graph, outputs: Mapping[str, Port], config: ModelConfig) -> None:
-    """That no length that depends on the inputs has become a number."""
+def _check_dynamic_axes(graph: Graph, outputs: Mapping[str, TensorSpec], config: ModelConfig) -> None:
+    """Check that no dynamic axis was specialised to a constant."""
     (other,) = (case for case in cases_of(axes_of(graph, config)) if case.name == "other")
     found = graph.module(*inputs_of(graph, other).values())
-    ((name, port),) = outputs.items()
-    for axis, (stated, length) in enumerate(zip(port.shape, found.shape, strict=True)):
+    ((name, spec),) = outputs.items()
+    for axis, (stated, length) in enumerate(zip(spec.shape, found.shape, strict=True)):
         if isinstance(stated, int) and stated != length:
-            raise ValueError(f"axis {axis} of {name} became {stated} for all inputs")
+            raise ValueError(f"axis {axis} of {name} was specialised to {stated}")
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what the exporters say to those who develop them."""
+def _quiet_exporters() -> Iterator[None]:
+    """Suppress the log messages and warnings of the exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -144,7 +144,7 @@ def _quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def _writer(format: Format, config: ModelConfig) -> Callable[[Graph, Path], dict[str, Port]]:
+def _writer(format: Format, config: ModelConfig) -> Callable[[Graph, Path], dict[str, TensorSpec]]:
     if format == "aoti":
         from .aoti import compile_graph
 
@@ -153,18 +153,18 @@ def _writer(format: Format, config: ModelConfig) -> Callable[[Graph, Path], dict
         from .tensorrt.building import build_graph
 
         return partial(build_graph, config=config)
-    from .onnx import export_graph, read_ports
+    from .onnx import export_graph, read_specs
 
-    def write(graph: Graph, path: Path) -> dict[str, Port]:
+    def write(graph: Graph, path: Path) -> dict[str, TensorSpec]:
         export_graph(graph.module, graph.inputs, graph.dynamic, graph.outputs, path)
-        _, outputs = read_ports(path)
+        _, outputs = read_specs(path)
         return outputs
 
     return write
 
 
 def _write_constants(components: Components, path: Path) -> None:
-    """The weights that no graph holds."""
+    """Write the weights that are in no graph."""
     model = components.ddit
     constants = {"null_text": model.null_text}
     if model.config.bridge == "global_local":
@@ -172,8 +172,8 @@ def _write_constants(components: Components, path: Path) -> None:
     path.write_bytes(save({name: tensor.detach().float().cpu().contiguous() for name, tensor in constants.items()}))
 
 
-def _port(example: torch.Tensor, free: dict[int, str]) -> Port:
-    return Port(
+def _spec(example: torch.Tensor, free: dict[int, str]) -> TensorSpec:
+    return TensorSpec(
         str(example.dtype).removeprefix("torch."),
         tuple(free.get(axis, length) for axis, length in enumerate(example.shape)),
     )
@@ -201,8 +201,8 @@ def _machine(format: Format, device: Device) -> str:
     return machine(torch.device(device))
 
 
-def _put(part: Path, target: Path) -> None:
-    """In one move where nothing stood; what stood there is moved away first."""
+def _replace_folder(part: Path, target: Path) -> None:
+    """Rename ``part`` to ``target``; an existing ``target`` is moved away first and then deleted."""
     if target.exists():
         old = part.with_name("old")
         os.replace(target, old)

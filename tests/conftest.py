@@ -51,10 +51,10 @@ def _file_marker(item: pytest.Item, name: str) -> pytest.Mark | None:
 
 
 def _limit_examples(item: pytest.Item) -> None:
-    """As few examples as the profile has, also where a test states their number."""
+    """As few examples as the profile has, also where a test or a state machine states their number."""
     function = getattr(item, "obj", None)
     function = getattr(function, "__func__", function)
-    own = getattr(function, "_hypothesis_internal_use_settings", None)
-    if own is not None:
-        most = min(own.max_examples, settings().max_examples)
-        function._hypothesis_internal_use_settings = settings(own, max_examples=most)
+    for owner, name in ((function, "_hypothesis_internal_use_settings"), (getattr(item, "cls", None), "settings")):
+        own = getattr(owner, name, None)
+        if isinstance(own, settings):
+            setattr(owner, name, settings(own, max_examples=min(own.max_examples, settings().max_examples)))

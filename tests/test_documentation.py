@@ -169,7 +169,7 @@ def targets(page: str, text: str) -> list[str]:
     """``make`` targets that the Makefile does not have."""
     known = set(re.findall(r"^([a-z][a-z0-9-]*):", read("Makefile"), re.M))
     written = [*code_lines(text), *spans(text)]
-    named = {name for code in written for name in re.findall(r"(?:^|[&;] *|\s)make ([a-z][a-z0-9-]*)", code)}
+    named = {name for code in written for name in re.findall(r"(?:^(?:\w+=\S+ )*|[&;] *)make ([a-z][a-z0-9-]*)", code)}
     return [f"{page}: the Makefile has no target {name}" for name in sorted(named - known)]
 
 
@@ -238,12 +238,24 @@ def paths(page: str, text: str) -> list[str]:
     return faults
 
 
+def identifiers(page: str, text: str) -> list[str]:
+    """Names of functions, classes, settings and files' fields in inline code that are in no source file."""
+    pattern = r"(?:\w+\.)*([A-Za-z]\w*_\w*[a-z]|[A-Z][a-z0-9]+(?:[A-Z]\w*)+)(?:\(\))?"
+    named = {match[1] for span in spans(text) if (match := re.fullmatch(pattern, span))}
+    return [f"{page}: no source has the name {name}" for name in sorted(named) if name not in words()]
+
+
+@cache
+def words() -> set[str]:
+    return set(re.findall(r"\w+", sources()))
+
+
 def conflicts(page: str, text: str) -> list[str]:
     """Lines that a merge left."""
     return [f"{page}: {line[:20]}" for line in re.findall(r"^(?:<{7}|>{7}|\|{7})(?: .*)?$", text, re.M)]
 
 
-CHECKS: tuple[Check, ...] = (links, sections, commands, options, targets, extras, variables, names, paths)
+CHECKS: tuple[Check, ...] = (links, sections, commands, options, targets, extras, variables, names, paths, identifiers)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -292,6 +304,8 @@ def test_no_file_has_conflict_markers():
         (names, "```\nfrom syncflow import Engine\n```\n", "```\nfrom syncflow import Engin\n```\n"),
         (paths, "`engine/config.py`, `model/`, `config.py`", "`engine/no_such_file.py`"),
         (paths, "`docs/method.md`", "`docs/no_such_folder/`"),
+        (identifiers, "`guided_euler_step` and `Pipeline.prepare`", "`no_such_function_name`"),
+        (identifiers, "`GuidancePlan`", "`NoSuchClassName`"),
         (conflicts, "a\n=======\nb", "a\n" + "<" * 7 + " HEAD\nb"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

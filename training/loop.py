@@ -1,8 +1,8 @@
-"""The training loop: batches, steps, averages, checkpoints. ``objectives`` says what is learnt, ``stages`` by what.
+"""The training loop: batches, steps, averages, checkpoints. The loss is in ``objectives``, the stages in ``stages``.
 
-A run is a folder: ``checkpoint.pt`` (everything needed to go on, replaced atomically), ``tensorboard/`` and
-``train.json``. Every random number of step i depends on (seed, i) alone, so a resumed run goes on as if it had not been
-interrupted.
+A run is a folder: ``checkpoint.pt`` (everything needed to continue, replaced atomically), ``tensorboard/`` and
+``train.json``. Every random number of step i depends on (seed, i) alone, so a resumed run equals one that was
+not interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
 from .config import TrainConfig
 from .data.latents import LatentSet
-from .objectives import Batch, FlowObjective, draw
+from .objectives import Batch, FlowObjective, sample_flow
 from .stages import freeze_rest, optimisers, trained_modules
 
 
@@ -56,8 +56,8 @@ class Batches:
         self.latents, self.config, self.device = latents, config, device
         captions = sorted(set(latents.captions))
         ids, mask = text_encoder.tokenize(captions)
-        place = {caption: i for i, caption in enumerate(captions)}
-        self.text = torch.tensor([place[caption] for caption in latents.captions])
+        index = {caption: i for i, caption in enumerate(captions)}
+        self.text = torch.tensor([index[caption] for caption in latents.captions])
         self.ids, self.mask = ids.to(device), mask.to(device)
 
     def at(self, generator: torch.Generator) -> Batch:
@@ -83,7 +83,7 @@ def schedule(progress: float, step: int, config: TrainConfig) -> float:
 def train(model: DDiT, text_encoder: TextEncoder, latents: LatentSet, config: TrainConfig, run: Path) -> None:
     """Train one stage in place; the model holds the averaged weights afterwards.
 
-    Goes on from ``run/checkpoint.pt`` when it is there and belongs to the same stage.
+    Continues from ``run/checkpoint.pt`` if it exists and belongs to the same stage.
     """
     run.mkdir(parents=True, exist_ok=True)
     (run / "train.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
@@ -103,18 +103,18 @@ def train(model: DDiT, text_encoder: TextEncoder, latents: LatentSet, config: Tr
     saved = time.monotonic()
     with SummaryWriter(str(run / "tensorboard")) as board, _bar(step, config, accelerator) as bar:
         while (progress := _progress(step, elapsed, config)) < 1:
-            began = time.monotonic()
+            start = time.monotonic()
             seed = hash((config.seed, step, accelerator.process_index)) & (2**63 - 1)
             generator = torch.Generator().manual_seed(seed)
             torch.manual_seed(seed)  # dropout of a trained text encoder
             batch = batches.at(generator)
-            drawn = draw(batch, config, generator)
+            sample = sample_flow(batch, config, generator)
             factor = schedule(progress, step, config)
             for optimizer, rate in zip(optimizers, base_rates, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * factor
             with accelerator.autocast():
-                parts: dict[str, Tensor] = loss_of(batch, drawn)
+                parts: dict[str, Tensor] = loss_of(batch, sample)
             accelerator.backward(parts["loss"])
             norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
             for optimizer in optimizers:
@@ -123,7 +123,7 @@ def train(model: DDiT, text_encoder: TextEncoder, latents: LatentSet, config: Tr
             average.update(step)
             step += 1
             if step > 3:  # the first steps compile
-                elapsed += time.monotonic() - began
+                elapsed += time.monotonic() - start
             bar.update(1)
             if step % 20 == 0:
                 for name, value in parts.items():

@@ -29,8 +29,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Everything random about one step."""
+class FlowSample:
+    """The random values of one training step."""
 
     noise_video: Tensor
     noise_audio: Tensor
@@ -51,7 +51,7 @@ def pair_by_transport(noise: Tensor, data: Tensor) -> Tensor:
     return torch.from_numpy(order).to(noise.device)
 
 
-def draw(batch: Batch, config: TrainConfig, generator: torch.Generator) -> Draw:
+def sample_flow(batch: Batch, config: TrainConfig, generator: torch.Generator) -> FlowSample:
     """Noise, times and text dropout of one step."""
     rows, device = len(batch.video), batch.video.device
 
@@ -79,7 +79,7 @@ def draw(batch: Batch, config: TrainConfig, generator: torch.Generator) -> Draw:
         t_audio = torch.where(clean | free, t_other, t_audio)
         t_video = torch.where(clean, torch.ones_like(t_video), t_video)
         learn_video = torch.where(clean, torch.zeros_like(learn_video), learn_video)
-    return Draw(noise_video, noise_audio, t_video, t_audio, uniform(rows) < config.text_dropout, learn_video)
+    return FlowSample(noise_video, noise_audio, t_video, t_audio, uniform(rows) < config.text_dropout, learn_video)
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
@@ -104,8 +104,7 @@ def motion_aware(error: Tensor, clean: Tensor, weight: float) -> Tensor:
 class FlowObjective(nn.Module):
     """Loss of one batch.
 
-    What a stage freezes requires no gradients, so autograd records nothing of it, and stays in evaluation mode, so that
-    it computes what it computes when a clip is drawn (no dropout).
+    Modules that a stage freezes require no gradients and stay in evaluation mode, without dropout, as in sampling.
     """
 
     def __init__(self, model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> None:
@@ -120,26 +119,26 @@ class FlowObjective(nn.Module):
             module.train(mode)
         return self
 
-    def forward(self, batch: Batch, drawn: Draw) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, sample: FlowSample) -> dict[str, Tensor]:
         """``loss`` and its parts, as scalars."""
         stage = self.config.stage
-        t_v, t_a = drawn.t_video, drawn.t_audio
+        t_v, t_a = sample.t_video, sample.t_audio
         states = self.text_encoder(batch.ids, batch.mask)
         null = self.model.video.y_embedder.y_embedding[None, : states.shape[1]]
-        states = torch.where(drawn.drop_text[:, None, None], null, states)
+        states = torch.where(sample.drop_text[:, None, None], null, states)
         text = self.model.video.condition(states, batch.mask.sum(1))
         row = torch.arange(len(batch.video), device=batch.video.device)
-        z_v = torch.lerp(drawn.noise_video, batch.video, t_v[:, None, None, None, None])
+        z_v = torch.lerp(sample.noise_video, batch.video, t_v[:, None, None, None, None])
         times = self.model.modulation(t_v[:, None], batch.fps)
         context_rows = None if stage == "video" else row
         inputs = VideoInputs(z_v, times, text, row, context_rows=context_rows, frame_times=batch.frame_times)
         v_video, context = self.model.video_pass(inputs)
-        error = v_video.float() - (batch.video - drawn.noise_video)
+        error = v_video.float() - (batch.video - sample.noise_video)
         per_row = motion_aware(error, batch.video, self.config.motion_weight)
-        video = (per_row * drawn.learn_video).sum() / drawn.learn_video.sum().clamp(min=1)
+        video = (per_row * sample.learn_video).sum() / sample.learn_video.sum().clamp(min=1)
         if stage == "video":
             return {"loss": video, "video": video.detach()}
-        z_a = torch.lerp(drawn.noise_audio, batch.audio, t_a[:, None, None])
+        z_a = torch.lerp(sample.noise_audio, batch.audio, t_a[:, None, None])
         patch = self.model.config.patch
         tokens = z_v.shape[3] // patch * (z_v.shape[4] // patch)
         ref = VideoContextRef(self.model.video_token_positions(batch.frame_times, tokens))
@@ -147,6 +146,6 @@ class FlowObjective(nn.Module):
         v_audio, _ = self.model.audio_pass(
             AudioInputs(z_a, times_a, text, row, video_context=context, video_context_ref=ref)
         )
-        audio = (v_audio.float() - (batch.audio - drawn.noise_audio)).square().mean()
+        audio = (v_audio.float() - (batch.audio - sample.noise_audio)).square().mean()
         loss = audio if stage == "audio" else audio + video
         return {"loss": loss, "video": video.detach(), "audio": audio.detach()}

@@ -1,4 +1,4 @@
-"""Whole recipes: what every stage of a preset's training is, and the road from clips to a model package.
+"""Training recipes of the presets, and the path from clips to a model package.
 
 A run folder holds ``codecs/`` (video and audio autoencoder), ``latents/`` (the cache), a folder per stage with its
 checkpoint and TensorBoard events, and ``model/``, the engine package after the last finished stage.
@@ -50,7 +50,7 @@ FULL = {
 }
 WINDOWS = 4  # of a video that is longer than a clip, all of them in the cache of latents
 RECIPES: dict[str, dict[str, TrainConfig]] = {"syncflow-tiny": TINY, "syncflow-xl": FULL}
-# What "all" means. The tiny model finishes the video before the sound (video lead 1) and is done after stage 2.
+# The stages of "all". The tiny model finishes the video before the sound (video lead 1) and is done after stage 2.
 WHOLE: dict[str, tuple[Stage, ...]] = {"syncflow-tiny": ("video", "audio"), "syncflow-xl": ("video", "audio", "joint")}
 
 

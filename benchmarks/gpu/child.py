@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from . import correctness, machine, model, races, tune
+from . import correctness, kernels, machine, model, tune
 from .stages import BUDGETS, Item, Records, Run, Stage, spent
 
 LOST = 70  # exit code: the GPU does not answer any more
@@ -23,7 +23,7 @@ STAGES: dict[str, Stage] = {
     "setup": machine.setup,
     "roofline": machine.roofline,
     "correctness": correctness.correctness,
-    "kernels": races.kernels,
+    "kernels": kernels.kernels,
     "step": model.step,
     "clip": model.clip,
     "tune": tune.tune,

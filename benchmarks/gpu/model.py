@@ -16,11 +16,14 @@ from typing import Any
 
 import torch
 
-from ...engine.config import DDiTConfig, ModelConfig, SequenceConfig, preset
+from ...engine.config import DDiTConfig, ModelConfig, SequenceConfig
+from ...engine.cost.flops import flops
+from ...engine.cost.jobs import synthetic_job
 from ...engine.model import DDiT
 from ...engine.model.audio import AudioLayer, ModalityAdaptor
 from ...engine.model.denoiser import Denoiser
 from ...engine.model.video import STDiTBlock
+from ...engine.presets import preset
 from ...engine.runtime.cuda_graphs.capture import eager_capture
 from ...engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from ...engine.runtime.delegate import describe
@@ -28,8 +31,6 @@ from ...engine.sampling.job import Job, Text
 from ...engine.sampling.reference import ReferenceLoop
 from ...engine.sampling.sequential import batch_of
 from ...kernels.launch import implementation
-from ..flops import flops
-from ..jobs import job as sampling_job
 from .machine import roofline_of
 from .stages import Item, Run
 
@@ -137,7 +138,7 @@ def _denoiser(run: Run, way: str) -> Denoiser:
 
 def _jobs(run: Run, batch: int, steps: int) -> list[Job]:
     """Clips of the model's own size with two branches, both modalities at a shared time; prompts are random."""
-    one = sampling_job(_config(run), steps, lead=0.0)
+    one = synthetic_job(_config(run), steps, lead=0.0)
     d = _config(run).ddit
     texts = [Text(torch.randn(d.text_tokens, d.text_width), d.text_tokens) for _ in range(batch)]
     return [replace(one, seed=i, text=text) for i, text in enumerate(texts)]
@@ -194,7 +195,7 @@ def _step_flops(smoke: bool) -> int:
     with torch.device("meta"):
         model = DDiT(config.ddit).eval().requires_grad_(False)
     one = batch_of(model)
-    one.join([sampling_job(config, 2, lead=0.0)])
+    one.join([synthetic_job(config, 2, lead=0.0)])
     return flops(one.step)
 
 

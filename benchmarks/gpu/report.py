@@ -40,16 +40,16 @@ def markdown(results: Results, title: str) -> str:
 
 def summary(results: Results) -> str:
     """The kernels beside the best baseline, and the model: a table short enough for the end of a log."""
-    races: dict[str, dict[str, float]] = {}
+    times_of: dict[str, dict[str, float]] = {}
     shares: dict[str, Any] = {}
     for end in _results(results, "kernels").values():
         if "p50_us" in end:
             name = f"{end['operation']} {end['case']}"
-            races.setdefault(name, {})[end["contender"]] = end["p50_us"]
+            times_of.setdefault(name, {})[end["contender"]] = end["p50_us"]
             if end["contender"] == "kernel":
                 shares[name] = end.get("roofline_percent", "-")
     rows = []
-    for name, times in races.items():
+    for name, times in times_of.items():
         own = times.pop("kernel", None)
         if own is not None:
             best = min(times, key=lambda n: times[n], default=None)

@@ -16,7 +16,7 @@ import torch
 from ...kernels.launch import tiles
 from ..kernels import harness
 from ..kernels.cases import Case, cases, micro_cases
-from ..kernels.harness import Baseline
+from ..kernels.harness import Variant
 from .stages import Item, Run
 
 DTYPE = torch.bfloat16
@@ -44,7 +44,7 @@ def climb(case: Case, device: str, trials: int) -> dict[str, Any]:
     def time_of(candidate: Mapping[str, int]) -> float:
         frozen = tuple(sorted(candidate.items()))
         if frozen not in tried:
-            baseline = Baseline(harness.kernel(case.operation, device), tiles=dict(candidate))
+            baseline = Variant(harness.kernel(case.operation, device), tiles=dict(candidate))
             timing = harness.compare(case, "tiles", baseline, DTYPE, device).timing
             tried[frozen] = float("inf") if timing is None else timing.percentile(0.5)
         return tried[frozen]

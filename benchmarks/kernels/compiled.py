@@ -1,6 +1,6 @@
-"""What every kernel takes of a GPU that need not be present, at the shapes of the presets.
+"""Registers, spills and shared memory of every kernel at the shapes of the presets, compiled without a GPU.
 
-Cases that the compiler cannot tell apart are compiled once. The work is spread over processes of their own.
+Cases with the same specialisation are compiled once, in worker processes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """What one kernel takes at one shape; ``error`` where it did not compile. Sizes in bytes, spills of a thread."""
+    """Resources of one kernel at one shape, in bytes (spills per thread); ``error`` if it did not compile."""
 
     operation: str
     place: str
@@ -86,7 +86,7 @@ def plan(
 def tasks_of(
     arch: str, chosen: Sequence[Case], dtypes: Sequence[str] = tuple(DTYPES), overrides: Overrides | None = None
 ) -> list[Task]:
-    """One task for every kernel that the compiler would make of the cases."""
+    """One task for every distinct specialisation among the cases."""
     architecture(arch)
     tasks: dict[str, Task] = {}
     same: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The race of every ``bench_<operation>.py``: its cases times its contenders, timed on a GPU or skipped without one."""
+"""Parameters and fixtures of ``bench_kernels.py``: every case and variant, on a GPU; skipped without one."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from syncflow.benchmarks.kernels.cases import OPERATIONS, Case, cases
-from syncflow.benchmarks.kernels.harness import Outcome, Roofline, compare, contenders, measure_roofline
+from syncflow.benchmarks.kernels.harness import Outcome, Roofline, compare, measure_roofline
+from syncflow.benchmarks.kernels.variants import variants
 
 DEVICE, DTYPE = "cuda", torch.bfloat16
 
 
 class DeviceClock:
-    """A timer that shows device time: it moves on by what was measured there."""
+    """A timer of device time, advanced by the measured seconds."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -23,8 +24,8 @@ class DeviceClock:
     def __call__(self) -> float:
         return self.now
 
-    def move(self, seconds: float) -> None:
-        """What a round took."""
+    def advance(self, seconds: float) -> None:
+        """Add the seconds of a round."""
         self.now += seconds
 
 
@@ -32,34 +33,39 @@ CLOCK = DeviceClock()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test for every case and contender of the file's operation."""
-    if not {"case", "contender"} <= set(metafunc.fixturenames):
+    """A test for every case and variant of every operation, grouped by operation."""
+    if not {"case", "variant"} <= set(metafunc.fixturenames):
         return
-    operation = metafunc.module.__name__.rpartition(".")[2].removeprefix("bench_")
     if not torch.cuda.is_available():
         reason = "timing kernels needs a GPU; `syncflow bench kernels --aot sm_90` reports on them without one"
-        metafunc.parametrize(
-            ("case", "contender"), [pytest.param(None, None, marks=pytest.mark.skip(reason))], ids=["-"]
-        )
+        metafunc.parametrize(("case", "variant"), [pytest.param(None, None, marks=pytest.mark.skip(reason))], ids=["-"])
         return
-    assert operation in OPERATIONS, f"{operation} has no cases"
-    mark = pytest.mark.benchmark(timer=CLOCK, group=operation)
-    metafunc.parametrize("case", [pytest.param(case, id=case.id, marks=mark) for case in cases([operation])])
-    metafunc.parametrize("contender", list(contenders(operation, DEVICE)))
+    parameters = [
+        pytest.param(
+            case,
+            name,
+            id=f"{operation}-{case.id}-{name}",
+            marks=pytest.mark.benchmark(timer=CLOCK, group=operation),
+        )
+        for operation in OPERATIONS
+        for case in cases([operation])
+        for name in variants(operation, DEVICE)
+    ]
+    metafunc.parametrize(("case", "variant"), parameters)
 
 
 @pytest.fixture(scope="session")
 def roofline() -> Roofline:
-    """What this GPU can do."""
+    """The measured roofline of this GPU."""
     return measure_roofline(DEVICE)
 
 
 @pytest.fixture
-def race(measured: BenchmarkFixture, roofline: Roofline) -> Callable[[Case, str], None]:
-    """Check and time one contender; figures go into ``extra_info``. One that cannot run is skipped with its reason."""
+def compare_variant(measured: BenchmarkFixture, roofline: Roofline) -> Callable[[Case, str], None]:
+    """Check and time a variant, with its figures in ``extra_info``; one that cannot run is skipped with the reason."""
 
     def run(case: Case, name: str) -> None:
-        outcome = compare(case, name, contenders(case.operation, DEVICE)[name], DTYPE, DEVICE, roofline)
+        outcome = compare(case, name, variants(case.operation, DEVICE)[name], DTYPE, DEVICE, roofline)
         record(measured, outcome)
         if outcome.timing is None:
             assert name != "kernel", outcome.reason
@@ -74,4 +80,4 @@ def record(measured: BenchmarkFixture, outcome: Outcome) -> None:
     measured.extra_info |= outcome.to_dict()
     if outcome.timing is not None:
         samples = iter(outcome.timing.samples)
-        measured.pedantic(lambda: CLOCK.move(next(samples)), rounds=len(outcome.timing.samples))
+        measured.pedantic(lambda: CLOCK.advance(next(samples)), rounds=len(outcome.timing.samples))

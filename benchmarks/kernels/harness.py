@@ -1,4 +1,4 @@
-"""How an operation is compared: checked against float64, then timed on the device beside baselines and roofline.
+"""Compare the variants of an operation: check against float64, then time on the device, beside the roofline.
 
 On a GPU a comparison is the median of CUDA graph replays over argument sets that together exceed the L2 cache; what
 cannot be captured is timed with events around a loop and says so. On a CPU a single call is timed: that proves the
@@ -7,7 +7,6 @@ code, not the kernel.
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...kernels.launch import implementation, tiles
-from .cases import Arguments, Case, Work, door, reference
+from .arguments import Arguments
+from .cases import Case, Work, door, reference
 
 CACHES = 3  # argument sets together are this many times the L2 cache
 MOST_SETS = 32
@@ -33,8 +33,8 @@ ALLOWED = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # re
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """Another way to compute an operation, on the same arguments.
+class Variant:
+    """A way to compute an operation: its kernel or a baseline.
 
     ``setup`` makes what ``run`` takes, before the clock starts; ``restore(output, *arguments)`` then brings the output
     into the operation's own layout for the check. ``compiled``: ``run`` goes through ``torch.compile``. ``tiles`` are
@@ -77,13 +77,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One contender at one case: its times, or the reason why it has none."""
+    """One variant at one case: its times, or the reason why it has none. Rows of JSON say ``contender`` for it."""
 
     operation: str
     case: str
     shape: str
     dtype: str
-    contender: str
+    variant: str
     work: Work
     timing: Timing | None = None
     error: float | None = None
@@ -93,6 +93,7 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dump``: times in microseconds, GB/s, TFLOP/s, percent of the roofline."""
         named = {k: v for k, v in asdict(self).items() if k not in ("timing", "work", "roofline") and v is not None}
+        named["contender"] = named.pop("variant")
         row: dict[str, Any] = {**named, **asdict(self.work)}
         if self.timing is not None:
             p50 = self.timing.percentile(0.5)
@@ -205,34 +206,21 @@ def kernels_of(operation: str) -> dict[str, Mapping[str, int] | None]:
     return {"kernel": None, **({"kernel, Triton": {"TRITON": 1}} if operation in LIBRARY else {})}
 
 
-def contenders(operation: str, device: str) -> dict[str, Baseline]:
-    """The kernel, the baselines of its benchmark file, and the formula as it is and compiled."""
-    module = importlib.import_module(f"{__package__}.bench_{operation}")
-    formula = reference(operation)
-    own = {name: Baseline(kernel(operation, device), tiles=chosen) for name, chosen in kernels_of(operation).items()}
-    return {
-        **own,
-        **module.BASELINES,
-        "eager": Baseline(formula),
-        "compiled": Baseline(formula, compiled=True),
-    }
-
-
 def compare(
-    case: Case, name: str, baseline: Baseline, dtype: torch.dtype, device: str, roofline: Roofline | None = None
+    case: Case, name: str, variant: Variant, dtype: torch.dtype, device: str, roofline: Roofline | None = None
 ) -> Outcome:
-    """Check one contender, then time it. A failure is the reason it gives."""
+    """Check a variant, then time it; a failure becomes the reason of the outcome."""
     work = case.work(dtype)
     about = (case.operation, str(case), case.shape, name_of(dtype), name, work)
     try:
-        with torch.no_grad(), choosing(case.operation, baseline.tiles):
+        with torch.no_grad(), choosing(case.operation, variant.tiles):
             known = truth(
                 case if work.bytes < CHECKED_BYTES and work.flops < CHECKED_FLOPS else case.at(1), dtype, device
             )
-            run = _built(baseline)
-            with nullcontext() if baseline.compiled else poisoned():  # the compiler would start again for either mode
-                error = _error(known, name, baseline, run)
-            timing = time_calls(run, [_ready(baseline, a) for a in argument_sets(case, dtype, device, work)], device)
+            run = _built(variant)
+            with nullcontext() if variant.compiled else poisoned():  # the compiler would start again for either mode
+                error = _error(known, name, variant, run)
+            timing = time_calls(run, [_ready(variant, a) for a in argument_sets(case, dtype, device, work)], device)
     except Exception as failure:
         lines = str(failure).strip().splitlines()
         return Outcome(*about, reason=f"{type(failure).__name__}: {lines[0] if lines else ''}"[:200])
@@ -242,21 +230,21 @@ def compare(
     return Outcome(*about, timing, error, None if roofline is None else roofline.floor(work, dtype))
 
 
-def _built(baseline: Baseline) -> Callable[..., Any]:
-    if not baseline.compiled:
-        return baseline.run
+def _built(variant: Variant) -> Callable[..., Any]:
+    if not variant.compiled:
+        return variant.run
     torch._dynamo.reset()
-    return torch.compile(baseline.run, dynamic=False)
+    return torch.compile(variant.run, dynamic=False)
 
 
-def _ready(baseline: Baseline, arguments: Arguments) -> Arguments:
-    return arguments if baseline.setup is None else baseline.setup(*arguments)
+def _ready(variant: Variant, arguments: Arguments) -> Arguments:
+    return arguments if variant.setup is None else variant.setup(*arguments)
 
 
-def _error(known: Truth, name: str, baseline: Baseline, run: Callable[..., Any]) -> float:
-    output = run(*_ready(baseline, known.arguments))
-    if baseline.restore is not None:
-        output = baseline.restore(output, *known.arguments)
+def _error(known: Truth, name: str, variant: Variant, run: Callable[..., Any]) -> float:
+    output = run(*_ready(variant, known.arguments))
+    if variant.restore is not None:
+        output = variant.restore(output, *known.arguments)
     error = known.relative(output)
     if name.startswith("kernel") and (ratio := known.margin(output)) > 1:
         raise ValueError(f"the result is wrong: its error is {ratio:.3g} times what the tolerance rule allows")
@@ -325,9 +313,9 @@ def _cache(device: str) -> int:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Outcomes as Markdown: a line for each contender, the reason in place of its times where it has none."""
+    """Outcomes as Markdown: a line for each variant, the reason in place of its times where it has none."""
     lines = [
-        "| operation | case | dtype | contender | p20 us | p50 us | p80 us | GB/s | TFLOP/s | % of roofline |",
+        "| operation | case | dtype | variant | p20 us | p50 us | p80 us | GB/s | TFLOP/s | % of roofline |",
         "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:

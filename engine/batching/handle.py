@@ -224,7 +224,7 @@ class Handle(Generic[R]):
         return True
 
     def after_fork(self, error: BaseException) -> None:
-        """For the batcher, in a forked child: the request is cancelled here, and nobody else is told."""
+        """For the batcher, in a forked child: the request is cancelled, and no callback runs."""
         self._changed = threading.Condition()
         self._on_final, self._watchers, self._callbacks = None, [], []
         if not self.done():

@@ -15,6 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ..validation import number_between, truth, whole_between
+
 CLASS_NAME = "AutoencoderKLLTXVideo"
 DEFAULTS: dict[str, Any] = {
     "in_channels": 3,
@@ -35,6 +37,13 @@ DEFAULTS: dict[str, Any] = {
     "decoder_causal": False,
 }
 RMS_EPS = 1e-8
+WHOLE = {
+    "in_channels": (1, 64),
+    "out_channels": (1, 64),
+    "latent_channels": (1, 4096),
+    "patch_size": (1, 64),
+    "patch_size_t": (1, 64),
+}
 
 
 def supported(config: Mapping[str, Any]) -> bool:
@@ -61,7 +70,13 @@ class LTXVideoVAE(nn.Module):
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.config: dict[str, Any] = DEFAULTS | dict(config or {})
-        latents = int(self.config["latent_channels"])
+        for name, (low, high) in WHOLE.items():
+            whole_between(name, self.config[name], low, high)
+        for name in ("spatio_temporal_scaling", "decoder_spatio_temporal_scaling"):
+            for scaled in self.config[name]:
+                truth(f"a value in {name}", scaled)
+        number_between("resnet_norm_eps", self.config["resnet_norm_eps"], 0, 1, above=True)
+        latents = self.config["latent_channels"]
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
         self.register_buffer("latents_mean", torch.zeros(latents))

@@ -138,7 +138,10 @@ class TextEncoder(nn.Module):
 
 
 def _load(encoder: T5Encoder, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Take the encoder's tensors, in their own precision, out of those of a whole T5. Raises ``ValueError``."""
+    """Take the encoder's tensors out of those of a whole T5, in their own precision where they share one.
+
+    Raises ``ValueError``.
+    """
     found = dict(tensors)
     if "encoder.embed_tokens.weight" in found:
         found.setdefault("shared.weight", found["encoder.embed_tokens.weight"])
@@ -148,7 +151,11 @@ def _load(encoder: T5Encoder, tensors: dict[str, Tensor], folder: Path) -> None:
         raise ValueError(
             f"the weights in {folder} do not fit their config.json: {len(wrong)} tensors, first {wrong[0]}"
         )
-    encoder.load_state_dict({name: found[name] for name in own}, assign=True)
+    kept = {name: found[name] for name in own}
+    # Products take one precision; ``wo`` may have another, to which its input is converted.
+    if len({tensor.dtype for name, tensor in kept.items() if not name.endswith(".wo.weight")}) > 1:
+        kept = {name: tensor.float() for name, tensor in kept.items()}
+    encoder.load_state_dict(kept, assign=True)
     for name, parameter in encoder.named_parameters():
         if name.endswith(".wo.weight") and parameter.dtype == torch.float16:  # beyond float16 in the MLPs of T5 XXL
             parameter.data = parameter.data.float()

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..types import Clip
-from .conform import check_shape, fit
+from . import isolated as isolation
+from .checking import check_shape
+from .heif import read_grid
+from .limits import check_memory
+from .opening import SEEK_BACK, audio_stream, decode, jumps, opened, seekable, time_of, video_stream
+from .pictures import fit, picture, pixel_aspect
+from .sound import read_sound
+from .stills import WEBP_TICK, is_animated_webp, read_still, webp_pictures, webp_timeline
+from .timing import Clock, Timed, Timeline, exact, hold, timeline
 from .writing import latents_notes, latents_path
 
 if TYPE_CHECKING:
@@ -21,14 +29,14 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-DEFAULT_FPS = 25.0
-SEEK_MARGIN = 0.2
-STILL_FORMATS = ("image2", "_pipe", "tty")
+PICTURE_FORMATS = ("image2", "_pipe", "tty")
+PICTURE_BRANDS = ("avif", "avis", "heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1")
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What :func:`probe` finds: ``width`` and ``height`` in pixels (as stored), ``seconds`` of the longest stream.
+    """What :func:`probe` finds: ``width`` and ``height`` in pixels (as stored), ``seconds`` of the video, or of the
+    sound in a file without one.
 
     The picture's fields are 0 or empty without a video stream, the sound's without an audio stream.
     """
@@ -56,190 +64,210 @@ def load_clip(
     sample_rate: int = 48_000,
     start: float = 0.0,
     seconds: float | None = None,
+    isolated: bool | None = None,
 ) -> Clip:
     """Read any ordinary video as a clip.
 
-    Frames are those nearest in time to k / ``fps`` (the file's own rate by default), turned upright, cut around the
-    centre to the shape of ``size`` (width, height, or one number for a square; the file's own size by default) and
-    resized by area or Lanczos. The sound is mixed to mono and resampled; a file without sound is silent. ``start`` and
-    ``seconds`` choose a window; what lies beyond the end of the file is the last frame and silence. The waveform lasts
-    exactly as long as the frames. Latents that were saved beside the file come along with all of its frames, as long as
-    the file is the one that they were saved with. Raises ``ValueError`` for a missing, unreadable, truncated or empty
-    file, one that is no video, and a bad setting.
+    Frame k is what the video shows at k / ``fps`` (the file's own rate by default; 25 or more where its pictures stand
+    for unequal times): each picture until the next. Frames are turned upright, cut around the centre to the shape of
+    ``size`` (width, height, or one number for a square; the file's own size by default) and resized by area or Lanczos;
+    pixels that are not square count as what they look like, transparent ones are white. The sound is mixed to mono (as
+    FFmpeg and ITU-R BS.775 do: centre 1, left and right 0.71, surround 0.5, no LFE; stereo half of each) and resampled,
+    gaps in it and a file without sound are silent. ``start`` and ``seconds`` choose a window; what lies beyond the end
+    of the video is the last frame, and beyond that of the sound silence. The waveform lasts exactly as long as the
+    frames. Latents that were saved beside the file come along with all of its frames, as long as the file is the one
+    that they were saved with. ``isolated`` reads in a process of its own, as do all functions here: a file at which a
+    media library crashes or hangs is a ``ValueError`` then, too (by default if ``SYNCFLOW_ISOLATED_MEDIA`` is set).
+
+    Raises ``ValueError`` for a missing, unreadable, truncated or empty file, one that is no
+    video, one that takes more than half of the memory, and a bad setting.
     """
     path = Path(path)
     check_shape(fps, size, sample_rate, seconds)
     if not 0 <= start < float("inf"):
         raise ValueError(f"start is {start}; it must be 0 or more seconds")
-    with _reading(path) as container:
-        stream = _video_stream(container, path)
-        rate = fps or float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-        count = None if seconds is None else max(1, round(seconds * rate))
-        side = (size, size) if isinstance(size, int) else size
-        frames = np.stack(list(_nearest_frames(container, stream, path, rate, start, count, side)))
-        origin = float((stream.start_time or 0) * (stream.time_base or 0))
-        provenance = _provenance(container.metadata) or {"source": path.name}
-        sounding = bool(container.streams.audio)
-    samples = round(len(frames) / rate * sample_rate)
-    waveform = np.zeros(samples, np.float32)
-    if sounding:
-        with _reading(path) as container:
-            heard = _decode_audio(container, sample_rate, origin + start, samples)
-        waveform[: len(heard)] = heard
-    return Clip(frames, waveform, rate, sample_rate, provenance, _latents(path, frames.shape, rate, start))
+    if isolation.wanted(isolated):
+        given = {"fps": fps, "size": size, "sample_rate": sample_rate, "start": start, "seconds": seconds}
+        return isolation.read("load_clip", path, given)
+    side = (size, size) if isinstance(size, int) else size
+    video = _find_video(path, scan=fps is None)
+    rate = video.rate if fps is None else exact(fps)
+    count = None if seconds is None else max(1, round(seconds * float(rate)))
+    frames = _frames(path, video, rate, exact(start), count, side, least=1 / rate if fps is None else Fraction(0))
+    rate_as_float = float(rate) if fps is None else fps
+    samples = round(len(frames) / rate_as_float * sample_rate)
+    waveform, provenance = np.zeros(samples, np.float32), {"source": path.name}
+    if not is_animated_webp(path):
+        with opened(path) as container:
+            provenance = _provenance(container.metadata) or provenance
+            sounding = audio_stream(container) is not None
+        if sounding:
+            waveform = read_sound(path, sample_rate, video.start + exact(start), samples)
+    latents = _latents(path, frames.shape, rate_as_float, start)
+    return Clip(frames, waveform, rate_as_float, sample_rate, provenance, latents)
 
 
-def load_audio(path: str | Path, sample_rate: int = 48_000) -> np.ndarray:
+def load_audio(path: str | Path, sample_rate: int = 48_000, *, isolated: bool | None = None) -> np.ndarray:
     """The sound of a sound or video file, mixed to mono: float32 (M,). Raises ``ValueError`` when there is none."""
     path = Path(path)
     check_shape(None, None, sample_rate, None)
-    with _reading(path) as container:
-        if not container.streams.audio:
+    if isolation.wanted(isolated):
+        return isolation.read("load_audio", path, {"sample_rate": sample_rate})
+    with opened(path) as container:
+        if audio_stream(container) is None:
             raise ValueError(f"{path} has no sound")
-        origin = float((container.start_time or 0) / 1_000_000)
-        waveform = _decode_audio(container, sample_rate, origin, None)
+        origin = Fraction(container.start_time or 0, 1_000_000)
+    waveform = read_sound(path, sample_rate, origin, None)
     if not len(waveform):
         raise ValueError(f"{path} has no sound: it is empty, damaged or truncated")
     return waveform
 
 
-def load_picture(path: str | Path) -> Clip:
-    """A picture, or the first frame of a video, as a clip of one frame without sound.
+def load_picture(path: str | Path, *, isolated: bool | None = None) -> Clip:
+    """A picture, or the first frame of a video, as a clip of one frame without sound: upright, transparent parts white.
 
     Raises ``ValueError`` for what holds no picture.
     """
     path = Path(path)
-    with _reading(path) as container:
-        frame = next(container.decode(video=0), None) if container.streams.video else None
-        if frame is None:
-            raise ValueError(f"{path} holds no picture")
-        return Clip(_picture(frame, None)[None], np.zeros(0, np.float32), 1.0, 48_000)
+    if isolation.wanted(isolated):
+        return isolation.read("load_picture", path, {})
+    image = None
+    if path.is_file():
+        image = read_still(path)
+        image = read_grid(path) if image is None else image
+    if image is None:
+        with opened(path) as container:
+            stream = video_stream(container, path) or next(iter(container.streams.video), None)
+            frame = None if stream is None else next(decode(container, stream, path), None)
+            if stream is None or frame is None:
+                raise ValueError(f"{path} holds no picture")
+            image = picture(frame, None, pixel_aspect(stream))
+    return Clip(image[None], np.zeros(0, np.float32), 1.0, 48_000)
 
 
-def probe(path: str | Path) -> MediaInfo:
-    """What a file says it holds, without decoding it. Raises ``ValueError`` for what is no media file."""
+def probe(path: str | Path, *, isolated: bool | None = None) -> MediaInfo:
+    """What a file holds, without decoding it; packets are counted where it states no duration. Raises ``ValueError``
+    for what is no media file.
+    """
     path = Path(path)
-    with _reading(path) as container:
-        video = next(iter(container.streams.video), None)
-        audio = next(iter(container.streams.audio), None)
+    if isolation.wanted(isolated):
+        return isolation.read("probe", path, {})
+    if path.is_file() and is_animated_webp(path):
+        times, (width, height) = webp_timeline(path)
+        return MediaInfo(width, height, float(times.rate), "webp", 0, 0, "", float(times.seconds))
+    times = timeline(path)
+    with opened(path) as container:
+        video = video_stream(container, path) or next(iter(container.streams.video), None)
+        audio = audio_stream(container)
         return MediaInfo(
             width=video.width if video else 0,
             height=video.height if video else 0,
-            fps=float(video.average_rate or 0) if video else 0.0,
+            fps=float(times.rate) if video else 0.0,
             video_codec=video.codec_context.name if video else "",
             sample_rate=audio.rate or 0 if audio else 0,
             channels=audio.channels if audio else 0,
             audio_codec=audio.codec_context.name if audio else "",
-            seconds=(container.duration or 0) / 1_000_000,
+            seconds=float(times.seconds),
             provenance=_provenance(container.metadata),
         )
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[InputContainer]:
-    """An open file whose every failure is a ``ValueError`` that names it."""
-    import av
-
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file")
-    try:
-        with av.open(str(path), metadata_errors="replace") as container:
-            _check_complete(container, path)
-            yield container
-    except PermissionError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except av.error.FFmpegError as error:
-        raise ValueError(f"{path} cannot be read as media: it is damaged, truncated or of another kind") from error
+def _find_video(path: Path, *, scan: bool) -> Timeline:
+    """When the video of a file begins and ends, and its rate. Raises ``ValueError`` for what is no video."""
+    if path.is_file() and is_animated_webp(path):
+        return webp_timeline(path)[0]
+    with opened(path) as container:
+        stream = video_stream(container, path)
+        still = any(kind in container.format.name for kind in PICTURE_FORMATS)
+        still = still or container.metadata.get("major_brand") in PICTURE_BRANDS
+        if stream is None or (still and not _has_two_packets(container, stream)):
+            kind = container.format.long_name or container.format.name
+            raise ValueError(f"{path} is not a video ({kind})")
+    return timeline(path, scan=scan)
 
 
-def _check_complete(container: InputContainer, path: Path) -> None:
-    """Refuse a file without decodable streams and one whose own index points beyond its end."""
-    streams = [*container.streams.video, *container.streams.audio]
-    if not streams or any(stream.codec_context is None for stream in streams):
-        raise ValueError(f"{path} holds nothing that can be decoded: it is damaged, truncated or of another kind")
-    length = path.stat().st_size
-    for stream in streams:
-        if any(entry.pos + entry.size > length for entry in stream.index_entries):
-            raise ValueError(f"{path} is truncated: it has {length} bytes and its index needs more")
+def _has_two_packets(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether a file of pictures is a video after all, as a file of JPEG pictures one after the other is."""
+    if container.format.name == "tty":
+        return False
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    return next(packets, None) is not None and next(packets, None) is not None
 
 
-def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    import av
-
-    cover = av.stream.Disposition.attached_pic
-    stream = next((stream for stream in container.streams.video if not stream.disposition & cover), None)
-    if stream is None or any(kind in container.format.name for kind in STILL_FORMATS):
-        raise ValueError(f"{path} is not a video ({container.format.long_name or container.format.name})")
-    stream.thread_type = "AUTO"
-    return stream
-
-
-def _nearest_frames(
-    container: InputContainer,
-    stream: VideoStream,
+def _frames(
     path: Path,
-    rate: float,
-    start: float,
+    video: Timeline,
+    rate: Fraction,
+    start: Fraction,
     count: int | None,
     size: tuple[int, int] | None,
-) -> Iterator[np.ndarray]:
-    """Upright pictures (H, W, 3) nearest in time to ``start`` + k / ``rate``: ``count`` of them, or all."""
-    origin = float((stream.start_time or 0) * (stream.time_base or 0))
-    if start > 0:
-        container.seek(int((origin + start) * 1_000_000))
-    step = 1 / float(stream.average_rate or rate)
-    given, shown, shown_at = 0, None, -step
-    for frame in container.decode(stream):
-        at = shown_at + step if frame.time is None else frame.time - origin - start
-        if shown is not None and given / rate < (middle := (shown_at + at) / 2):
-            image = _picture(shown, size)
-            while given / rate < middle and given != count:
-                yield image
-                given += 1
-        if given == count:
-            return
-        shown, shown_at = frame, at
-    if shown is None:
+    least: Fraction,
+) -> np.ndarray:
+    """Upright pictures (F, H, W, 3) that are shown at ``start`` + k / ``rate``: ``count`` of them, or all; the last one
+    for ``least`` seconds or more.
+    """
+    shape: list[tuple[int, int]] = [] if size is None else [size]
+
+    def same_size(image: np.ndarray) -> np.ndarray:
+        """Where the size changes within a file, all pictures take the size of the first."""
+        shape[:] = shape or [(image.shape[1], image.shape[0])]
+        return fit(image, shape[0])
+
+    def check(frames: int) -> None:
+        width, height = shape[0] if shape else (1, 1)
+        check_memory(f"{path} has too many frames of {width}x{height}", frames, width * height * 3)
+
+    def ended(end: Fraction) -> ValueError:
+        return ValueError(f"start is {float(start):g} s; {path} ends at {float(end):.3f} s")
+
+    settings: dict[str, Any] = {
+        "rate": rate, "start": start, "count": count, "ended": ended, "check": check, "least": least,
+    }  # fmt: skip
+    if is_animated_webp(path):
+        return np.stack(list(hold(webp_pictures(path), same_size, tick=WEBP_TICK, **settings)))
+    with opened(path) as container:
+        stream = video_stream(container, path)
+        assert stream is not None
+        aspect, tick = pixel_aspect(stream), Fraction(stream.time_base or 0)
+
+    def convert(frame: VideoFrame) -> np.ndarray:
+        return same_size(picture(frame, shape[0] if shape else None, aspect))
+
+    frames = list(hold(_decoded(path, video, start), convert, tick=tick, **settings))
+    if not frames:
         raise ValueError(f"{path} has no frames: it is empty, damaged or truncated")
-    lasts = float((shown.duration or 0) * (shown.time_base or 0)) or step
-    if shown_at + lasts <= 0:
-        raise ValueError(f"start is {start} s; {path} ends at {shown_at + lasts + start:.3f} s")
-    image = _picture(shown, size)
-    for _ in range(given, count or max(1, round((shown_at + lasts) * rate))):
-        yield image
+    return np.stack(frames)
 
 
-def _picture(frame: VideoFrame, size: tuple[int, int] | None) -> np.ndarray:
-    """The frame as uint8 (H, W, 3), upright, in ``size`` (width, height)."""
-    image: np.ndarray = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-    return np.ascontiguousarray(image) if size is None else fit(image, size)
-
-
-def _decode_audio(container: InputContainer, sample_rate: int, start: float, samples: int | None) -> np.ndarray:
-    """Mono samples float32 from time ``start`` of the container's clock on, at most ``samples`` of them."""
-    import av
-
-    stream = container.streams.audio[0]
-    if start > SEEK_MARGIN:
-        container.seek(int((start - SEEK_MARGIN) * 1_000_000))
-    resampler = av.AudioResampler(format="fltp", rate=sample_rate)
-    parts: list[np.ndarray] = []
-    offset, length = None, 0
-    for frame in container.decode(stream):
-        if offset is None:
-            offset = round(((frame.time or 0.0) - start) * sample_rate)
-        heard = [part.to_ndarray().mean(axis=0) for part in resampler.resample(frame)]
-        parts += heard
-        length += sum(map(len, heard))
-        if samples is not None and offset + length >= samples:
-            break
-    if offset is None:
-        return np.zeros(0, np.float32)
-    parts += [part.to_ndarray().mean(axis=0) for part in resampler.resample(None)]
-    waveform = np.concatenate([np.zeros(max(0, offset), np.float32), *parts])[max(0, -offset) :]
-    return np.clip(waveform[:samples], -1, 1).astype(np.float32)
+def _decoded(path: Path, video: Timeline, start: Fraction) -> Iterator[Timed[VideoFrame]]:
+    """The pictures of a video and their times after its beginning, from that at ``start`` on or from earlier."""
+    for back in (*SEEK_BACK, None):
+        with opened(path) as container:
+            stream = video_stream(container, path)
+            assert stream is not None
+            first = time_of(stream.start_time, stream.time_base)
+            target = start - (back or 0)
+            seeks = back is not None and first is not None and target > 0 and seekable(container) and not video.jumps
+            if back is not None and not seeks:
+                continue
+            if seeks:
+                try:
+                    container.seek(int((video.start + target) * 1_000_000))
+                except OSError:
+                    continue
+            clock = Clock(video.start, jumping=jumps(container) and not seeks)
+            reached = not seeks
+            for frame in decode(container, stream, path):
+                if seeks and frame.pts is None:
+                    break
+                duration = time_of(frame.duration or None, frame.time_base)
+                at = clock.read(time_of(frame.pts, frame.time_base), duration or 1 / video.rate) - video.start
+                if not reached and at > start:
+                    break  # the seek went too far
+                reached = True
+                yield Timed(at, duration, frame)
+            if reached:
+                return
 
 
 def _latents(path: Path, shape: tuple[int, ...], rate: float, start: float) -> np.ndarray | None:
@@ -263,7 +291,7 @@ def _latents(path: Path, shape: tuple[int, ...], rate: float, start: float) -> n
 def _provenance(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The provenance that :func:`save_clip` wrote, or nothing."""
     try:
-        found = json.loads(metadata.get("comment", ""))
+        found = json.loads(metadata.get("comment") or metadata.get("COMMENT") or "")
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -96,7 +96,8 @@ class JointInputs:
     ``video_latents`` (R, C_v, T, H, W) with their ``modulation``, ``audio_latents`` (R, A, C_a) with their
     ``time_token`` (R, D), ``text`` and ``text_of_row`` (R,) as of :class:`VideoInputs`. The towers of rows
     ``bridged_rows`` (N,), or of all, read each other, and take the style of ``reference`` (N, A_r, C_a), latents of
-    sounds. ``frame_times`` (T,) as of :class:`VideoInputs`. Velocities are those of ``video_output_rows`` and ``audio_output_rows``, or of all.
+    sounds. ``frame_times`` (T,) as of :class:`VideoInputs`. Velocities are those of ``video_output_rows`` and
+    ``audio_output_rows``, or of all.
     """
 
     video_latents: Tensor

@@ -34,7 +34,7 @@ class _WithGraphs:
 
     def _has(self, name: str, **shapes: Sequence[int]) -> bool:
         """Whether there is such a graph, for inputs of these shapes."""
-        return name in self.graphs and self.graphs[name].takes(shapes)
+        return name in self.graphs and self.graphs[name].accepts(shapes)
 
 
 class GraphVideo(_WithGraphs):

@@ -53,7 +53,7 @@ class Known:
     latents: Tensor
     mask: Tensor | None = None
     clean: bool = False
-    start: float = 0.0
+    start: float | None = None
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class ReferenceLoop:
         """Noise, or for a variation the known latents at the time that it starts from."""
         rows = zip(self._known(modality), getattr(self.noise, modality), strict=True)
         return torch.stack(
-            [x if known is None else torch.lerp(x, known.latents.to(x), known.start) for known, x in rows]
+            [x if known is None else torch.lerp(x, known.latents.to(x), known.start or 0.0) for known, x in rows]
         )
 
     def _insert_known(self, modality: Modality, t: float) -> Tensor:
@@ -138,7 +138,7 @@ class ReferenceLoop:
 
 
 def _insert(known: Known | None, latents: Tensor, noise: Tensor, modality: Modality, t: float) -> Tensor:
-    if known is None or known.start:
+    if known is None or known.start is not None:
         return latents
     given = torch.lerp(noise, known.latents.to(noise), 1.0 if known.clean else t)
     if known.mask is None:
@@ -150,7 +150,7 @@ def _insert(known: Known | None, latents: Tensor, noise: Tensor, modality: Modal
 def _frame_times(known: Known | None, frames: int, t: float) -> Tensor:
     """The flow time of every latent frame (T,): 1 where it is known and clean."""
     times = torch.full((frames,), t)
-    if known is None or known.start or not known.clean:
+    if known is None or known.start is not None or not known.clean:
         return times
     return torch.ones_like(times) if known.mask is None else torch.where(known.mask, 1.0, times)
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from ...engine.config import ModelConfig
-from ...engine.exports import Port, cache_folder
+from ...engine.exports import TensorSpec, cache_folder
 from ...engine.runtime.tensorrt import library, machine
 from ..graphs import Graph
 from ..lengths import axes_of
-from ..onnx import export_graph, read_ports
+from ..onnx import export_graph, read_specs
 from .lowering import lower
 from .profiles import Profile, profiles_of, shapes_of
 from .support import faults_of
@@ -28,7 +28,7 @@ from .support import faults_of
 WORKSPACE = 4 << 30  # bytes that a kernel may take for itself
 
 
-def build_graph(graph: Graph, path: Path, config: ModelConfig) -> dict[str, Port]:
+def build_graph(graph: Graph, path: Path, config: ModelConfig) -> dict[str, TensorSpec]:
     """Write ``graph`` to ``path`` (``.plan``), for the device of its inputs. -> what it gives, by name.
 
     Raises ``ValueError`` where TensorRT is missing or too old, and for a graph that it does not take.
@@ -42,12 +42,12 @@ def build_graph(graph: Graph, path: Path, config: ModelConfig) -> dict[str, Port
         lower(file)
         if faults := faults_of(file):
             raise ValueError(f"TensorRT does not take {graph.name}: {faults[0]}")
-        inputs, outputs = read_ports(file)
+        inputs, outputs = read_specs(file)
         path.write_bytes(build(file, inputs, profiles, timing_file(device)))
     return outputs
 
 
-def build(model: Path, inputs: Mapping[str, Port], profiles: Sequence[Profile], timings: Path) -> Any:
+def build(model: Path, inputs: Mapping[str, TensorSpec], profiles: Sequence[Profile], timings: Path) -> Any:
     """The engine of an ONNX file with these inputs, as a buffer of bytes, with one optimisation profile for each given.
 
     ``timings`` is a cache of them, read where it is there and written anew. Raises ``ValueError`` for a graph that
@@ -66,8 +66,8 @@ def build(model: Path, inputs: Mapping[str, Port], profiles: Sequence[Profile], 
     settings.clear_flag(trt.BuilderFlag.TF32)
     for lengths in profiles:
         profile = builder.create_optimization_profile()
-        for name, port in inputs.items():
-            profile.set_shape(name, *shapes_of(port, lengths))
+        for name, spec in inputs.items():
+            profile.set_shape(name, *shapes_of(spec, lengths))
         if settings.add_optimization_profile(profile) < 0:
             raise ValueError(f"TensorRT takes no lengths {dict(lengths)} of {model.stem}")
     kept = timings.read_bytes() if timings.is_file() else b""

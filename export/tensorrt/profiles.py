@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from ...engine.exports import Axis, Port
+from ...engine.exports import Axis, TensorSpec
 
 COUNT = 32  # most rows, prompts, contexts, …
 COUNTS: Mapping[str, int] = {"K": 4096, "A_r": 1024}  # times of a schedule, tokens of a reference
@@ -43,9 +43,9 @@ def bounded(axes: Mapping[str, Axis]) -> dict[str, Axis]:
     return {name: replace(axis, least=spans[name].least, most=spans[name].most) for name, axis in axes.items()}
 
 
-def shapes_of(port: Port, profile: Profile) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+def shapes_of(spec: TensorSpec, profile: Profile) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
     """The least, the usual and the largest shape of an input."""
-    spans = [Span(n, n, n) if isinstance(n, int) else profile[n] for n in port.shape]
+    spans = [Span(n, n, n) if isinstance(n, int) else profile[n] for n in spec.shape]
     return [s.least for s in spans], [s.usual for s in spans], [s.most for s in spans]
 
 

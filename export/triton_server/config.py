@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ...engine.exports import GraphSpec, Port
+from ...engine.exports import GraphSpec, TensorSpec
 from .fields import INPUTS, OUTPUTS, REQUIRED, Field
 
 TYPES = {
@@ -46,10 +46,10 @@ def graph_config(name: str, spec: GraphSpec) -> str:
     return "".join([head, *inputs, *outputs, "instance_group [{ count: 1 kind: KIND_AUTO }]\n"])
 
 
-def _fields(ports: Mapping[str, Port]) -> dict[str, Field]:
+def _fields(specs: Mapping[str, TensorSpec]) -> dict[str, Field]:
     return {
-        name: Field(TYPES[port.dtype], tuple(length if isinstance(length, int) else -1 for length in port.shape))
-        for name, port in ports.items()
+        name: Field(TYPES[spec.dtype], tuple(length if isinstance(length, int) else -1 for length in spec.shape))
+        for name, spec in specs.items()
     }
 
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from syncflow import Engine
 from syncflow.benchmarks import approximate
 from syncflow.benchmarks.approximate import Option, Row
-from syncflow.benchmarks.plan import explain
 from syncflow.cli import app
+from syncflow.engine.cost.request import request_cost
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def test_everything_else_has_one(rows):
 def test_work_is_counted(engine, rows):
     """Two branches of which one is left out at every second step: three quarters, and what is computed once."""
     (request,) = approximate.requests(1, STEPS, seconds=0.5)
-    assert rows["exact"].flops == explain(engine.config, request).total
+    assert rows["exact"].flops == request_cost(engine.config, request).total
     assert 1.2 < rows["branch interval 2"].work < 4 / 3
     assert 1.4 < rows["branch interval 4"].work < 8 / 5
     assert rows["bfloat16"].work == rows["fp8 linears"].work == 1

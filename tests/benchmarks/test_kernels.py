@@ -1,4 +1,4 @@
-"""The benchmarks of operations: their cases, what is counted of them, the race and its report, and the run on a GPU."""
+"""Kernel benchmarks: cases, counted work, checks and times of variants, reports, and the run on a GPU."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import syncflow
 from syncflow import kernels
 from syncflow.benchmarks.gpu import report, tune
 from syncflow.benchmarks.gpu.stages import BUDGETS, DEFAULT, Records, Run
-from syncflow.benchmarks.kernels import cases, compiled, harness
+from syncflow.benchmarks.kernels import cases, compiled, harness, variants
 from syncflow.benchmarks.kernels.cases import BATCHES, FACTORIES, SCALES, Sizes, Work
-from syncflow.benchmarks.kernels.harness import Baseline, Outcome, Roofline, Timing, Truth
+from syncflow.benchmarks.kernels.harness import Outcome, Roofline, Timing, Truth, Variant
 from syncflow.kernels.launch.aot import load_widths
 
 pytestmark = pytest.mark.slow
@@ -33,10 +33,9 @@ def xl(operation: str, place: str) -> cases.Case:
     return cases.Case(operation, place, XL)
 
 
-def test_every_operation_has_cases_and_a_benchmark():
+def test_every_operation_has_cases_and_baselines():
     assert sorted(FACTORIES) == sorted(NAMES)
-    for name in NAMES:
-        assert (ROOT / "benchmarks" / "kernels" / f"bench_{name}.py").is_file()
+    assert sorted(variants.BASELINES) == sorted(NAMES)
 
 
 def test_sizes_are_those_of_the_presets():
@@ -88,11 +87,11 @@ def test_work_by_hand():
 
 
 @pytest.mark.parametrize("operation", NAMES)
-def test_contenders_compute_the_operation(operation):
+def test_variants_compute_the_operation(operation):
     """Every baseline that runs on a CPU gives the operation's result; one that does not run says why."""
-    missing = ("No viable backend", "No module named", "is raced without a mask", "not implemented for", "scaled_mm")
+    missing = ("No viable backend", "No module named", "is compared without a mask", "not implemented for", "scaled_mm")
     for case in cases.micro_cases([operation])[:1]:
-        for name, baseline in harness.contenders(operation, "cpu").items():
+        for name, baseline in variants.variants(operation, "cpu").items():
             if baseline.compiled:
                 continue
             outcome = harness.compare(case, name, baseline, torch.float32, "cpu", Roofline(1e12, {"float32": 1e13}))
@@ -106,13 +105,13 @@ def test_contenders_compute_the_operation(operation):
 def test_a_wrong_result_is_not_timed():
     case = cases.micro_cases(["gated_residual"])[0]
     formula = cases.reference("gated_residual")
-    off = harness.compare(case, "off", Baseline(lambda *a: formula(*a) * 1.1), torch.float32, "cpu")
+    off = harness.compare(case, "off", Variant(lambda *a: formula(*a) * 1.1), torch.float32, "cpu")
     assert off.timing is None and "wrong" in str(off.reason)
     # small enough for a baseline, too much for the kernel itself
-    near = Baseline(lambda *a: formula(*a) * 1.0001)
+    near = Variant(lambda *a: formula(*a) * 1.0001)
     assert harness.compare(case, "near", near, torch.float32, "cpu").timing is not None
     assert "tolerance" in str(harness.compare(case, "kernel", near, torch.float32, "cpu").reason)
-    unwritten = Baseline(lambda *a: torch.empty_like(a[0]))
+    unwritten = Variant(lambda *a: torch.empty_like(a[0]))
     assert "wrong" in str(harness.compare(case, "unwritten", unwritten, torch.float32, "cpu").reason)
 
 

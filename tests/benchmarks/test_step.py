@@ -1,4 +1,4 @@
-"""``syncflow bench step``: every way computes the naive step before it is timed, and is counted."""
+"""``syncflow bench step``: the step of every runtime is checked against the reference loop, counted and timed."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def engine() -> Engine:
     return Engine.from_pretrained(runtime="torch")
 
 
-def test_a_way_is_held_against_the_naive_loop(engine):
-    ways = step.runtimes(engine, ["torch", "auto"])
+def test_a_runtime_is_compared_with_the_reference_loop(engine):
+    chosen = step.runtimes(engine, ["torch", "auto"])
     automatic = choose_without_exports(engine.components.ddit).runtime
-    assert list(ways) == ["torch", f"auto ({automatic})"]
-    naive, *own = step.compare(engine, ways, 2, ONCE)
-    assert (naive.name, naive.ratio, naive.rel_err) == ("naive, batch 2", 1.0, 0.0)
+    assert list(chosen) == ["torch", f"auto ({automatic})"]
+    reference, *own = step.compare(engine, chosen, 2, ONCE)
+    assert (reference.name, reference.ratio, reference.rel_err) == ("reference, batch 2", 1.0, 0.0)
     assert all(row.rel_err < 1e-4 and row.ms_p50 > 0 for row in own)
     torch, _ = own
-    assert torch.launches is not None and naive.launches is not None and torch.launches < naive.launches
-    assert torch.flops < naive.flops and own[1].flops == torch.flops
+    assert torch.launches is not None and reference.launches is not None and torch.launches < reference.launches
+    assert torch.flops < reference.flops and own[1].flops == torch.flops
     assert (own[1].launches is None) is (automatic == "native")
-    for row in (naive, *own):
+    for row in (reference, *own):
         assert row.gflops == pytest.approx(row.flops / row.ms_p50 / 1e6, rel=0.01)
         assert row.instructions == instructions.used()
-    assert [row.runtime for row in (naive, *own)] == ["naive", "torch", automatic]
+    assert [row.runtime for row in (reference, *own)] == ["reference", "torch", automatic]
 
 
 class Off(Delegate):
@@ -57,7 +57,7 @@ class Off(Delegate):
         return 1.01 * velocity, context
 
 
-def test_a_wrong_way_shows(engine):
+def test_a_wrong_velocity_shows(engine):
     _, row = step.compare(engine, {"off": RuntimeChoice(Off(engine.components.ddit), "off", "")}, 1, ONCE)
     assert 5e-3 < row.rel_err < 2e-2
     assert row.launches is None
@@ -100,7 +100,7 @@ def test_json(engine, monkeypatch, capsys):
     (takes,), rows = found["takes"], found["rows"]
     assert takes["eight_ms"] == pytest.approx(takes["ratio"] * takes["one_ms"], rel=0.01)
     assert takes["name"] == f"auto ({automatic})" and takes["ratio"] > 1
-    assert [row["name"] for row in rows] == ["naive, batch 1", f"auto ({automatic}), batch 1"]
+    assert [row["name"] for row in rows] == ["reference, batch 1", f"auto ({automatic}), batch 1"]
     assert rows[0].keys() >= {"name", "ms_p50", "ratio", "rel_err", "launches", "flops", "bytes"}
     assert rows[1]["runtime"] == automatic and rows[1]["gflops"] > 0 and rows[1]["instructions"] == instructions.used()
     assert found["clock"] == "cpu"

@@ -165,13 +165,20 @@ def test_the_plan_of_a_clip_is_printed_instead_of_drawing_it(run, tmp_path):
     code, text, err = run("generate", PROMPT, "--plan", "--steps", 2, "--takes", 2)
     assert code == 0, err
     assert text.startswith("syncflow-tiny, text-to-audio-video: 2 s, 64x64\n")
-    assert "The plain definition: 8 forwards of both towers for each of 2 takes, " in text
+    assert "The reference loop: 8 forwards of both towers for each of 2 takes, " in text
     code, text, err = run("generate", PROMPT, "--plan", "--json", "--model", "syncphony-tiny", "-o", tmp_path / "c.mp4")
     assert code == 0, err
     said = json.loads(text)
     assert (said["model"], said["branches"]) == ("syncphony-tiny", 150)
     assert [one["rows"] for one in said["phases"][0]["video"]] == [2, 3]
     assert not list(tmp_path.iterdir())
+
+
+def test_bench_flops_counts_presets(run):
+    code, text, err = run("bench", "flops", "syncphony-tiny", "--json")
+    assert code == 0, err
+    assert json.loads(text)["step_overhead"]["syncphony-tiny"]["no_bridge"] == pytest.approx(0.492, abs=1e-3)
+    refused(run("bench", "flops", "huge"), "there is no preset")
 
 
 @pytest.mark.parametrize(

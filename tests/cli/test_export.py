@@ -16,11 +16,11 @@ import torch
 
 import syncflow
 from syncflow.engine.engine import bundled_model
-from syncflow.engine.exports import CONSTANTS, STEP, Export, Format, GraphSpec, Proof
+from syncflow.engine.exports import CONSTANTS, STEP, Export, Format, GraphSpec, VerificationResult
 from syncflow.engine.package import MANIFEST, open_package, sha256
 from syncflow.engine.runtime import aoti
 from syncflow.engine.runtime.exported import graph_names
-from syncflow.export import verifying, writing
+from syncflow.export import verification, writing
 
 pytestmark = pytest.mark.slow
 
@@ -268,12 +268,12 @@ def test_verify_prints_errors_and_their_bound(run, cache, monkeypatch, precision
     exported(cache)
     found = dict.fromkeys(GRAPHS, 3e-5)
 
-    def verify(components, export, runtime, *, device, precision, progress) -> Proof:
+    def verify(components, export, runtime, *, device, precision, progress) -> VerificationResult:
         errors = {name: found[name] for name in export.graphs}
         seconds = {STEP: [0.01, 0.02]}
-        return Proof(runtime, "1", device, precision, errors, verifying.BOUNDS[precision], seconds)
+        return VerificationResult(runtime, "1", device, precision, errors, verification.BOUNDS[precision], seconds)
 
-    monkeypatch.setattr(verifying, "verify", verify)
+    monkeypatch.setattr(verification, "verify", verify)
     arguments = ("verify", "--runtimes", "openvino", "--precision", precision)
     code, out, err = run(*arguments)
     assert code == 0, err
@@ -287,5 +287,5 @@ def test_verify_prints_errors_and_their_bound(run, cache, monkeypatch, precision
     assert err.strip() == "syncflow: openvino does not compute denoise_video as PyTorch does, and 1 more are wrong"
     code, out, _ = run(*arguments, "--json")
     assert code == 1
-    (proof,) = json.loads(out)["exports"][0]["runtimes"]
-    assert proof["errors"]["denoise_video"] is None and proof["bound"] == verifying.BOUNDS[precision]
+    (result,) = json.loads(out)["exports"][0]["runtimes"]
+    assert result["errors"]["denoise_video"] is None and result["bound"] == verification.BOUNDS[precision]

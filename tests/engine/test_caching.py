@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncflow import Engine, Request
-from syncflow.benchmarks.counter import CountingDenoiser
-from syncflow.engine.memory import Memory, peak
+from syncflow.engine.cost.counting import CountingDenoiser
+from syncflow.engine.cost.memory import MemoryEstimator, peak_bytes
 from syncflow.engine.sampling.caching import cache_phases_of
 from syncflow.engine.sampling.guidance import GuidancePlan, cfg, combine, sync_cfg_video, sync_guidance, text_guidance
 from syncflow.engine.sampling.loop import sample
@@ -228,7 +228,7 @@ def engine() -> Engine:
 
 @pytest.mark.parametrize("interval", [0, -1, 1001, 1.5, "2"])
 def test_intervals_that_are_refused(interval):
-    with pytest.raises(ValueError, match=rf"branch_interval is {interval}; it must be a whole number from 1 to 1000"):
+    with pytest.raises(ValueError, match=rf"branch_interval is {interval!r}; it must be a whole number from 1 to 1000"):
         Request(PROMPT, branch_interval=interval)
 
 
@@ -249,7 +249,7 @@ def test_a_retake_is_the_clip_with_its_interval(engine):
 
 def test_what_it_takes_of_memory_is_predicted(engine):
     """Every step stays within what the first is predicted to take, differences included."""
-    memory = Memory(engine.components)
+    memory = MemoryEstimator(engine.components)
     cached = engine.pipeline.prepare(Request(PROMPT, steps=4, seconds=1.0, video_lead=0.0, branch_interval=2))
     plain = engine.pipeline.prepare(Request(PROMPT, steps=4, seconds=1.0, video_lead=0.0))
     jobs = [engine.pipeline.encode(cached) for _ in range(2)]
@@ -262,7 +262,7 @@ def test_what_it_takes_of_memory_is_predicted(engine):
 
     predicted = memory.predict(cached.sequence, cached.plan)
     step = memory.step_of(cached.sequence, cached.plan)
-    assert peak(work) == pytest.approx(predicted.fixed - memory.weights + 2 * step, rel=0.25)
+    assert peak_bytes(work) == pytest.approx(predicted.fixed - memory.weights + 2 * step, rel=0.25)
     latents = jobs[0].sequence
     video = engine.config.ddit.video_channels * latents.latent_frames * latents.latent_height * latents.latent_width
     assert step - memory.step_of(plain.sequence, plain.plan) >= 4 * video

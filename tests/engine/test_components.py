@@ -238,3 +238,15 @@ def test_a_configuration_that_is_nested_too_deeply(package):
     (package / "ddit" / "config.json").write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
     reseal(package)
     assert "nested too deeply" in refusal(package)
+
+
+def test_a_text_encoder_of_several_precisions_computes_in_single(package):
+    file = package / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    name = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    tensors[name] = tensors[name].bfloat16()
+    save_file(tensors, file)
+    reseal(package)
+    text = Components.load(package).text
+    assert {parameter.dtype for parameter in text.parameters()} == {torch.float32}
+    assert text.encode(["a ball"])[0].isfinite().all()

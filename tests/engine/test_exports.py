@@ -16,10 +16,10 @@ from syncflow.engine.exports import (
     SCHEMA,
     Axis,
     Export,
+    ExportLocations,
     GraphSpec,
-    Places,
-    Port,
-    Proof,
+    TensorSpec,
+    VerificationResult,
     cache_folder,
     folder_name,
 )
@@ -28,11 +28,13 @@ from syncflow.engine.package import MANIFEST, sha256
 MODEL = "5" * 64
 GRAPH = GraphSpec(
     "denoise_audio.onnx",
-    {"z": Port("float32", ("R", "A", 5)), "context_of_row": Port("int64", ("R",))},
-    {"velocity": Port("float32", ("R", "A", 5))},
+    {"z": TensorSpec("float32", ("R", "A", 5)), "context_of_row": TensorSpec("int64", ("R",))},
+    {"velocity": TensorSpec("float32", ("R", "A", 5))},
     {"R": Axis(1, None, 4), "A": Axis(0, 3000, 100, 2)},
 )
-PROOF = Proof("onnxruntime", "1.31.1", "cpu", "float32", {"denoise_audio": 1e-6}, 1e-4, {"step": [0.01, 0.02]}, "a CPU")
+RESULT = VerificationResult(
+    "onnxruntime", "1.31.1", "cpu", "float32", {"denoise_audio": 1e-6}, 1e-4, {"step": [0.01, 0.02]}, "a CPU"
+)
 
 
 def written(path: Path, **changes: object) -> Export:
@@ -49,7 +51,7 @@ def written(path: Path, **changes: object) -> Export:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return written(tmp_path / "onnx", proofs=(PROOF,)).path
+    return written(tmp_path / "onnx", results=(RESULT,)).path
 
 
 def rewrite(folder: Path, **changes: object) -> None:
@@ -66,7 +68,7 @@ def refusal(folder: Path) -> str:
 
 
 def test_round_trip(tmp_path):
-    export = written(tmp_path / "onnx", missing={"audio_decoder": "why"}, machine="sm_90", proofs=(PROOF,))
+    export = written(tmp_path / "onnx", missing={"audio_decoder": "why"}, machine="sm_90", results=(RESULT,))
     assert Export.read(export.path, MODEL).check() == export
     assert [file.name for file in export.path.iterdir() if file.name.startswith(".")] == []
 
@@ -164,16 +166,16 @@ def test_a_graph_without_a_checksum(folder):
 
 def test_a_proof_replaces_the_one_before(folder):
     export = Export.read(folder, MODEL)
-    other = dataclasses.replace(PROOF, runtime="openvino")
-    again = dataclasses.replace(PROOF, version="1.32.0")
-    elsewhere = dataclasses.replace(PROOF, processor="another CPU")
-    for proof in (PROOF, other, elsewhere, again):
-        export = export.proven(proof)
-    assert export.proofs == (other, elsewhere, again)
-    assert export.proof("onnxruntime", "cpu", "float32", "a CPU") == again
-    assert export.proof("onnxruntime", "cpu", "float32", "another CPU") == elsewhere
-    assert export.proof("onnxruntime", "cuda", "float32", "a CPU") is None
-    assert export.elsewhere("onnxruntime", "cpu", "float32", "a CPU") == ["another CPU"]
+    other = dataclasses.replace(RESULT, runtime="openvino")
+    again = dataclasses.replace(RESULT, version="1.32.0")
+    elsewhere = dataclasses.replace(RESULT, processor="another CPU")
+    for result in (RESULT, other, elsewhere, again):
+        export = export.with_result(result)
+    assert export.results == (other, elsewhere, again)
+    assert export.find_result("onnxruntime", "cpu", "float32", "a CPU") == again
+    assert export.find_result("onnxruntime", "cpu", "float32", "another CPU") == elsewhere
+    assert export.find_result("onnxruntime", "cuda", "float32", "a CPU") is None
+    assert export.other_processors("onnxruntime", "cpu", "float32", "a CPU") == ["another CPU"]
 
 
 def test_what_older_versions_found_was_found_on_no_known_processor(folder):
@@ -182,22 +184,22 @@ def test_what_older_versions_found_was_found_on_no_known_processor(folder):
     del values["proofs"][0]["processor"]
     rewrite(folder, **values)
     export = Export.read(folder, MODEL)
-    assert export.proof("onnxruntime", "cpu", "float32", "a CPU") is None
-    assert export.elsewhere("onnxruntime", "cpu", "float32", "a CPU") == [""]
+    assert export.find_result("onnxruntime", "cpu", "float32", "a CPU") is None
+    assert export.other_processors("onnxruntime", "cpu", "float32", "a CPU") == [""]
 
 
 @pytest.mark.parametrize(
-    ("error", "holds"), [(0.0, True), (1e-4, True), (1.1e-4, False), (float("nan"), False), (None, False)]
+    ("error", "within"), [(0.0, True), (1e-4, True), (1.1e-4, False), (float("nan"), False), (None, False)]
 )
-def test_what_holds(error, holds):
-    proof = dataclasses.replace(PROOF, errors={"denoise_audio": error})
-    assert proof.holds(["denoise_audio"]) == holds
-    assert not proof.holds(["denoise_audio", "never measured"])
+def test_errors_within_the_bound(error, within):
+    result = dataclasses.replace(RESULT, errors={"denoise_audio": error})
+    assert result.within_bound(["denoise_audio"]) == within
+    assert not result.within_bound(["denoise_audio", "never measured"])
 
 
 def test_speed():
-    assert PROOF.speed() == 2
-    assert PROOF.speed("video_decoder") == 0
+    assert RESULT.speedup() == 2
+    assert RESULT.speedup("video_decoder") == 0
 
 
 @given(axis=st.builds(Axis, st.integers(0, 9), st.none() | st.integers(9, 40), st.just(9), st.integers(1, 4)))
@@ -217,23 +219,23 @@ def test_lengths_of_an_axis(axis):
     ],
 )
 def test_inputs_that_a_graph_takes(rows, shape, taken):
-    assert GRAPH.takes({"z": shape, "context_of_row": (rows,)}) == taken
+    assert GRAPH.accepts({"z": shape, "context_of_row": (rows,)}) == taken
 
 
 def test_places(tmp_path, monkeypatch):
     """The package's own exports come before those of the cache."""
     monkeypatch.setenv("SYNCFLOW_CACHE", str(tmp_path / "cache"))
     package = tmp_path / "model"
-    places = Places(package, MODEL)
+    locations = ExportLocations(package, MODEL)
     assert cache_folder() == tmp_path / "cache"
-    assert places.find("onnx", "cpu", "float32") is None and places.all() == []
+    assert locations.find("onnx", "cpu", "float32") is None and locations.all() == []
     in_cache = written(tmp_path / "cache" / MODEL / "onnx").path
-    assert places.find("onnx", "cpu", "float32") == in_cache
+    assert locations.find("onnx", "cpu", "float32") == in_cache
     in_package = written(package / "exports" / "onnx").path
     compiled = written(package / "exports" / "aoti" / "cpu-bfloat16").path
-    assert places.find("onnx", "cuda", "float32") == in_package
-    assert places.all() == [in_package, compiled]
-    assert Places(None, "").all() == []
+    assert locations.find("onnx", "cuda", "float32") == in_package
+    assert locations.all() == [in_package, compiled]
+    assert ExportLocations(None, "").all() == []
 
 
 def test_every_export_has_a_folder_of_its_own():

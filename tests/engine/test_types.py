@@ -206,7 +206,7 @@ def test_seconds_of_a_sound_alone_are_its_own():
     assert Clip(np.zeros((0, 16, 16, 3), np.uint8), np.zeros(12_000, np.float32), 16.0, 48_000).seconds == 0.25
 
 
-def test_saving_is_the_media_rooms_work(monkeypatch):
+def test_saving_calls_the_media_package(monkeypatch):
     saved = []
     monkeypatch.setattr(media, "save_clip", lambda *args, **options: saved.append((*args, options)) or args[1])
     made = clip()

@@ -18,7 +18,7 @@ from syncflow.engine.runtime.selection.libraries import load
 from syncflow.export import writing
 from syncflow.export.graphs import Graph, codec_graphs
 from syncflow.export.lengths import axes_of
-from syncflow.export.verifying import graph_error
+from syncflow.export.verification import graph_error
 from syncflow.export.writing import write_export
 
 pytestmark = pytest.mark.slow

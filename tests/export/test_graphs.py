@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncflow.engine.components import Components
-from syncflow.engine.config import ModelConfig, preset
+from syncflow.engine.config import ModelConfig
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.model import DDiT
+from syncflow.engine.presets import preset
 from syncflow.engine.runtime.exported import GraphDenoiser, graph_names
 from syncflow.engine.sampling.loop import sample
 from syncflow.export.graphs import codec_graphs, denoiser_graphs

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncflow.engine.exports import Axis, Export, Port
+from syncflow.engine.exports import Axis, Export, TensorSpec
 from syncflow.engine.package import sha256
 from syncflow.engine.runtime import tensorrt
 from syncflow.engine.runtime.cuda_graphs import capture
@@ -174,7 +174,7 @@ def test_bytes_go_to_the_edges_and_the_numbers_stay(tmp_path_factory, perms, dat
 def test_profiles_hold_the_usual_lengths_and_lie_within_the_limits(axes):
     profiles = profiles_of(axes)
     for profile in profiles:
-        least, usual, most = shapes_of(Port("float32", (*axes, 7)), profile)
+        least, usual, most = shapes_of(TensorSpec("float32", (*axes, 7)), profile)
         assert usual == [*(axis.usual for axis in axes.values()), 7]
         assert all(a <= b <= c for a, b, c in zip(least, usual, most, strict=True))
         assert all(axis.most is None or profile[name].most <= axis.most for name, axis in axes.items())
@@ -319,7 +319,9 @@ def test_engines_of_another_place(engines, models, monkeypatch, tmp_path):
     (tmp_path / "changed" / "prepare_times.plan").write_bytes(b"other")
     with pytest.raises(ValueError, match="does not match its checksum"):
         load("tensorrt", dataclasses.replace(export, path=tmp_path / "changed"), model, "float32")
-    strange = dataclasses.replace(export.graphs["prepare_times"], outputs={"block_modulation": Port("float32", ("K",))})
+    strange = dataclasses.replace(
+        export.graphs["prepare_times"], outputs={"block_modulation": TensorSpec("float32", ("K",))}
+    )
     with pytest.raises(ValueError, match="has other tensors than its manifest says: embedded, token"):
         engine = stand_in.Runtime(None).deserialize_cuda_engine((export.path / strange.file).read_bytes())
         tensorrt.Plan(engine, strange, CPU)
@@ -368,7 +370,7 @@ def test_a_graph_is_exported_checked_and_built(exports, models, library, tmp_pat
     monkeypatch.setenv("SYNCFLOW_CACHE", str(tmp_path / "cache"))
     (times,) = (graph for graph in denoiser_graphs(parts.ddit, parts.config) if graph.name == "prepare_times")
     outputs = building.build_graph(times, tmp_path / "prepare_times.plan", parts.config)
-    assert outputs["time_token"] == Port("float32", ("K", 16))
+    assert outputs["time_token"] == TensorSpec("float32", ("K", 16))
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["prepare_times.plan"]
     assert [file.name for file in (tmp_path / "cache" / "tensorrt").iterdir()] == ["a-GPU-sm_90-11.4.0.106.timings"]
     monkeypatch.setattr(building, "faults_of", lambda path: ["node 'x' is a NonZero"])

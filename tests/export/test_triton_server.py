@@ -19,7 +19,7 @@ from syncflow import Engine
 from syncflow.cli import main
 from syncflow.engine.batching import Full
 from syncflow.engine.engine import bundled_model
-from syncflow.engine.exports import Export, GraphSpec, Port
+from syncflow.engine.exports import Export, GraphSpec, TensorSpec
 from syncflow.engine.media import load_clip
 from syncflow.engine.package import open_package, sha256
 from syncflow.export.triton_server.config import TYPES, graph_config
@@ -96,10 +96,10 @@ def test_the_pipeline_is_configured_as_its_backend_wants(schema, repositories):
 
 def test_types_and_lengths_of_every_kind(schema):
     """Also of those that no small model has; a graph without inputs is none, and a free axis is -1."""
-    ports = {kind: Port(kind, ("N", 3)) for kind in TYPES}
+    specs = {kind: TensorSpec(kind, ("N", 3)) for kind in TYPES}
     config = schema.ModelConfig()
     pytest.importorskip("google.protobuf.text_format").Parse(
-        graph_config("x", GraphSpec("x", ports, ports, {})), config
+        graph_config("x", GraphSpec("x", specs, specs, {})), config
     )
     assert [schema.DataType.Name(tensor.data_type) for tensor in config.input] == [*TYPES.values()]
     assert {(*tensor.dims,) for tensor in config.output} == {(-1, 3)}
@@ -162,9 +162,12 @@ def test_the_command_takes_the_graphs_that_there_are(command, exports, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--to", "triton-server"], "say where the model repository goes"),
+        (["--to", "triton-server"], "name a folder for the model repository"),
         (["syncflow-tiny", "{tmp}", "--to", "triton-server"], "is there already; a model repository goes into a new"),
-        (["syncflow-tiny", "{tmp}/new", "--to", "onnx,triton-server"], "triton-server is written by itself"),
+        (
+            ["syncflow-tiny", "{tmp}/new", "--to", "onnx,triton-server"],
+            "triton-server cannot be combined with other formats",
+        ),
     ],
 )
 def test_what_the_command_refuses(command, tmp_path, arguments, said):

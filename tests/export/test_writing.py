@@ -16,8 +16,8 @@ from syncflow.engine.package import MANIFEST
 from syncflow.engine.runtime.exported import GraphDenoiser, graph_names
 from syncflow.engine.runtime.selection.libraries import load
 from syncflow.engine.sampling.loop import sample
-from syncflow.export import verifying, writing
-from syncflow.export.verifying import prove, relative_error, verify
+from syncflow.export import verification, writing
+from syncflow.export.verification import relative_error, verify, verify_runtimes
 from syncflow.export.writing import write_export
 
 from ..engine.plain import HEARING_JOBS, JOBS, TOLERANCE
@@ -86,34 +86,34 @@ def test_sampling_through_a_runtime_is_sampling(denoisers, models, runtime, brid
 
 @pytest.mark.parametrize("bridge", BRIDGES)
 def test_a_runtime_is_verified(exports, models, runtime, bridge, monkeypatch):
-    monkeypatch.setattr(verifying, "STEPS", 1)
+    monkeypatch.setattr(verification, "STEPS", 1)
     told: list[str] = []
-    proof = verify(models[bridge], exports[bridge], runtime, progress=told.append)
-    assert proof.holds(exports[bridge].graphs), proof.errors
+    result = verify(models[bridge], exports[bridge], runtime, progress=told.append)
+    assert result.within_bound(exports[bridge].graphs), result.errors
     assert told == [*exports[bridge].graphs, "a step"]
-    assert proof.speed() > 0
+    assert result.speedup() > 0
 
 
 def test_another_model_does_not_pass(exports, models, monkeypatch):
     """Graphs of other weights under the right name."""
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(verifying, "STEPS", 1)
+    monkeypatch.setattr(verification, "STEPS", 1)
     changed = dataclasses.replace(models["adaptor"], ddit=type(models["adaptor"].ddit)(BRIDGES["adaptor"]).eval())
-    proof = verify(changed, exports["adaptor"], "onnxruntime")
-    assert not proof.holds(["adapt_video"]) and not proof.holds(["prepare_text"])
+    result = verify(changed, exports["adaptor"], "onnxruntime")
+    assert not result.within_bound(["adapt_video"]) and not result.within_bound(["prepare_text"])
 
 
 def test_what_was_found_is_kept(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(verifying, "verify", lambda *_, **__: PROOF)
+    monkeypatch.setattr(verification, "verify", lambda *_, **__: RESULT)
     export = Export.read(_stub(models["adaptor"], tmp_path, monkeypatch).path, models["adaptor"].digest)
-    after, proofs = prove(models["adaptor"], export, ["onnxruntime"])
-    assert proofs == [PROOF]
+    after, results = verify_runtimes(models["adaptor"], export, ["onnxruntime"])
+    assert results == [RESULT]
     assert Export.read(export.path, models["adaptor"].digest) == after
-    assert after.proofs == (PROOF,)
+    assert after.results == (RESULT,)
 
 
 def test_what_was_found_and_cannot_be_kept(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(verifying, "verify", lambda *_, **__: PROOF)
+    monkeypatch.setattr(verification, "verify", lambda *_, **__: RESULT)
     export = _stub(models["adaptor"], tmp_path, monkeypatch)
 
     def refuse(self: Export) -> None:
@@ -121,7 +121,7 @@ def test_what_was_found_and_cannot_be_kept(models, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Export, "write", refuse)
     with pytest.warns(UserWarning, match="is not kept"):
-        assert prove(models["adaptor"], export, ["onnxruntime"])[1] == [PROOF]
+        assert verify_runtimes(models["adaptor"], export, ["onnxruntime"])[1] == [RESULT]
 
 
 def test_relative_errors():
@@ -199,4 +199,4 @@ def _stub(parts, folder: Path, monkeypatch) -> Export:
         return write_export(parts, folder, "onnx", codecs=False)
 
 
-PROOF = verifying.Proof("onnxruntime", "1", "cpu", "float32", {}, 1e-4, {})
+RESULT = verification.VerificationResult("onnxruntime", "1", "cpu", "float32", {}, 1e-4, {})

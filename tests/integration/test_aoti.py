@@ -17,7 +17,7 @@ from syncflow.engine.exports import Export
 from syncflow.engine.package import sha256
 from syncflow.engine.runtime import aoti
 from syncflow.engine.runtime.exported import graph_names
-from syncflow.export.verifying import graph_error
+from syncflow.export.verification import graph_error
 from syncflow.export.writing import graphs_of
 
 from .exporting import Exported, check_auto, check_clips, check_files, export

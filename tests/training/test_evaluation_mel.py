@@ -48,4 +48,4 @@ def test_peaks(levels: list[int], top: int, mean: int, rise: int, apart: int) ->
     known = librosa.util.peak_pick(
         curve, pre_max=top, post_max=top, pre_avg=mean, post_avg=mean, delta=rise + 0.013, wait=apart
     )
-    assert pick_peaks(curve, top=top, mean=mean, rise=rise + 0.013, apart=apart).tolist() == known.tolist()
+    assert pick_peaks(curve, top=top, mean=mean, rise=rise + 0.013, min_distance=apart).tolist() == known.tolist()

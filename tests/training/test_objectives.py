@@ -15,11 +15,11 @@ from syncflow.engine.model import DDiT
 from syncflow.training.config import TrainConfig
 from syncflow.training.objectives import (
     Batch,
-    Draw,
     FlowObjective,
-    draw,
+    FlowSample,
     motion_aware,
     pair_by_transport,
+    sample_flow,
     shift_time,
 )
 from syncflow.training.stages import freeze_rest
@@ -83,45 +83,46 @@ def share(mask):
 @pytest.mark.parametrize("stage", ["audio", "joint"])
 def test_shares_of_unequal_times(stage, clean_video, independent):
     config = TrainConfig(stage=stage, clean_video=clean_video, independent=independent, optimal_transport=False)
-    drawn = draw(batch(ROWS), config, seeded(0))
-    clean = drawn.t_video == 1
-    free = ~clean & (drawn.t_audio != drawn.t_video)
+    sample = sample_flow(batch(ROWS), config, seeded(0))
+    clean = sample.t_video == 1
+    free = ~clean & (sample.t_audio != sample.t_video)
     assert share(clean) == pytest.approx(clean_video, abs=0.03)
     assert share(free) == pytest.approx(independent, abs=0.03)
-    assert torch.equal(drawn.learn_video, (~clean).float())
-    correlation = torch.corrcoef(torch.stack((drawn.t_video[free], drawn.t_audio[free])))[0, 1] if free.any() else 0
+    assert torch.equal(sample.learn_video, (~clean).float())
+    correlation = torch.corrcoef(torch.stack((sample.t_video[free], sample.t_audio[free])))[0, 1] if free.any() else 0
     assert abs(correlation) < 0.1
     if clean.any():
-        assert drawn.t_audio[clean].mean().item() == pytest.approx(0.5, abs=0.05)
+        assert sample.t_audio[clean].mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_the_video_stage_shares_one_time():
     config = TrainConfig(stage="video", clean_video=0.5, independent=0.5, optimal_transport=False)
-    drawn = draw(batch(ROWS), config, seeded(0))
-    assert torch.equal(drawn.t_video, drawn.t_audio)
-    assert torch.equal(drawn.learn_video, torch.ones(ROWS))
-    assert (drawn.t_video < 1).all()
+    sample = sample_flow(batch(ROWS), config, seeded(0))
+    assert torch.equal(sample.t_video, sample.t_audio)
+    assert torch.equal(sample.learn_video, torch.ones(ROWS))
+    assert (sample.t_video < 1).all()
 
 
 @pytest.mark.parametrize("text_dropout", [0.0, 0.1, 1.0])
 def test_text_dropout(text_dropout):
     config = TrainConfig(text_dropout=text_dropout, optimal_transport=False)
-    dropped = draw(batch(ROWS), config, seeded(0)).drop_text
+    dropped = sample_flow(batch(ROWS), config, seeded(0)).drop_text
     assert dropped.dtype == torch.bool
     assert share(dropped) == pytest.approx(text_dropout, abs=0.02)
 
 
 def test_times_are_one_to_a_stratum():
-    drawn = draw(batch(64), TrainConfig(stage="video", optimal_transport=False), seeded(0))
-    assert sorted((drawn.t_video * 64).floor().tolist()) == list(range(64))
-    assert (drawn.t_video.diff() < 0).any()
+    sample = sample_flow(batch(64), TrainConfig(stage="video", optimal_transport=False), seeded(0))
+    assert sorted((sample.t_video * 64).floor().tolist()) == list(range(64))
+    assert (sample.t_video.diff() < 0).any()
 
 
 @given(shift=st.floats(1, 10), seed=st.integers(0, 1000))
 @settings(max_examples=20)
 def test_time_shift_bends_training_times_towards_noise(shift, seed):
     even, bent = (
-        draw(batch(50), TrainConfig(time_shift=s, optimal_transport=False), seeded(seed)).t_video for s in (1.0, shift)
+        sample_flow(batch(50), TrainConfig(time_shift=s, optimal_transport=False), seeded(seed)).t_video
+        for s in (1.0, shift)
     )
     torch.testing.assert_close(bent, even / (even + shift * (1 - even)))
     assert (bent <= even + 1e-6).all()
@@ -138,9 +139,9 @@ def test_shift_time_keeps_the_ends_and_has_an_inverse(t, shift):
 def test_a_draw_depends_on_its_generator_alone():
     config = TrainConfig(stage="joint")
     torch.manual_seed(1)
-    first = draw(batch(8), config, seeded(3))
+    first = sample_flow(batch(8), config, seeded(3))
     torch.manual_seed(2)
-    again, other = draw(batch(8), config, seeded(3)), draw(batch(8), config, seeded(4))
+    again, other = sample_flow(batch(8), config, seeded(3)), sample_flow(batch(8), config, seeded(4))
     for name in vars(first):
         assert torch.equal(getattr(first, name), getattr(again, name))
         assert name in ("drop_text", "learn_video") or not torch.equal(getattr(first, name), getattr(other, name))
@@ -149,7 +150,9 @@ def test_a_draw_depends_on_its_generator_alone():
 def test_transport_reorders_the_same_noise_in_both_modalities():
     shape = {"video": (2, 2, 2, 2), "audio": (4, 3)}
     given = batch(8, **shape)
-    paired, plain = (draw(given, TrainConfig(stage="joint", optimal_transport=on), seeded(0)) for on in (True, False))
+    paired, plain = (
+        sample_flow(given, TrainConfig(stage="joint", optimal_transport=on), seeded(0)) for on in (True, False)
+    )
 
     def joint(video, audio):
         return torch.cat((video.flatten(1), audio.flatten(1)), 1)
@@ -195,9 +198,9 @@ def parts():
     return model, words
 
 
-def given_draw(rows, data):
+def given_sample(rows, data):
     generator = seeded(5)
-    return Draw(
+    return FlowSample(
         torch.randn(data.video.shape, generator=generator),
         torch.randn(data.audio.shape, generator=generator),
         torch.tensor([0.3, 1.0, 0.6, 0.9])[:rows],
@@ -212,21 +215,21 @@ def given_draw(rows, data):
 def test_the_loss_is_the_formula_row_by_row(parts, stage, motion_weight):
     model, words = parts
     data = batch(4, video=(3, 3, 4, 4), audio=(7, 5))
-    drawn = given_draw(4, data)
+    sample = given_sample(4, data)
     config = TrainConfig(stage=stage, motion_weight=motion_weight)
-    actual = FlowObjective(model, words, config)(data, drawn)
+    actual = FlowObjective(model, words, config)(data, sample)
 
     video, audio = [], []
     for row in range(4):
         one = slice(row, row + 1)
-        t_v, t_a = drawn.t_video[one], drawn.t_audio[one]
-        noise_v, noise_a = drawn.noise_video[one], drawn.noise_audio[one]
-        states = model.video.y_embedder.y_embedding[None] if drawn.drop_text[row] else words(data.ids[one], None)
+        t_v, t_a = sample.t_video[one], sample.t_audio[one]
+        noise_v, noise_a = sample.noise_video[one], sample.noise_audio[one]
+        states = model.video.y_embedder.y_embedding[None] if sample.drop_text[row] else words(data.ids[one], None)
         text = model.video.condition(states, data.mask[one].sum(1))
         z_v, z_a = noise_v + t_v * (data.video[one] - noise_v), noise_a + t_a * (data.audio[one] - noise_a)
         velocities = model(z_v, z_a, t_v, t_a, data.fps[one], text, torch.tensor([0]))
         error = velocities.video - (data.video[one] - noise_v)
-        if drawn.learn_video[row]:
+        if sample.learn_video[row]:
             video.append(motion_aware(error, data.video[one], motion_weight).mean())
         audio.append((velocities.audio - (data.audio[one] - noise_a)).square().mean())
     expected_video, expected_audio = torch.stack(video).mean(), torch.stack(audio).mean()
@@ -253,7 +256,7 @@ def test_gradients_reach_what_a_stage_trains(parts, stage, train_text, learning)
     data = batch(4, video=(3, 3, 4, 4), audio=(7, 5))
     config = TrainConfig(stage=stage, train_text=train_text)
     freeze_rest(model, words, config)
-    FlowObjective(model, words, config)(data, given_draw(4, data))["loss"].backward()
+    FlowObjective(model, words, config)(data, given_sample(4, data))["loss"].backward()
     for name, module in (("video", model.video), ("audio", model.audio), ("words", words)):
         reached = [parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters()]
         assert all(reached) if name in learning else not any(reached), name
@@ -262,8 +265,10 @@ def test_gradients_reach_what_a_stage_trains(parts, stage, train_text, learning)
 def test_a_batch_of_clean_video_alone_has_no_video_loss(parts):
     model, words = parts
     data = batch(2, video=(3, 3, 4, 4), audio=(7, 5))
-    drawn = given_draw(2, data)
-    silent = Draw(drawn.noise_video, drawn.noise_audio, torch.ones(2), drawn.t_audio, drawn.drop_text, torch.zeros(2))
+    sample = given_sample(2, data)
+    silent = FlowSample(
+        sample.noise_video, sample.noise_audio, torch.ones(2), sample.t_audio, sample.drop_text, torch.zeros(2)
+    )
     parts = FlowObjective(model, words, TrainConfig(stage="joint"))(data, silent)
     assert parts["video"] == 0
     assert torch.equal(parts["loss"].detach(), parts["audio"])

@@ -20,7 +20,7 @@ from syncflow.training.config import TrainConfig
 from syncflow.training.data.latents import LatentSet
 from syncflow.training.loop import Average, Batches, schedule, train
 from syncflow.training.muon import Muon
-from syncflow.training.objectives import FlowObjective, draw
+from syncflow.training.objectives import FlowObjective, sample_flow
 from syncflow.training.stages import freeze_rest, optimisers, trained_modules
 
 pytestmark = pytest.mark.slow
@@ -199,8 +199,8 @@ def test_only_a_trained_text_encoder_drops(train_text, latents):
     assert words.training is train_text
     generator = torch.Generator().manual_seed(0)
     batch = Batches(latents, words, settings, torch.device("cpu")).at(generator)
-    drawn = draw(batch, settings, generator)
-    losses = {objective(batch, drawn)["loss"].item() for _ in range(3)}
+    sample = sample_flow(batch, settings, generator)
+    losses = {objective(batch, sample)["loss"].item() for _ in range(3)}
     assert len(losses) == (3 if train_text else 1)
     assert not any(module.training for module in objective.eval().modules())
 
@@ -292,7 +292,9 @@ def test_training_learns(latents, tmp_path):
             generator = torch.Generator().manual_seed(seed)
             data = batches.at(generator)
             with torch.no_grad():
-                total += FlowObjective(model, words, settings)(data, draw(data, settings, generator))["loss"].item()
+                total += FlowObjective(model, words, settings)(data, sample_flow(data, settings, generator))[
+                    "loss"
+                ].item()
         return total
 
     before = loss()

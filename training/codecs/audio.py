@@ -70,14 +70,14 @@ def audio_batch(waves: np.ndarray, batch: int, hop: int, rng: np.random.Generato
 def audio_losses(made: Tensor, true: Tensor) -> dict[str, Tensor]:
     """L1 of samples; linear and log magnitudes of spectra (B, M) with windows of 2.7 to 43 ms.
 
-    The log term counts per bin that is heard, so that silence between sounds does not drown them.
+    The log term is a mean over audible bins, so that silence between sounds does not outweigh them.
     """
     linear, log = [], []
     for size in SPECTRAL_SIZES:
         a, b = (_spectrum(x, size) for x in (made, true))
-        heard = (torch.maximum(a, b) > QUIET).float().mean().clamp_min(0.01)
+        audible = (torch.maximum(a, b) > QUIET).float().mean().clamp_min(0.01)
         linear.append((a - b).norm() / b.norm().clamp_min(1e-4))
-        log.append(((a + QUIET).log() - (b + QUIET).log()).abs().mean() / heard)
+        log.append(((a + QUIET).log() - (b + QUIET).log()).abs().mean() / audible)
     return {
         "samples": 2 * F.l1_loss(made, true),
         "linear": torch.stack(linear).mean(),

@@ -1,8 +1,8 @@
-"""Evaluation: what is seen, what is heard, whether they agree, and whether they are what was asked for."""
+"""Evaluation of clips: visible events, audio onsets, their sync, and the colour that the prompt names."""
 
 from __future__ import annotations
 
-from .blind import Blind, blind_baselines
+from .blind import BlindBaselines, blind_baselines
 from .color import object_color, prompt_color
 from .evaluate import GenerationScores, SoundScores, evaluate_generation, evaluate_v2a
 from .events import video_events
@@ -13,7 +13,7 @@ from .onsets import audio_onsets
 from .report import draw_report
 
 __all__ = [
-    "Blind",
+    "BlindBaselines",
     "GenerationScores",
     "Inspection",
     "Matches",

@@ -1,7 +1,7 @@
-"""What a sound scores that sees nothing: the best metronome and the best fixed track, the same for every clip.
+"""Baselines that ignore the video: the best metronome and the best fixed track, the same onsets for every clip.
 
-Both are fitted to the very events that they are scored against, so that no blind sound of their kind does better.
-Exchanged soundtracks understate it: they have the onsets of other clips, in number and place, and not the best ones.
+Both are fitted to the events that they are scored against, which makes them upper bounds for soundtracks of their kind.
+Shuffled soundtracks score lower: number and times of their onsets come from other clips, and are not optimised.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_ONSETS = 64
 
 
 @dataclass(frozen=True)
-class Blind:
+class BlindBaselines:
     """F1 of the best metronome, with its ``period`` (s) and its first tick ``phase`` (s), and of the best track."""
 
     metronome: float
@@ -32,7 +32,7 @@ class Blind:
 
 def blind_baselines(
     events: Sequence[np.ndarray], seconds: Sequence[float], tolerances: Sequence[float]
-) -> Blind | None:
+) -> BlindBaselines | None:
     """Fit both to the ``events`` (s) of clips of ``seconds``, matched one to one within ``tolerances`` (s).
 
     None for a single clip, whose own events would be the best track, and where nothing happens. The track is made of
@@ -44,19 +44,19 @@ def blind_baselines(
     clips = list(zip(map(np.sort, events), seconds, tolerances, strict=True))
 
     def f1(onsets: np.ndarray) -> float:
-        hits, heard = 0, 0
+        hits, onset_count = 0, 0
         for times, length, tolerance in clips:
             within = onsets[: np.searchsorted(onsets, length)]
-            heard += len(within)
+            onset_count += len(within)
             hits += count_matches(times, within, tolerance)
-        return 2 * hits / (count + heard)
+        return 2 * hits / (count + onset_count)
 
     longest = max(seconds)
     ticks = [(p, p * k / PHASES) for p in PERIODS_S for k in range(PHASES)]
     period, phase = max(ticks, key=lambda tick: f1(np.arange(tick[1], longest, tick[0])))
     track = _grow(f1, np.arange(0, longest, GRID_S))
     metronome = f1(np.arange(phase, longest, period))
-    return Blind(metronome, float(period), float(phase), f1(track), tuple(track.tolist()))
+    return BlindBaselines(metronome, float(period), float(phase), f1(track), tuple(track.tolist()))
 
 
 def _grow(f1: Callable[[np.ndarray], float], grid: np.ndarray) -> np.ndarray:

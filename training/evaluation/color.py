@@ -40,9 +40,9 @@ def object_color(frames: np.ndarray) -> str | None:
     pixels = pixels[pixels.max(axis=-1) >= DARKEST] if len(pixels) else pixels
     if not len(pixels):
         return None
-    seen = oklab(np.median(_full_bright(pixels), axis=0))
+    found = oklab(np.median(_full_bright(pixels), axis=0))
     palette = oklab(_full_bright(np.array(list(PALETTE.values()), dtype=float)))
-    return list(PALETTE)[int(np.argmin(np.linalg.norm(palette - seen, axis=-1)))]
+    return list(PALETTE)[int(np.argmin(np.linalg.norm(palette - found, axis=-1)))]
 
 
 def prompt_color(prompt: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Scores of a set of clips: is what is heard what is seen, when it is seen, in the colour that was asked for?
+"""Scores of a set of clips: audio-video sync of impacts, and the object's colour against the prompt's.
 
 Every score of synchrony has beside it what sounds score that do not see the clips: the same soundtracks exchanged, the
 best metronome and the best fixed track (:mod:`.blind`).
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .blind import Blind, blind_baselines
+from .blind import BlindBaselines, blind_baselines
 from .color import object_color, prompt_color
 from .events import video_events
 from .matching import Matches, match_times, pool
@@ -52,21 +52,21 @@ class GenerationScores:
         """Lines for a terminal."""
         return _table(
             f"{self.clips} clips from prompts, within {self.tolerance_frames:g} frame(s)",
-            ("impact F1, seen against heard", self.impact_f1),
+            ("impact F1, visible impacts against onsets", self.impact_f1),
             ("  with soundtracks shuffled", self.impact_f1_shuffled),
             ("  by the best metronome", self.impact_f1_metronome),
             ("  by the best fixed track", self.impact_f1_fixed_track),
-            ("  precision (heard that was seen)", self.precision),
-            ("  recall (seen that was heard)", self.recall),
+            ("  precision (onsets with an impact)", self.precision),
+            ("  recall (impacts with an onset)", self.recall),
             ("colour as in the prompt", self.color_accuracy),
-            ("events seen per clip", self.events_per_clip),
-            ("onsets heard per clip", self.onsets_per_clip),
+            ("impacts per clip", self.events_per_clip),
+            ("onsets per clip", self.onsets_per_clip),
         )
 
 
 @dataclass(frozen=True)
 class SoundScores:
-    """Scores of soundtracks drawn for given videos against the true times; see :class:`GenerationScores`."""
+    """Scores of soundtracks generated for given videos against the true times; see :class:`GenerationScores`."""
 
     v2a_onset_f1: float
     v2a_onset_f1_shuffled: float | None
@@ -87,30 +87,30 @@ class SoundScores:
         """Lines for a terminal."""
         return _table(
             f"{self.clips} soundtracks for given videos, within {self.tolerance_frames:g} frame(s)",
-            ("video-to-audio onset F1, true against heard", self.v2a_onset_f1),
+            ("video-to-audio onset F1, true events against onsets", self.v2a_onset_f1),
             ("  with soundtracks shuffled", self.v2a_onset_f1_shuffled),
             ("  by the best metronome", self.v2a_onset_f1_metronome),
             ("  by the best fixed track", self.v2a_onset_f1_fixed_track),
-            ("  precision (heard that is true)", self.precision),
-            ("  recall (true that was heard)", self.recall),
+            ("  precision (onsets with an event)", self.precision),
+            ("  recall (events with an onset)", self.recall),
             ("true events per clip", self.events_per_clip),
-            ("onsets heard per clip", self.onsets_per_clip),
+            ("onsets per clip", self.onsets_per_clip),
         )
 
 
 def evaluate_generation(
     clips: Sequence[Clip], prompts: Sequence[str], *, tolerance_frames: float = 1.0, seed: int = 0
 ) -> GenerationScores:
-    """Match the impacts seen in each clip one to one with the onsets heard, and its object's colour with its prompt's.
+    """Match visible impacts one to one with audio onsets, and the object's colour with the prompt's, in each clip.
 
     ``seed`` draws the exchanges of soundtracks. Raises ``ValueError`` without clips or when the numbers of clips and
     prompts differ.
     """
     _check(clips, prompts, "prompts", tolerance_frames)
-    seen = [video_events(clip.frames, clip.fps) for clip in clips]
-    heard = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
-    matches, shuffled = _synchrony(clips, seen, heard, tolerance_frames, seed)
-    blind = _blind(clips, seen, tolerance_frames)
+    event_times = [video_events(clip.frames, clip.fps) for clip in clips]
+    onset_times = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
+    matches, shuffled = _synchrony(clips, event_times, onset_times, tolerance_frames, seed)
+    blind = _blind(clips, event_times, tolerance_frames)
     colors = [
         (object_color(clip.frames), wanted)
         for clip, p in zip(clips, prompts, strict=True)
@@ -138,13 +138,13 @@ def evaluate_v2a(
     tolerance_frames: float = 1.0,
     seed: int = 0,
 ) -> SoundScores:
-    """Match the onsets heard in each clip one to one with ``true_times`` (s): its known events, or the onsets of the
+    """Match the audio onsets of each clip one to one with ``true_times`` (s): its known events, or the onsets of the
     sound that its video was recorded with. Raises ``ValueError`` like :func:`evaluate_generation`.
     """
     _check(clips, true_times, "lists of true times", tolerance_frames)
     true = [np.asarray(times, dtype=float) for times in true_times]
-    heard = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
-    matches, shuffled = _synchrony(clips, true, heard, tolerance_frames, seed)
+    onset_times = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
+    matches, shuffled = _synchrony(clips, true, onset_times, tolerance_frames, seed)
     blind = _blind(clips, true, tolerance_frames)
     return SoundScores(
         v2a_onset_f1=matches.f1,
@@ -170,13 +170,17 @@ def _check(clips: Sequence[Clip], others: Sequence[Any], name: str, tolerance_fr
 
 
 def _synchrony(
-    clips: Sequence[Clip], seen: list[np.ndarray], heard: list[np.ndarray], tolerance_frames: float, seed: int
+    clips: Sequence[Clip],
+    event_times: list[np.ndarray],
+    onset_times: list[np.ndarray],
+    tolerance_frames: float,
+    seed: int,
 ) -> tuple[Matches, float | None]:
     """Pooled matches of every clip with its own sound, and the mean F1 when each has the sound of another."""
 
     def matched(soundtracks: Sequence[int]) -> Matches:
         return pool(
-            match_times(seen[i], heard[j], tolerance_frames / clip.fps)
+            match_times(event_times[i], onset_times[j], tolerance_frames / clip.fps)
             for i, (clip, j) in enumerate(zip(clips, soundtracks, strict=True))
         )
 
@@ -186,7 +190,7 @@ def _synchrony(
     return own, float(np.mean([matched(exchange).f1 for exchange in exchanges(len(clips), SHUFFLES, seed)]))
 
 
-def _blind(clips: Sequence[Clip], events: list[np.ndarray], tolerance_frames: float) -> Blind | None:
+def _blind(clips: Sequence[Clip], events: list[np.ndarray], tolerance_frames: float) -> BlindBaselines | None:
     """What blind sounds score on these clips."""
     tolerances = [tolerance_frames / clip.fps for clip in clips]
     return blind_baselines(events, [clip.seconds for clip in clips], tolerances)

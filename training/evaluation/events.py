@@ -1,8 +1,8 @@
-"""When something visibly strikes: impacts read from the pictures alone.
+"""Times of visible impacts, detected in the frames alone.
 
-The path of the object (:mod:`.tracking`) is cut into the flights and rests that explain its height best, by dynamic
-programming over all cuts. An impact is a cut at which something that comes down stops coming down; its time is where
-the curves of both sides cross, which is finer than the interval between frames. Heights are in picture heights,
+The path of the object (:mod:`.tracking`) is segmented into the flights and rests that fit its height best, by dynamic
+programming. An impact is a boundary at which a falling object stops falling; its time is where
+the curves of both segments cross, which is finer than the interval between frames. Heights are in picture heights,
 downwards.
 """
 
@@ -40,7 +40,7 @@ class Segment:
 
 
 def video_events(frames: np.ndarray, fps: float) -> np.ndarray:
-    """Times (s) of the impacts that are seen in ``frames`` uint8 (F, H, W, 3), in order; empty when no object is found.
+    """Times (s) of the visible impacts in ``frames`` uint8 (F, H, W, 3), in order; empty when no object is found.
 
     Meant for one bright or coloured object under gravity before a quieter ground, at any size and length; see
     :mod:`.motion` for footage of any kind.
@@ -88,12 +88,12 @@ def _fit_all(height: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
     A flight is a parabola whose acceleration is drawn towards gravity, a rest is constant. Coefficients are height,
     velocity and acceleration at the first frame.
     """
-    seen = np.isfinite(height)
+    visible = np.isfinite(height)
     longest = min(LONGEST, len(height))
     variance = _noise(height) ** 2
     weight, value = (
         np.lib.stride_tricks.sliding_window_view(np.pad(values, (0, longest - 1)), longest)
-        for values in (seen.astype(float), np.where(seen, height, 0.0))
+        for values in (visible.astype(float), np.where(visible, height, 0.0))
     )
     t = np.arange(longest) / fps
     basis = np.stack([np.ones_like(t), t, t**2 / 2], axis=-1)

@@ -89,5 +89,5 @@ def cycle_sync(
 def av_align(
     onsets: Sequence[float] | np.ndarray, motion_peaks: Sequence[float] | np.ndarray, tolerance: float
 ) -> float:
-    """AV-Align of one clip: the same ratio between onsets heard and peaks of motion seen. 0 when there is neither."""
+    """AV-Align of one clip: the same ratio between audio onsets and peaks of motion. 0 when there is neither."""
     return match_times(onsets, motion_peaks, tolerance).iou

@@ -60,15 +60,15 @@ def mel_spectrogram(
     return mel_filters(sample_rate, size, bands, lowest, highest or sample_rate / 2) @ energy.T
 
 
-def pick_peaks(curve: np.ndarray, *, top: int, mean: int, rise: float, apart: int) -> np.ndarray:
-    """Indices of peaks of ``curve`` (N,), in order, each more than ``apart`` after the one before.
+def pick_peaks(curve: np.ndarray, *, top: int, mean: int, rise: float, min_distance: int) -> np.ndarray:
+    """Indices of peaks of ``curve`` (N,), in order, each more than ``min_distance`` after the one before.
 
     A peak is the largest value from ``top`` before it to ``top`` - 1 after it, and at least ``rise`` above the mean of
     the values from ``mean`` before it to ``mean`` - 1 after it.
     """
     peaks: list[int] = []
     for i, value in enumerate(curve):
-        if peaks and i <= peaks[-1] + apart:
+        if peaks and i <= peaks[-1] + min_distance:
             continue
         if (
             value == curve[max(0, i - top) : i + top].max()

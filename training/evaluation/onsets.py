@@ -1,4 +1,4 @@
-"""When something is heard to begin: the onsets of a soundtrack."""
+"""Onsets of a soundtrack: the times at which sounds begin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SILENCE_DB = -50.0
 RANGE_DB = 45.0
 RISE_DB = 5.0
 NEIGHBOURHOOD_SECONDS = 0.05
-APART_SECONDS = 0.08
+MIN_DISTANCE_SECONDS = 0.08
 
 
 def audio_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def audio_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         return np.empty(0)
     around = round(NEIGHBOURHOOD_SECONDS / HOP_SECONDS)
     peaks = pick_peaks(
-        strength, top=around // 2, mean=2 * around, rise=RISE_DB, apart=round(APART_SECONDS / HOP_SECONDS)
+        strength, top=around // 2, mean=2 * around, rise=RISE_DB, min_distance=round(MIN_DISTANCE_SECONDS / HOP_SECONDS)
     )
     return (peaks + _summit(strength, peaks)) * HOP_SECONDS
 

@@ -1,5 +1,5 @@
-"""A clip on one page: frames, motion, waveform and spectrogram over one time axis, with what is seen and what is
-heard.
+"""A clip on one page: frames, motion, waveform and spectrogram over one time axis, with visible events and audio
+onsets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM, GAP = 12.0, 0.8, 0.2, 0.95, 0.5, 0.14
 PICTURE_HEIGHT, MOTION_HEIGHT, WAVE_HEIGHT, SPECTRUM_HEIGHT = 0.9, 1.2, 1.1, 1.4
 DPI = 120
 INK, QUIET, EDGE = "#1f2933", "#6b7785", "#cbd2d9"
-SEEN, HEARD, MOTION, WAVE = "#0b7285", "#e8590c", "#3b8ea5", "#52606d"
+EVENT, ONSET, MOTION, WAVE = "#0b7285", "#e8590c", "#3b8ea5", "#52606d"
 QUIETEST_DB, LOUDEST_DB = -75.0, -15.0
 LEAST_HEIGHT = 0.05
 MEL_BANDS, LABELLED_HZ = 96, (250, 1000, 4000, 16000)
@@ -159,15 +159,17 @@ def _draw_spectrogram(panel: Axes, clip: Clip) -> None:
 
 def _mark(panels: list[Axes], inspection: Inspection) -> None:
     """Onsets as lines through all panels, events as triangles above the motion; hollow and dashed without a partner."""
-    seen, heard = {event for event, _ in inspection.pairs}, {onset for _, onset in inspection.pairs}
+    matched_events, matched_onsets = {event for event, _ in inspection.pairs}, {onset for _, onset in inspection.pairs}
     for onset in inspection.onsets:
         for panel in panels:
-            panel.axvline(onset, color=HEARD, linewidth=1.2, linestyle="-" if onset in heard else (0, (2, 3)), zorder=3)
+            panel.axvline(
+                onset, color=ONSET, linewidth=1.2, linestyle="-" if onset in matched_onsets else (0, (2, 3)), zorder=3
+            )
     motion = panels[1]
     height = 0.9 * motion.get_ylim()[1]
     for event in inspection.events:
-        face = SEEN if event in seen else "white"
-        motion.plot(event, height, marker="v", markersize=9, markeredgecolor=SEEN, markerfacecolor=face, zorder=4)
+        face = EVENT if event in matched_events else "white"
+        motion.plot(event, height, marker="v", markersize=9, markeredgecolor=EVENT, markerfacecolor=face, zorder=4)
 
 
 def _write_heading(figure: Figure, clip: Clip, inspection: Inspection) -> None:
@@ -200,8 +202,8 @@ def _write_heading(figure: Figure, clip: Clip, inspection: Inspection) -> None:
         fontsize=9,
         va="center",
     )
-    triangle = Line2D([], [], color=SEEN, marker="v", linestyle="none", markersize=8)
-    line = Line2D([], [], color=HEARD, linewidth=1.4)
+    triangle = Line2D([], [], color=EVENT, marker="v", linestyle="none", markersize=8)
+    line = Line2D([], [], color=ONSET, linewidth=1.4)
     hollow = Line2D([], [], color=QUIET, marker="v", linestyle=(0, (2, 3)), markersize=7, markerfacecolor="white")
     alone = len(inspection.events) + len(inspection.onsets) - 2 * len(inspection.pairs)
     figure.legend(

@@ -46,7 +46,7 @@ def run_evaluation(
     keep: Path | None = None,
     **settings: Any,
 ) -> Evaluation:
-    """Draw ``count`` clips from prompts and the sound of ``v2a_count`` unseen rendered clips, then score them.
+    """Generate ``count`` clips from prompts and the audio of ``v2a_count`` unseen rendered clips, then score them.
 
     ``prompts`` are taken in turn; without them they describe kinds of object that training never sees. ``keep`` is a
     folder for the clips; ``settings`` are a request's.
@@ -55,20 +55,20 @@ def run_evaluation(
     asked = [prompts[i % len(prompts)] for i in range(count)] if prompts else [text for _, text, _ in rendered[:count]]
     joint = [Request(text, seed=seed + i, **settings) for i, text in enumerate(asked)]
     silent = [Request("", seed=seed + i, video=clip, **settings) for i, (clip, _, _) in enumerate(rendered[:v2a_count])]
-    clips = list(_draw(engine, joint, batch, "drawing clips"))
-    sounded = list(_draw(engine, silent, batch, "drawing sound"))
+    clips = list(_generate(engine, joint, batch, "generating clips"))
+    dubbed = list(_generate(engine, silent, batch, "generating audio"))
     if keep is not None:
-        for name, made in (("clip", clips), ("v2a", sounded)):
+        for name, made in (("clip", clips), ("v2a", dubbed)):
             for i, clip in enumerate(made):
                 clip.save(keep / f"{name}_{i:03d}.mp4")
     times = [[event.time for event in events] for _, _, events in rendered[:v2a_count]]
     return Evaluation(
         evaluate_generation(clips, asked, tolerance_frames=TOLERANCE_FRAMES, seed=seed),
-        evaluate_v2a(sounded, times, tolerance_frames=TOLERANCE_FRAMES, seed=seed) if sounded else None,
+        evaluate_v2a(dubbed, times, tolerance_frames=TOLERANCE_FRAMES, seed=seed) if dubbed else None,
     )
 
 
-def _draw(engine: Engine, requests: Sequence[Request], batch: int, what: str) -> Iterator[Clip]:
+def _generate(engine: Engine, requests: Sequence[Request], batch: int, what: str) -> Iterator[Clip]:
     with tqdm(total=len(requests), desc=what, unit="clip", disable=None if requests else True) as bar:
         for first in range(0, len(requests), batch):
             clips = engine.generate(requests[first : first + batch])

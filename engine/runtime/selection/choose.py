@@ -20,7 +20,7 @@ import torch
 
 from ....kernels import native
 from ....kernels.launch import current_implementation
-from ...exports import STEP, Export, Places, Precision, Proof
+from ...exports import STEP, Export, ExportLocations, Precision, VerificationResult
 from ...model import DDiT
 from ...model.denoiser import Denoiser
 from ..codecs import with_graph_codecs
@@ -45,14 +45,14 @@ Factories = dict[str, Callable[[], Denoiser]]
 class RuntimeChoice:
     """A denoiser, the name of its runtime and the reason for it; ``others`` has the reason against each other runtime.
 
-    ``overlap``: the sampling loop runs the towers on two streams. ``proof`` is what ``syncflow verify`` found of an
-    exported runtime on this processor; ``calibration`` the times on which the choice is based, if anything was timed.
+    ``overlap``: the sampling loop runs the towers on two streams. ``verification`` is the result of ``syncflow verify``
+    for an exported runtime on this processor; ``calibration`` the times on which the choice is based, if any.
     """
 
     denoiser: Denoiser
     runtime: str
     why: str
-    proof: Proof | None = None
+    verification: VerificationResult | None = None
     others: Mapping[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
     overlap: bool = False
@@ -60,11 +60,11 @@ class RuntimeChoice:
     @property
     def codecs(self) -> tuple[str, ...]:
         """The graphs of codecs and text encoder that were verified as correct and faster than PyTorch."""
-        proof = self.proof
-        if proof is None or not isinstance(self.denoiser, GraphDenoiser):
+        result = self.verification
+        if result is None or not isinstance(self.denoiser, GraphDenoiser):
             return ()
-        graphs = set(proof.errors) - set(graph_names(self.denoiser.config))
-        return tuple(sorted(name for name in graphs if proof.holds([name]) and proof.speed(name) > 1))
+        graphs = set(result.errors) - set(graph_names(self.denoiser.config))
+        return tuple(sorted(name for name in graphs if result.within_bound([name]) and result.speedup(name) > 1))
 
     def with_codecs(self, components: Any) -> Any:
         """``Components`` whose codecs and text encoder run as graphs, as far as :attr:`codecs` names them."""
@@ -92,35 +92,35 @@ class _Task:
 
     model: DDiT
     device: ComputeDevice
-    places: Places
+    locations: ExportLocations
     precision: Precision
     options: TorchOptions
 
-    def proof_of(self, export: Export, runtime: str) -> Proof | None:
+    def result_of(self, export: Export, runtime: str) -> VerificationResult | None:
         """What ``syncflow verify`` found of a runtime on this processor."""
-        return export.proof(runtime, device_of(self.model), self.precision, str(processor(self.model.device)))
+        return export.find_result(runtime, device_of(self.model), self.precision, str(processor(self.model.device)))
 
-    def load(self, runtime: str, export: Export, proof: Proof) -> Denoiser:
+    def load(self, runtime: str, export: Export, result: VerificationResult) -> Denoiser:
         """The denoiser of an export. Raises ``ValueError`` if it does not load or was verified in another version."""
-        if mismatch := _version_mismatch(runtime, proof):
+        if mismatch := _version_mismatch(runtime, result):
             raise ValueError(mismatch)
         return libraries.load(runtime, export, self.model, self.precision)
 
 
-Verified = Mapping[str, tuple[Export, Proof]]
+Verified = Mapping[str, tuple[Export, VerificationResult]]
 
 
 def choose(
     runtime: str,
     model: DDiT,
-    places: Places,
+    locations: ExportLocations,
     precision: str = "auto",
     workload: Workload | None = None,
     *,
     options: TorchOptions | None = None,
     renew: bool = False,
 ) -> RuntimeChoice:
-    """The runtime that computes the passes of ``model``, whose exports lie in ``places``, on the model's device.
+    """The runtime that computes the passes of ``model``, whose exports lie in ``locations``, on the model's device.
 
     ``precision`` and ``options`` as in ``settings.py``. ``workload`` is the step that ``auto`` may time on a CPU;
     ``renew`` times it again even if its times are known. Raises ``ValueError`` for an unknown runtime or precision, an
@@ -128,16 +128,16 @@ def choose(
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}")
-    task = _task(runtime, model, places, precision, options or TorchOptions())
+    task = _task(runtime, model, locations, precision, options or TorchOptions())
     if runtime == "auto":
         exports_excluded = (options or TorchOptions()).requested
         return _choose_automatically(task, workload, exports_excluded, renew=renew)
     if runtime in LIBRARIES:
-        export = export_for(runtime, model, places, task.precision)
-        proof = task.proof_of(export, runtime)
-        if proof is not None and (error := _verified_error(proof, model)):
+        export = export_for(runtime, model, locations, task.precision)
+        result = task.result_of(export, runtime)
+        if result is not None and (error := _verified_error(result, model)):
             raise ValueError(f"the runtime {runtime} computes this model wrongly in {task.precision}: {error}")
-        return RuntimeChoice(libraries.load(runtime, export, model, task.precision), runtime, REQUESTED, proof)
+        return RuntimeChoice(libraries.load(runtime, export, model, task.precision), runtime, REQUESTED, result)
     if runtime == "native":
         return RuntimeChoice(NativeDDiT(cast(model, DTYPES[task.precision])), runtime, REQUESTED)
     if runtime == "torch-plain":
@@ -148,7 +148,7 @@ def choose(
 
 def choose_without_exports(model: DDiT, precision: str = "auto") -> RuntimeChoice:
     """The default where there are no exports and nothing is timed."""
-    return _default(_task("auto", model, Places(None, ""), precision, TorchOptions()))
+    return _default(_task("auto", model, ExportLocations(None, ""), precision, TorchOptions()))
 
 
 def compute_device(model: DDiT) -> ComputeDevice:
@@ -156,9 +156,9 @@ def compute_device(model: DDiT) -> ComputeDevice:
     return ComputeDevice.of(model.device)
 
 
-def _task(runtime: str, model: DDiT, places: Places, precision: str, options: TorchOptions) -> _Task:
+def _task(runtime: str, model: DDiT, locations: ExportLocations, precision: str, options: TorchOptions) -> _Task:
     device, one_way = compute_device(model), model.config.bridge != "global_local"
-    return _Task(model, device, places, *resolve_settings(runtime, precision, options, device, one_way=one_way))
+    return _Task(model, device, locations, *resolve_settings(runtime, precision, options, device, one_way=one_way))
 
 
 def _default(task: _Task, note: str = "", others: Mapping[str, str] | None = None) -> RuntimeChoice:
@@ -189,21 +189,21 @@ def _factories_without_exports(task: _Task) -> Factories:
 def _choose_automatically(
     task: _Task, workload: Workload | None, exports_excluded: tuple[str, ...], *, renew: bool
 ) -> RuntimeChoice:
-    verified: dict[str, tuple[Export, Proof]] = {}
+    verified: dict[str, tuple[Export, VerificationResult]] = {}
     others: dict[str, str] = {}
     for runtime in LIBRARIES:
         if exports_excluded:
             others[runtime] = f"exported graphs do not have the option {exports_excluded[0]}"
             continue
         try:
-            export = export_for(runtime, task.model, task.places, task.precision)
-            proof = task.proof_of(export, runtime)
-            others[runtime] = _verification_problem(task, export, proof, runtime)
+            export = export_for(runtime, task.model, task.locations, task.precision)
+            result = task.result_of(export, runtime)
+            others[runtime] = _verification_problem(task, export, result, runtime)
         except ValueError as error:
             others[runtime] = str(error)
             continue
-        if proof is not None and not others[runtime]:
-            verified[runtime] = export, proof
+        if result is not None and not others[runtime]:
+            verified[runtime] = export, result
     if workload is None or task.device.type != "cpu":
         return _choose_by_rule(task, verified, others)
     if reason := _reason_not_to_time(task.model, workload):
@@ -225,18 +225,18 @@ def _choose_by_timing(
 ) -> RuntimeChoice:
     """The fastest candidate, by times that are known or measured now."""
     factories, exports = _factories_without_exports(task), {}
-    for runtime, (export, proof) in verified.items():
+    for runtime, (export, result) in verified.items():
         try:
-            exports[runtime] = f"{libraries.fingerprint(runtime)} {_export_fingerprint(export, proof)}"
+            exports[runtime] = f"{libraries.fingerprint(runtime)} {_export_fingerprint(export, result)}"
         except ValueError as error:
             others[runtime] = str(error)
             continue
-        factories[runtime] = partial(task.load, runtime, export, proof)
+        factories[runtime] = partial(task.load, runtime, export, result)
     if len(factories) == 1:
         (only,) = factories
         return RuntimeChoice(factories[only](), only, "there is no other runtime here", None, others)
     shape = _hash({"ddit": task.model.config.to_dict(), "sequence": workload.sequence.to_dict()})
-    key = CalibrationKey.here(task.places.model or shape, task.precision, tuple(factories), exports)
+    key = CalibrationKey.here(task.locations.model or shape, task.precision, tuple(factories), exports)
     created: dict[str, Denoiser] = {}
 
     def measure() -> StepTimes:
@@ -257,8 +257,8 @@ def _choose_by_timing(
             continue
         timed = {name: others.get(name) or f"{ms:.3g} ms a step" for name, ms in known.milliseconds().items()}
         rest = {name: reason for name, reason in (others | timed).items() if name != runtime}
-        proof_of = verified[runtime][1] if runtime in verified else None
-        return RuntimeChoice(denoiser, runtime, _timing_reason(known, runtime), proof_of, rest, known)
+        result_of = verified[runtime][1] if runtime in verified else None
+        return RuntimeChoice(denoiser, runtime, _timing_reason(known, runtime), result_of, rest, known)
     raise AssertionError("a runtime without exports can always be created")
 
 
@@ -274,27 +274,27 @@ def _timing_reason(known: Calibration, runtime: str) -> str:
 
 def _choose_by_rule(task: _Task, verified: Verified, others: dict[str, str], untimed: str = "") -> RuntimeChoice:
     """The fastest exported runtime by the times of ``syncflow verify``, or else the default of the device."""
-    faster: dict[str, tuple[Export, Proof]] = {}
-    for runtime, (export, proof) in verified.items():
+    faster: dict[str, tuple[Export, VerificationResult]] = {}
+    for runtime, (export, result) in verified.items():
         try:
             slow = "not faster than what needs no export"
-            others[runtime] = _version_mismatch(runtime, proof) if proof.speed() > 1 else slow
+            others[runtime] = _version_mismatch(runtime, result) if result.speedup() > 1 else slow
         except ValueError as error:
             others[runtime] = str(error)
         if not others[runtime]:
-            faster[runtime] = export, proof
+            faster[runtime] = export, result
     note = f"; {untimed}" if untimed else ""
-    for runtime, (export, proof) in sorted(faster.items(), key=lambda item: -item[1][1].speed()):
-        own, without = proof.seconds[STEP]
+    for runtime, (export, result) in sorted(faster.items(), key=lambda item: -item[1][1].speedup()):
+        own, without = result.seconds[STEP]
         why = f"the fastest that was verified: {1000 * own:.3g} ms a step, {1000 * without:.3g} without exports"
         try:
-            denoiser = task.load(runtime, export, proof)
+            denoiser = task.load(runtime, export, result)
         except ValueError as error:
             others[runtime] = _warn_and_skip(error)
             continue
         slower = {name: f"{1000 * p.seconds[STEP][0]:.3g} ms a step" for name, (_, p) in faster.items()}
         rest = {name: reason or slower[name] for name, reason in others.items() if name != runtime}
-        return RuntimeChoice(denoiser, runtime, why + note, proof, rest)
+        return RuntimeChoice(denoiser, runtime, why + note, result, rest)
     return _default(task, note, others)
 
 
@@ -303,42 +303,42 @@ def _warn_and_skip(error: ValueError) -> str:
     return str(error)
 
 
-def _verification_problem(task: _Task, export: Export, proof: Proof | None, runtime: str) -> str:
+def _verification_problem(task: _Task, export: Export, result: VerificationResult | None, runtime: str) -> str:
     """The reason why ``auto`` does not take a runtime; empty if it was verified as correct on this processor."""
-    if proof is None:
+    if result is None:
         here = str(processor(task.model.device))
-        processors = export.elsewhere(runtime, device_of(task.model), task.precision, here)
+        processors = export.other_processors(runtime, device_of(task.model), task.precision, here)
         if processors:
             return f"verified on {processors[0] or 'an unknown processor'}, not on this one; run `syncflow verify` here"
         return "not verified on this kind of device; `syncflow verify` does it"
-    return _verified_error(proof, task.model)
+    return _verified_error(result, task.model)
 
 
-def _version_mismatch(runtime: str, proof: Proof) -> str:
+def _version_mismatch(runtime: str, result: VerificationResult) -> str:
     """A sentence if another version of the library was verified than is installed; else empty.
 
     Imports the library. Raises ``ValueError`` where it is missing.
     """
     installed = libraries.version_of(runtime)
-    if proof.version == installed:
+    if result.version == installed:
         return ""
-    return f"version {proof.version} was verified, and {installed} is installed; run `syncflow verify` again"
+    return f"version {result.version} was verified, and {installed} is installed; run `syncflow verify` again"
 
 
-def _verified_error(proof: Proof, model: DDiT) -> str:
+def _verified_error(result: VerificationResult, model: DDiT) -> str:
     """The first graph of the model that was verified as wrong, and its error; empty if all are correct."""
-    wrong = [name for name in graph_names(model.config) if not proof.holds([name])]
+    wrong = [name for name in graph_names(model.config) if not result.within_bound([name])]
     if not wrong:
         return ""
-    error = proof.errors.get(wrong[0])
-    return f"{wrong[0]} " + ("fails" if error is None else f"is off by {error:.1e}, more than {proof.bound:g}")
+    error = result.errors.get(wrong[0])
+    return f"{wrong[0]} " + ("fails" if error is None else f"is off by {error:.1e}, more than {result.bound:g}")
 
 
-def _export_fingerprint(export: Export, proof: Proof) -> str:
+def _export_fingerprint(export: Export, result: VerificationResult) -> str:
     """A hash of the files of an export with their modification times, and the version that was verified."""
     files = {name: export.path / name for name in export.checksums}
     modified = {name: file.stat().st_mtime_ns if file.is_file() else None for name, file in files.items()}
-    return f"{proof.version} {_hash([dict(export.checksums), modified])[:16]}"
+    return f"{result.version} {_hash([dict(export.checksums), modified])[:16]}"
 
 
 def _hash(values: Any) -> str:

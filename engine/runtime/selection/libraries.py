@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...exports import Device, Export, Format, Places, Precision
+from ...exports import Device, Export, ExportLocations, Format, Precision
 from ...model import DDiT
 from .. import aoti, onnxruntime, openvino, tensorrt
 from ..exported import GraphDenoiser
@@ -99,16 +99,16 @@ def stored_precision(runtime: str, precision: Precision) -> Precision:
     return "float32" if runtime == "openvino" else precision
 
 
-def export_for(runtime: str, model: DDiT, places: Places, precision: Precision) -> Export:
+def export_for(runtime: str, model: DDiT, locations: ExportLocations, precision: Precision) -> Export:
     """The export of a model for a runtime. Raises ``ValueError`` if there is none or it cannot be read."""
     library, device = LIBRARIES[runtime], device_of(model)
     if device not in library.devices:
         raise ValueError(f"the runtime {runtime} does not work on {device}; it works on {', '.join(library.devices)}")
-    folder = places.find(library.format, device, stored_precision(runtime, precision))
+    folder = locations.find(library.format, device, stored_precision(runtime, precision))
     if folder is None:
         command = f"syncflow export --to {library.format}" + (" --device cuda" if library.devices == ("cuda",) else "")
         raise ValueError(f"the runtime {runtime} needs exported graphs, and there are none; `{command}` writes them")
-    return Export.read(folder, places.model)
+    return Export.read(folder, locations.model)
 
 
 def device_of(model: DDiT) -> Device:

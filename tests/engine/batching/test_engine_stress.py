@@ -26,7 +26,7 @@ from syncflow.engine.codecs import audio as audio_codec
 from syncflow.engine.codecs import video as video_codec
 from syncflow.engine.components import Components
 from syncflow.engine.config import DDiTConfig, ModelConfig, SequenceConfig
-from syncflow.engine.memory import Memory
+from syncflow.engine.cost.memory import MemoryEstimator
 from syncflow.engine.model import DDiT
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 
@@ -109,14 +109,14 @@ def small(bridge: str) -> Components:
 
 
 @pytest.fixture(scope="module")
-def models() -> Callable[[str], tuple[Components, Memory]]:
+def models() -> Callable[[str], tuple[Components, MemoryEstimator]]:
     """Parts by bridge, and what is predicted of their memory, each made once."""
-    made: dict[str, tuple[Components, Memory]] = {}
+    made: dict[str, tuple[Components, MemoryEstimator]] = {}
 
-    def get(bridge: str) -> tuple[Components, Memory]:
+    def get(bridge: str) -> tuple[Components, MemoryEstimator]:
         if bridge not in made:
             parts = small(bridge)
-            made[bridge] = parts, Memory(parts)
+            made[bridge] = parts, MemoryEstimator(parts)
         return made[bridge]
 
     return get

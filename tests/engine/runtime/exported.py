@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncflow.engine.exports import CONSTANTS, STEP, Export, GraphSpec, Proof
+from syncflow.engine.exports import CONSTANTS, STEP, Export, GraphSpec, VerificationResult
 from syncflow.engine.package import sha256
 from syncflow.engine.runtime import aoti, onnxruntime, openvino
 from syncflow.engine.runtime.exported import Sessions, graph_names
@@ -33,14 +33,16 @@ def stand_in(patch: pytest.MonkeyPatch, cache: Path) -> None:
         patch.setattr(module, "sessions", lambda export, *_, **__: Sessions(export, None, {"threads": 2}))
 
 
-def proof(runtime: str, **changes: Any) -> Proof:
+def result(runtime: str, **changes: Any) -> VerificationResult:
     """What was found of a runtime here: right everywhere, one codec slower and one faster."""
     errors = dict.fromkeys((*GRAPHS, *CODECS), 1e-6)
     seconds = {STEP: [SECONDS[runtime], TORCH], "text_encoder": [2.0, 1.0], "video_decoder": [1.0, 2.0]}
-    return dataclasses.replace(Proof(runtime, "1", "cpu", "float32", errors, 1e-4, seconds, HERE), **changes)
+    return dataclasses.replace(
+        VerificationResult(runtime, "1", "cpu", "float32", errors, 1e-4, seconds, HERE), **changes
+    )
 
 
-def exported(folder: Path, *proofs: Proof, format: str = "onnx") -> Path:
+def exported(folder: Path, *results: VerificationResult, format: str = "onnx") -> Path:
     """An export with what was found of it, in a package. -> the package."""
     path = folder / "exports" / ("onnx" if format == "onnx" else "aoti/cpu")
     path.mkdir(parents=True)
@@ -49,5 +51,5 @@ def exported(folder: Path, *proofs: Proof, format: str = "onnx") -> Path:
     checksums = {file.name: sha256(file) for file in path.iterdir()}
     graphs = {name: GraphSpec("graph", {}, {}, {}) for name in (*GRAPHS, *CODECS)}
     device = "any" if format == "onnx" else "cpu"
-    Export(path, MODEL, format, device, "float32", graphs, {}, checksums, proofs=proofs).write()
+    Export(path, MODEL, format, device, "float32", graphs, {}, checksums, results=results).write()
     return folder

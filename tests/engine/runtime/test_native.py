@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from syncflow.engine.engine import Engine
-from syncflow.engine.exports import Places
+from syncflow.engine.exports import ExportLocations
 from syncflow.engine.model import DDiT
 from syncflow.engine.model.denoiser import AudioInputs, JointInputs, VideoContextRef, VideoInputs
 from syncflow.engine.runtime.native import WIDEST, NativeDDiT
@@ -257,26 +257,26 @@ def test_another_way_may_be_asked_for(models):
 
 
 def test_what_it_does_not_suit(models, tmp_path):
-    places = Places(tmp_path, "7" * 64)
+    locations = ExportLocations(tmp_path, "7" * 64)
     for config, said in (
         (CONFIG, "this model has a width of 16"),
         (SMALL.replace(heads=4), "heads whose width is one of 16"),
     ):
         model = randomised(config)
         with pytest.raises(ValueError, match=said):
-            choose("native", model, places)
+            choose("native", model, locations)
         found = choose_without_exports(model)
         assert (found.runtime, found.denoiser) == ("torch", model)
     with pytest.raises(ValueError, match="the runtime native computes in float32 on a CPU; this model is in bfloat16"):
-        choose("native", models["adaptor"][0], places, "bfloat16")
+        choose("native", models["adaptor"][0], locations, "bfloat16")
 
 
 def test_without_a_native_part(models, tmp_path, monkeypatch):
     monkeypatch.setattr(native, "LOOPS", None)
     plain = models["adaptor"][0]
     with pytest.raises(ValueError, match="needs the native part, which was not built or is switched off"):
-        choose("native", plain, Places(tmp_path, "7" * 64))
-    assert choose("auto", plain, Places(tmp_path, "7" * 64)).runtime == "torch"
+        choose("native", plain, ExportLocations(tmp_path, "7" * 64))
+    assert choose("auto", plain, ExportLocations(tmp_path, "7" * 64)).runtime == "torch"
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_without_a_native_part(models, tmp_path, monkeypatch):
 def test_it_is_chosen_by_rule_where_it_is_expected_to_pay(tmp_path, monkeypatch, width, instructions, runtime):
     monkeypatch.setattr(native, "instructions", lambda: instructions)
     model = randomised(SMALL.replace(width=width, heads=2, audio_heads=2))
-    chosen = choose("auto", model, Places(tmp_path, "7" * 64))
+    chosen = choose("auto", model, ExportLocations(tmp_path, "7" * 64))
     assert chosen.runtime == chosen.describe()["runtime"] == runtime
     assert isinstance(chosen.denoiser, NativeDDiT) is (runtime == "native")
 

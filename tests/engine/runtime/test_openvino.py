@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from syncflow.engine.exports import Axis, Export, GraphSpec, Port
+from syncflow.engine.exports import Axis, Export, GraphSpec, TensorSpec
 from syncflow.engine.package import sha256
 
 pytest.importorskip("openvino")
@@ -32,7 +32,10 @@ def export(graph, tmp_path):
     example = {"x": torch.randn(3, 16)}
     export_graph(graph, example, {"x": {0: "R"}}, ("y",), tmp_path / "layers.onnx")
     spec = GraphSpec(
-        "layers.onnx", {"x": Port("float32", ("R", 16))}, {"y": Port("float32", ("R", 16))}, {"R": Axis(1, None, 3)}
+        "layers.onnx",
+        {"x": TensorSpec("float32", ("R", 16))},
+        {"y": TensorSpec("float32", ("R", 16))},
+        {"R": Axis(1, None, 3)},
     )
     checksums = {"layers.onnx": sha256(tmp_path / "layers.onnx")}
     return Export(tmp_path, "0" * 64, "onnx", "any", "float32", {"layers": spec}, {}, checksums)

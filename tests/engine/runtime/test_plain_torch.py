@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from syncflow.engine.exports import Places
+from syncflow.engine.exports import ExportLocations
 from syncflow.engine.runtime.pytorch import PlainTorchDenoiser
 from syncflow.engine.runtime.selection.choose import choose
 from syncflow.engine.sampling.loop import sample
@@ -55,12 +55,12 @@ def spied(monkeypatch) -> Spied:
 @pytest.mark.parametrize("bridge", BRIDGES)
 def test_a_clip_without_the_native_part(bridge, spied, tmp_path):
     """The step of the loop itself included; and the same clip."""
-    model, places = randomised(BRIDGES[bridge]), Places(tmp_path, "7" * 64)
-    plain = choose("torch-plain", model, places)
+    model, locations = randomised(BRIDGES[bridge]), ExportLocations(tmp_path, "7" * 64)
+    plain = choose("torch-plain", model, locations)
     assert isinstance(plain.denoiser, PlainTorchDenoiser)
     found = sample(plain.denoiser, [job()])
     assert spied.calls == {}
-    usual = sample(choose("torch", model, places).denoiser, [job()])
+    usual = sample(choose("torch", model, locations).denoiser, [job()])
     assert {"linear", "self_attention", "cross_attention", "residual_norm", "guided_step"} <= set(
         spied.of(threading.current_thread().name)
     )
@@ -71,9 +71,9 @@ def test_a_clip_without_the_native_part(bridge, spied, tmp_path):
 @built
 def test_each_engine_has_its_operations_in_every_thread(spied, tmp_path):
     """Side by side, some of them in a thread that has another implementation of its own."""
-    model, places = randomised(BRIDGES["adaptor"]), Places(tmp_path, "7" * 64)
+    model, locations = randomised(BRIDGES["adaptor"]), ExportLocations(tmp_path, "7" * 64)
     names = ("torch-plain", "torch", "native")
-    denoisers = {name: choose(name, model, places).denoiser for name in names}
+    denoisers = {name: choose(name, model, locations).denoiser for name in names}
     spied.calls.clear()
     together = threading.Barrier(2 * len(names))
 
@@ -102,8 +102,8 @@ def test_each_engine_has_its_operations_in_every_thread(spied, tmp_path):
 @built
 def test_whole_blocks_yield_to_plain_operations(tmp_path):
     """Where somebody asks for PyTorch's own, blocks in C++ are not used either: the bits are the plain model's."""
-    model, places = randomised(BRIDGES["adaptor"]), Places(tmp_path, "7" * 64)
-    blocks, plain = (choose(name, model, places).denoiser for name in ("native", "torch-plain"))
+    model, locations = randomised(BRIDGES["adaptor"]), ExportLocations(tmp_path, "7" * 64)
+    blocks, plain = (choose(name, model, locations).denoiser for name in ("native", "torch-plain"))
     with implementation("torch"):
         found = sample(blocks, [job()])
     assert torch.equal(found.video, sample(plain, [job()]).video)
@@ -112,7 +112,7 @@ def test_whole_blocks_yield_to_plain_operations(tmp_path):
 
 def test_it_says_so(tmp_path):
     model = randomised()
-    plain, usual = (choose(name, model, Places(tmp_path, "7" * 64)) for name in ("torch-plain", "torch"))
+    plain, usual = (choose(name, model, ExportLocations(tmp_path, "7" * 64)) for name in ("torch-plain", "torch"))
     assert (plain.runtime, plain.describe()["kernels"]) == ("torch-plain", "torch")
     expected = "reference" if native.LOOPS is None else f"native {native.instructions()}"
     assert usual.describe()["kernels"] == expected
@@ -120,6 +120,9 @@ def test_it_says_so(tmp_path):
 
 def test_half_precision_too(tmp_path):
     """Where the native part computes nothing."""
-    chosen = choose("torch-plain", randomised(), Places(tmp_path, "7" * 64), "bfloat16")
+    chosen = choose("torch-plain", randomised(), ExportLocations(tmp_path, "7" * 64), "bfloat16")
     assert chosen.denoiser.dtype == torch.bfloat16 and chosen.describe()["kernels"] == "torch"
-    assert choose("torch", randomised(), Places(tmp_path, "7" * 64), "bfloat16").describe()["kernels"] == "reference"
+    assert (
+        choose("torch", randomised(), ExportLocations(tmp_path, "7" * 64), "bfloat16").describe()["kernels"]
+        == "reference"
+    )

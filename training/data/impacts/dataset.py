@@ -47,7 +47,7 @@ class RenderSettings:
 
 
 def render_clip(scene: Scene) -> tuple[Clip, list[Event]]:
-    """Draw and sound a scene in memory; the events are exact."""
+    """Render the frames and the sound of a scene in memory, with its exact events."""
     return Clip(render_frames(scene), render_sound(scene), scene.fps, scene.sample_rate), scene.events()
 
 

@@ -45,7 +45,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Event:
-    """An impact: ``time`` (s), ``speed`` of approach (px/s) and the ``surface`` that was struck."""
+    """An impact: ``time`` (s), ``speed`` of approach (px/s) and the ``surface`` that was hit."""
 
     time: float
     speed: float
@@ -136,12 +136,12 @@ def sample_scene(
     size: int = 64,
     sample_rate: int = 48_000,
 ) -> Scene:
-    """Draw a scene whose first impact falls anywhere from 0.1 s to about 1.2 s and whose last one can still be seen."""
+    """A random scene with its first impact between 0.1 s and about 1.2 s, and its last one within the clip."""
     choices = looks(split)
     look = choices[rng.integers(len(choices))]
     radius = SIZES[look.size] * rng.uniform(0.96, 1.04)
     floor_y = rng.uniform(52.0, 56.0)
-    room = floor_y - 2 * radius - 1.0
+    headroom = floor_y - 2 * radius - 1.0
     margin = radius + 1.5
     x, goal = rng.uniform(margin, WORLD - margin, size=2)
     restitution = MATERIALS[look.material] * FLOORS[look.floor] * rng.uniform(0.95, 1.05)
@@ -149,12 +149,12 @@ def sample_scene(
     noise_seed = int(rng.integers(2**31))
     while True:
         first = rng.uniform(0.1, 1.4)
-        height = rng.uniform(0.0, room)
+        height = rng.uniform(0.0, headroom)
         velocity = GRAVITY * first / 2 - height / first
         speed = GRAVITY * first - velocity
         highest = height + max(velocity, 0.0) ** 2 / (2 * GRAVITY)
         rebound = (restitution * speed) ** 2 / (2 * GRAVITY)
-        if max(highest, rebound) > room or not 70 <= speed <= 190:
+        if max(highest, rebound) > headroom or not 70 <= speed <= 190:
             continue
         scene = Scene(
             look, radius, floor_y, height, velocity, x, float(np.clip((goal - x) / seconds, -14, 14)), restitution,

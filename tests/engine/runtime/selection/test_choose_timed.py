@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from syncflow.engine.exports import STEP, Export, Places
+from syncflow.engine.exports import STEP, Export, ExportLocations
 from syncflow.engine.model import DDiT
 from syncflow.engine.presets import PRESETS
 from syncflow.engine.runtime.exported import GraphDenoiser
@@ -25,7 +25,7 @@ from syncflow.engine.runtime.selection.timing import StepTimes, Workload
 from syncflow.kernels import implementation, native
 
 from ...plain import CONFIG
-from ..exported import GRAPHS, HERE, MODEL, TORCH, exported, proof, stand_in
+from ..exported import GRAPHS, HERE, MODEL, TORCH, exported, result, stand_in
 
 WIDE = CONFIG.replace(width=32)
 SEQUENCE = PRESETS["syncflow-tiny"].sequence
@@ -79,12 +79,12 @@ def test_the_fastest_is_taken(wide, tmp_path, timed, monkeypatch, order):
         monkeypatch.setattr(timing, name, 0.002)
     delay = dict(zip(order, (0.002, 0.012, 0.05), strict=True))
     workload = Workload(SEQUENCE, lambda denoiser: lambda: time.sleep(delay[KINDS[type(denoiser)]]))
-    chosen = choose("auto", wide, Places(tmp_path, MODEL), workload=workload)
+    chosen = choose("auto", wide, ExportLocations(tmp_path, MODEL), workload=workload)
     assert chosen.runtime == KINDS[type(chosen.denoiser)] == order[0]
     told = chosen.describe()
     assert list(told["step_ms"]) == list(order) and told["timed"]["processor"] == HERE
     assert told["why"].startswith("the fastest of 3 that were timed on this machine: ")
-    again = choose("auto", wide, Places(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
+    again = choose("auto", wide, ExportLocations(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
     assert again.runtime == chosen.runtime and again.describe()["step_ms"] == told["step_ms"]
     assert isinstance(again.denoiser, type(chosen.denoiser))
 
@@ -95,7 +95,7 @@ def test_the_fastest_is_taken(wide, tmp_path, timed, monkeypatch, order):
 def test_the_choice_is_within_the_tie_ratio_of_the_fastest(wide, tmp_path, planted, slow, times):
     seconds = {name: 0.01 * (times if name == slow else 1.0) for name in WITHOUT_EXPORTS}
     planted(seconds)
-    chosen = choose("auto", wide, Places(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
+    chosen = choose("auto", wide, ExportLocations(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
     assert min(seconds.values()) >= TIE_RATIO * seconds[chosen.runtime]
     assert (chosen.runtime == slow) is (slow == "native" and times < 1 / TIE_RATIO)
     assert f"{1000 * seconds[chosen.runtime]:.3g} ms a step" in chosen.why
@@ -104,14 +104,16 @@ def test_the_choice_is_within_the_tie_ratio_of_the_fastest(wide, tmp_path, plant
 @built
 def test_exports_are_timed_beside_the_others(wide, tmp_path, planted):
     """Those that were found right, in this version, on this processor; the fastest is loaded."""
-    wrong = proof("aoti", errors=dict.fromkeys(GRAPHS, 0.5))
-    foreign = proof("onnxruntime", processor="Another CPU [0123]")
-    package = exported(tmp_path, foreign, proof("openvino", seconds={STEP: [TORCH, TORCH]}))
+    wrong = result("aoti", errors=dict.fromkeys(GRAPHS, 0.5))
+    foreign = result("onnxruntime", processor="Another CPU [0123]")
+    package = exported(tmp_path, foreign, result("openvino", seconds={STEP: [TORCH, TORCH]}))
     exported(package, wrong, format="aoti")
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015, "openvino": 0.01})
-    chosen = choose("auto", wide, Places(package, MODEL), workload=Workload(SEQUENCE, unexpected))
+    chosen = choose("auto", wide, ExportLocations(package, MODEL), workload=Workload(SEQUENCE, unexpected))
     assert planted.asked == [(*WITHOUT_EXPORTS, "openvino")]
-    assert chosen.runtime == "openvino" and isinstance(chosen.denoiser, GraphDenoiser) and chosen.proof is not None
+    assert (
+        chosen.runtime == "openvino" and isinstance(chosen.denoiser, GraphDenoiser) and chosen.verification is not None
+    )
     assert chosen.others["native"] == "15 ms a step" and "is off by" in chosen.others["aoti"]
     assert "verified on Another CPU" in chosen.others["onnxruntime"]
 
@@ -123,35 +125,35 @@ def test_a_new_verification_is_timed_again(wide, tmp_path, planted):
     workload = Workload(SEQUENCE, unexpected)
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015, "openvino": 0.01})
     for _ in range(2):
-        assert choose("auto", wide, Places(package, MODEL), workload=workload).runtime == "native"
-    export = Export.read(package / "exports" / "onnx", MODEL).proven(proof("openvino"))
+        assert choose("auto", wide, ExportLocations(package, MODEL), workload=workload).runtime == "native"
+    export = Export.read(package / "exports" / "onnx", MODEL).with_result(result("openvino"))
     export.write()
     for _ in range(2):
-        assert choose("auto", wide, Places(package, MODEL), workload=workload).runtime == "openvino"
+        assert choose("auto", wide, ExportLocations(package, MODEL), workload=workload).runtime == "openvino"
     os.utime(export.path / "graph", (1, 1))
-    assert choose("auto", wide, Places(package, MODEL), workload=workload).runtime == "openvino"
+    assert choose("auto", wide, ExportLocations(package, MODEL), workload=workload).runtime == "openvino"
     assert planted.asked == [WITHOUT_EXPORTS, *[(*WITHOUT_EXPORTS, "openvino")] * 2]
 
 
 @built
 def test_a_damaged_export_is_skipped(wide, tmp_path, planted):
     """Also when it was the fastest before it was damaged."""
-    package = exported(tmp_path, proof("openvino"))
+    package = exported(tmp_path, result("openvino"))
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015, "openvino": 0.01})
     (package / "exports" / "onnx" / "graph").write_bytes(b"y")
     with pytest.warns(UserWarning, match="does not match its checksum.*; the next best runtime is taken"):
-        chosen = choose("auto", wide, Places(package, MODEL), workload=Workload(SEQUENCE, unexpected))
+        chosen = choose("auto", wide, ExportLocations(package, MODEL), workload=Workload(SEQUENCE, unexpected))
     assert chosen.runtime == "native" and "does not match its checksum" in chosen.others["openvino"]
 
 
 @built
 def test_another_version_must_be_verified_again(wide, tmp_path, planted, monkeypatch):
-    places = Places(exported(tmp_path, proof("openvino")), MODEL)
+    locations = ExportLocations(exported(tmp_path, result("openvino")), MODEL)
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015, "openvino": 0.01})
-    assert choose("auto", wide, places, workload=Workload(SEQUENCE, unexpected)).runtime == "openvino"
+    assert choose("auto", wide, locations, workload=Workload(SEQUENCE, unexpected)).runtime == "openvino"
     monkeypatch.setattr(libraries, "version_of", lambda runtime: "2")
     with pytest.warns(UserWarning, match="version 1 was verified, and 2 is installed; run `syncflow verify` again"):
-        chosen = choose("auto", wide, places, workload=Workload(SEQUENCE, unexpected))
+        chosen = choose("auto", wide, locations, workload=Workload(SEQUENCE, unexpected))
     assert chosen.runtime == "native" and "version 1 was verified" in chosen.others["openvino"]
 
 
@@ -159,8 +161,8 @@ def test_another_version_must_be_verified_again(wide, tmp_path, planted, monkeyp
 def test_a_missing_library_is_not_timed(wide, tmp_path, planted, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015})
-    places = Places(exported(tmp_path, proof("openvino")), MODEL)
-    chosen = choose("auto", wide, places, workload=Workload(SEQUENCE, unexpected))
+    locations = ExportLocations(exported(tmp_path, result("openvino")), MODEL)
+    chosen = choose("auto", wide, locations, workload=Workload(SEQUENCE, unexpected))
     assert planted.asked == [WITHOUT_EXPORTS]
     assert "pip install syncflow[openvino]" in chosen.others["openvino"]
 
@@ -168,10 +170,10 @@ def test_a_missing_library_is_not_timed(wide, tmp_path, planted, monkeypatch):
 @built
 def test_a_failure_is_reported_and_not_repeated(wide, tmp_path, planted):
     """And it is not tried again with every engine."""
-    package = exported(tmp_path, proof("openvino"))
+    package = exported(tmp_path, result("openvino"))
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015}, failures={"openvino": "no such operator"})
     for _ in range(2):
-        chosen = choose("auto", wide, Places(package, MODEL), workload=Workload(SEQUENCE, unexpected))
+        chosen = choose("auto", wide, ExportLocations(package, MODEL), workload=Workload(SEQUENCE, unexpected))
         assert chosen.runtime == "native"
         assert chosen.others["openvino"].startswith("could not be timed on ")
         assert chosen.others["openvino"].endswith(": no such operator")
@@ -181,21 +183,21 @@ def test_a_failure_is_reported_and_not_repeated(wide, tmp_path, planted):
 @built
 @pytest.mark.parametrize("runtime", ["torch", "torch-plain", "native", "compiled", "openvino"])
 def test_a_named_runtime_is_not_timed(wide, tmp_path, timed, runtime):
-    places = Places(exported(tmp_path, proof("openvino")), MODEL)
-    chosen = choose(runtime, wide, places, workload=Workload(SEQUENCE, unexpected))
+    locations = ExportLocations(exported(tmp_path, result("openvino")), MODEL)
+    chosen = choose(runtime, wide, locations, workload=Workload(SEQUENCE, unexpected))
     assert (chosen.runtime, chosen.why) == (runtime, "it was asked for")
     assert not (tmp_path / "cache" / "calibration").exists()
 
 
 @built
 def test_renew_times_again(wide, tmp_path, planted):
-    places, workload = Places(tmp_path, MODEL), Workload(SEQUENCE, unexpected)
+    locations, workload = ExportLocations(tmp_path, MODEL), Workload(SEQUENCE, unexpected)
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015})
-    assert choose("auto", wide, places, workload=workload).runtime == "native"
+    assert choose("auto", wide, locations, workload=workload).runtime == "native"
     planted({"torch-plain": 0.01, "torch": 0.02, "native": 0.015})
-    assert choose("auto", wide, places, workload=workload).runtime == "native"
-    assert choose("auto", wide, places, workload=workload, renew=True).runtime == "torch-plain"
-    assert choose("auto", wide, places, workload=workload).runtime == "torch-plain"
+    assert choose("auto", wide, locations, workload=workload).runtime == "native"
+    assert choose("auto", wide, locations, workload=workload, renew=True).runtime == "torch-plain"
+    assert choose("auto", wide, locations, workload=workload).runtime == "torch-plain"
 
 
 @built
@@ -203,7 +205,7 @@ def test_without_a_writable_cache_a_process_times_once(wide, tmp_path, planted):
     (tmp_path / "cache").write_text("")
     planted({"torch-plain": 0.04, "torch": 0.02, "native": 0.015})
     for _ in range(2):
-        chosen = choose("auto", wide, Places(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
+        chosen = choose("auto", wide, ExportLocations(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
         assert chosen.runtime == "native" and chosen.describe()["timed"]["file"] is None
     assert len(planted.asked) == 1
 
@@ -220,7 +222,7 @@ def test_engines_in_threads_agree(wide, tmp_path, timed, monkeypatch):
         return lambda: time.sleep(delay[KINDS[type(denoiser)]])
 
     def work() -> None:
-        found.append(choose("auto", wide, Places(tmp_path, MODEL), workload=Workload(SEQUENCE, start)))
+        found.append(choose("auto", wide, ExportLocations(tmp_path, MODEL), workload=Workload(SEQUENCE, start)))
 
     threads = [threading.Thread(target=work) for _ in range(6)]
     for thread in threads:
@@ -232,18 +234,18 @@ def test_engines_in_threads_agree(wide, tmp_path, timed, monkeypatch):
 
 def test_a_single_candidate_is_not_timed(wide, tmp_path, timed, monkeypatch):
     monkeypatch.setattr(native, "LOOPS", None)
-    chosen = choose("auto", wide, Places(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
+    chosen = choose("auto", wide, ExportLocations(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
     assert (chosen.runtime, chosen.why) == ("torch", "there is no other runtime here")
 
 
 @built
 def test_the_rule_decides_where_nothing_is_timed(wide, tmp_path, timed, monkeypatch):
     """A switch, operations that somebody has chosen, a large model, and one whose first step is slow."""
-    places, workload = Places(tmp_path, MODEL), Workload(SEQUENCE, unexpected)
-    expected = choose("auto", wide, places).runtime
+    locations, workload = ExportLocations(tmp_path, MODEL), Workload(SEQUENCE, unexpected)
+    expected = choose("auto", wide, locations).runtime
 
     def chosen() -> Any:
-        found = choose("auto", wide, places, workload=workload)
+        found = choose("auto", wide, locations, workload=workload)
         assert found.runtime == expected and "step_ms" not in found.describe()
         return found.why
 

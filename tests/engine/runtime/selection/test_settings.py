@@ -8,7 +8,7 @@ import pytest
 
 from syncflow.engine.components import Components
 from syncflow.engine.engine import Engine, bundled_model
-from syncflow.engine.exports import Places
+from syncflow.engine.exports import ExportLocations
 from syncflow.engine.runtime import pytorch
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from syncflow.engine.runtime.selection import choose as choose_module
@@ -107,7 +107,7 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize("name", ["adaptor", "global_local"])
 def test_auto_on_a_gpu(models, tmp_path, gpu, name):
     """It does not claim that anything was measured."""
-    chosen = choose("auto", models[name], Places(tmp_path, "7" * 64))
+    chosen = choose("auto", models[name], ExportLocations(tmp_path, "7" * 64))
     told = chosen.describe()
     assert (told["runtime"], told["dtype"], told["cuda_graphs"]) == ("torch", "bfloat16", True)
     assert told["overlap"] is chosen.overlap is chosen.denoiser.overlap is (name == "adaptor")
@@ -115,7 +115,7 @@ def test_auto_on_a_gpu(models, tmp_path, gpu, name):
 
 
 def test_an_option_excludes_exports(models, tmp_path, gpu):
-    chosen = choose("auto", models["adaptor"], Places(tmp_path, "7" * 64), options=TorchOptions(fp8=True))
+    chosen = choose("auto", models["adaptor"], ExportLocations(tmp_path, "7" * 64), options=TorchOptions(fp8=True))
     assert chosen.describe()["fp8"] is True
     assert chosen.others["tensorrt"] == "exported graphs do not have the option fp8"
 
@@ -123,11 +123,11 @@ def test_an_option_excludes_exports(models, tmp_path, gpu):
 @pytest.mark.parametrize("runtime", ["torch", "compiled"])
 def test_named_runtimes_take_options(models, tmp_path, gpu, runtime):
     options = TorchOptions(cuda_graphs=True, overlap=True, autotune=runtime == "compiled")
-    told = choose(runtime, models["adaptor"], Places(tmp_path, "7" * 64), options=options).describe()
+    told = choose(runtime, models["adaptor"], ExportLocations(tmp_path, "7" * 64), options=options).describe()
     assert (told["cuda_graphs"], told["overlap"], told["dtype"]) == (True, True, "bfloat16")
     assert told["compile"] == ("max-autotune" if runtime == "compiled" else False)
     eager = choose(
-        runtime, models["adaptor"], Places(tmp_path, "7" * 64), "float32", options=TorchOptions(overlap=True)
+        runtime, models["adaptor"], ExportLocations(tmp_path, "7" * 64), "float32", options=TorchOptions(overlap=True)
     )
     assert (eager.overlap, eager.describe()["overlap"], eager.describe()["cuda_graphs"]) == (True, True, False)
 
@@ -155,5 +155,5 @@ def test_an_engine_on_a_cpu_refuses_what_needs_a_gpu():
 
 def test_models_of_every_bridge_resolve(models, tmp_path):
     for name in CONFIGS:
-        told = choose("torch", models[name], Places(tmp_path, "7" * 64)).describe()
+        told = choose("torch", models[name], ExportLocations(tmp_path, "7" * 64)).describe()
         assert (told["dtype"], told["cuda_graphs"], told["overlap"]) == ("float32", False, False)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncflow.benchmarks.counts import step_flops as counted
+from syncflow.engine.cost.breakdown import step_flops as counted
 from syncflow.engine.presets import PRESETS
 from syncflow.engine.runtime.selection import timing
 from syncflow.engine.runtime.selection.timing import Workload, measure, step_flops, time_denoisers

@@ -1,0 +1,117 @@
+"""Device memory of a request, estimated on the meta device.
+
+A step and the decoding of a clip run on tensors that have shapes and no values, while the bytes of live tensors are
+counted. Memory is linear in the number of requests of a kind, so that steps of one and of two requests give it for
+any number.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..components import Components
+from ..config import SequenceConfig
+from ..model import DDiT
+from ..sampling.guidance import GuidancePlan
+from ..sampling.job import Job, Text
+from ..sampling.schedule import schedule
+from ..sampling.sequential import batch_of
+
+
+class LiveMemoryMode(TorchDispatchMode):
+    """Counts the bytes of live tensors that operations allocated: ``now``, and the ``peak``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._known:
+                self._known.add(storage)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        return found
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The peak of the bytes that a call of ``work`` allocates."""
+    with torch.inference_mode(), LiveMemoryMode() as memory:
+        work()
+    return memory.peak
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes: ``fixed`` for any batch, the weights included, and ``request`` for each request of a kind."""
+
+    fixed: int
+    request: int
+
+
+class MemoryEstimator:
+    """Estimates for one model, cached by kind of request."""
+
+    def __init__(self, components: Components) -> None:
+        self._config = components.config
+        modules = (components.ddit, components.video, components.audio, components.text)
+        self.weights = sum(map(_weight_bytes, modules))
+        self._decode_video = copy.deepcopy(components.video).to("meta").decode
+        self._decode_audio = copy.deepcopy(components.audio).to("meta").decode
+        with torch.device("meta"):
+            self._model = DDiT(components.config.ddit).to(components.ddit.dtype).eval().requires_grad_(False)
+        self._step = cache(self._step_bytes)
+        self._decode = cache(self._decode_bytes)
+
+    def predict(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int = 1) -> MemoryEstimate:
+        """The memory of requests of this size, guidance and number of takes."""
+        alone, added = self._step(sequence, plan, takes, 1), self.step_of(sequence, plan, takes)
+        return MemoryEstimate(self.weights + max(0, alone - added), max(added, self._decode(sequence)))
+
+    def step_of(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int = 1) -> int:
+        """Bytes that one request adds to a step."""
+        return self._step(sequence, plan, takes, 2) - self._step(sequence, plan, takes, 1)
+
+    def _step_bytes(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int, requests: int) -> int:
+        d = self._config.ddit
+        with torch.device("meta"):
+            states = torch.zeros(d.text_tokens, d.text_width)
+            silence = torch.zeros(sequence.audio_tokens, d.audio_channels)
+        text = Text(states, d.text_tokens, key=0)
+        job = Job(sequence, 0, schedule(1), plan, text, silence=silence, takes=tuple(range(takes)))
+        jobs = [replace(job, text=Text(torch.zeros_like(states), d.text_tokens, key=i)) for i in range(requests)]
+
+        def work() -> None:
+            batch = batch_of(self._model)
+            batch.join(jobs)
+            batch.step()
+
+        return peak_bytes(work)
+
+    def _decode_bytes(self, sequence: SequenceConfig) -> int:
+        s, d = sequence, self._config.ddit
+        video = torch.zeros(1, d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
+        audio = torch.zeros(1, s.audio_tokens, d.audio_channels, device="meta")
+        return max(
+            peak_bytes(lambda: self._decode_video(video, s.frames)),
+            peak_bytes(lambda: self._decode_audio(audio, s.samples)),
+        )
+
+
+def _weight_bytes(module: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

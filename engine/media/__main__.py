@@ -1,0 +1,5 @@
+"""Reads media for another process; see :mod:`syncflow.engine.media.isolated`."""
+
+from .isolated import main
+
+main()

@@ -1,0 +1,35 @@
+"""How much of a file is read at most: a damaged header may promise anything."""
+
+from __future__ import annotations
+
+import os
+
+MAX_PIXELS = 178_956_970  # of one picture; Pillow's own limit, 512 MiB of RGB
+MAX_CHANNELS = 64  # libswresample's own limit
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 100, 1_000_000  # of a file, in samples per second
+MIN_FPS, MAX_FPS = 0.01, 1000.0
+MAX_BYTES = 32 * 2**30  # of decoded frames or samples
+
+
+def memory_limit() -> int:
+    """Bytes that the decoded frames or samples of one file may take: half of the machine's memory, at most 32 GiB."""
+    try:
+        return min(MAX_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    except (AttributeError, OSError, ValueError):
+        return MAX_BYTES
+
+
+def check_memory(what: str, count: int, bytes_each: int) -> None:
+    """Raise ``ValueError`` where ``count`` frames or samples take more memory than the limit."""
+    if count * bytes_each > (limit := memory_limit()):
+        raise ValueError(
+            f"{what}: {count:,} of them take {count * bytes_each / 2**30:,.1f} GiB and at most "
+            f"{limit / 2**30:,.1f} GiB are read; ask for fewer seconds, a lower rate or a smaller size, "
+            "unless the file is damaged"
+        )
+
+
+def check_pixels(what: str, width: int, height: int) -> None:
+    """Raise ``ValueError`` for a picture above the limit."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{what} has pictures of {width}x{height}; at most {MAX_PIXELS:,} pixels are read")

@@ -1,0 +1,81 @@
+"""Estimated memory against that of the same work on real tensors."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from syncflow.engine.batching import Limits
+from syncflow.engine.cost.memory import LiveMemoryMode, MemoryEstimator, peak_bytes
+from syncflow.engine.engine import Engine
+from syncflow.engine.sampling.sequential import batch_of
+from syncflow.engine.types import Request
+
+PROMPT = "a large red rubber ball bounces on a wooden floor"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def memory(engine) -> MemoryEstimator:
+    return MemoryEstimator(engine.components)
+
+
+def test_what_is_gone_does_not_count():
+    def work():
+        x = torch.ones(1000)
+        y = x + x
+        del x
+        return (y.view(10, 100) * 2).sum()
+
+    assert peak_bytes(work) == 2 * 4000 + 4
+
+
+def test_views_are_their_storage():
+    with LiveMemoryMode() as alive:
+        x = torch.ones(1000)
+        kept = x[10:], x.view(10, 100).T
+        assert alive.now == 4000
+        del x, kept
+        gc.collect()
+    assert alive.now == 0
+
+
+@pytest.mark.parametrize("requests", [1, 2, 4])
+def test_a_step_takes_what_is_predicted(engine, memory, requests):
+    """Without the conditioning cache, and without temporaries inside operations."""
+    prepared = engine.pipeline.prepare(Request(PROMPT, steps=1, video_lead=0.0, seconds=1.0))
+    jobs = [engine.pipeline.encode(prepared) for _ in range(requests)]
+
+    def work():
+        batch = batch_of(engine.components.ddit)
+        batch.join(jobs)
+        batch.step()
+
+    predicted = memory.predict(prepared.sequence, prepared.plan)
+    expected = predicted.fixed - memory.weights + requests * memory.step_of(prepared.sequence, prepared.plan)
+    assert peak_bytes(work) == pytest.approx(expected, rel=0.25)
+
+
+def test_more_of_a_request_takes_more(memory, engine):
+    plan = engine.pipeline.plan(Request(PROMPT))
+    guided = engine.pipeline.plan(Request(PROMPT, sync_guidance=2.0))
+    base = engine.config.sequence
+    large = base.replace(width=256, height=256)
+    assert memory.predict(large, plan).request > 4 * memory.predict(base, plan).request
+    assert memory.step_of(base, guided) > memory.step_of(base, plan)
+    assert memory.step_of(base, plan, takes=8) > 2 * memory.step_of(base, plan)
+
+
+def test_what_can_never_fit_is_refused_at_once(engine):
+    small = Engine(engine.components, limits=Limits(memory=20_000_000))
+    with small:
+        clips = small.submit(PROMPT, steps=1, seconds=0.5).result(60)
+        assert len(clips) == 1
+        with pytest.raises(ValueError, match="memory"):
+            small.submit(PROMPT, steps=1, seconds=60.0, width=256, height=256)
