@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from syncflow.training.evaluation import evaluate_generation, evaluate_v2a
 FRAMES = (28, 29, 30, 31, 32, 33, 34, 35, 117)
 CLIPS = 24
 BATCH = 8
-SETTINGS = {"steps": 12, "sync_guidance": 1.0}
+SETTINGS: dict[str, Any] = {"steps": 12, "sync_guidance": 1.0}
 
 
 @dataclass(frozen=True)

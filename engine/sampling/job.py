@@ -47,7 +47,7 @@ class Known:
 
     ``latents`` (C_v, T, H, W) or (A, C_a); ``mask`` (T,) or (A,) bool, where they hold throughout (None: everywhere).
     They stand at the modality's own flow time, noised with the request's noise, or at ``clean`` time 1. With ``start``
-    above 0 they hold nowhere: sampling begins with them at that flow time (a variation).
+    they hold nowhere: sampling begins with them at that flow time (a variation).
     """
 
     latents: Tensor
