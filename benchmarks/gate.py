@@ -62,22 +62,21 @@ def best_of(tries: int, least: float, ratio: Callable[[], float]) -> tuple[float
 
 def check_linear(tries: int = TRIES) -> Check:
     """The linear kernel on one thread against a loop of multiply-adds. Raises ``ValueError`` without the C++ part."""
-    loops = native.LOOPS
-    if loops is None:
+    extension = native.EXTENSION
+    if extension is None:
         raise ValueError("the gate needs the C++ part, which was not built or is switched off by SYNCFLOW_NATIVE=0")
     rows, inputs, outputs = SHAPE
     x, weight, bias, y = (torch.randn(size) for size in ((rows, inputs), (outputs, inputs), outputs, (rows, outputs)))
-    packed = torch.empty(loops.packed_size(outputs, inputs))
-    loops.pack(weight.data_ptr(), outputs, inputs, packed.data_ptr())
-    addresses = [tensor.data_ptr() for tensor in (x, packed, bias, y)]
+    packed = torch.empty(extension.packed_size(outputs, inputs))
+    extension.pack(weight, packed)
 
     def ratio() -> float:
         peak, seconds = 0.0, float("inf")
         for _ in range(4):
-            peak = max(peak, loops.multiply_add_rate(0.01))
+            peak = max(peak, extension.multiply_add_rate(0.01))
             for _ in range(LINEAR_ROUNDS // 4):
                 began = time.perf_counter()
-                loops.linear(*addresses, (rows, inputs, outputs, inputs), False, 1)
+                extension.linear(x, packed, bias, y, False, 1)
                 seconds = min(seconds, time.perf_counter() - began)
         return rows * inputs * outputs / seconds / peak
 
@@ -111,10 +110,10 @@ def check_level() -> list[Check]:
 
 def check_all_levels() -> list[Check]:
     """All checks at every level of this machine, each level in a new process with an empty cache."""
-    if native.LOOPS is None:
+    if native.EXTENSION is None:
         check_linear()
     checks: list[Check] = []
-    for level in native.LOOPS.instruction_levels():
+    for level in native.EXTENSION.instruction_levels():
         with tempfile.TemporaryDirectory(prefix="syncflow-") as cache:
             command = [sys.executable, "-m", "syncflow", "bench", "gate", "--instructions", level, "--json"]
             environment = os.environ | {"SYNCFLOW_CACHE": cache, "SYNCFLOW_CALIBRATION": "on"}

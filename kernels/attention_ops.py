@@ -119,7 +119,7 @@ def rotate(x, cos, sin, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def load_rotation(p_rows, m_rows, FIRST: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
+def load_rope(p_rows, m_rows, FIRST: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
     """Cosines and sines of the pairs of channels FIRST .. FIRST + COLUMNS - 1, stored as (…, WIDTH / 2, 2) in float32.
 
     p_rows (ROWS,) pointers to the rotation of each position. -> two of (ROWS, COLUMNS / 2).

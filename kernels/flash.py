@@ -3,7 +3,7 @@
 
     o = softmax(q' k'^T / sqrt(d)) v,   q' = RMSnorm(q) * q_weight, k' = RMSnorm(k) * k_weight, rotated or not
 
-Without rotation the norm of the keys costs no pass over them: with r_j = 1 / rms(k_j),
+Without rope the norm of the keys costs no pass over them: with r_j = 1 / rms(k_j),
 
     q'_i . k'_j = r_j * (RMSnorm(q_i) * q_weight * k_weight) . k_j
 
@@ -19,7 +19,7 @@ from .attention_ops import (
     inverse_rms,
     load_channels,
     load_head,
-    load_rotation,
+    load_rope,
     online_softmax_finish,
     online_softmax_update,
     rotate,
@@ -31,11 +31,11 @@ from .launch import Launch, attention_tiles, head_tiles, tiles, tl, triton
 
 
 @triton.jit
-def flash(
+def flash_attention_kernel(
     qkv,
     q_weight,
     k_weight,
-    rotation,
+    rope,
     out,
     length,
     sequences,
@@ -77,11 +77,11 @@ def flash(
     wq, wq_tail = load_channels(q_weight, WIDTH, MAIN, TAIL)
     wk, wk_tail = load_channels(k_weight, WIDTH, MAIN, TAIL)
     if ROTARY:
-        p_rotation = rotation + o_query * WIDTH
-        cos, sin = load_rotation(p_rotation, m_query, 0, MAIN, WIDTH)
+        p_rope = rope + o_query * WIDTH
+        cos, sin = load_rope(p_rope, m_query, 0, MAIN, WIDTH)
         q = rounded(rotate(q * q_scale * wq[None, :], cos, sin, BLOCK_Q, MAIN), qkv.dtype.element_ty)
         if TAIL > 0:
-            cos, sin = load_rotation(p_rotation, m_query, MAIN, TAIL, WIDTH)
+            cos, sin = load_rope(p_rope, m_query, MAIN, TAIL, WIDTH)
             q_tail = rounded(rotate(q_tail * q_scale * wq_tail[None, :], cos, sin, BLOCK_Q, TAIL), qkv.dtype.element_ty)
     else:
         q = rounded(q * q_scale * (wq * wk)[None, :], qkv.dtype.element_ty)
@@ -101,11 +101,11 @@ def flash(
         k, k_tail = load_head(p_key, m_key, WIDTH, MAIN, TAIL)
         k_scale = inverse_rms(k, k_tail, EPS, WIDTH, TAIL)
         if ROTARY:
-            p_turn = rotation + o_key * WIDTH
-            k_cos, k_sin = load_rotation(p_turn, m_key, 0, MAIN, WIDTH)
+            p_rope = rope + o_key * WIDTH
+            k_cos, k_sin = load_rope(p_rope, m_key, 0, MAIN, WIDTH)
             k = rounded(rotate(k * k_scale[:, None] * wk[None, :], k_cos, k_sin, BLOCK_K, MAIN), qkv.dtype.element_ty)
             if TAIL > 0:
-                k_cos_tail, k_sin_tail = load_rotation(p_turn, m_key, MAIN, TAIL, WIDTH)
+                k_cos_tail, k_sin_tail = load_rope(p_rope, m_key, MAIN, TAIL, WIDTH)
                 k_tail = k_tail * k_scale[:, None] * wk_tail[None, :]
                 k_tail = rounded(rotate(k_tail, k_cos_tail, k_sin_tail, BLOCK_K, TAIL), qkv.dtype.element_ty)
             logits = scores(q, q_tail, k, k_tail, TAIL)
@@ -125,7 +125,7 @@ def flash_launch(
     out: Tensor,
     q_weight: Tensor,
     k_weight: Tensor,
-    rotation: Tensor | None,
+    rope: Tensor | None,
     eps: float,
     *,
     axis: int,
@@ -144,13 +144,13 @@ def flash_launch(
     )
     blocks = -(-length // choice["BLOCK_Q"])
     return Launch(
-        flash,
+        flash_attention_kernel,
         (blocks * heads * rows * sequences,),
         {
             "qkv": qkv,
             "q_weight": q_weight,
             "k_weight": k_weight,
-            "rotation": q_weight if rotation is None else rotation,
+            "rope": q_weight if rope is None else rope,
             "out": out,
             "length": length,
             "sequences": sequences,
@@ -165,7 +165,7 @@ def flash_launch(
             "HEADS": int(heads),
             "S_PART": int(qkv.stride(3)),
             "S_HEAD": int(qkv.stride(4)),
-            "ROTARY": rotation is not None,
+            "ROTARY": rope is not None,
             "EPS": eps,
             **head,
         },

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .launch import Launch, has_fp8, operation, supported
-from .linear import choose_tiles, flat, matmul_launch
+from .matmul import choose_tiles, flat, matmul_launch
 
 
 def reference(
@@ -27,7 +27,7 @@ def reference(
     return (functional.gelu(y, approximate="tanh") if gelu else y).to(bias.dtype)
 
 
-def prepare(
+def plan_launches(
     codes: Tensor, scales: Tensor, weight_codes: Tensor, weight_scales: Tensor, bias: Tensor, gelu: bool
 ) -> tuple[Tensor, list[Launch]] | None:
     """On a GPU cuBLASLt's or CUTLASS's row-wise product where it takes the shapes, else the Triton kernel.
@@ -62,4 +62,4 @@ def prepare(
     return out, [matmul_launch(x, weight, bias, out, choice, gelu=gelu, scales=pair)]
 
 
-fp8_linear = operation(reference, prepare)
+fp8_linear = operation(reference, plan_launches)

@@ -2,12 +2,12 @@
 
     y = x + gate * branch
     n = LN(y) * (1 + scale) + shift
-    gate = gate_table[gate_part + 2] + rows[..., gate_part + 2, :], or 1 without ``gate_table``
-    shift, scale = norm_table[i] + rows[..., i, :] for i = norm_part, norm_part + 1
+    gate = gate_table[gate_part + 2] + modulation[..., gate_part + 2, :], or 1 without ``gate_table``
+    shift, scale = norm_table[i] + modulation[..., i, :] for i = norm_part, norm_part + 1
 
-x, branch (R, T, S, D); gate_table, norm_table (P, D), of one block or of two; rows (R, T or 1, P, D); the parts as in
-``modulated_layer_norm``. -> y, n, each (R, T, S, D). The norm is that of y as it is stored, so that the pair equals
-``gated_residual`` and ``modulated_layer_norm`` one after the other; it reads or writes a token 4 times, they do 5.
+x, branch (R, T, S, D); gate_table, norm_table (P, D), of one block or of two; modulation (R, T or 1, P, D); the parts
+as in ``modulated_layer_norm``. -> y, n, each (R, T, S, D). The norm is computed from y as it is stored, so that the
+pair equals ``gated_residual`` followed by ``modulated_layer_norm``; it reads or writes a token 4 times, the two 5.
 Source: DiT's adaLN as in Open-Sora STDiT3 (SyncFlow section 3.2).
 """
 
@@ -17,51 +17,60 @@ from torch import Tensor
 
 from . import native
 from .attention_ops import load_head, rounded, store_head
-from .fake_shapes import of_tokens_twice
+from .fake_shapes import fake_token_pair
 from .gated_residual import reference as gated_residual
 from .launch import Launch, operation, tl, triton
 from .modulated_layer_norm import reference as modulated_layer_norm
-from .token_ops import add_branch, inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
+from .token_ops import (
+    add_branch,
+    inner_contiguous,
+    load_modulation,
+    modulate,
+    normalize,
+    supported_tokens,
+    token_launch,
+    token_offsets,
+)
 
 
 def reference(
     x: Tensor,
     branch: Tensor,
     gate_table: Tensor | None,
-    rows: Tensor,
+    modulation: Tensor,
     gate_part: int,
     norm_table: Tensor,
     norm_part: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """The gated residual and the modulated layer norm of it."""
-    y = x + branch if gate_table is None else gated_residual(x, branch, gate_table, rows, gate_part)
-    return y, modulated_layer_norm(y, norm_table, rows, norm_part, eps)
+    y = x + branch if gate_table is None else gated_residual(x, branch, gate_table, modulation, gate_part)
+    return y, modulated_layer_norm(y, norm_table, modulation, norm_part, eps)
 
 
 def cpu(
     x: Tensor,
     branch: Tensor,
     gate_table: Tensor | None,
-    rows: Tensor,
+    modulation: Tensor,
     gate_part: int,
     norm_table: Tensor,
     norm_part: int,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """The same in one pass over the tokens."""
-    gate = [] if gate_table is None else native.modulation(gate_table, rows, gate_part + 2)
-    found = native.residual_norm(x, branch, gate, native.modulation(norm_table, rows, norm_part, norm_part + 1), eps)
-    return reference(x, branch, gate_table, rows, gate_part, norm_table, norm_part, eps) if found is None else found
+    arguments = x, branch, gate_table, modulation, gate_part, norm_table, norm_part, eps
+    found = native.residual_norm(*arguments)
+    return reference(*arguments) if found is None else found
 
 
 @triton.jit
-def add_and_norm_tokens(
+def gated_residual_norm_kernel(
     x,
     branch,
     gate_table,
     norm_table,
-    rows,
+    modulation,
     out,
     normed,
     frames,
@@ -69,26 +78,27 @@ def add_and_norm_tokens(
     s_row,
     s_frame,
     s_token,
-    s_rows_row,
-    s_rows_frame,
+    s_mod_row,
+    s_mod_frame,
     GATED: tl.constexpr,
     GATE_PART: tl.constexpr,
     NORM_PART: tl.constexpr,
     EPS: tl.constexpr,
     S_PART: tl.constexpr,
-    DENSE: tl.constexpr,
+    CONTIGUOUS: tl.constexpr,
     WIDTH: tl.constexpr,
     MAIN: tl.constexpr,
     TAIL: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
     """TOKENS tokens of one row and frame; ``gate_table`` is a stand-in that nothing reads where not ``GATED``."""
-    o_x, o_out, m_token = place(frames, tokens, s_row, s_frame, s_token, WIDTH, DENSE, TOKENS)
+    o_x, o_out, m_token = token_offsets(frames, tokens, s_row, s_frame, s_token, WIDTH, CONTIGUOUS, TOKENS)
     y, y_tail = load_head(x + o_x, m_token, WIDTH, MAIN, TAIL)
     b, b_tail = load_head(branch + o_out, m_token, WIDTH, MAIN, TAIL)
     if GATED:
-        p_gate = GATE_PART + 2
-        gate, gate_tail = load_modulation(gate_table, rows, s_rows_row, s_rows_frame, S_PART, p_gate, WIDTH, MAIN, TAIL)
+        gate, gate_tail = load_modulation(
+            gate_table, modulation, s_mod_row, s_mod_frame, S_PART, GATE_PART + 2, WIDTH, MAIN, TAIL
+        )
         y, y_tail = add_branch(y, y_tail, b, b_tail, gate, gate_tail, TAIL)
     else:
         y = y.to(tl.float32) + b.to(tl.float32)
@@ -98,28 +108,28 @@ def add_and_norm_tokens(
     y_tail = rounded(y_tail, out.dtype.element_ty)
     store_head(out + o_out, m_token, y, y_tail, WIDTH, MAIN, TAIL)
     shift, shift_tail = load_modulation(
-        norm_table, rows, s_rows_row, s_rows_frame, S_PART, NORM_PART, WIDTH, MAIN, TAIL
+        norm_table, modulation, s_mod_row, s_mod_frame, S_PART, NORM_PART, WIDTH, MAIN, TAIL
     )
     scale, scale_tail = load_modulation(
-        norm_table, rows, s_rows_row, s_rows_frame, S_PART, NORM_PART + 1, WIDTH, MAIN, TAIL
+        norm_table, modulation, s_mod_row, s_mod_frame, S_PART, NORM_PART + 1, WIDTH, MAIN, TAIL
     )
     n, n_tail = normalize(y, y_tail, EPS, WIDTH, MAIN, TAIL)
     n, n_tail = modulate(n, n_tail, shift, shift_tail, scale, scale_tail, TAIL)
     store_head(normed + o_out, m_token, n, n_tail, WIDTH, MAIN, TAIL)
 
 
-def prepare(
+def plan_launches(
     x: Tensor,
     branch: Tensor,
     gate_table: Tensor | None,
-    rows: Tensor,
+    modulation: Tensor,
     gate_part: int,
     norm_table: Tensor,
     norm_part: int,
     eps: float,
 ) -> tuple[tuple[Tensor, Tensor], list[Launch]] | None:
     """One launch; what a program takes is chosen in :func:`~syncflow.kernels.token_ops.token_launch`."""
-    if not takes(x, gate_table, norm_table, rows) or branch.dtype != x.dtype:
+    if not supported_tokens(x, gate_table, norm_table, modulation) or branch.dtype != x.dtype:
         return None
     out, normed = x.new_empty(x.shape), x.new_empty(x.shape)
     norm_table = norm_table.contiguous()
@@ -131,9 +141,9 @@ def prepare(
         "normed": normed,
     }
     constants = {"GATED": gate_table is not None, "GATE_PART": gate_part, "NORM_PART": norm_part, "EPS": eps}
-    x, rows = inner_contiguous(x), inner_contiguous(rows)
-    name, kernel = "gated_residual_norm", add_and_norm_tokens
-    return (out, normed), [token_launch(name, kernel, x, rows, tensors, constants)]
+    x, modulation = inner_contiguous(x), inner_contiguous(modulation)
+    name, kernel = "gated_residual_norm", gated_residual_norm_kernel
+    return (out, normed), [token_launch(name, kernel, x, modulation, tensors, constants)]
 
 
-gated_residual_norm = operation(reference, prepare, cpu, of_tokens_twice)
+gated_residual_norm = operation(reference, plan_launches, cpu, fake_token_pair)

@@ -10,20 +10,31 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, linear
+from torch.nn import functional
 
-from .dense import dense_gelu
-from .fake_shapes import of_layer
+from . import native
+from .fake_shapes import fake_linear
 from .launch import Launch, operation, supported
-from .linear import choose_tiles, flat, matmul_launch
+from .linear import prefers_onednn
+from .matmul import choose_tiles, flat, matmul_launch
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """The two layers."""
-    return gelu(linear(x, weight, bias), approximate="tanh")
+    return functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
 
 
-def prepare(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Launch]] | None:
+def cpu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same in one pass by the extension module or oneDNN."""
+    y = native.linear(x, weight, bias, gelu=True)
+    if y is not None:
+        return y
+    if prefers_onednn(x, weight, bias):
+        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "gelu", [], "tanh")
+    return reference(x, weight, bias)
+
+
+def plan_launches(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Launch]] | None:
     """On a GPU cuBLASLt with its GELU epilogue, unless the tile rules of that GPU ask for the Triton kernel.
 
     Both read x and write y once, so the kernel has nothing to win but its own speed, and is chosen only where it was
@@ -40,4 +51,4 @@ def prepare(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, list[Launc
     return out, [matmul_launch(x_flat, weight, bias, out, choice, gelu=True)]
 
 
-linear_gelu = operation(reference, prepare, dense_gelu, of_layer)
+linear_gelu = operation(reference, plan_launches, cpu, fake_linear)

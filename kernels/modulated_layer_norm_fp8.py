@@ -1,6 +1,6 @@
 """The modulated layer norm, quantised token by token for an fp8 matrix product.
 
-    y = modulated_layer_norm(x, table, rows, part, eps)  in float32
+    y = modulated_layer_norm(x, table, modulation, part, eps)  in float32
     scale = max(max |y| / 448, 1e-12),   code = round(y / scale)  to the nearest float8_e4m3fn, ties to even
 
 with the maximum over D; 448 is the largest number of float8_e4m3fn, so ``code * scale`` differs from y by at most 1/16
@@ -17,16 +17,24 @@ from torch import Tensor
 from .attention_ops import INTERPRETED, load_head, store_head
 from .launch import Launch, has_fp8, operation, tl, triton
 from .modulated_layer_norm import reference as modulated_layer_norm
-from .token_ops import inner_contiguous, load_modulation, modulate, normalize, place, takes, token_launch
+from .token_ops import (
+    inner_contiguous,
+    load_modulation,
+    modulate,
+    normalize,
+    supported_tokens,
+    token_launch,
+    token_offsets,
+)
 
 LARGEST = tl.constexpr(448.0)
 SMALLEST = tl.constexpr(1e-12)  # a scale; its inverse is a normal float32
 
 
-def reference(x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float) -> tuple[Tensor, Tensor]:
+def reference(x: Tensor, table: Tensor, modulation: Tensor, part: int, eps: float) -> tuple[Tensor, Tensor]:
     """The float32 modulated layer norm as codes of float8_e4m3fn and one scale a token."""
-    x, table, rows = (tensor.detach().float() for tensor in (x, table, rows))
-    y = modulated_layer_norm(x, table, rows, part, eps)
+    x, table, modulation = (tensor.detach().float() for tensor in (x, table, modulation))
+    y = modulated_layer_norm(x, table, modulation, part, eps)
     scales = (y.abs().amax(-1) / 448).clamp(min=1e-12)
     return (y * scales.reciprocal()[..., None]).to(torch.float8_e4m3fn), scales
 
@@ -43,10 +51,10 @@ def to_e4m3(x):
 
 
 @triton.jit
-def norm_and_quantise_tokens(
+def modulated_layer_norm_fp8_kernel(
     x,
     table,
-    rows,
+    modulation,
     codes,
     scales,
     frames,
@@ -54,22 +62,22 @@ def norm_and_quantise_tokens(
     s_row,
     s_frame,
     s_token,
-    s_rows_row,
-    s_rows_frame,
+    s_mod_row,
+    s_mod_frame,
     PART: tl.constexpr,
     EPS: tl.constexpr,
     S_PART: tl.constexpr,
-    DENSE: tl.constexpr,
+    CONTIGUOUS: tl.constexpr,
     WIDTH: tl.constexpr,
     MAIN: tl.constexpr,
     TAIL: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
     """TOKENS tokens of one row and frame, held in registers from load to store."""
-    o_x, o_out, m_token = place(frames, tokens, s_row, s_frame, s_token, WIDTH, DENSE, TOKENS)
+    o_x, o_out, m_token = token_offsets(frames, tokens, s_row, s_frame, s_token, WIDTH, CONTIGUOUS, TOKENS)
     y, y_tail = load_head(x + o_x, m_token, WIDTH, MAIN, TAIL)
-    shift, shift_tail = load_modulation(table, rows, s_rows_row, s_rows_frame, S_PART, PART, WIDTH, MAIN, TAIL)
-    gain, gain_tail = load_modulation(table, rows, s_rows_row, s_rows_frame, S_PART, PART + 1, WIDTH, MAIN, TAIL)
+    shift, shift_tail = load_modulation(table, modulation, s_mod_row, s_mod_frame, S_PART, PART, WIDTH, MAIN, TAIL)
+    gain, gain_tail = load_modulation(table, modulation, s_mod_row, s_mod_frame, S_PART, PART + 1, WIDTH, MAIN, TAIL)
     y, y_tail = normalize(y, y_tail, EPS, WIDTH, MAIN, TAIL)
     y, y_tail = modulate(y, y_tail, shift, shift_tail, gain, gain_tail, TAIL)
     top = tl.max(tl.abs(y), 1)
@@ -84,19 +92,21 @@ def norm_and_quantise_tokens(
     tl.store(scales + o_out // WIDTH, scale, mask=m_token)
 
 
-def prepare(
-    x: Tensor, table: Tensor, rows: Tensor, part: int, eps: float
+def plan_launches(
+    x: Tensor, table: Tensor, modulation: Tensor, part: int, eps: float
 ) -> tuple[tuple[Tensor, Tensor], list[Launch]] | None:
     """One launch; what a program takes is chosen in :func:`~syncflow.kernels.token_ops.token_launch`."""
-    if not takes(x, table, rows) or not has_fp8(x.device):
+    if not supported_tokens(x, table, modulation) or not has_fp8(x.device):
         return None
     codes = x.new_empty(x.shape, dtype=torch.float8_e4m3fn)
     scales = x.new_empty(x.shape[:-1], dtype=torch.float32)
     tensors = {"table": table.contiguous(), "codes": codes, "scales": scales}
     constants = {"PART": part, "EPS": eps}
-    x, rows = inner_contiguous(x), inner_contiguous(rows)
-    launch = token_launch("modulated_layer_norm_fp8", norm_and_quantise_tokens, x, rows, tensors, constants)
+    x, modulation = inner_contiguous(x), inner_contiguous(modulation)
+    launch = token_launch(
+        "modulated_layer_norm_fp8", modulated_layer_norm_fp8_kernel, x, modulation, tensors, constants
+    )
     return (codes, scales), [launch]
 
 
-modulated_layer_norm_fp8 = operation(reference, prepare)
+modulated_layer_norm_fp8 = operation(reference, plan_launches)

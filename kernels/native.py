@@ -7,42 +7,35 @@ PyTorch. With many keys, or a large weight, libraries are as fast.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .derived import derived, fixed
+from . import extension
 from .launch import current_implementation
+from .weight_cache import cacheable, cached
 
-MOST_KEYS = 1024
-LARGEST_WEIGHT = 2**18  # values, of which a second copy is worth its memory: 1 MiB
+MAX_KEYS = 1024
+MAX_WEIGHT = 2**18  # elements (1 MiB): a second, packed copy of a larger weight costs too much memory
 
 
-def _load() -> Any:
-    if os.environ.get("SYNCFLOW_NATIVE") == "0":
-        return None
-    try:
-        module = import_module("syncflow._native")
-    except ImportError:  # installed without a C++ compiler
-        return None
+def _with_layers(module: Any) -> Any:
+    """The extension module, or None where it is missing or was built without the layers."""
     return module if hasattr(module, "self_attention") else None
 
 
-LOOPS = _load()
+EXTENSION = _with_layers(extension.load()[0])
 
 
 def instructions() -> str | None:
     """Which instructions the native part uses ("x86-64-v4", …), or None where it is not there."""
-    return None if LOOPS is None else LOOPS.instructions()
+    return None if EXTENSION is None else EXTENSION.instructions()
 
 
-def takes(*tensors: Tensor | None) -> bool:
+def supports(*tensors: Tensor | None) -> bool:
     """Whether all of these are float32, and the native part is there and may compute (``implementation("auto")``)."""
-    allowed = LOOPS is not None and current_implementation() == "auto"
+    allowed = EXTENSION is not None and current_implementation() == "auto"
     return allowed and all(x is None or x.dtype == torch.float32 for x in tensors)
 
 
@@ -52,30 +45,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Te
     x (..., K), weight W (N, K) or with more axes in place of K, bias b (N,). -> (..., N). The panels of a weight are
     made once and kept beside it.
     """
-    if not takes(x, weight, bias) or weight.numel() > LARGEST_WEIGHT or not fixed(weight):
+    if not supports(x, weight, bias) or weight.numel() > MAX_WEIGHT or not cacheable(weight):
         return None
     count, inputs = weight.shape[0], weight[0].numel()
     flat = x.reshape(-1, inputs)
     flat = flat if flat.stride(1) == 1 else flat.contiguous()
     out = x.new_empty(*x.shape[:-1], count)
-    LOOPS.linear(
-        flat.data_ptr(),
-        derived(_panels, weight).data_ptr(),
-        _dense(bias).data_ptr(),
-        out.data_ptr(),
-        (flat.shape[0], inputs, count, flat.stride(0)),
-        gelu,
-        torch.get_num_threads(),
-    )
+    packed, threads = cached(_packed_weight, weight), torch.get_num_threads()
+    EXTENSION.linear(flat, packed, _contiguous(bias), out, gelu, threads)
     return out
 
 
-def _panels(weight: Tensor) -> Tensor:
+def _packed_weight(weight: Tensor) -> Tensor:
     """A weight (N, K) as panels of some outputs, in each the inputs one after the other."""
     weight = weight.flatten(1).contiguous()
-    panels = weight.new_empty(LOOPS.packed_size(*weight.shape))
-    LOOPS.pack(weight.data_ptr(), *weight.shape, panels.data_ptr())
-    return panels
+    packed = weight.new_empty(EXTENSION.packed_size(*weight.shape))
+    EXTENSION.pack(weight, packed)
+    return packed
 
 
 def self_attention(
@@ -86,22 +72,12 @@ def self_attention(
     qkv (R, T, S, 3, n, d), weights (d,), rope (T, d / 2, 2) or None. -> (R, T, S, n * d).
     """
     rows, frames, tokens, _, heads, width = qkv.shape
-    if qkv.shape[axis] > MOST_KEYS or not takes(qkv, q_weight, k_weight, rope):
+    if qkv.shape[axis] > MAX_KEYS or not supports(qkv, q_weight, k_weight, rope):
         return None
     qkv = qkv.contiguous()
     out = qkv.new_empty(rows, frames, tokens, heads * width)
-    one = 3 * heads * width
-    if axis == 1:
-        outer, inner, length, strides = rows, tokens, frames, (frames * tokens * one, one, tokens * one)
-    else:
-        outer, inner, length, strides = rows * frames, 1, tokens, (tokens * one, 0, one)
-    LOOPS.self_attention(
-        *(_address(x) for x in (qkv, _dense(q_weight), _dense(k_weight), _dense(rope), out)),
-        (outer, inner, length, heads, width),
-        strides,
-        eps,
-        torch.get_num_threads(),
-    )
+    weights = _contiguous(q_weight), _contiguous(k_weight)
+    EXTENSION.self_attention(qkv, *weights, _contiguous(rope), out, axis, eps, torch.get_num_threads())
     return out
 
 
@@ -124,99 +100,76 @@ def cross_attention(
     -> (R, N, n * d).
     """
     tails = tail or ()
-    if k.shape[1] > MOST_KEYS or not takes(q, k, v, *tails, *(rope or ()), *(positions or ())):
+    if k.shape[1] > MAX_KEYS or not supports(q, k, v, *tails, *(rope or ()), *(positions or ())):
         return None
     rows, queries, heads, width = q.shape
     tokens = [x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, *tails)]
     out = q.new_empty(rows, queries, heads * width)
-    strides = [x.stride()[:3] for x in tokens] + [(0, 0, 0)] * (5 - len(tokens))
     indices = (None if x is None else x.to(torch.int64) for x in (context_of_row, lengths))
-    held = [_dense(x) for x in (*indices, *(rope or (None, None)), *(positions or (None, None)))]
-    LOOPS.cross_attention(
-        _addresses(tokens, 5),
-        strides,
-        out.data_ptr(),
-        (rows, queries, heads, width, *k.shape[:2], tails[0].shape[1] if tails else 0),
-        [_address(x) for x in held],
-        window,
-        torch.get_num_threads(),
-    )
+    dense = [_contiguous(x) for x in (*indices, *(rope or (None, None)), *(positions or (None, None)))]
+    EXTENSION.cross_attention(*tokens, *([] if tails else [None, None]), out, *dense, window, torch.get_num_threads())
     return out
 
 
 def guided_step(z: Tensor, v: Tensor, rows: Tensor, weights: Tensor, dt: Tensor) -> Tensor | None:
     """``guided_euler_step`` of one modality without known latents; None for what it does not take."""
-    if not takes(z, v, weights, dt) or rows.dtype != torch.int64:
+    if not supports(z, v, weights, dt) or rows.dtype != torch.int64:
         return None
-    given = [x.contiguous() for x in (z, v, rows, weights, dt)]
-    out = torch.empty_like(given[0])
-    size = z.numel() // max(z.shape[0], 1)
-    LOOPS.guided_step(
-        [x.data_ptr() for x in (*given, out)], (*rows.shape, size, size), v.shape[0], torch.get_num_threads()
-    )
+    arguments = [x.contiguous() for x in (z, v, rows, weights, dt)]
+    out = torch.empty_like(arguments[0])
+    EXTENSION.guided_step(*arguments, out, torch.get_num_threads())
     return out
 
 
-def modulation(table: Tensor, rows: Tensor, *parts: int) -> list[Tensor]:
-    """What the norms and residuals read of a table (P, D) and rows (R, T or 1, P, D): of every part, both."""
-    return [each for part in parts for each in (table[part], rows[:, :, part])]
-
-
-def residual(x: Tensor, branch: Tensor, gate: Sequence[Tensor]) -> Tensor | None:
-    """``gated_residual`` of x and branch (R, T, S, D), with a :func:`modulation`; None for what it does not take."""
+def residual(x: Tensor, branch: Tensor, table: Tensor, modulation: Tensor, part: int) -> Tensor | None:
+    """``gated_residual``; None if unsupported."""
     y = x.new_empty(x.shape)
-    return y if _add_and_norm(x, branch, gate, (), 0.0, y, None) else None
+    return y if _residual_norm(x, branch, table, part + 2, None, 0, modulation, y, None, 0.0) else None
 
 
-def norm(x: Tensor, shift_and_scale: Sequence[Tensor], eps: float) -> Tensor | None:
-    """``modulated_layer_norm`` of x (R, T, S, D); None for what it does not take."""
+def norm(x: Tensor, table: Tensor, modulation: Tensor, part: int, eps: float) -> Tensor | None:
+    """``modulated_layer_norm``; None if unsupported."""
     normed = x.new_empty(x.shape)
-    return normed if _add_and_norm(x, None, (), shift_and_scale, eps, None, normed) else None
+    return normed if _residual_norm(x, None, None, 0, table, part, modulation, None, normed, eps) else None
 
 
 def residual_norm(
-    x: Tensor, branch: Tensor, gate: Sequence[Tensor], shift_and_scale: Sequence[Tensor], eps: float
+    x: Tensor,
+    branch: Tensor,
+    gate_table: Tensor | None,
+    modulation: Tensor,
+    gate_part: int,
+    norm_table: Tensor,
+    norm_part: int,
+    eps: float,
 ) -> tuple[Tensor, Tensor] | None:
-    """``gated_residual_norm``, with an empty ``gate`` for a plain residual; None for what it does not take."""
+    """``gated_residual_norm``; None if unsupported."""
     y, normed = x.new_empty(x.shape), x.new_empty(x.shape)
-    return (y, normed) if _add_and_norm(x, branch, gate, shift_and_scale, eps, y, normed) else None
+    done = _residual_norm(x, branch, gate_table, gate_part + 2, norm_table, norm_part, modulation, y, normed, eps)
+    return (y, normed) if done else None
 
 
-def _add_and_norm(
+def _residual_norm(
     x: Tensor,
     branch: Tensor | None,
-    gate: Sequence[Tensor],
-    shift_and_scale: Sequence[Tensor],
-    eps: float,
+    gate_table: Tensor | None,
+    gate_part: int,
+    norm_table: Tensor | None,
+    norm_part: int,
+    modulation: Tensor,
     y: Tensor | None,
     normed: Tensor | None,
+    eps: float,
 ) -> bool:
-    tables, rows = [*gate[::2], *shift_and_scale[::2]], [*gate[1::2], *shift_and_scale[1::2]]
-    if not takes(x, branch, *tables, *rows):
+    """Fill ``y`` and ``normed``, where they are given; False if unsupported."""
+    if not supports(x, branch, gate_table, norm_table, modulation) or modulation.stride(3) != 1:
         return False
-    strides = rows[0].stride()
-    if strides[2] != 1 or any(one.stride() != strides for one in rows):
-        return False
-    x, branch, tables = _dense(x), _dense(branch), [_dense(table) for table in tables]
-    pairs = [each.data_ptr() for pair in zip(tables, rows, strict=True) for each in pair]
-    LOOPS.residual_norm(
-        [_address(x), _address(branch), *([] if gate else [0, 0]), *pairs, *([] if shift_and_scale else [0] * 4)],
-        (_address(y), _address(normed)),
-        x.shape,
-        (strides[0], strides[1] if rows[0].shape[1] > 1 else 0),
-        eps,
-        torch.get_num_threads(),
-    )
+    inputs = _contiguous(x), _contiguous(branch)
+    gate = _contiguous(gate_table), gate_part if gate_table is not None else 0
+    norm = _contiguous(norm_table), norm_part
+    EXTENSION.residual_norm(*inputs, *gate, *norm, modulation, y, normed, eps, torch.get_num_threads())
     return True
 
 
-def _dense(x: Tensor | None) -> Any:
+def _contiguous(x: Tensor | None) -> Any:
     return None if x is None else x.contiguous()
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-def _addresses(tensors: Sequence[Tensor], count: int) -> list[int]:
-    return [x.data_ptr() for x in tensors] + [0] * (count - len(tensors))

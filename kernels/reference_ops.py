@@ -12,7 +12,7 @@ def head_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight.to(x.dtype)
 
 
-def rotation(angles: Tensor) -> Tensor:
+def rope_table(angles: Tensor) -> Tensor:
     """Cosines and sines of angles in radians. (N, d / 2) -> (N, d / 2, 2)."""
     return torch.stack((angles.cos(), angles.sin()), -1)
 
@@ -20,7 +20,7 @@ def rotation(angles: Tensor) -> Tensor:
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Rotary embedding of interleaved pairs: (x_2i, x_2i+1) turned by the angle whose cosine and sine are given.
 
-    x (..., N, n, d) with N positions, rope (N, d / 2, 2) from :func:`rotation`.
+    x (..., N, n, d) with N positions, rope (N, d / 2, 2) from :func:`rope_table`.
     """
     wide = x if x.dtype == torch.float64 else x.float()
     cos, sin = rope.to(wide.dtype)[:, None].unbind(-1)

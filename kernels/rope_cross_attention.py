@@ -33,7 +33,7 @@ from .attention_ops import (
     scores,
     store_head,
 )
-from .fake_shapes import of_queries
+from .fake_shapes import fake_cross_attention
 from .launch import Launch, attention_tiles, head_tiles, operation, supported, tiles, tl, triton
 
 
@@ -50,8 +50,8 @@ def reference(
     tail_v: Tensor | None = None,
 ) -> Tensor:
     """Attention with both sides rotated to their own positions."""
-    q = reference_ops.rotate(q, reference_ops.rotation(q_positions[:, None] * frequencies))
-    k = reference_ops.rotate(k, reference_ops.rotation(k_positions[:, None] * frequencies))
+    q = reference_ops.rotate(q, reference_ops.rope_table(q_positions[:, None] * frequencies))
+    k = reference_ops.rotate(k, reference_ops.rope_table(k_positions[:, None] * frequencies))
     allowed = None
     if window >= 0:
         allowed = (q_positions[None, :, None] - k_positions).abs() <= window  # (1, N, M)
@@ -91,8 +91,8 @@ def cpu(
         v,
         context_of_row=context_of_row,
         rope=(
-            reference_ops.rotation(q_positions[:, None] * frequencies),
-            reference_ops.rotation(k_positions[:, None] * frequencies),
+            reference_ops.rope_table(q_positions[:, None] * frequencies),
+            reference_ops.rope_table(k_positions[:, None] * frequencies),
         ),
         positions=(q_positions, k_positions),
         window=window,
@@ -102,7 +102,7 @@ def cpu(
 
 
 @triton.jit
-def turned(x, positions, frequencies, FIRST: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
+def apply_rope(x, positions, frequencies, FIRST: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
     """Channels FIRST .. FIRST + COLUMNS - 1 of rows at ``positions``, rotated, in float32."""
     o_pair = FIRST // 2 + tl.arange(0, COLUMNS // 2)
     b_frequency = tl.load(frequencies + o_pair, mask=o_pair < WIDTH // 2, other=0.0).to(tl.float32)
@@ -111,7 +111,7 @@ def turned(x, positions, frequencies, FIRST: tl.constexpr, COLUMNS: tl.constexpr
 
 
 @triton.jit
-def read_clock(
+def rope_cross_attention_kernel(
     q,
     k,
     v,
@@ -172,14 +172,14 @@ def read_clock(
     p_query = q + i_row * sq_row + i_head * SQ_HEAD + o_query.to(tl.int64) * sq_token
     b_q, b_q_tail = load_head(p_query, m_query, WIDTH, MAIN, TAIL)
     scale: tl.constexpr = LOG2_E / WIDTH**0.5
-    b_q = rounded(turned(b_q, at_query, frequencies, 0, MAIN, WIDTH) * scale, q.dtype.element_ty)
+    b_q = rounded(apply_rope(b_q, at_query, frequencies, 0, MAIN, WIDTH) * scale, q.dtype.element_ty)
     if TAIL > 0:
-        b_q_tail = rounded(turned(b_q_tail, at_query, frequencies, MAIN, TAIL, WIDTH) * scale, q.dtype.element_ty)
+        b_q_tail = rounded(apply_rope(b_q_tail, at_query, frequencies, MAIN, TAIL, WIDTH) * scale, q.dtype.element_ty)
 
     begin = 0
     end = keys
     if WINDOWED:
-        begin, end = band(k_positions, keys, tl.min(at_query, 0), tl.max(at_query, 0), WINDOW, BLOCK_K)
+        begin, end = window_bounds(k_positions, keys, tl.min(at_query, 0), tl.max(at_query, 0), WINDOW, BLOCK_K)
         if OWN:
             begin = tl.minimum(begin, end)
     last = end
@@ -205,9 +205,9 @@ def read_clock(
             p_value = tl.where(o_key < end, p_value, p_own_value)
         b_k, b_k_tail = load_head(p_key, m_key, WIDTH, MAIN, TAIL)
         b_v, b_v_tail = load_head(p_value, m_key, WIDTH, MAIN, TAIL)
-        b_k = rounded(turned(b_k, at_key, frequencies, 0, MAIN, WIDTH), k.dtype.element_ty)
+        b_k = rounded(apply_rope(b_k, at_key, frequencies, 0, MAIN, WIDTH), k.dtype.element_ty)
         if TAIL > 0:
-            b_k_tail = rounded(turned(b_k_tail, at_key, frequencies, MAIN, TAIL, WIDTH), k.dtype.element_ty)
+            b_k_tail = rounded(apply_rope(b_k_tail, at_key, frequencies, MAIN, TAIL, WIDTH), k.dtype.element_ty)
         m_pair = m_key[None, :]
         if WINDOWED:
             m_near = tl.abs(at_query[:, None] - at_key[None, :]) <= WINDOW
@@ -222,7 +222,7 @@ def read_clock(
 
 
 @triton.jit
-def band(k_positions, keys, earliest, latest, WINDOW: tl.constexpr, BLOCK_K: tl.constexpr):
+def window_bounds(k_positions, keys, earliest, latest, WINDOW: tl.constexpr, BLOCK_K: tl.constexpr):
     """The range of keys, from the start of a tile, that queries between ``earliest`` and ``latest`` can see.
 
     Reads the positions alone, 4 bytes a key. A little wider than the window, which the tiles apply exactly.
@@ -240,7 +240,7 @@ def band(k_positions, keys, earliest, latest, WINDOW: tl.constexpr, BLOCK_K: tl.
     return begin // BLOCK_K * BLOCK_K, end
 
 
-def prepare(
+def plan_launches(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -264,7 +264,7 @@ def prepare(
     key = {"dtype": q.dtype, "width": int(width), "length": queries, "keys": k.shape[1]}
     choice = tiles.choose("rope_cross_attention", attention_tiles(q.dtype, head), **key)
     launch = Launch(
-        read_clock,
+        rope_cross_attention_kernel,
         (-(-queries // choice["BLOCK_Q"]) * heads * rows,),
         {
             "q": q,
@@ -309,4 +309,4 @@ def prepare(
     return out, [launch]
 
 
-rope_cross_attention = operation(reference, prepare, cpu, of_queries)
+rope_cross_attention = operation(reference, plan_launches, cpu, fake_cross_attention)

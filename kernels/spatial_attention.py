@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import native
-from .fake_shapes import of_packed
+from .fake_shapes import fake_self_attention
 from .flash import flash_launch
 from .launch import Launch, head_tiles, operation, supported
 from .reference_ops import attend, head_norm
@@ -30,7 +30,7 @@ def cpu(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> Tensor:
     return reference(qkv, q_weight, k_weight, eps) if found is None else found
 
 
-def prepare(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> tuple[Tensor, list[Launch]] | None:
+def plan_launches(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> tuple[Tensor, list[Launch]] | None:
     """One launch over all heads and frames (``flash.py``)."""
     rows, frames, tokens, _, heads, width = qkv.shape
     if head_tiles(int(width)) is None or not supported(qkv) or qkv.stride(-1) != 1:
@@ -40,4 +40,4 @@ def prepare(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -> tupl
     return out, [flash_launch("spatial_attention", qkv, out, q_weight, k_weight, None, eps, axis=2)]
 
 
-spatial_attention = operation(reference, prepare, cpu, of_packed)
+spatial_attention = operation(reference, plan_launches, cpu, fake_self_attention)

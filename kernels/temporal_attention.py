@@ -1,9 +1,9 @@
 """Rotary self-attention over the T tokens of each spatial position, from the packed projection to token order.
 
-    q, k = rotate(RMSnorm(q) * q_weight, rotation), rotate(RMSnorm(k) * k_weight, rotation)
+    q, k = rotate(RMSnorm(q) * q_weight, rope), rotate(RMSnorm(k) * k_weight, rope)
     o[r, :, s] = softmax(q[r, :, s] k[r, :, s]^T / sqrt(d)) v[r, :, s]
 
-qkv (R, T, S, 3, n, d), q_weight and k_weight (d,), rotation (T, d / 2, 2) cosine and sine of every position and pair.
+qkv (R, T, S, 3, n, d), q_weight and k_weight (d,), rope (T, d / 2, 2) cosine and sine of every position and pair.
 -> (R, T, S, n * d). The audio tower's self-attention is the case S = 1. Source: Open-Sora STDiT3's temporal block
 (SyncFlow section 3.2).
 """
@@ -19,37 +19,37 @@ from .attention_ops import (
     inverse_rms,
     load_channels,
     load_head,
-    load_rotation,
+    load_rope,
     rotate,
     rounded,
     scores,
     store_head,
 )
-from .fake_shapes import of_packed
+from .fake_shapes import fake_self_attention
 from .flash import flash_launch
 from .launch import Launch, head_tiles, operation, supported, tiles, tl, triton
 
 
-def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rotation: Tensor, eps: float) -> Tensor:
+def reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor, eps: float) -> Tensor:
     """Attention over axis T with head norm and rotary embedding on q and k."""
     q, k, v = qkv.transpose(1, 2).unbind(3)  # (R, S, T, n, d)
-    q = reference_ops.rotate(reference_ops.head_norm(q, q_weight, eps), rotation)
-    k = reference_ops.rotate(reference_ops.head_norm(k, k_weight, eps), rotation)
+    q = reference_ops.rotate(reference_ops.head_norm(q, q_weight, eps), rope)
+    k = reference_ops.rotate(reference_ops.head_norm(k, k_weight, eps), rope)
     return reference_ops.attend(q, k, v).flatten(-2).transpose(1, 2)
 
 
-def cpu(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rotation: Tensor, eps: float) -> Tensor:
+def cpu(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor, eps: float) -> Tensor:
     """The same in one pass over every position."""
-    found = native.self_attention(qkv, q_weight, k_weight, rotation, eps, 1)
-    return reference(qkv, q_weight, k_weight, rotation, eps) if found is None else found
+    found = native.self_attention(qkv, q_weight, k_weight, rope, eps, 1)
+    return reference(qkv, q_weight, k_weight, rope, eps) if found is None else found
 
 
 @triton.jit
-def short_sequences(
+def temporal_attention_kernel(
     qkv,
     q_weight,
     k_weight,
-    rotation,
+    rope,
     out,
     frames,
     tokens,
@@ -80,11 +80,11 @@ def short_sequences(
     m_row = (o_position < positions) & (o_token < tokens)
     same = o_position[:, None] == o_position[None, :]
 
-    p_rotation = rotation + o_frame * WIDTH
-    cos, sin = load_rotation(p_rotation, m_row, 0, MAIN, WIDTH)
+    p_rope = rope + o_frame * WIDTH
+    cos, sin = load_rope(p_rope, m_row, 0, MAIN, WIDTH)
     cos_tail, sin_tail = cos, sin
     if TAIL > 0:
-        cos_tail, sin_tail = load_rotation(p_rotation, m_row, MAIN, TAIL, WIDTH)
+        cos_tail, sin_tail = load_rope(p_rope, m_row, MAIN, TAIL, WIDTH)
     wq, wq_tail = load_channels(q_weight, WIDTH, MAIN, TAIL)
     wk, wk_tail = load_channels(k_weight, WIDTH, MAIN, TAIL)
 
@@ -114,8 +114,8 @@ def short_sequences(
         store_head(p_out + i_head * WIDTH, m_row, mixed, mixed_tail, WIDTH, MAIN, TAIL)
 
 
-def prepare(
-    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rotation: Tensor, eps: float
+def plan_launches(
+    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor, eps: float
 ) -> tuple[Tensor, list[Launch]] | None:
     """Short sequences share tiles, long ones are walked tile by tile.
 
@@ -128,21 +128,21 @@ def prepare(
     if head is None or not supported(qkv) or qkv.stride(-1) != 1:
         return None
     out = qkv.new_empty(rows, frames, tokens, heads * width)
-    q_weight, k_weight, rotation = q_weight.contiguous(), k_weight.contiguous(), rotation.contiguous()
+    q_weight, k_weight, rope = q_weight.contiguous(), k_weight.contiguous(), rope.contiguous()
     wide = head["MAIN"] + head["TAIL"] > 80
     heuristic = {"ROWS": 32 if wide else 64, "HEADS_EACH": 1, "num_warps": 8, "num_stages": 1}
     choice = tiles.choose("temporal_attention", heuristic, dtype=qkv.dtype, width=int(width), length=frames)
     if frames > choice["ROWS"]:
-        return out, [flash_launch("flash", qkv, out, q_weight, k_weight, rotation, eps, axis=1)]
+        return out, [flash_launch("flash", qkv, out, q_weight, k_weight, rope, eps, axis=1)]
     positions = choice["ROWS"] // max(frames, 1)
     launch = Launch(
-        short_sequences,
+        temporal_attention_kernel,
         (heads // choice["HEADS_EACH"], -(-tokens // positions), rows) if frames else (0,),
         {
             "qkv": qkv,
             "q_weight": q_weight,
             "k_weight": k_weight,
-            "rotation": rotation,
+            "rope": rope,
             "out": out,
             "frames": frames,
             "tokens": tokens,
@@ -163,4 +163,4 @@ def prepare(
     return out, [launch]
 
 
-temporal_attention = operation(reference, prepare, cpu, of_packed)
+temporal_attention = operation(reference, plan_launches, cpu, fake_self_attention)

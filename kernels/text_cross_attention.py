@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import native
 from .attention_ops import LOG2_E, load_head, online_softmax_finish, online_softmax_update, rounded, scores, store_head
-from .fake_shapes import of_queries
+from .fake_shapes import fake_cross_attention
 from .launch import Launch, attention_tiles, head_tiles, operation, supported, tiles, tl, triton
 from .reference_ops import attend
 
@@ -31,7 +31,7 @@ def cpu(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, text_of_row: Tensor) -
 
 
 @triton.jit
-def read_text(
+def text_cross_attention_kernel(
     q,
     k,
     v,
@@ -94,7 +94,7 @@ def read_text(
     store_head(p_out, m_query, main, tail, WIDTH, MAIN, TAIL)
 
 
-def prepare(
+def plan_launches(
     q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, text_of_row: Tensor
 ) -> tuple[Tensor, list[Launch]] | None:
     """One launch over all heads and rows."""
@@ -107,7 +107,7 @@ def prepare(
     key = {"dtype": q.dtype, "width": int(width), "length": queries, "keys": k.shape[1]}
     choice = tiles.choose("text_cross_attention", attention_tiles(q.dtype, head), **key)
     launch = Launch(
-        read_text,
+        text_cross_attention_kernel,
         (-(-queries // choice["BLOCK_Q"]) * heads * rows,),
         {
             "q": q,
@@ -136,4 +136,4 @@ def prepare(
     return out, [launch]
 
 
-text_cross_attention = operation(reference, prepare, cpu, of_queries)
+text_cross_attention = operation(reference, plan_launches, cpu, fake_cross_attention)

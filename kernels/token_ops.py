@@ -1,7 +1,7 @@
 """Pieces that the row-wise operations share: tokens of any width, the modulation of their row and frame, layer norm.
 
 A token of WIDTH channels is a tile of MAIN columns and, where TAIL > 0, a second one of TAIL columns that holds the
-rest, as in ``blocks``: 1152 in 1024 + 256 (128 in float32), where the next power of two would be 2048.
+rest, as in ``attention_ops``: 1152 in 1024 + 256 (128 in float32), where the next power of two would be 2048.
 """
 
 from __future__ import annotations
@@ -19,47 +19,48 @@ WIDEST = 4096  # channels; a wider token does not fit in the registers of a prog
 
 
 @triton.jit
-def place(
+def token_offsets(
     frames,
     tokens,
     s_row,
     s_frame,
     s_token,
     WIDTH: tl.constexpr,
-    DENSE: tl.constexpr,
+    CONTIGUOUS: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
     """The tokens of this program: axis 0 of the grid is the tile, axis 1 the frame, axis 2 the row.
 
-    ``DENSE``: x is contiguous, and WIDTH tells the compiler how its tokens are aligned; else s_* are its strides.
+    ``CONTIGUOUS``: x is contiguous, and WIDTH tells the compiler how its tokens are aligned; else s_* are its strides.
     -> offsets in x, offsets in a contiguous tensor, which tokens exist, each (TOKENS,).
     """
     o_token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     i_frame = tl.program_id(1).to(tl.int64)
     i_row = tl.program_id(2).to(tl.int64)
-    o_dense = ((i_row * frames + i_frame) * tokens + o_token) * WIDTH
-    o_x = o_dense
-    if not DENSE:
+    o_contiguous = ((i_row * frames + i_frame) * tokens + o_token) * WIDTH
+    o_x = o_contiguous
+    if not CONTIGUOUS:
         o_x = i_row * s_row + i_frame * s_frame + o_token * s_token
-    return o_x, o_dense, o_token < tokens
+    return o_x, o_contiguous, o_token < tokens
 
 
 @triton.jit
 def load_modulation(
     table,
-    rows,
-    s_rows_row,
-    s_rows_frame,
+    modulation,
+    s_mod_row,
+    s_mod_frame,
     S_PART: tl.constexpr,
     PART: tl.constexpr,
     WIDTH: tl.constexpr,
     MAIN: tl.constexpr,
     TAIL: tl.constexpr,
 ):
-    """``table[PART] + rows[row, frame, PART]`` of this program's row and frame, in float32. -> (MAIN,), (TAIL,)."""
-    p_rows = rows + tl.program_id(2).to(tl.int64) * s_rows_row + tl.program_id(1).to(tl.int64) * s_rows_frame
+    """``table[PART] + modulation[row, frame, PART]`` of this program in float32. -> (MAIN,), (TAIL,)."""
+    i_frame, i_row = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    p_modulation = modulation + i_row * s_mod_row + i_frame * s_mod_frame
     own, own_tail = load_channels(table + PART * WIDTH, WIDTH, MAIN, TAIL)
-    step, step_tail = load_channels(p_rows + PART * S_PART, WIDTH, MAIN, TAIL)
+    step, step_tail = load_channels(p_modulation + PART * S_PART, WIDTH, MAIN, TAIL)
     return own + step, own_tail + step_tail
 
 
@@ -107,10 +108,10 @@ def add_branch(x, x_tail, branch, branch_tail, gate, gate_tail, TAIL: tl.constex
     return x, x_tail
 
 
-def takes(x: Tensor, *modulation: Tensor | None) -> bool:
+def supported_tokens(x: Tensor, *modulation: Tensor | None) -> bool:
     """Whether the kernels take these tokens and tables: float32, float16 or bfloat16, at most ``WIDEST`` channels.
 
-    Tables and rows may be of another of these types than the tokens.
+    Tables and modulation may be of another of these types than the tokens.
     """
     types = {tensor.dtype for tensor in (x, *modulation) if tensor is not None}
     return types <= set(DTYPES) and 1 <= x.shape[-1] <= WIDEST
@@ -144,28 +145,29 @@ def token_launch(
     name: str,
     kernel: Any,
     x: Tensor,
-    rows: Tensor,
+    modulation: Tensor,
     tensors: Mapping[str, Tensor],
     constants: Mapping[str, Any],
 ) -> Launch:
-    """``kernel`` over the tokens of x (R, T, S, D), whose programs each see one row and frame of ``rows``.
+    """``kernel`` over the tokens of x (R, T, S, D), whose programs each see one row and frame of ``modulation``.
 
     ``tensors`` are its further arguments; those of the shape of x are contiguous.
 
     A program holds its tokens in registers, up to 80 float32 numbers a thread: two tokens of width 1152, eight narrow
-    ones. They share one reading of the modulation, which costs as much as 4 tokens where shift and scale come from
-    table and rows. At T x S = 2048, R = 2 that is 2048 programs of one warp; with 168 registers a thread 12 stay on
-    each of 132 multiprocessors, with 55 kB of bfloat16 tokens in flight where 25 kB cover the latency of the memory.
-    Where a row and frame has few tokens a program takes fewer, as long as every thread has 16 bytes to load, and more
-    of them run at once. The choice does not know R: a request has the same result whoever shares its batch.
+    ones. They share one load of the modulation, which costs as much as 4 tokens where shift and scale are each a sum
+    of table and modulation. At T x S = 2048, R = 2 that is 2048 programs of one warp; with 168 registers a thread, 12
+    are resident on each of 132 multiprocessors, with 55 kB of bfloat16 tokens in flight where 25 kB hide the memory
+    latency. Where a row and frame has few tokens, a program takes fewer, as long as every thread loads 16 bytes, and
+    more programs run at once. The choice does not depend on R, so that the result of a request does not depend on its
+    batch.
     """
     count, frames, tokens, width = x.shape
     width = int(width)
     shape = token_tiles(width, x.element_size())
     columns, least = shape["MAIN"] + shape["TAIL"], span(width, x.element_size())
-    shared = rows.shape[1] == 1 or rows.stride(1) == 0
-    dense = x.is_contiguous()
-    if shared and dense:
+    shared = modulation.shape[1] == 1 or modulation.stride(1) == 0
+    contiguous = x.is_contiguous()
+    if shared and contiguous:
         frames, tokens = 1, frames * tokens
     each = 8
     while each * columns > least and each > 1 and (each * columns > 80 * 32 * warps(width) or tokens < 128 * each):
@@ -177,20 +179,20 @@ def token_launch(
         (-(-tokens // choice["TOKENS"]), frames, count),
         {
             "x": x,
-            "rows": rows,
+            "modulation": modulation,
             **tensors,
             "frames": frames,
             "tokens": tokens,
             "s_row": x.stride(0),
             "s_frame": x.stride(1),
             "s_token": x.stride(2),
-            "s_rows_row": rows.stride(0),
-            "s_rows_frame": 0 if shared else rows.stride(1),
+            "s_mod_row": modulation.stride(0),
+            "s_mod_frame": 0 if shared else modulation.stride(1),
         },
         {
             **constants,
-            "S_PART": int(rows.stride(2)),
-            "DENSE": dense,
+            "S_PART": int(modulation.stride(2)),
+            "CONTIGUOUS": contiguous,
             **shape,
         },
         choice,

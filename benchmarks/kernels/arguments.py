@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...engine.presets import preset
-from ...kernels.reference_ops import rotation
+from ...kernels.reference_ops import rope_table
 
 BRANCHES = 2
 EPS = 1e-6
@@ -131,7 +131,7 @@ def _temporal(frames: Callable[[Sizes], int], tokens: Callable[[Sizes], int], au
         heads, length = s.audio_heads if audio else s.heads, frames(s)
         width = s.channels // heads
         qkv = n.normal(s.rows, length, tokens(s), 3, heads, width)
-        rope = rotation(n.normal(length, width // 2, dtype=torch.float32, scale=10))
+        rope = rope_table(n.normal(length, width // 2, dtype=torch.float32, scale=10))
         return (qkv, n.near_one(width), n.near_one(width), rope, EPS)
 
     return make
@@ -190,22 +190,19 @@ def _gate_norm(gated: bool) -> Factory:
 def _euler(known: bool) -> Factory:
     def make(n: RandomTensors, s: Sizes) -> Arguments:
         wide = torch.float32
-        video = (s.video_channels, s.frames, s.height, s.width)
-        audio = (s.audio, s.audio_channels)
+        shape = (s.video_channels, s.frames, s.height, s.width)
         # the tower's output holds as many channels again for the sigma that is not used
-        v_video = n.normal(s.rows, 2 * s.video_channels, *video[1:])[:, : s.video_channels]
-        latents = [n.normal(s.batch, *shape, dtype=wide) for shape in (video, audio)]
+        v = n.normal(s.rows, 2 * s.video_channels, *shape[1:])[:, : s.video_channels]
+        z = n.normal(s.batch, *shape, dtype=wide)
         rows = n.indices([[BRANCHES * b + g for g in range(BRANCHES)] for b in range(s.batch)])
         weights = n.normal(s.batch, BRANCHES, dtype=wide, scale=6)
         dt, t = (n.normal(s.batch, dtype=wide, scale=0.1).abs() for _ in range(2))
-        given: list[Tensor | None] = [None, None]
-        parts = [given, given, given, given]
+        held: tuple[Tensor | None, ...] = (None, None, None, None)
         if known:
             mask = torch.ones(s.batch, 1, 1, 1, 1, dtype=torch.bool, device=n.device)
-            media = n.normal(s.batch, *video, dtype=wide, scale=0.5)
-            parts = [[media, None], [n.normal(s.batch, *video, dtype=wide), None], [mask, None], [t, None]]
-        dtype = None if n.dtype == wide else n.dtype
-        return (latents, [v_video, n.normal(s.rows, *audio)], [rows, rows], [weights, weights], [dt, dt], *parts, dtype)
+            media = n.normal(s.batch, *shape, dtype=wide, scale=0.5)
+            held = media, n.normal(s.batch, *shape, dtype=wide), mask, t
+        return z, v, rows, weights, dt, *held, None if n.dtype == wide else n.dtype
 
     return make
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from ...kernels.reference_ops import head_norm, rotate, rotation
+from ...kernels.reference_ops import head_norm, rope_table, rotate
 from .harness import Variant
 
 BACKENDS = {
@@ -134,7 +134,7 @@ def _rope_split(
 ) -> tuple[Tensor, ...]:
     """RoPE of both sides in plain PyTorch; the context of every row gathered, its tail appended."""
     q, k = (
-        rotate(x, rotation(positions[:, None] * frequencies)) for x, positions in ((q, q_positions), (k, k_positions))
+        rotate(x, rope_table(positions[:, None] * frequencies)) for x, positions in ((q, q_positions), (k, k_positions))
     )
     k, v = (torch.cat((x[context_of_row], tail), 1) for x, tail in ((k, tail_k), (v, tail_v)))
     return tuple(x.transpose(1, 2) for x in (q, k, v))

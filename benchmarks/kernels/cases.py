@@ -68,9 +68,9 @@ class Case:
 
     def launches(self, dtype: torch.dtype) -> list[Launch]:
         """The launches of its kernels, without running them; none where the reference does the work."""
-        prepare = door(self.operation).prepare
-        prepared = None if prepare is None else prepare(*self.arguments("meta", dtype))
-        return [] if prepared is None else prepared[1]
+        plan_launches = syncflow_operation(self.operation).plan_launches
+        planned = None if plan_launches is None else plan_launches(*self.arguments("meta", dtype))
+        return [] if planned is None else planned[1]
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class Work:
     flops: int
 
 
-def door(operation: str) -> Any:
+def syncflow_operation(operation: str) -> Any:
     """The function that the model calls."""
     return getattr(kernels, operation)
 
 
 def reference(operation: str) -> Callable[..., Any]:
     """Its formula in plain PyTorch."""
-    return door(operation).__wrapped__
+    return syncflow_operation(operation).__wrapped__
 
 
 def cases(

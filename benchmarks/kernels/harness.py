@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ...kernels.launch import implementation, tiles
 from .arguments import Arguments
-from .cases import Case, Work, door, reference
+from .cases import Case, Work, reference, syncflow_operation
 
 CACHES = 3  # argument sets together are this many times the L2 cache
 MOST_SETS = 32
@@ -187,7 +187,7 @@ def poisoned() -> Iterator[None]:
 
 def kernel(operation: str, device: str) -> Callable[..., Any]:
     """The operation with its Triton kernels; on a CPU in their interpreter."""
-    function = door(operation)
+    function = syncflow_operation(operation)
 
     def run(*arguments: Any) -> Any:
         with implementation("auto" if torch.device(device).type == "cuda" else "triton"):

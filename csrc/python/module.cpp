@@ -1,4 +1,4 @@
-// syncflow._native: what Python asks of the C++ part. Arguments are checked by the Python callers.
+// The extension module syncflow._native.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

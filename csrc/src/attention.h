@@ -10,7 +10,7 @@
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {
 
-constexpr std::int64_t QUERIES = 24;  // at a time: their scores stay in the first cache
+constexpr std::int64_t QUERIES = 24;  // of a tile: their scores stay in the L1 cache
 
 // One head of up to LANES tokens: x / sqrt(mean(x^2) + eps) * weight * scale, rotated by rope[token] (d / 2, 2) unless
 // that is null. `whole` if the width is whole registers; else channels up to those are written too, as 0, and `to` must
@@ -27,7 +27,7 @@ inline void rms_norm_and_rotate(const float* from, std::int64_t stride, std::int
         }
     }
     float factors[LANES];
-    store(factors, sums(squares) / static_cast<float>(width) + eps);
+    store(factors, horizontal_sums(squares) / static_cast<float>(width) + eps);
     for (int t = 0; t < LANES; ++t) factors[t] = scale * rsqrt(factors[t]);
     for (std::int64_t t = 0; t < tokens; ++t) {
         for (std::int64_t c = 0; c < width; c += LANES) {
@@ -39,9 +39,9 @@ inline void rms_norm_and_rotate(const float* from, std::int64_t stride, std::int
     }
 }
 
-// The exponentials of `count` scores without the largest, of which MASKED ones are 0. Writes whole registers, with 0
-// behind the last score. -> what makes a softmax of them: 1 / their sum, or 0 where all are masked.
-inline float exponentiate(const float* scores, std::int64_t count, float* weights) {
+// weights[j] = exp(scores[j] - max(scores)) for `count` scores, 0 where a score is MASKED and in the rest of the last
+// register. -> the factor that normalises them: 1 / their sum, or 0 where all are masked.
+inline float unnormalized_softmax(const float* scores, std::int64_t count, float* weights) {
     const Vector masked = broadcast(MASKED);
     const std::int64_t whole = count / LANES * LANES, rest = count - whole;
     Vector top = rest == 0 ? masked : first_lanes(load(scores + whole), rest, masked);
@@ -62,7 +62,7 @@ inline float exponentiate(const float* scores, std::int64_t count, float* weight
 }
 
 inline void softmax(const float* scores, std::int64_t count, float* weights) {
-    const float inverse = exponentiate(scores, count, weights);
+    const float inverse = unnormalized_softmax(scores, count, weights);
     for (std::int64_t j = 0; j < count; j += LANES) store(weights + j, load(weights + j) * inverse);
 }
 
@@ -77,7 +77,7 @@ inline void attend(const float* q, std::int64_t q_stride, std::int64_t queries, 
     float inverse[QUERIES];
     for (std::int64_t r = 0; r < queries; ++r) {
         mask(r, scores + r * key_stride);
-        inverse[r] = exponentiate(scores + r * key_stride, count, scores + r * key_stride);
+        inverse[r] = unnormalized_softmax(scores + r * key_stride, count, scores + r * key_stride);
     }
     multiply(scores, key_stride, queries, values, value_stride, count, width,
              [&](std::int64_t r, std::int64_t c, const Vector& x) { store(out + r * out_stride + c, x * inverse[r]); });

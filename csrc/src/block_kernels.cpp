@@ -69,11 +69,11 @@ void attend_sequence(const SequenceAttention& call, std::int64_t unit, std::int6
     }
 }
 
-std::int64_t adapt_memory(std::int64_t tokens, std::int64_t width, std::int64_t heads) {
+std::int64_t run_adaptor_memory(std::int64_t tokens, std::int64_t width, std::int64_t heads) {
     return 6 * tokens * width + attend_sequence_memory(tokens, width / heads);
 }
 
-void adapt(const Adaptation& call, std::int64_t context, float* memory) {
+void run_adaptor(const AdaptorCall& call, std::int64_t context, float* memory) {
     const std::int64_t width = call.width, count = call.pooled ? call.T : call.T * call.S;
     const float* const features = call.features + call.rows[context] * call.T * call.S * width;
     float* const x = bump_allocate(memory, count * width);
@@ -91,10 +91,29 @@ void adapt(const Adaptation& call, std::int64_t context, float* memory) {
             }
         }
     }
-    const TokenTiles whole = {count, (count + GROUP - 1) / GROUP, 1};
-    const float* const tokens = call.pooled ? x : features;
-    project_qkv({tokens, call.qkv, call.q_norm, call.k_norm, call.rope, projected, width, call.heads, 1, count, whole, call.eps}, 0);
-    const SequenceAttention attention = {projected, attended, 1, 1, count, call.heads, width / call.heads, 0, 0, 3 * width};
+    project_qkv({.x = call.pooled ? x : features,
+                 .qkv = call.qkv,
+                 .q_norm = call.q_norm,
+                 .k_norm = call.k_norm,
+                 .rope = call.rope,
+                 .projected = projected,
+                 .width = width,
+                 .heads = call.heads,
+                 .positions_apart = 1,
+                 .length = count,
+                 .tiles = {.tokens = count, .groups = (count + GROUP - 1) / GROUP, .count = 1},
+                 .eps = call.eps},
+                0);
+    const SequenceAttention attention = {.projected = projected,
+                                         .attended = attended,
+                                         .outer = 1,
+                                         .inner = 1,
+                                         .length = count,
+                                         .heads = call.heads,
+                                         .width = width / call.heads,
+                                         .outer_stride = 0,
+                                         .inner_stride = 0,
+                                         .token_stride = 3 * width};
     for (std::int64_t h = 0; h < call.heads; ++h) attend_sequence(attention, h, count, memory);
     gemm_packed(call.proj, attended, width, count, into_y);
     for (std::int64_t r = 0; r < count; ++r) {
@@ -112,21 +131,21 @@ void video_block_tail(const VideoBlockTail& call, std::int64_t unit, float* memo
     const std::int64_t width = call.width, section = unit / call.tiles.count, tile = unit % call.tiles.count;
     const std::int64_t row = section / call.sections_of_row, frame = section % call.sections_of_row;
     const std::int64_t first = first_token(call.tiles, tile), rows = end_token(call.tiles, tile) - first;
-    const std::int64_t place = (section * call.tiles.tokens + first) * width;
+    const std::int64_t offset = (section * call.tiles.tokens + first) * width;
 
     float* const modulation = bump_allocate(memory, 6 * width);
-    const float* const of_section = call.modulation + row * call.row_stride + frame * call.frame_stride;
-    for (std::int64_t c = 0; c < 6 * width; ++c) modulation[c] = call.table[c] + of_section[c];
+    const float* const section_modulation = call.modulation + row * call.row_stride + frame * call.frame_stride;
+    for (std::int64_t c = 0; c < 6 * width; ++c) modulation[c] = call.table[c] + section_modulation[c];
     const float *const gate = modulation + 2 * width, *const shift = modulation + 3 * width;
     const float *const scale = modulation + 4 * width, *const gate_mlp = modulation + 5 * width;
 
     float* const x = bump_allocate(memory, TILE * width);
-    const float* const before = call.x + place;
-    gemm_packed(call.proj, call.attention + place, width, rows, [&](std::int64_t r, std::int64_t c, const Vector& values) {
+    const float* const before = call.x + offset;
+    gemm_packed(call.proj, call.attention + offset, width, rows, [&](std::int64_t r, std::int64_t c, const Vector& values) {
         store(x + r * width + c, load(before + r * width + c) + load(gate + c) * values);
     });
     if (call.attended != nullptr) {
-        for (std::int64_t c = 0; c < rows * width; c += LANES) store(call.attended + place + c, load(x + c));
+        for (std::int64_t c = 0; c < rows * width; c += LANES) store(call.attended + offset + c, load(x + c));
     }
     if (row >= call.num_outputs) return;
 
@@ -140,17 +159,17 @@ void video_block_tail(const VideoBlockTail& call, std::int64_t unit, float* memo
     }
     float* const branch = bump_allocate(memory, TILE * width);
     mlp(call.up, call.down, normed, rows, memory, branch);
-    float* const y = call.y + place;
+    float* const y = call.y + offset;
     for (std::int64_t r = 0; r < rows; ++r) {
         for (std::int64_t c = r * width; c < (r + 1) * width; c += LANES) {
             store(y + c, load(x + c) + load(gate_mlp + c - r * width) * load(branch + c));
         }
     }
     if (call.next_table == nullptr) return;
-    for (std::int64_t c = 0; c < 2 * width; ++c) modulation[c] = call.next_table[c] + of_section[c];
+    for (std::int64_t c = 0; c < 2 * width; ++c) modulation[c] = call.next_table[c] + section_modulation[c];
     for (std::int64_t r = 0; r < rows; ++r) {
         layer_norm<true>(y + r * width, width, call.eps, [&](std::int64_t c, const Vector& values) {
-            store(call.next + place + r * width + c, values * (load(modulation + width + c) + 1.0f) + load(modulation + c));
+            store(call.next + offset + r * width + c, values * (load(modulation + width + c) + 1.0f) + load(modulation + c));
         });
     }
 }
@@ -165,8 +184,11 @@ void prepare_audio_context(const AudioContext& call, std::int64_t row, float* me
     float* const values = call.values + row * call.value_stride;
     float* const tail = bump_allocate(memory, call.E * 2 * width);
     float* const key = bump_allocate(memory, head_width);
-    const PackedMatrix folded_values = {values, call.cross_out_bias, width, heads * count, heads * count};
-    call.contexts[row] = {count, call.folded, {keys, nullptr, 0, 0, 0}, folded_values};
+    const std::int64_t all_keys = heads * count;
+    call.contexts[row] = {.count = count,
+                          .folded = call.folded,
+                          .keys = {.packed = keys, .bias = nullptr, .out = 0, .in = 0, .depth = 0},
+                          .values = {.packed = values, .bias = call.cross_out_bias, .out = width, .in = all_keys, .depth = all_keys}};
 
     gemm_packed(call.key_value, call.tail + row * call.E * width, width, call.E,
                 [&](std::int64_t r, std::int64_t c, const Vector& found) { store(tail + r * 2 * width + c, found); });
@@ -202,7 +224,7 @@ void prepare_audio_context(const AudioContext& call, std::int64_t row, float* me
 void audio_layer_tail(const AudioLayerTail& call, std::int64_t unit, float* memory) {
     const std::int64_t width = call.width, row = unit / call.tiles.count, tile = unit % call.tiles.count;
     const std::int64_t first = first_token(call.tiles, tile), rows = end_token(call.tiles, tile) - first;
-    const std::int64_t place = (row * call.tiles.tokens + first) * width;
+    const std::int64_t offset = (row * call.tiles.tokens + first) * width;
 
     float* const x = bump_allocate(memory, TILE * width);
     float* const y = bump_allocate(memory, TILE * width);
@@ -216,10 +238,10 @@ void audio_layer_tail(const AudioLayerTail& call, std::int64_t unit, float* memo
             });
         }
     };
-    gemm_packed(call.proj, call.attention + place, width, rows, into_y);
-    add_norm(call.x + place, 0, x);
+    gemm_packed(call.proj, call.attention + offset, width, rows, into_y);
+    add_norm(call.x + offset, 0, x);
     if (call.attended != nullptr) {
-        for (std::int64_t c = 0; c < rows * width; c += LANES) store(call.attended + place + c, load(x + c));
+        for (std::int64_t c = 0; c < rows * width; c += LANES) store(call.attended + offset + c, load(x + c));
     }
     if (row >= call.num_outputs) return;
 
@@ -228,7 +250,7 @@ void audio_layer_tail(const AudioLayerTail& call, std::int64_t unit, float* memo
     add_norm(x, 1, x);
 
     mlp(call.up, call.down, x, rows, memory, y);
-    add_norm(x, 2, call.y + place);
+    add_norm(x, 2, call.y + offset);
 }
 
 void transpose_scaled_keys(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width, float* to) {
@@ -272,10 +294,18 @@ void fold_values(const float* values, std::int64_t stride, std::int64_t count, s
 
 }  // namespace
 
-const BlockKernels block_kernels = {project_qkv,           attend_sequence,      attend_sequence_memory,
-                                    adapt,                 adapt_memory,         video_block_tail,
-                                    audio_layer_tail,      tail_memory,          prepare_audio_context,
-                                    audio_context_memory,  transpose_scaled_keys, fold_keys,
-                                    fold_values};
+const BlockKernels block_kernels = {.project_qkv = project_qkv,
+                                    .attend_sequence = attend_sequence,
+                                    .attend_sequence_memory = attend_sequence_memory,
+                                    .run_adaptor = run_adaptor,
+                                    .run_adaptor_memory = run_adaptor_memory,
+                                    .video_block_tail = video_block_tail,
+                                    .audio_layer_tail = audio_layer_tail,
+                                    .tail_memory = tail_memory,
+                                    .prepare_audio_context = prepare_audio_context,
+                                    .audio_context_memory = audio_context_memory,
+                                    .transpose_scaled_keys = transpose_scaled_keys,
+                                    .fold_keys = fold_keys,
+                                    .fold_values = fold_values};
 
 }  // namespace syncflow::SYNCFLOW_INSTRUCTIONS

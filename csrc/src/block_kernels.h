@@ -1,4 +1,4 @@
-// What blocks.cpp calls at one instruction level, on plain structures; a unit is what one thread computes at a time.
+// The kernels of blocks.cpp at one instruction level; a unit is the work of one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -10,24 +10,24 @@ namespace syncflow {
 constexpr std::int64_t GROUP = 8;   // tokens: tiles are whole groups, as far as there are any
 constexpr std::int64_t TILE = 128;  // tokens of a unit at most: what they need fits the second cache beside a panel
 
-// The tokens of every section (what shares its modulation) in tiles of whole groups, as even as can be.
+// The tokens of a section (tokens that share their modulation) in tiles of whole groups of nearly equal size.
 struct TokenTiles {
     std::int64_t tokens, groups, count;
 };
 
-// Of each instruction level its own: the linker would keep one copy for all of them.
+// static: each instruction level needs its own copy, and the linker would keep one for all of them.
 static inline std::int64_t first_token(const TokenTiles& tiles, std::int64_t tile) { return tile * tiles.groups / tiles.count * GROUP; }
 
 static inline std::int64_t end_token(const TokenTiles& tiles, std::int64_t tile) {
     return tile + 1 == tiles.count ? tiles.tokens : first_token(tiles, tile + 1);
 }
 
-// The distance of rows of so many scores: whole panels, and room for registers that begin at the last score.
+// The stride of rows of so many scores: whole panels, and padding for a register that begins at the last score.
 static inline std::int64_t score_stride(std::int64_t scores) { return (scores + PANEL - 1) / PANEL * PANEL + PANEL; }
 
 // The `count` keys and values that a row's cross-attention reads. Folded (see blocks.h), both are linear layers over
-// the width of the tower; keys that are rotated cannot be folded, and `keys.out` is 0. Otherwise keys (n, d, count in
-// whole KEY_ALIGN), scaled for the softmax, and values (count, D).
+// the width of the tower; rotated keys cannot be folded, and `keys.out` is then 0. Otherwise keys are (n, d, count
+// rounded up to KEY_ALIGN), scaled for the softmax, and values (count, D).
 struct CrossContext {
     std::int64_t count;
     bool folded;
@@ -57,7 +57,7 @@ struct SequenceAttention {
 };
 
 // An adaptor as a whole, a context at a time.
-struct Adaptation {
+struct AdaptorCall {
     const float* features;
     const std::int64_t* rows;
     const float* rope;
@@ -130,8 +130,8 @@ struct BlockKernels {
     // `block` queries of one head of a sequence.
     void (*attend_sequence)(const SequenceAttention&, std::int64_t unit, std::int64_t block, float* memory);
     std::int64_t (*attend_sequence_memory)(std::int64_t length, std::int64_t width);
-    void (*adapt)(const Adaptation&, std::int64_t context, float* memory);
-    std::int64_t (*adapt_memory)(std::int64_t tokens, std::int64_t width, std::int64_t heads);
+    void (*run_adaptor)(const AdaptorCall&, std::int64_t context, float* memory);
+    std::int64_t (*run_adaptor_memory)(std::int64_t tokens, std::int64_t width, std::int64_t heads);
     void (*video_block_tail)(const VideoBlockTail&, std::int64_t unit, float* memory);
     void (*audio_layer_tail)(const AudioLayerTail&, std::int64_t unit, float* memory);
     // Floats that a unit of a tail needs whose rows read so many keys.
@@ -140,7 +140,7 @@ struct BlockKernels {
     void (*prepare_audio_context)(const AudioContext&, std::int64_t row, float* memory);
     std::int64_t (*audio_context_memory)(std::int64_t E, std::int64_t width);
     // Keys (count, n, d), `stride` floats apart, to (n, d, count in whole KEY_ALIGN), scaled for the softmax.
-    void (*transpose_keys)(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width, float* to);
+    void (*transpose_scaled_keys)(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width, float* to);
     // Keys (count, n, d) times query_weight (D, D): a packed layer (n count, D), scaled for the softmax.
     void (*fold_keys)(const float* keys, std::int64_t stride, std::int64_t count, std::int64_t heads, std::int64_t width,
                       const float* query_weight, const float* query_bias, float* packed, float* packed_bias);

@@ -5,8 +5,8 @@
 #include "block_kernels.h"
 #include "instruction_level.h"
 #include "layer_kernels.h"
-#include "thread_pool.h"
 #include "syncflow/layers.h"
+#include "thread_pool.h"
 
 namespace syncflow {
 namespace {
@@ -23,18 +23,20 @@ Floats transposed(const float* from, std::int64_t size) {
     return to;
 }
 
-Panels blank(std::int64_t out, std::int64_t in) {
-    Panels made;
-    made.out = out;
-    made.in = in;
-    made.weight.resize(static_cast<std::size_t>(packed_size(out, in)));
-    made.bias.resize(static_cast<std::size_t>(packed_size(out, 1)));
-    return made;
+PackedLinear zeros(std::int64_t out, std::int64_t in) {
+    PackedLinear layer;
+    layer.out = out;
+    layer.in = in;
+    layer.weight.resize(static_cast<std::size_t>(packed_size(out, in)));
+    layer.bias.resize(static_cast<std::size_t>(packed_size(out, 1)));
+    return layer;
 }
 
-PackedMatrix view(const Panels& panels) { return {panels.weight.data(), panels.bias.data(), panels.out, panels.in, panels.in}; }
+PackedMatrix view(const PackedLinear& layer) {
+    return {.packed = layer.weight.data(), .bias = layer.bias.data(), .out = layer.out, .in = layer.in, .depth = layer.in};
+}
 
-// Memory of the calling thread that its threads fill for each other.
+// Memory of the calling thread that the threads of its loops share.
 float* workspace(std::int64_t floats) {
     thread_local Floats kept;
     if (kept.size() < static_cast<std::size_t>(floats)) kept.resize(static_cast<std::size_t>(floats));
@@ -43,44 +45,44 @@ float* workspace(std::int64_t floats) {
 
 std::int64_t divide_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }
 
-std::int64_t key_row(std::int64_t keys) { return divide_up(keys, KEY_ALIGN) * KEY_ALIGN; }
+std::int64_t padded_keys(std::int64_t keys) { return divide_up(keys, KEY_ALIGN) * KEY_ALIGN; }
 
 // As few tiles as keep all threads busy to the end.
 TokenTiles make_tiles(std::int64_t sections, std::int64_t tokens, int threads) {
     const std::int64_t groups = divide_up(tokens, GROUP), most = divide_up(groups, 2);
     std::int64_t count = divide_up(groups, TILE / GROUP);
     while (count < most && sections * count < 4 * threads && sections * count % threads != 0) ++count;
-    return {tokens, groups, count};
+    return {.tokens = tokens, .groups = groups, .count = count};
 }
 
-// Whether every thread gets as many of so many rows, or nearly: then each takes whole rows, which wait for nothing and
-// stay in its own cache. Otherwise they share the tokens of all rows.
-bool a_row_per_thread(std::int64_t rows, int threads) { return threads > 1 && (rows % threads == 0 || rows >= 4 * threads); }
+// Whether threads get equal shares of so many rows, or nearly: each then takes whole rows, which need no synchronisation
+// and stay in its cache. Otherwise the threads share the tokens of all rows.
+bool one_thread_per_row(std::int64_t rows, int threads) { return threads > 1 && (rows % threads == 0 || rows >= 4 * threads); }
 
 VideoBlock::Call row_of(const VideoBlock::Call& call, std::int64_t width, std::int64_t r) {
-    const std::int64_t place = r * call.T * call.S * width;
+    const std::int64_t offset = r * call.T * call.S * width;
     VideoBlock::Call row = call;
-    row.x += place;
-    row.normed += place;
+    row.x += offset;
+    row.normed += offset;
     row.modulation += r * call.row_stride;
     row.text_of_row += r;
-    row.attended = call.attended == nullptr ? nullptr : call.attended + place;
-    row.y += place;
-    row.next = call.next == nullptr ? nullptr : call.next + place;
+    row.attended = call.attended == nullptr ? nullptr : call.attended + offset;
+    row.y += offset;
+    row.next = call.next == nullptr ? nullptr : call.next + offset;
     row.R = 1;
     row.num_outputs = r < call.num_outputs ? 1 : 0;
     return row;
 }
 
 AudioLayer::Call row_of(const AudioLayer::Call& call, std::int64_t width, std::int64_t r) {
-    const std::int64_t place = r * call.A * width;
+    const std::int64_t offset = r * call.A * width;
     AudioLayer::Call row = call;
-    row.x += place;
+    row.x += offset;
     row.context = call.context == nullptr || call.context_of_row != nullptr ? call.context : call.context + r * call.M * 2 * width;
     row.context_of_row = call.context_of_row == nullptr ? nullptr : call.context_of_row + r;
     row.tail += r * call.E * width;
-    row.attended = call.attended == nullptr ? nullptr : call.attended + place;
-    row.y += place;
+    row.attended = call.attended == nullptr ? nullptr : call.attended + offset;
+    row.y += offset;
     row.R = 1;
     row.num_outputs = r < call.num_outputs ? 1 : 0;
     return row;
@@ -89,7 +91,7 @@ AudioLayer::Call row_of(const AudioLayer::Call& call, std::int64_t width, std::i
 template <typename Step>
 void run_steps(const std::vector<Step>& steps, int threads) {
     const std::int64_t rows = steps.empty() ? 0 : steps.front().call.R;
-    if (!a_row_per_thread(rows, threads)) {
+    if (!one_thread_per_row(rows, threads)) {
         for (const Step& step : steps) (*step.block)(step.call, threads);
         return;
     }
@@ -135,13 +137,13 @@ class BlockSelfAttention {
 
 }  // namespace
 
-Panels::Panels(const float* weight_values, const float* bias_values, std::int64_t outputs, std::int64_t inputs) {
-    *this = blank(outputs, inputs);
+PackedLinear::PackedLinear(const float* weight_values, const float* bias_values, std::int64_t outputs, std::int64_t inputs) {
+    *this = zeros(outputs, inputs);
     pack(weight_values, outputs, inputs, weight.data());
     std::copy(bias_values, bias_values + outputs, bias.begin());
 }
 
-bool Block::suits(std::int64_t width, std::int64_t heads, std::int64_t hidden) {
+bool Block::supports(std::int64_t width, std::int64_t heads, std::int64_t hidden) {
     return width % PANEL == 0 && hidden % PANEL == 0 && heads > 0 && width % (KEY_ALIGN * heads) == 0;
 }
 
@@ -176,7 +178,7 @@ Adaptor::Adaptor(const Parts& p)
       norm_eps(p.norm_eps) {}
 
 void Adaptor::operator()(const Call& call, int threads) const {
-    const Adaptation adaptation = {.features = call.features,
+    const AdaptorCall adaptation = {.features = call.features,
                                    .rows = call.rows,
                                    .rope = call.rope,
                                    .q_norm = q_norm.data(),
@@ -195,14 +197,14 @@ void Adaptor::operator()(const Call& call, int threads) const {
                                    .pooled = call.pooled,
                                    .eps = call.eps,
                                    .norm_eps = norm_eps};
-    const std::int64_t floats = kernels().adapt_memory(call.pooled ? call.T : call.T * call.S, width, heads);
-    parallel_for(call.C, threads, [&](std::int64_t i) { kernels().adapt(adaptation, i, thread_memory(floats)); });
+    const std::int64_t floats = kernels().run_adaptor_memory(call.pooled ? call.T : call.T * call.S, width, heads);
+    parallel_for(call.C, threads, [&](std::int64_t i) { kernels().run_adaptor(adaptation, i, thread_memory(floats)); });
 }
 
 VideoBlock::VideoBlock(const BlockWeights& weights, const float* table_values)
     : Block(weights), table(copied(table_values, 6 * weights.width)) {}
 
-Text VideoBlock::fold(const float* keys, const float* values, std::int64_t prompt_stride, std::int64_t token_stride,
+Text VideoBlock::prepare_text(const float* keys, const float* values, std::int64_t prompt_stride, std::int64_t token_stride,
                       const std::int64_t* lengths, std::int64_t prompts) const {
     Text text;
     for (std::int64_t p = 0; p < prompts; ++p) {
@@ -210,15 +212,15 @@ Text VideoBlock::fold(const float* keys, const float* values, std::int64_t promp
         const std::int64_t count = lengths[p];
         Text::Prompt prompt = {.count = count, .folded = folds(count), .keys = {}, .values = {}};
         if (prompt.folded) {
-            prompt.keys = blank(heads * count, width);
-            prompt.values = blank(width, heads * count);
+            prompt.keys = zeros(heads * count, width);
+            prompt.values = zeros(width, heads * count);
             kernels().fold_keys(k, token_stride, count, heads, width, query_weight.data(), query_bias.data(), prompt.keys.weight.data(),
                                 prompt.keys.bias.data());
             kernels().fold_values(v, token_stride, count, heads, width, cross_out_transposed.data(), prompt.values.weight.data());
             prompt.values.bias = cross_out.bias;
         } else {
-            prompt.keys.weight.resize(static_cast<std::size_t>(width * key_row(count)));
-            kernels().transpose_keys(k, token_stride, count, heads, width, prompt.keys.weight.data());
+            prompt.keys.weight.resize(static_cast<std::size_t>(width * padded_keys(count)));
+            kernels().transpose_scaled_keys(k, token_stride, count, heads, width, prompt.keys.weight.data());
             for (std::int64_t j = 0; j < count; ++j) {
                 prompt.values.weight.insert(prompt.values.weight.end(), v + j * token_stride, v + j * token_stride + width);
             }
@@ -246,7 +248,7 @@ void VideoBlock::operator()(const Call& call, int threads) const {
     std::vector<CrossContext> texts;
     std::int64_t most_keys = 0;
     for (const Text::Prompt& prompt : call.text->prompts) {
-        texts.push_back({prompt.count, prompt.folded, view(prompt.keys), view(prompt.values)});
+        texts.push_back({.count = prompt.count, .folded = prompt.folded, .keys = view(prompt.keys), .values = view(prompt.values)});
         most_keys = std::max(most_keys, prompt.count);
     }
     const std::int64_t sections = call.frame_stride == 0 ? 1 : call.T;
@@ -291,7 +293,7 @@ void AudioLayer::operator()(const Call& call, int threads) const {
     const std::int64_t tokens = call.R * call.A;
     const std::int64_t keys = call.E + (call.context == nullptr ? 0 : call.M);
     const bool folded = folds(keys);
-    const std::int64_t key_stride = width * key_row(keys), value_stride = width * keys * (folded ? heads : 1);
+    const std::int64_t key_stride = width * padded_keys(keys), value_stride = width * keys * (folded ? heads : 1);
     float* const projected = workspace(tokens * 4 * width + call.R * (key_stride + value_stride));
     float* const attended = projected + tokens * 3 * width;
     float* const context_keys = attended + tokens * width;

@@ -139,7 +139,8 @@ void linear(const Linear& call, std::int64_t first_row, std::int64_t last_row, s
         const std::int64_t column = panel * PANEL, columns = call.out - column;
         float bias[PANEL];
         for (std::int64_t c = 0; c < PANEL; ++c) bias[c] = c < columns ? call.bias[column + c] : 0;
-        const PackedMatrix weight = {call.packed + column * call.in, bias, min(columns, PANEL), call.in, call.in};
+        const PackedMatrix weight = {
+            .packed = call.packed + column * call.in, .bias = bias, .out = min(columns, PANEL), .in = call.in, .depth = call.in};
         float* const y = call.y + column;
         const float* const x = call.x + first_row * call.x_stride;
         gemm_packed(weight, x, call.x_stride, last_row - first_row, [&](std::int64_t r, std::int64_t c, const Vector& sums) {
@@ -150,29 +151,29 @@ void linear(const Linear& call, std::int64_t first_row, std::int64_t last_row, s
 
 void residual_norm(const ResidualNorm& call, std::int64_t group, float* memory) {
     const std::int64_t width = call.width;
-    const std::int64_t offset = group / call.frames * call.row_stride + group % call.frames * call.frame_stride;
+    const std::int64_t modulation = group / call.frames * call.row_stride + group % call.frames * call.frame_stride;
     float* const gate = memory;
     float* const shift = gate + width;
     float* const scale = shift + width;
     const bool adds = call.branch != nullptr, norms = call.shift_table != nullptr;
     for (std::int64_t c = 0; c < width; ++c) {
-        gate[c] = call.gate_table == nullptr ? 1 : call.gate_table[c] + call.gate_rows[offset + c];
+        gate[c] = call.gate_table == nullptr ? 1 : call.gate_table[c] + call.gate_rows[modulation + c];
     }
     for (std::int64_t c = 0; c < width && norms; ++c) {
-        shift[c] = call.shift_table[c] + call.shift_rows[offset + c];
-        scale[c] = 1 + (call.scale_table[c] + call.scale_rows[offset + c]);
+        shift[c] = call.shift_table[c] + call.shift_rows[modulation + c];
+        scale[c] = 1 + (call.scale_table[c] + call.scale_rows[modulation + c]);
     }
     for (std::int64_t t = 0; t < call.tokens; ++t) {
-        const std::int64_t place = (group * call.tokens + t) * width;
-        const float* x = call.x + place;
+        const std::int64_t offset = (group * call.tokens + t) * width;
+        const float* x = call.x + offset;
         if (adds) {
-            float* const y = call.y + place;
-            const float* const branch = call.branch + place;
+            float* const y = call.y + offset;
+            const float* const branch = call.branch + offset;
             for (std::int64_t c = 0; c < width; ++c) y[c] = x[c] + gate[c] * branch[c];
             x = y;
         }
         if (!norms) continue;
-        float* const normed = call.normed + place;
+        float* const normed = call.normed + offset;
         if (width % LANES == 0) {
             layer_norm<true>(x, width, call.eps, [&](std::int64_t c, const Vector& values) {
                 store(normed + c, values * load(scale + c) + load(shift + c));
@@ -215,6 +216,12 @@ std::int64_t multiply_adds(std::int64_t rounds, float* result) {
 
 }  // namespace
 
-const LayerKernels layer_kernels = {self_attention, cross_attention, attention_memory, linear, residual_norm, guided_step, multiply_adds};
+const LayerKernels layer_kernels = {.self_attention = self_attention,
+                                    .cross_attention = cross_attention,
+                                    .attention_memory = attention_memory,
+                                    .linear = linear,
+                                    .residual_norm = residual_norm,
+                                    .guided_step = guided_step,
+                                    .multiply_adds = multiply_adds};
 
 }  // namespace syncflow::SYNCFLOW_INSTRUCTIONS

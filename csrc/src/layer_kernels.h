@@ -1,4 +1,4 @@
-// What layers.cpp calls at one instruction level; a unit is what one thread computes at a time.
+// The kernels of layers.cpp at one instruction level; a unit is the work of one thread at a time.
 #pragma once
 
 #include "syncflow/layers.h"

@@ -11,12 +11,12 @@ namespace syncflow {
 namespace {
 
 constexpr std::int64_t BLOCK = 32;           // rows of a linear layer's unit, or up to four times as many
-constexpr std::int64_t SERIAL_WORK = 1 << 15;  // multiply-adds up to which waking another thread takes longer
+constexpr std::int64_t SERIAL_WORK = 1 << 15;  // multiply-adds that take less time than waking another thread
 
 const LayerKernels& kernels() { return SYNCFLOW_KERNELS(layer_kernels); }
 
 template <typename Body>
-void share(std::int64_t units, std::int64_t work, int threads, Body body) {
+void parallel_units(std::int64_t units, std::int64_t work, int threads, Body body) {
     parallel_for(units, work <= SERIAL_WORK ? 1 : threads, body);
 }
 
@@ -35,7 +35,7 @@ void self_attention(const SelfAttention& call, int threads) {
     const std::int64_t units = heads * divide_up(call.length, block);
     const std::int64_t floats = kernels().attention_memory(call.length, call.width);
     const auto unit = kernels().self_attention;
-    share(units, units * block * call.length * call.width, threads,
+    parallel_units(units, units * block * call.length * call.width, threads,
           [&](std::int64_t i) { unit(call, i, block, thread_memory(floats)); });
 }
 
@@ -44,7 +44,7 @@ void cross_attention(const CrossAttention& call, int threads) {
     const std::int64_t units = heads * divide_up(call.queries, block), keys = call.keys + call.tail;
     const std::int64_t floats = kernels().attention_memory(keys, call.width);
     const auto unit = kernels().cross_attention;
-    share(units, units * block * keys * call.width, threads,
+    parallel_units(units, units * block * keys * call.width, threads,
           [&](std::int64_t i) { unit(call, i, block, thread_memory(floats)); });
 }
 
@@ -67,7 +67,7 @@ void linear(const Linear& call, int threads) {
     std::int64_t block = BLOCK;
     while (block < 4 * BLOCK && divide_up(call.rows, 2 * block) * groups >= 8 * threads) block *= 2;
     const auto unit = kernels().linear;
-    share(divide_up(call.rows, block) * groups, call.rows * call.in * call.out, threads, [&](std::int64_t i) {
+    parallel_units(divide_up(call.rows, block) * groups, call.rows * call.in * call.out, threads, [&](std::int64_t i) {
         const std::int64_t row = i / groups * block, first = i % groups * some;
         unit(call, row, std::min(row + block, call.rows), first, std::min(first + some, panels));
     });
@@ -76,13 +76,13 @@ void linear(const Linear& call, int threads) {
 void residual_norm(const ResidualNorm& call, int threads) {
     const std::int64_t groups = call.rows * call.frames;
     const auto unit = kernels().residual_norm;
-    share(groups, groups * call.tokens * call.width, threads,
+    parallel_units(groups, groups * call.tokens * call.width, threads,
           [&](std::int64_t i) { unit(call, i, thread_memory(3 * call.width)); });
 }
 
 void guided_step(const GuidedStep& call, int threads) {
     const auto unit = kernels().guided_step;
-    share(call.requests, call.requests * call.branches * call.size, threads, [&](std::int64_t i) { unit(call, i); });
+    parallel_units(call.requests, call.requests * call.branches * call.size, threads, [&](std::int64_t i) { unit(call, i); });
 }
 
 double multiply_add_rate(double seconds) {

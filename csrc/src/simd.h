@@ -165,7 +165,7 @@ inline void transpose(Vector* rows) {
 }
 
 // Lane i of the result is the sum of the lanes of rows[i]; overwrites `rows`.
-inline Vector sums(Vector* rows) {
+inline Vector horizontal_sums(Vector* rows) {
     transpose(rows);
 #pragma GCC unroll 4
     for (int step = LANES / 2; step > 0; step /= 2) {

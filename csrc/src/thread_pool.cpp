@@ -16,7 +16,7 @@ namespace syncflow {
 namespace {
 
 constexpr int MAX_LOOPS = 8;    // of a call
-constexpr int SPINS = 3 << 10;  // looks at a flag before a waiting thread sleeps
+constexpr int SPINS = 3 << 10;  // loads of a flag before a waiting thread sleeps
 
 void pause() {
 #if defined(__x86_64__)
@@ -26,11 +26,11 @@ void pause() {
 #endif
 }
 
-// Waits until `value` is no longer `old`: awake for some microseconds, in which most waits end, and then asleep, so that
-// a process beside this one gets the core.
+// Waits until `value` is no longer `old`: spins for some microseconds, in which most waits end, and then sleeps, so that
+// other processes get the core.
 template <typename T>
 T wait_for_change(const std::atomic<T>& value, T old) {
-    for (int looks = 0; looks < SPINS; ++looks) {
+    for (int spin = 0; spin < SPINS; ++spin) {
         const T now = value.load(std::memory_order_acquire);
         if (now != old) return now;
         pause();
@@ -149,7 +149,6 @@ std::unique_ptr<ThreadPool>& pool() {
     }();
     return only;
 }
-
 
 }  // namespace
 

@@ -20,7 +20,7 @@ void parallel(const Loop* loops, int count, int threads);
 // A loop over a callable, which must live as long as it.
 template <typename Body>
 Loop make_loop(std::int64_t count, Body& body) {
-    return {count, [](void* data, std::int64_t i) { (*static_cast<Body*>(data))(i); }, &body};
+    return {.count = count, .body = [](void* data, std::int64_t i) { (*static_cast<Body*>(data))(i); }, .data = &body};
 }
 
 template <typename Body>

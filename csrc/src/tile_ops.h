@@ -1,4 +1,4 @@
-// What blocks compute of a tile of tokens: cross-attention and MLP. As simd.h, internal to the file that includes it.
+// Cross-attention and MLP of a tile of tokens. As simd.h, internal to the file that includes it.
 #pragma once
 
 #include <cstdint>
@@ -80,8 +80,13 @@ inline void cross_attend(const CrossContext& context, const PackedMatrix& query,
 inline void mlp(const PackedMatrix& up, const PackedMatrix& down, const float* x, std::int64_t rows, float* memory, float* y) {
     for (std::int64_t first = 0; first < up.out; first += CHUNK) {
         const std::int64_t hidden = min(up.out - first, CHUNK);
-        const PackedMatrix up_part = {up.packed + first * up.depth, up.bias + first, hidden, up.in, up.depth};
-        const PackedMatrix down_part = {down.packed + first * PANEL, first == 0 ? down.bias : nullptr, down.out, hidden, down.depth};
+        const PackedMatrix up_part = {
+            .packed = up.packed + first * up.depth, .bias = up.bias + first, .out = hidden, .in = up.in, .depth = up.depth};
+        const PackedMatrix down_part = {.packed = down.packed + first * PANEL,
+                                        .bias = first == 0 ? down.bias : nullptr,
+                                        .out = down.out,
+                                        .in = hidden,
+                                        .depth = down.depth};
         gemm_packed(up_part, x, up.in, rows,
                     [&](std::int64_t r, std::int64_t c, const Vector& values) { store(memory + r * hidden + c, gelu(values)); },
                     down_part.packed);

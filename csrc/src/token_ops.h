@@ -1,4 +1,4 @@
-// What is done to one token at a time. As simd.h, internal to the file that includes it.
+// Sums and norms over the channels of a token. As simd.h, internal to the file that includes it.
 #pragma once
 
 #include <cstdint>

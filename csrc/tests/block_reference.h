@@ -6,7 +6,7 @@
 namespace syncflow::reference {
 
 // Cross-attention of projected queries (N, n d) over keys and values (M, n d), and its output projection.
-inline Matrix cross_attention(const Matrix& q, const Matrix& k, const Matrix& v, std::int64_t heads, const Weights& out) {
+inline Matrix cross_attention(const Matrix& q, const Matrix& k, const Matrix& v, std::int64_t heads, const LinearWeights& out) {
     const std::int64_t width = q.columns / heads;
     Matrix attended(q.rows, q.columns);
     for (std::int64_t h = 0; h < heads; ++h) {

@@ -42,7 +42,7 @@ class RandomWeights {
         return buffers_.back()->data();
     }
 
-    Weights layer(Random& random, std::int64_t out, std::int64_t in) {
+    LinearWeights layer(Random& random, std::int64_t out, std::int64_t in) {
         const float* const weight = kept(random.normal(out * in, 1 / std::sqrt(static_cast<double>(in))));
         return {weight, kept(random.normal(out, 0.3))};
     }
@@ -60,7 +60,7 @@ Sizes draw_sizes(Random& random) {
     constexpr std::pair<std::int64_t, std::int64_t> widths_and_heads[] = {{32, 1}, {32, 2}, {64, 2}, {64, 4}, {96, 2}, {96, 3}, {96, 6}, {160, 5}};
     const auto [width, heads] = widths_and_heads[random.below(std::ssize(widths_and_heads))];
     const std::int64_t hidden = random.pick({32, 96, 160, 256});
-    expect(Block::suits(width, heads, hidden), "a block can have the drawn sizes");
+    expect(Block::supports(width, heads, hidden), "a block can have the drawn sizes");
     return {width, heads, hidden};
 }
 
@@ -114,7 +114,7 @@ class VideoCase {
                     {"follows", follows_}, {"keys", keys_}});
         lengths_[0] = keys_;
         on_new_thread([&] {
-            text_ = block_.fold(texts().keys, texts().values, prompt_stride(), token_stride(), lengths_.data(), PROMPTS);
+            text_ = block_.prepare_text(texts().keys, texts().values, prompt_stride(), token_stride(), lengths_.data(), PROMPTS);
         });
     }
 
@@ -335,7 +335,15 @@ void adaptor_is_its_formula() {
         const Buffer features = random.normal(R * T * S * D), rope = random.rotations(M * D / n / 2);
         const std::vector<std::int64_t> rows = random.integers(C, 0, R - 1);
         const auto call = [&](std::int64_t first, std::int64_t count, float* context) {
-            return Adaptor::Call{features.data(), rows.data() + first, pooled, rope.data(), context, count, T, S, EPS};
+            return Adaptor::Call{.features = features.data(),
+                                 .rows = rows.data() + first,
+                                 .pooled = pooled,
+                                 .rope = rope.data(),
+                                 .context = context,
+                                 .C = count,
+                                 .T = T,
+                                 .S = S,
+                                 .eps = EPS};
         };
         const Buffer context = output_of(C * size, random, [&](float* to, int threads) { adaptor(call(0, C, to), threads); });
         expect_close(context, reference::adaptor(parts, call(0, C, nullptr)), "context");

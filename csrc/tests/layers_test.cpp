@@ -29,7 +29,15 @@ void linear_is_its_formula() {
         Buffer packed = blank(packed_size(out, in), random.coin());
         pack(weight.data(), out, in, packed.data());
         const auto call = [&](std::int64_t first, std::int64_t count, float* y) {
-            return Linear{x.data() + first * stride, packed.data(), bias.data(), y, count, in, out, stride, gelu};
+            return Linear{.x = x.data() + first * stride,
+                          .packed = packed.data(),
+                          .bias = bias.data(),
+                          .y = y,
+                          .rows = count,
+                          .in = in,
+                          .out = out,
+                          .x_stride = stride,
+                          .gelu = gelu};
         };
         const Buffer y = output_of(rows * out, random, [&](float* to, int threads) { linear(call(0, rows, to), threads); });
         const auto expected = reference::linear(reference::read(x.data(), stride, rows, in), {weight.data(), bias.data()}, out);
@@ -56,9 +64,20 @@ void self_attention_is_its_formula() {
         const Buffer q_weight = random.normal(width, 0.3, 1), k_weight = random.normal(width, 0.3, 1);
         const Buffer rope = random.rotations(length * width / 2);
         const auto call = [&](std::int64_t i, std::int64_t j, std::int64_t outers, std::int64_t inners, float* out) {
-            return SelfAttention{qkv.data() + i * outer_stride + j * inner_stride, q_weight.data(), k_weight.data(),
-                                 rotated ? rope.data() : nullptr, out, outers, inners, length, heads, width, outer_stride, inner_stride,
-                                 token_stride, 1e-6f};
+            return SelfAttention{.qkv = qkv.data() + i * outer_stride + j * inner_stride,
+                                 .q_weight = q_weight.data(),
+                                 .k_weight = k_weight.data(),
+                                 .rope = rotated ? rope.data() : nullptr,
+                                 .out = out,
+                                 .outer = outers,
+                                 .inner = inners,
+                                 .length = length,
+                                 .heads = heads,
+                                 .width = width,
+                                 .outer_stride = outer_stride,
+                                 .inner_stride = inner_stride,
+                                 .token_stride = token_stride,
+                                 .eps = 1e-6f};
         };
         const std::int64_t size = std::max<std::int64_t>(outer * outer_stride / 3 - gap, 0);
         const Buffer out = output_of(size, random, [&](float* to, int threads) { self_attention(call(0, 0, outer, inner, to), threads); });
@@ -84,7 +103,7 @@ class TokenBuffer {
           head_(token_ == width ? count * width : width) {}
 
     // From one row on.
-    CrossAttention::Tokens from(std::int64_t row) const { return {buffer_.data() + row * row_, row_, token_, head_}; }
+    CrossAttention::Tokens from(std::int64_t row) const { return {.data = buffer_.data() + row * row_, .row = row_, .token = token_, .head = head_}; }
 
    private:
     Buffer buffer_;
@@ -213,8 +232,16 @@ void guided_step_is_its_formula() {
         }
         const auto call = [&](std::int64_t request, std::int64_t count, float* out) {
             const std::int64_t branch = request * branches;
-            return GuidedStep{z.data() + request * size, v.data(), rows.data() + branch, weights.data() + branch, dt.data() + request,
-                              out, count, branches, size, v_stride};
+            return GuidedStep{.z = z.data() + request * size,
+                              .v = v.data(),
+                              .rows = rows.data() + branch,
+                              .weights = weights.data() + branch,
+                              .dt = dt.data() + request,
+                              .out = out,
+                              .requests = count,
+                              .branches = branches,
+                              .size = size,
+                              .v_stride = v_stride};
         };
         const Buffer out = output_of(requests * size, random, [&](float* to, int threads) { guided_step(call(0, requests, to), threads); });
         expect_close(out, reference::guided_step(call(0, requests, nullptr)), "out");

@@ -61,7 +61,7 @@ inline Matrix gelu(Matrix x) {
 }
 
 // x W^T + b.
-inline Matrix linear(const Matrix& x, const Weights& w, std::int64_t out) {
+inline Matrix linear(const Matrix& x, const LinearWeights& w, std::int64_t out) {
     Matrix y(x.rows, out);
     for (std::int64_t r = 0; r < x.rows; ++r) {
         for (std::int64_t o = 0; o < out; ++o) {

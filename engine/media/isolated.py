@@ -34,7 +34,7 @@ def read(function: str, path: Path, settings: dict[str, Any], seconds: float = R
 
     Raises ``ValueError`` where it does, and for a file at which the process crashes or takes more than ``seconds``.
     """
-    call = json.dumps({"function": function, "path": os.fspath(path.absolute()), "settings": settings})
+    call = json.dumps({"function": function, "path": os.fspath(path.absolute()), "settings": settings}, default=float)
     # The parent of the package, which need not be installed.
     root = str(Path(sys.modules[__package__.partition(".")[0]].__path__[0]).parent)
     environment = {

@@ -44,7 +44,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
 def _check_complete(container: InputContainer, path: Path) -> None:
     """Refuse a file without decodable streams and one whose own index points beyond its end."""
     streams = [*container.streams.video, *container.streams.audio]
-    if not streams or any(stream.codec_context is None for stream in streams):
+    if all(stream.codec_context is None for stream in streams):
         raise ValueError(f"{path} holds nothing that can be decoded: it is damaged, truncated or of another kind")
     length = path.stat().st_size
     for stream in streams:
@@ -57,7 +57,7 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream | None:
     import av
 
     cover = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    streams = [stream for stream in container.streams.video if stream.codec_context and not stream.disposition & cover]
     if not streams:
         return None
     # An animated AVIF is a still picture and a video, and each may have its alpha beside it.
@@ -70,10 +70,16 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream | None:
     return found
 
 
+def cover_picture(container: InputContainer) -> VideoStream | None:
+    """The picture beside a sound."""
+    return next((stream for stream in container.streams.video if stream.codec_context), None)
+
+
 def audio_stream(container: InputContainer) -> AudioStream | None:
     """The sound of a file: the stream that FFmpeg takes."""
     best = container.streams.best("audio")
-    return next((stream for stream in container.streams.audio if stream is best), None)
+    streams = [stream for stream in container.streams.audio if stream.codec_context]
+    return next((stream for stream in streams if stream is best), next(iter(streams), None))
 
 
 def time_of(value: int | None, time_base: Fraction | None) -> Fraction | None:

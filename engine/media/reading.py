@@ -17,8 +17,8 @@ from . import isolated as isolation
 from .checking import check_shape
 from .heif import read_grid
 from .limits import check_memory
-from .opening import SEEK_BACK, audio_stream, decode, jumps, opened, seekable, time_of, video_stream
-from .pictures import fit, picture, pixel_aspect
+from .opening import SEEK_BACK, audio_stream, cover_picture, decode, jumps, opened, seekable, time_of, video_stream
+from .pictures import SQUARE, fit, picture, pixel_aspect
 from .sound import read_sound
 from .stills import WEBP_TICK, is_animated_webp, read_still, webp_pictures, webp_timeline
 from .timing import Clock, Timed, Timeline, exact, hold, timeline
@@ -89,20 +89,17 @@ def load_clip(
     if isolation.wanted(isolated):
         given = {"fps": fps, "size": size, "sample_rate": sample_rate, "start": start, "seconds": seconds}
         return isolation.read("load_clip", path, given)
-    side = (size, size) if isinstance(size, int) else size
+    side = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
     video = _find_video(path, scan=fps is None)
-    rate = video.rate if fps is None else exact(fps)
+    rate = video.times.rate if fps is None else exact(fps)
     count = None if seconds is None else max(1, round(seconds * float(rate)))
     frames = _frames(path, video, rate, exact(start), count, side, least=1 / rate if fps is None else Fraction(0))
     rate_as_float = float(rate) if fps is None else fps
     samples = round(len(frames) / rate_as_float * sample_rate)
-    waveform, provenance = np.zeros(samples, np.float32), {"source": path.name}
-    if not is_animated_webp(path):
-        with opened(path) as container:
-            provenance = _provenance(container.metadata) or provenance
-            sounding = audio_stream(container) is not None
-        if sounding:
-            waveform = read_sound(path, sample_rate, video.start + exact(start), samples)
+    waveform = np.zeros(samples, np.float32)
+    if video.sounding:
+        waveform = read_sound(path, sample_rate, video.times.start + exact(start), samples)
+    provenance = video.provenance or {"source": path.name}
     latents = _latents(path, frames.shape, rate_as_float, start)
     return Clip(frames, waveform, rate_as_float, sample_rate, provenance, latents)
 
@@ -137,7 +134,7 @@ def load_picture(path: str | Path, *, isolated: bool | None = None) -> Clip:
         image = read_grid(path) if image is None else image
     if image is None:
         with opened(path) as container:
-            stream = video_stream(container, path) or next(iter(container.streams.video), None)
+            stream = video_stream(container, path) or cover_picture(container)
             frame = None if stream is None else next(decode(container, stream, path), None)
             if stream is None or frame is None:
                 raise ValueError(f"{path} holds no picture")
@@ -155,35 +152,55 @@ def probe(path: str | Path, *, isolated: bool | None = None) -> MediaInfo:
     if path.is_file() and is_animated_webp(path):
         times, (width, height) = webp_timeline(path)
         return MediaInfo(width, height, float(times.rate), "webp", 0, 0, "", float(times.seconds))
-    times = timeline(path)
     with opened(path) as container:
-        video = video_stream(container, path) or next(iter(container.streams.video), None)
+        video = video_stream(container, path) or cover_picture(container)
         audio = audio_stream(container)
+        main = video_stream(container, path) or audio
+        lasts = timeline(container, main) if main else None
         return MediaInfo(
             width=video.width if video else 0,
             height=video.height if video else 0,
-            fps=float(times.rate) if video else 0.0,
-            video_codec=video.codec_context.name if video else "",
+            fps=float(lasts.rate) if lasts and video else 0.0,
+            video_codec=video.codec_context.name if video and video.codec_context else "",
             sample_rate=audio.rate or 0 if audio else 0,
             channels=audio.channels if audio else 0,
             audio_codec=audio.codec_context.name if audio else "",
-            seconds=float(times.seconds),
+            seconds=float(lasts.seconds) if lasts else 0.0,
             provenance=_provenance(container.metadata),
         )
 
 
-def _find_video(path: Path, *, scan: bool) -> Timeline:
-    """When the video of a file begins and ends, and its rate. Raises ``ValueError`` for what is no video."""
+@dataclass(frozen=True)
+class _Video:
+    """The video of a file: its times, the shape of its pixels, how fine its timestamps are; and what is beside it."""
+
+    times: Timeline
+    aspect: Fraction = SQUARE
+    tick: Fraction = WEBP_TICK
+    sounding: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _find_video(path: Path, *, scan: bool) -> _Video:
+    """The video of a file, read to its end where ``scan`` needs it. Raises ``ValueError`` for what is no video."""
     if path.is_file() and is_animated_webp(path):
-        return webp_timeline(path)[0]
+        return _Video(webp_timeline(path)[0])
     with opened(path) as container:
         stream = video_stream(container, path)
+        sounding, provenance = audio_stream(container) is not None, _provenance(container.metadata)
         still = any(kind in container.format.name for kind in PICTURE_FORMATS)
         still = still or container.metadata.get("major_brand") in PICTURE_BRANDS
         if stream is None or (still and not _has_two_packets(container, stream)):
             kind = container.format.long_name or container.format.name
             raise ValueError(f"{path} is not a video ({kind})")
-    return timeline(path, scan=scan)
+        if not still:
+            aspect, tick = pixel_aspect(stream), Fraction(stream.time_base or 0)
+            return _Video(timeline(container, stream, scan=scan), aspect, tick, sounding, provenance)
+    with opened(path) as container:  # anew, after the packets that were counted
+        stream = video_stream(container, path)
+        assert stream is not None
+        tick = Fraction(stream.time_base or 0)
+        return _Video(timeline(container, stream, scan=scan), pixel_aspect(stream), tick, sounding, provenance)
 
 
 def _has_two_packets(container: InputContainer, stream: VideoStream) -> bool:
@@ -196,7 +213,7 @@ def _has_two_packets(container: InputContainer, stream: VideoStream) -> bool:
 
 def _frames(
     path: Path,
-    video: Timeline,
+    video: _Video,
     rate: Fraction,
     start: Fraction,
     count: int | None,
@@ -220,20 +237,15 @@ def _frames(
     def ended(end: Fraction) -> ValueError:
         return ValueError(f"start is {float(start):g} s; {path} ends at {float(end):.3f} s")
 
-    settings: dict[str, Any] = {
-        "rate": rate, "start": start, "count": count, "ended": ended, "check": check, "least": least,
-    }  # fmt: skip
+    times = {"rate": rate, "start": start, "count": count, "least": least, "tick": video.tick}
+    settings: dict[str, Any] = {**times, "ended": ended, "check": check}
     if is_animated_webp(path):
-        return np.stack(list(hold(webp_pictures(path), same_size, tick=WEBP_TICK, **settings)))
-    with opened(path) as container:
-        stream = video_stream(container, path)
-        assert stream is not None
-        aspect, tick = pixel_aspect(stream), Fraction(stream.time_base or 0)
+        return np.stack(list(hold(webp_pictures(path), same_size, **settings)))
 
     def convert(frame: VideoFrame) -> np.ndarray:
-        return same_size(picture(frame, shape[0] if shape else None, aspect))
+        return same_size(picture(frame, shape[0] if shape else None, video.aspect))
 
-    frames = list(hold(_decoded(path, video, start), convert, tick=tick, **settings))
+    frames = list(hold(_decoded(path, video.times, start), convert, **settings))
     if not frames:
         raise ValueError(f"{path} has no frames: it is empty, damaged or truncated")
     return np.stack(frames)
@@ -248,8 +260,6 @@ def _decoded(path: Path, video: Timeline, start: Fraction) -> Iterator[Timed[Vid
             first = time_of(stream.start_time, stream.time_base)
             target = start - (back or 0)
             seeks = back is not None and first is not None and target > 0 and seekable(container) and not video.jumps
-            if back is not None and not seeks:
-                continue
             if seeks:
                 try:
                     container.seek(int((video.start + target) * 1_000_000))

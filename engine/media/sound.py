@@ -67,8 +67,6 @@ def _frames(path: Path, start: Fraction) -> Iterator[tuple[Fraction, AudioFrame]
             first = time_of(stream.start_time, stream.time_base)
             target = start - LEAD_IN - (back or 0)
             seeks = back is not None and first is not None and target > first and seekable(container)
-            if back is not None and not seeks:
-                continue
             if seeks:
                 try:
                     container.seek(int(target * 1_000_000))

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .limits import MAX_FPS, MIN_FPS
-from .opening import audio_stream, jumps, opened, time_of, video_stream
+from .opening import jumps, time_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,26 +78,23 @@ def exact(value: float) -> Fraction:
     return Fraction(value).limit_denominator(1_000_000)
 
 
-def timeline(path: Path, *, scan: bool = True) -> Timeline:
-    """Of the video of a file, or of its sound if it has none.
+def timeline(container: InputContainer, stream: VideoStream | AudioStream, *, scan: bool = True) -> Timeline:
+    """Of a stream of a file that was just opened.
 
     A file without a complete index is read to its end unless ``scan`` is false; then end and rate are what its headers
     say.
     """
-    with opened(path) as container:
-        stream = video_stream(container, path) or audio_stream(container)
-        if stream is None:  # a cover picture alone
-            return Timeline(Fraction(0), Fraction(0), DEFAULT_FPS)
-        start = time_of(stream.start_time, stream.time_base)
-        stated = time_of(stream.duration, stream.time_base)
-        if stream.frames > 0 and stated and start is not None and "mp4" in container.format.name:
-            entries = (entry.timestamp for entry in stream.index_entries if not entry.is_discard)
-            times = [entry * Fraction(stream.time_base or 0) for entry in entries]
-            if not scan or (times and times[-1] - times[0] < stated):
-                return Timeline(start, start + stated, _rate(stream, times, start + stated))
-        if not scan and start is not None and not jumps(container):
-            return Timeline(start, start + (stated or 0), _stated_rate(stream))
-        return _scan(container, stream)
+    start = time_of(stream.start_time, stream.time_base)
+    stated = time_of(stream.duration, stream.time_base)
+    if stream.frames > 0 and stated and start is not None and "mp4" in container.format.name:
+        entries = (entry.timestamp for entry in stream.index_entries if not entry.is_discard)
+        times = [entry * Fraction(stream.time_base or 0) for entry in entries]
+        shortest = min((later - earlier for earlier, later in pairwise(times)), default=stated)
+        if not scan or (times and times[-1] - times[0] + shortest / 2 < stated):
+            return Timeline(start, start + stated, _rate(stream, times, start + stated))
+    if not scan and start is not None and not jumps(container):
+        return Timeline(start, start + (stated or 0), _stated_rate(stream))
+    return _scan(container, stream)
 
 
 def _scan(container: InputContainer, stream: VideoStream | AudioStream) -> Timeline:

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ...kernels import rope_cross_attention, rotation, temporal_attention
+from ...kernels import rope_cross_attention, rope_table, temporal_attention
 from ..config import DDiTConfig
 from .bridges import NO_WINDOW, Context
 from .denoiser import VideoContextRef
@@ -186,7 +186,7 @@ class AudioTower(nn.Module):
 
     def rope_table(self, positions: Tensor) -> Tensor:
         """Cosines and sines at ``positions`` (M,) on the clock of the audio. -> (M, d / 2, 2)."""
-        return rotation(positions[:, None] * self.freqs.float())
+        return rope_table(positions[:, None] * self.freqs.float())
 
     def adapt(self, index: int, pooled: Tensor, rope: Tensor) -> Tensor:
         """Pooled features (C, M, D) of layer ``index`` as the contexts (C, M, 2, n, d) that its audio layer reads."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...kernels import dense, linear_gelu
+from ...kernels import linear, linear_gelu
 
 EPS = 1e-6
 
@@ -16,7 +16,7 @@ class Linear(nn.Linear):
     """A linear layer with a bias, by the faster library on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return dense(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class HeadNorm(nn.Module):

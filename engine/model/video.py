@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import (
-    dense_patches,
     gated_linear,
     gated_residual,
     gated_residual_norm,
     modulated_layer_norm,
-    rotation,
+    patch_embedding,
+    rope_table,
     spatial_attention,
     temporal_attention,
     text_cross_attention,
@@ -144,7 +144,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         assert self.proj.bias is not None
-        return dense_patches(z, self.proj.weight, self.proj.bias)
+        return patch_embedding(z, self.proj.weight, self.proj.bias)
 
 
 class FinalLayer(nn.Module):
@@ -341,7 +341,7 @@ class VideoTower(nn.Module):
 
     def rope_table(self, frames: int) -> Tensor:
         """Cosines and sines of latent frames 0 .. T-1. -> (T, d / 2, 2)."""
-        return rotation(torch.arange(frames, device=self.rope.freqs.device)[:, None] * self.rope.freqs.float())
+        return rope_table(torch.arange(frames, device=self.rope.freqs.device)[:, None] * self.rope.freqs.float())
 
     def positions(self, height: int, width: int) -> Tensor:
         """2-D sin-cos embedding (S, D), scaled so that a new resolution keeps the positions of the base resolution.

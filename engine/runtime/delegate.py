@@ -77,6 +77,7 @@ def _kernels(model: Denoiser) -> str:
     if launches_kernels(model.device):
         return "triton"
     chosen = current_implementation()
-    if chosen == "auto" and model.device.type == "cpu" and model.dtype == torch.float32 and native.LOOPS is not None:
+    on_cpu = model.device.type == "cpu" and model.dtype == torch.float32
+    if chosen == "auto" and on_cpu and native.EXTENSION is not None:
         return f"native {native.instructions()}"
     return "torch" if chosen == "torch" else "reference"

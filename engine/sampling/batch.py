@@ -158,14 +158,14 @@ class Batch(ABC):
             batched.advance()
 
     def _euler(self, moving: Sequence[BatchedLatents], velocities: Mapping[Modality, Tensor], index: Index) -> None:
+        copy = self.model.dtype if self.model.dtype != torch.float32 else None
         arguments = [self._euler_arguments(one, velocities[one.modality], index) for one in moving]
-        copies = self.model.dtype if self.model.dtype != torch.float32 else None
-        stepped = guided_euler_step(*map(list, zip(*arguments, strict=True)), copies)
+        stepped = [guided_euler_step(*each, dtype=copy) for each in arguments]
         wants_estimate = any(branch.static for job in self.jobs for branch in job.plan.branches)
-        for one, latents, model_latents in zip(moving, stepped, stepped[-len(moving) :], strict=False):
+        for one, (latents, *copies) in zip(moving, stepped, strict=True):
             if wants_estimate and one is self.video:
                 self._update_estimate(latents)
-            one.latents, one.model_latents = latents, model_latents
+            one.latents, one.model_latents = latents, copies[0] if copies else latents
 
     def _euler_arguments(self, batched: BatchedLatents, velocity: Tensor, index: Index) -> tuple[Tensor | None, ...]:
         """Arguments of the Euler step of one modality."""
@@ -185,9 +185,9 @@ class Batch(ABC):
         if "renew" in phases:
             renewed = index[f"{name}_renewed"].reshape(-1, *[1] * (kept.ndim - 1))
             start = kept.masked_fill(renewed, 0.0)
-            sums = [velocity], [index[f"{name}_rows"]], [index[f"{name}_differences"]]
+            rows, weights = index[f"{name}_rows"], index[f"{name}_differences"]
             ones = torch.ones(len(kept), device=kept.device)
-            (batched.differences,) = guided_euler_step([start], *sums, [ones], [None], [None], [None], [None], None)
+            (batched.differences,) = guided_euler_step(start, velocity, rows, weights, ones)
         return velocity
 
     def _rescaled(self, batched: BatchedLatents, velocity: Tensor, rows: Tensor, weights: Tensor) -> Tensor:

@@ -21,16 +21,14 @@ agree everywhere.
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 from collections.abc import Sequence
 from enum import IntEnum
-from importlib import import_module
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ...kernels import extension
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEPS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
@@ -129,7 +127,7 @@ def normal(
     _check("offset", offset, 64)
     if offset + count > 2**64:
         raise ValueError(f"offset {offset} plus {count} elements passes the end of a stream, which is 2**64")
-    module, _ = _native()
+    module, _ = extension.load()
     draw = numpy_normal if module is None else module.normal
     return draw(seed, int(stream), substream, offset, count).reshape(sizes)
 
@@ -149,20 +147,7 @@ def numpy_normal(seed: int, stream: int, substream: int, offset: int, count: int
 
 def native_status() -> str:
     """One sentence: whether the native (C++) part is there and, when it is not, why and how to get it."""
-    return _native()[1]
-
-
-@functools.cache
-def _native() -> tuple[ModuleType | None, str]:
-    if os.environ.get("SYNCFLOW_NATIVE") == "0":
-        return None, "native part switched off: SYNCFLOW_NATIVE=0"
-    try:
-        return import_module("..._native", __package__), "native part: built"
-    except ModuleNotFoundError:
-        remedy = "to build it, install CMake and a C++20 compiler, then install syncflow again"
-        return None, f"native part missing, numpy stands in with the same results; {remedy}"
-    except ImportError as error:
-        return None, f"native part does not load, numpy stands in with the same results: {error}"
+    return extension.load()[1]
 
 
 def _normal_from_words(words: NDArray[np.uint32]) -> NDArray[np.float32]:

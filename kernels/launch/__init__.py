@@ -7,9 +7,9 @@ from .registry import (
     current_implementation,
     implementation,
     launches_kernels,
-    libraries,
+    libraries_allowed,
     operation,
-    suits_cpu,
+    uses_cpu_path,
 )
 
 __all__ = [
@@ -21,11 +21,11 @@ __all__ = [
     "implementation",
     "interpreted",
     "launches_kernels",
-    "libraries",
+    "libraries_allowed",
     "operation",
-    "suits_cpu",
     "supported",
     "tiles",
     "tl",
     "triton",
+    "uses_cpu_path",
 ]

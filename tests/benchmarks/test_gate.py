@@ -12,7 +12,7 @@ from syncflow.engine.runtime.pytorch import PlainTorchDenoiser
 from syncflow.engine.runtime.selection.choose import RuntimeChoice
 from syncflow.kernels import native
 
-needs_native = pytest.mark.skipif(native.LOOPS is None, reason="the native part was not built")
+needs_native = pytest.mark.skipif(native.EXTENSION is None, reason="the native part was not built")
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def test_a_check_passes_from_its_least_ratio_on():
 
 @needs_native
 def test_a_planted_slow_kernel_fails(monkeypatch):
-    loops = native.LOOPS
+    loops = native.EXTENSION
 
     def slow(*arguments):
         time.sleep(0.003)
@@ -46,7 +46,7 @@ def test_a_planted_slow_kernel_fails(monkeypatch):
     planted = SimpleNamespace(
         linear=slow, pack=loops.pack, packed_size=loops.packed_size, multiply_add_rate=loops.multiply_add_rate
     )
-    monkeypatch.setattr(native, "LOOPS", planted)
+    monkeypatch.setattr(native, "EXTENSION", planted)
     monkeypatch.setattr(native, "instructions", loops.instructions)
     check = gate.check_linear(tries=2)
     assert not check.passed and check.tries == 2 and check.ratio > 0
@@ -73,6 +73,6 @@ def test_a_planted_slow_choice_fails(monkeypatch):
 
 
 def test_without_the_native_part_it_says_so(monkeypatch):
-    monkeypatch.setattr(native, "LOOPS", None)
+    monkeypatch.setattr(native, "EXTENSION", None)
     with pytest.raises(ValueError, match="the gate needs the C\\+\\+ part"):
         gate.check_all_levels()

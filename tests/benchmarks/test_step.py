@@ -186,5 +186,5 @@ def test_the_native_part_and_torch_are_limited_alike(first, level):
     environment = {name: value for name, value in os.environ.items() if name not in instructions.VARIABLES}
     command = [sys.executable, "-c", PROGRAM.format(first=first, level=level)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
-    expected = None if native.LOOPS is None else level
+    expected = None if native.EXTENSION is None else level
     assert done.stdout.split() == [str(expected), {"baseline": "DEFAULT", "x86-64-v3": "AVX2"}[level]]

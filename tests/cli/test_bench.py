@@ -14,7 +14,7 @@ from syncflow import kernels
 from syncflow.kernels.launch.aot import SHARED_LIMIT
 from syncflow.kernels.launch.language import INSTALLED
 
-NAMES = {name for name in kernels.__all__ if hasattr(getattr(kernels, name), "prepare")}
+NAMES = {name for name in kernels.__all__ if hasattr(getattr(kernels, name), "plan_launches")}
 PRODUCTS = {name for name in NAMES if "attention" in name or "linear" in name}
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not INSTALLED, reason="compiling kernels needs triton")]

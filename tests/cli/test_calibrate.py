@@ -17,7 +17,7 @@ from syncflow.kernels import native
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(native.LOOPS is None, reason="without the native part there is nothing to choose"),
+    pytest.mark.skipif(native.EXTENSION is None, reason="without the native part there is nothing to choose"),
 ]
 
 

@@ -163,7 +163,7 @@ def test_sequences_that_are_refused(values, message):
         ({"width": 100}, r"width 100 must split into heads \(16\) parts of even width"),
         ({"width": 48}, r"width 48 must split into heads \(16\) parts of even width"),
         ({"audio_heads": 7}, r"width 1152 must split into audio_heads \(7\) parts"),
-        ({"heads": 0}, r"must split into heads \(0\)"),
+        ({"heads": 0}, r"heads is 0; it must be a whole number from 1 to 1024"),
         ({"width": 90, "heads": 9, "audio_heads": 9}, r"width is 90; it must be a multiple of 4"),
         ({"adaptor_tokens": "some"}, r"adaptor_tokens is 'some'; it must be one of all, frame, none"),
         ({"bridge": "rope"}, r"bridge is 'rope'; it must be one of adaptor, audio_rope, global_local"),

@@ -95,9 +95,9 @@ def test_shape_is_a_view_of_the_stream():
 
 
 @given(SEEDS, WORDS, WORDS, OFFSETS, st.integers(1, 40))
-def test_numpy_alone_gives_what_the_door_gives(seed, stream, substream, offset, count):
-    door = normal(seed, stream, count, offset=offset, substream=substream)
-    np.testing.assert_array_equal(numpy_normal(seed, stream, substream, offset, count), door)
+def test_numpy_alone_gives_what_normal_gives(seed, stream, substream, offset, count):
+    found = normal(seed, stream, count, offset=offset, substream=substream)
+    np.testing.assert_array_equal(numpy_normal(seed, stream, substream, offset, count), found)
 
 
 @pytest.mark.parametrize(

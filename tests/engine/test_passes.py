@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syncflow.engine.model import DDiT, audio
 from syncflow.engine.model.denoiser import AudioInputs, VideoContextRef
-from syncflow.kernels import rotation
+from syncflow.kernels import rope_table
 
 from .model_cases import AUDIO, FRAMES, ROWS, SIDE, SMALL, close, features_of, inputs, passes, randomised, run
 
@@ -29,7 +29,7 @@ def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
     features = features_of(model, video)
     _, contexts = model.video_pass(replace(video, context_rows=torch.arange(ROWS)))
     tokens = 3 if adaptor_tokens == "frame" else 3 * (SIDE // 2) ** 2
-    rope = rotation(model.video_token_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
+    rope = rope_table(model.video_token_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
     assert len(contexts) == len(features) == config.depth
     for i, (context, feature) in enumerate(zip(contexts, features, strict=True)):
         x = feature.mean(2) if adaptor_tokens == "frame" else feature.flatten(1, 2)

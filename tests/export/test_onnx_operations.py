@@ -26,7 +26,7 @@ from .runtimes import RUNTIMES, Load, largest_error
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
-WIDE = ("q_positions", "k_positions", "frequencies", "rotation")
+WIDE = ("q_positions", "k_positions", "frequencies", "rope")
 EXAMPLE = {"R": 3, "T": 4, "S": 5, "P": 2, "L": 6, "N": 7, "M": 9, "C": 2, "E": 3}
 
 
@@ -109,32 +109,34 @@ NORM, MLP = {"eps": 1e-6}, {"part": 3}
 LINEAR: dict[str, tuple[int | str, ...]] = {"weight": (10, 14), "bias": (10,)}
 CASES = {
     "modulated_layer_norm": Case(
-        "modulated_layer_norm", {"x": X, "table": TABLE, "rows": ("R", 1, *TABLE)}, NORM | MLP
+        "modulated_layer_norm", {"x": X, "table": TABLE, "modulation": ("R", 1, *TABLE)}, NORM | MLP
     ),
     "modulated_layer_norm, frames": Case(
-        "modulated_layer_norm", {"x": X, "table": (2, 10), "rows": ("R", "T", 2, 10)}, NORM | {"part": 0}
+        "modulated_layer_norm", {"x": X, "table": (2, 10), "modulation": ("R", "T", 2, 10)}, NORM | {"part": 0}
     ),
-    "gated_residual": Case("gated_residual", {"x": X, "branch": X, "table": TABLE, "rows": ("R", "T", *TABLE)}, MLP),
+    "gated_residual": Case(
+        "gated_residual", {"x": X, "branch": X, "table": TABLE, "modulation": ("R", "T", *TABLE)}, MLP
+    ),
     "gated_residual_norm": Case(
         "gated_residual_norm",
-        {"x": X, "branch": X, "gate_table": TABLE, "rows": ("R", 1, *TABLE), "norm_table": TABLE},
+        {"x": X, "branch": X, "gate_table": TABLE, "modulation": ("R", 1, *TABLE), "norm_table": TABLE},
         NORM | {"gate_part": 3, "norm_part": 0},
     ),
     "gated_residual_norm, no gate": Case(
         "gated_residual_norm",
-        {"x": X, "branch": X, "rows": ("R", "T", *TABLE), "norm_table": TABLE},
+        {"x": X, "branch": X, "modulation": ("R", "T", *TABLE), "norm_table": TABLE},
         NORM | {"gate_table": None, "gate_part": 3, "norm_part": 3},
     ),
     "linear_gelu": Case("linear_gelu", {"x": ("R", "N", 14), **LINEAR}),
     "gated_linear": Case(
         "gated_linear",
-        {"x": ("R", "T", "S", 14), **LINEAR, "residual": X, "table": TABLE, "rows": ("R", "T", *TABLE)},
+        {"x": ("R", "T", "S", 14), **LINEAR, "residual": X, "table": TABLE, "modulation": ("R", "T", *TABLE)},
         {"part": 0},
     ),
     "spatial_attention": Case("spatial_attention", packed(3, 8), NORM),
     "spatial_attention, 72": Case("spatial_attention", packed(2, 72), NORM),
-    "temporal_attention": Case("temporal_attention", {**packed(3, 8), "rotation": ("T", 4, 2)}, NORM),
-    "temporal_attention, 72": Case("temporal_attention", {**packed(2, 72), "rotation": ("T", 36, 2)}, NORM),
+    "temporal_attention": Case("temporal_attention", {**packed(3, 8), "rope": ("T", 4, 2)}, NORM),
+    "temporal_attention, 72": Case("temporal_attention", {**packed(2, 72), "rope": ("T", 36, 2)}, NORM),
     "text_cross_attention": texts(3, 8),
     "text_cross_attention, 72": texts(2, 72),
     "rope_cross_attention": clocks(-1.0),

@@ -26,7 +26,7 @@ from syncflow.kernels import native
 
 PROMPTS = ("a large red rubber ball bounces on a wooden floor", "a small green metal ball falls on a stone floor")
 BOUND = 1e-4
-NATIVE = () if native.LOOPS is None else ("native",)
+NATIVE = () if native.EXTENSION is None else ("native",)
 
 
 @dataclass

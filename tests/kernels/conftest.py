@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from syncflow.kernels.launch import implementation
-from syncflow.kernels.reference_ops import rotation
+from syncflow.kernels.reference_ops import rope_table
 
 Arguments = tuple[object, ...]
 
@@ -48,7 +48,7 @@ def check() -> Callable[..., None]:
     ) -> None:
         exact = tree_leaves(formulation(*tree_map(widen, arguments)))
         plain = [tree_leaves(of_plain(*arguments)) for of_plain in (formulation, *orders)]
-        assert operation.prepare(*arguments) is not None, "no kernel takes these arguments"  # type: ignore[attr-defined]
+        assert operation.plan_launches(*arguments) is not None, "no kernel takes these arguments"  # type: ignore[attr-defined]
         for name in ("reference", "auto", "triton"):
             with torch.no_grad(), implementation(name):
                 actual = tree_leaves(operation(*arguments))
@@ -82,7 +82,7 @@ def examples() -> dict[str, Callable[[torch.dtype], Arguments]]:
 
     def temporal(dtype: torch.dtype) -> Arguments:
         packed = numbers(dtype, rows, frames, tokens, 3, heads, width)
-        return (packed, *weights(dtype), rotation(numbers(dtype, frames, width // 2)).detach(), 1e-6)
+        return (packed, *weights(dtype), rope_table(numbers(dtype, frames, width // 2)).detach(), 1e-6)
 
     def text(dtype: torch.dtype) -> Arguments:
         keys, values = numbers(dtype, 2, 4, heads, width), numbers(dtype, 2, 4, heads, width)
@@ -116,9 +116,7 @@ def examples() -> dict[str, Callable[[torch.dtype], Arguments]]:
         branches, mask = torch.tensor([[0, 1], [2, 2]]), torch.tensor([True, False])[:, None, None]
         weights = torch.tensor([[6.0, -5.0], [1.0, 0.0]], dtype=dtype)
         dt, t = torch.tensor([0.25, 0.5], dtype=dtype), torch.tensor([0.5, 1.0], dtype=dtype)
-        one = (z, v, branches, weights, dt, known, noise, mask, t)
-        other = (numbers(dtype, 2, 7), numbers(dtype, 3, 7), branches, weights, dt, None, None, None, None)
-        return *map(list, zip(one, other, strict=True)), None
+        return z, v, branches, weights, dt, known, noise, mask, t, torch.float64
 
     def linear(dtype: torch.dtype) -> Arguments:
         return numbers(dtype, rows, frames, tokens, full), numbers(dtype, 8, full), numbers(dtype, 8)

@@ -91,9 +91,9 @@ def test_no_tokens(name):
 
 def test_what_no_kernel_takes():
     codes, scales, *rest, bias, gelu = inputs((3,), 16, 8, torch.float32, 0)
-    assert fp8_linear.prepare(codes.to(torch.float8_e5m2), scales, *rest, bias, gelu) is None
-    assert fp8_linear.prepare(codes, scales.double(), *rest, bias, gelu) is None
-    assert fp8_linear.prepare(codes, scales, *rest, bias.double(), gelu) is None
+    assert fp8_linear.plan_launches(codes.to(torch.float8_e5m2), scales, *rest, bias, gelu) is None
+    assert fp8_linear.plan_launches(codes, scales.double(), *rest, bias, gelu) is None
+    assert fp8_linear.plan_launches(codes, scales, *rest, bias.double(), gelu) is None
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_who_computes_on_a_gpu(monkeypatch, name, dtype, k, able, who):
         codes, weight = (torch.empty(*shape, k, device="cuda", dtype=CODE) for shape in ((2, 3), (32,)))
         scales, weight_scales = torch.empty(2, 3, device="cuda"), torch.empty(32, device="cuda")
         bias = torch.empty(32, device="cuda", dtype=dtype)
-        prepared = fp8_linear.prepare(codes, scales, weight, weight_scales, bias, True)
-    if prepared is None:
+        planned = fp8_linear.plan_launches(codes, scales, weight, weight_scales, bias, True)
+    if planned is None:
         assert who == "reference"
         return
-    y, launches = prepared
+    y, launches = planned
     assert (y.shape, y.dtype) == ((2, 3, 32), dtype)
     assert len(launches) == {"library": 0, "kernel": 1}[who]

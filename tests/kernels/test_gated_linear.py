@@ -98,8 +98,8 @@ def test_it_is_the_layer_and_then_the_gated_residual(name):
 
 def test_what_no_kernel_takes():
     x, weight, bias, residual, table, rows, part = inputs((2, 3, 5), 16, 24, torch.float32, 0)
-    assert gated_linear.prepare(x, weight, bias, residual.double(), table, rows, part) is None
-    assert gated_linear.prepare(x, weight, bias, residual, table.double(), rows, part) is None
+    assert gated_linear.plan_launches(x, weight, bias, residual.double(), table, rows, part) is None
+    assert gated_linear.plan_launches(x, weight, bias, residual, table.double(), rows, part) is None
 
 
 def test_who_computes_on_a_gpu():
@@ -107,8 +107,8 @@ def test_who_computes_on_a_gpu():
     shapes = ((2, 3, 5, 16), (24, 16), (24,), (2, 3, 5, 24), (PARTS, 24), (2, 1, PARTS, 24))
     with FakeTensorMode():
         arguments = (*(torch.empty(shape, device="cuda") for shape in shapes), 0)
-        y, (apart,) = gated_linear.prepare(*arguments)
+        y, (apart,) = gated_linear.plan_launches(*arguments)
         with tiles.override("gated_linear", {"TRITON": 1}):
-            _, (fused,) = gated_linear.prepare(*arguments)
+            _, (fused,) = gated_linear.plan_launches(*arguments)
     assert y.shape == (2, 3, 5, 24)
     assert (apart.kernel.__name__, fused.kernel.__name__) == ("add_tokens", "matmul")

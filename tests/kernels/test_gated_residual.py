@@ -54,9 +54,9 @@ def test_wide_tokens(check, width):
 
 def test_where_no_kernel_takes_the_arguments():
     x, branch, *rest = inputs(1, 1, 1, 8, torch.float32, 0)
-    assert gated_residual.prepare(x, branch.bfloat16(), *rest) is None
-    assert gated_residual.prepare(x.double(), branch.double(), *rest) is None
-    assert gated_residual.prepare(*inputs(1, 1, 1, 4097, torch.float32, 0)) is None
+    assert gated_residual.plan_launches(x, branch.bfloat16(), *rest) is None
+    assert gated_residual.plan_launches(x.double(), branch.double(), *rest) is None
+    assert gated_residual.plan_launches(*inputs(1, 1, 1, 4097, torch.float32, 0)) is None
 
 
 def test_a_closed_gate_passes_nothing():

@@ -91,6 +91,6 @@ def test_without_a_gate_the_residual_is_the_plain_sum():
 
 def test_where_no_kernel_takes_the_arguments():
     x, branch, *rest = inputs(1, 1, 1, 8, torch.float32, 0)
-    assert gated_residual_norm.prepare(x, branch.bfloat16(), *rest) is None
-    assert gated_residual_norm.prepare(x.double(), branch.double(), *rest) is None
-    assert gated_residual_norm.prepare(*inputs(1, 1, 1, 4097, torch.float32, 0)) is None
+    assert gated_residual_norm.plan_launches(x, branch.bfloat16(), *rest) is None
+    assert gated_residual_norm.plan_launches(x.double(), branch.double(), *rest) is None
+    assert gated_residual_norm.plan_launches(*inputs(1, 1, 1, 4097, torch.float32, 0)) is None

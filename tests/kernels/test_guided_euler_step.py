@@ -1,8 +1,6 @@
-"""The guided Euler step of one and of two modalities against loops over requests and branches."""
+"""The guided Euler step against loops over requests and branches."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import pytest
 import torch
@@ -16,7 +14,7 @@ SHAPES = [(1,), (5, 3), (2, 3, 5, 7), (1100,)]
 NOTHING_KNOWN = (None, None, None, None)
 
 
-def loops(z, v, rows, weights, dt, known, noise, mask, t):
+def loops(z, v, rows, weights, dt, known=None, noise=None, mask=None, t=None, dtype=None):
     wide = torch.promote_types(z.dtype, torch.float32)
     stepped = []
     for b in range(len(z)):
@@ -29,17 +27,12 @@ def loops(z, v, rows, weights, dt, known, noise, mask, t):
             held = t[b] * known[b].to(wide) + (1 - t[b]) * noise[b].to(wide)
             latent = torch.where(mask.expand(z.shape)[b], held, latent)
         stepped.append(latent.to(z.dtype))
-    return torch.stack(stepped) if stepped else z.clone()
-
-
-def formulation(*arguments):
-    *lists, dtype = arguments
-    stepped = [loops(*entry) for entry in zip(*lists, strict=True)]
-    return stepped + ([] if dtype is None else [latent.to(dtype) for latent in stepped])
+    latents = torch.stack(stepped)
+    return [latents] if dtype is None else [latents, latents.to(dtype)]
 
 
 def entry(branches, shape, dtype, seed, mask_of=None, v_dtype=None):
-    """One modality: requests with ``branches`` branches each; one with fewer repeats its first row with weight 0."""
+    """Requests with ``branches`` branches each; one with fewer repeats its first row with weight 0."""
     generator = torch.Generator().manual_seed(seed)
     count, total, most = len(branches), sum(branches), max(branches)
     z = torch.randn(count, *shape, generator=generator).to(dtype)
@@ -58,15 +51,10 @@ def entry(branches, shape, dtype, seed, mask_of=None, v_dtype=None):
     return z, v, rows, weights, dt, known, noise, mask, torch.rand(count, generator=generator)
 
 
-def together(*entries, dtype=None):
-    """The arguments of the operation: entries of one or two modalities, and the type of the copies."""
-    return *map(list, zip(*entries, strict=True)), dtype
-
-
-def step(*given):
-    """One modality, no copies."""
-    (stepped,) = guided_euler_step(*together((*given, *[None] * (9 - len(given)))))
-    return stepped
+def step(*arguments):
+    """The new latents, without a copy."""
+    (latents,) = guided_euler_step(*arguments)
+    return latents
 
 
 def per_request(shape):
@@ -94,63 +82,29 @@ MASKS = [None, per_request, per_frame, shared_by_requests, tuple]
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=25)
-def test_one_modality_equals_loops(check, dtype, branches, shape, mask_of, seed):
-    check(guided_euler_step, formulation, *together(entry(branches, shape, dtype, seed, mask_of)))
+def test_equals_loops(check, dtype, branches, shape, mask_of, seed):
+    check(guided_euler_step, loops, *entry(branches, shape, dtype, seed, mask_of))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "copy"),
-    [(torch.float32, torch.bfloat16), (torch.float32, torch.float16), (torch.float32, torch.float32)],
-    ids=str,
-)
+@pytest.mark.parametrize("copy", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @given(
-    branches=st.tuples(*[st.lists(st.integers(1, 3), min_size=1, max_size=3)] * 2),
-    shapes=st.tuples(*[st.sampled_from(SHAPES)] * 2),
-    masks=st.tuples(*[st.sampled_from(MASKS)] * 2),
+    branches=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    shape=st.sampled_from(SHAPES),
+    mask_of=st.sampled_from(MASKS),
     v_dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-    seed=st.integers(0, 2**30),
+    seed=st.integers(0, 2**31),
 )
 @settings(max_examples=20)
-def test_two_modalities_and_their_copies_equal_loops(check, dtype, copy, branches, shapes, masks, v_dtype, seed):
-    entries = [
-        entry(each, shape, dtype, seed + i, mask_of, v_dtype)
-        for i, (each, shape, mask_of) in enumerate(zip(branches, shapes, masks, strict=True))
-    ]
-    check(guided_euler_step, formulation, *together(*entries, dtype=copy))
+def test_latents_and_their_copy_equal_loops(check, copy, branches, shape, mask_of, v_dtype, seed):
+    check(guided_euler_step, loops, *entry(branches, shape, torch.float32, seed, mask_of, v_dtype), copy)
 
 
 @pytest.mark.parametrize("name", ["reference", "triton"])
-def test_two_modalities_are_two_steps(name):
-    video = entry([2, 1], (2, 3, 5, 7), torch.float32, 0, per_frame)
-    audio = entry([1, 2], (1100,), torch.float32, 1)
+@pytest.mark.parametrize("shape", [(0,), (2, 0)], ids=str)
+def test_empty_latents(name, shape):
+    arguments = entry([2, 1], shape, torch.float32, 0)
     with torch.no_grad(), implementation(name):
-        both = guided_euler_step(*together(video, audio, dtype=torch.float16))
-        single = [step(*video), step(*audio)]
-    for actual, expected in zip(both, [*single, *(x.half() for x in single)], strict=True):
-        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("name", ["reference", "triton"])
-@pytest.mark.parametrize("shapes", [[(0,), (3,)], [(3,), (0,)], [(0,), (2, 0)]], ids=str)
-def test_empty_latents(name, shapes):
-    entries = [entry([2, 1], shape, torch.float32, 0) for shape in shapes]
-    with torch.no_grad(), implementation(name):
-        stepped = guided_euler_step(*together(*entries))
-    for actual, given_ in zip(stepped, entries, strict=True):
-        torch.testing.assert_close(actual, loops(*given_))
-
-
-def test_in_place():
-    """A launch may write the latents that it reads."""
-    arguments = together(
-        entry([2, 1, 2], (2, 3, 5, 7), torch.float32, 0, per_frame), entry([1, 3, 1], (1100,), torch.float32, 1)
-    )
-    expected = formulation(*arguments)
-    _, (launch,) = guided_euler_step.prepare(*arguments)
-    in_place = {"out_a": launch.arguments["z_a"], "out_b": launch.arguments["z_b"]}
-    dataclasses.replace(launch, arguments={**launch.arguments, **in_place}).run()
-    for latent, exact in zip(arguments[0], expected, strict=True):
-        torch.testing.assert_close(latent, exact)
+        torch.testing.assert_close(step(*arguments), *loops(*arguments))
 
 
 @pytest.mark.parametrize("name", ["reference", "triton"])
@@ -186,9 +140,8 @@ def test_strided_inputs_count_as_their_values(name):
 
 def test_what_no_kernel_takes():
     z, *rest = entry([1], (3,), torch.float32, 0)
-    assert guided_euler_step.prepare(*together((z.double(), *rest))) is None
-    assert guided_euler_step.prepare(*together((z, *rest), dtype=torch.float64)) is None
-    assert guided_euler_step.prepare(*together(*[(z, *rest)] * 3)) is None
+    assert guided_euler_step.plan_launches(z.double(), *rest) is None
+    assert guided_euler_step.plan_launches(z, *rest, torch.float64) is None
 
 
 def test_classifier_free_guidance():

@@ -78,18 +78,18 @@ def test_a_token_does_not_depend_on_how_many_there_are():
 
 def test_what_no_kernel_takes():
     x, weight, bias = inputs((3,), 16, 8, torch.float32, 0)
-    assert linear_gelu.prepare(x.double(), weight.double(), bias.double()) is None
-    assert linear_gelu.prepare(x.bfloat16(), weight, bias) is None
+    assert linear_gelu.plan_launches(x.double(), weight.double(), bias.double()) is None
+    assert linear_gelu.plan_launches(x.bfloat16(), weight, bias) is None
 
 
 def test_who_computes_on_a_gpu():
     """The library, unless the tile rules or the user ask for the kernel."""
     with FakeTensorMode():
         x, weight, bias = (torch.empty(*shape, device="cuda") for shape in ((2, 3, 16), (32, 16), (32,)))
-        y, launches = linear_gelu.prepare(x, weight, bias)
+        y, launches = linear_gelu.plan_launches(x, weight, bias)
         assert (y.shape, y.dtype, launches) == ((2, 3, 32), torch.float32, [])
         with tiles.override("linear_gelu", {"TRITON": 1}):
-            _, (launch,) = linear_gelu.prepare(x, weight, bias)
+            _, (launch,) = linear_gelu.plan_launches(x, weight, bias)
         with implementation("triton"):
-            assert len(linear_gelu.prepare(x, weight, bias)[1]) == 1
+            assert len(linear_gelu.plan_launches(x, weight, bias)[1]) == 1
     assert "TRITON" not in launch.tiles

@@ -72,9 +72,9 @@ def test_a_mean_that_dwarfs_the_deviation(check):
 
 def test_where_no_kernel_takes_the_arguments():
     x, table, rows, part, eps = inputs(1, 1, 1, 8, torch.float64, 0)
-    assert modulated_layer_norm.prepare(x, table, rows, part, eps) is None
-    assert modulated_layer_norm.prepare(x.float(), table, rows, part, eps) is None
-    assert modulated_layer_norm.prepare(*inputs(1, 1, 1, 4097, torch.float32, 0)) is None
+    assert modulated_layer_norm.plan_launches(x, table, rows, part, eps) is None
+    assert modulated_layer_norm.plan_launches(x.float(), table, rows, part, eps) is None
+    assert modulated_layer_norm.plan_launches(*inputs(1, 1, 1, 4097, torch.float32, 0)) is None
 
 
 @pytest.mark.parametrize("tokens", [1, 100, 256, 2048])
@@ -84,7 +84,7 @@ def test_a_row_does_not_know_how_many_share_its_batch(tokens):
     def launch(rows):
         x = torch.empty(rows, 8, tokens, 1152, dtype=torch.bfloat16, device="meta")
         table, modulation = x.new_empty(6, 1152), x.new_empty(rows, 8, 6, 1152)
-        _, (launch,) = modulated_layer_norm.prepare(x, table, modulation, 0, EPS)
+        _, (launch,) = modulated_layer_norm.plan_launches(x, table, modulation, 0, EPS)
         return launch
 
     alone, shared = launch(1), launch(64)

@@ -42,7 +42,7 @@ def check_codes(arguments):
     """Codes and scales within float32's error, 1e-5 of a token's largest value, of the best for the float64 norm."""
     x, table, rows, part, eps = arguments
     exact = formulation(x.double(), table.double(), rows.double(), part, eps)
-    assert modulated_layer_norm_fp8.prepare(*arguments) is not None
+    assert modulated_layer_norm_fp8.plan_launches(*arguments) is not None
     for name in ("reference", "triton"):
         with torch.no_grad(), implementation(name):
             codes, scales = modulated_layer_norm_fp8(*arguments)
@@ -127,5 +127,5 @@ def test_codes_and_scales_have_no_derivative():
 
 def test_where_no_kernel_takes_the_arguments():
     x, *rest = inputs(1, 1, 1, 8, torch.float32, 0)
-    assert modulated_layer_norm_fp8.prepare(x.double(), *rest) is None
-    assert modulated_layer_norm_fp8.prepare(*inputs(1, 1, 1, 4097, torch.float32, 0)) is None
+    assert modulated_layer_norm_fp8.plan_launches(x.double(), *rest) is None
+    assert modulated_layer_norm_fp8.plan_launches(*inputs(1, 1, 1, 4097, torch.float32, 0)) is None

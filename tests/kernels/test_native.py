@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncflow.kernels import derived, native
-from syncflow.kernels.reference_ops import rotation
+from syncflow.kernels import guided_euler_step, native, weight_cache
+from syncflow.kernels.reference_ops import rope_table
 
-pytestmark = pytest.mark.skipif(native.LOOPS is None, reason="the native part was not built")
+pytestmark = pytest.mark.skipif(native.EXTENSION is None, reason="the native part was not built")
 
 EPS = 1e-6
 WIDTHS = st.sampled_from([2, 8, 16, 30, 32, 48, 72])
@@ -42,7 +42,7 @@ def test_self_attention(rows, few, many, heads, width, over_frames, seed):
     qkv = 2 * torch.randn(rows, frames, tokens, 3, heads, width)
     weights = torch.rand(width) + 0.5, torch.rand(width) + 0.5
     if over_frames:
-        rope = rotation(torch.arange(frames)[:, None] * torch.rand(width // 2))
+        rope = rope_table(torch.arange(frames)[:, None] * torch.rand(width // 2))
         found = native.self_attention(qkv, *weights, rope, EPS, 1)
         assert_close(found, reference("temporal_attention", qkv, *weights, rope, EPS))
     else:
@@ -87,7 +87,7 @@ def test_clocks(rows, contexts, queries, keys, tail, width, window, chosen, seed
         k,
         v,
         context_of_row=of_row,
-        rope=tuple(rotation(one[:, None] * frequencies) for one in positions),
+        rope=tuple(rope_table(one[:, None] * frequencies) for one in positions),
         positions=positions,
         window=window,
         tail=tails,
@@ -105,15 +105,17 @@ def test_residual_and_norm(rows, frames, tokens, width, every_frame, seed):
     x, branch = torch.randn(2, rows, frames, tokens, width) + 3
     table, other = torch.randn(2, 6, width)
     modulation = torch.randn(rows, frames if every_frame else 1, 6, width)
-    gate, norm = native.modulation(table, modulation, 2), native.modulation(other, modulation, 3, 4)
-    y, normed = native.residual_norm(x, branch, gate, norm, EPS)
+    y, normed = native.residual_norm(x, branch, table, modulation, 0, other, 3, EPS)
     exact_y, exact = reference("gated_residual_norm", x, branch, table, modulation, 0, other, 3, EPS)
     assert_close(y, exact_y)
     if width > 1:  # of one channel nothing is left but what rounding made
         assert_close(normed, exact)
-    assert_close(native.residual(x, branch, gate), reference("gated_residual", x, branch, table, modulation, 0))
+    found = native.residual(x, branch, table, modulation, 0)
+    assert_close(found, reference("gated_residual", x, branch, table, modulation, 0))
     if width > 1:
-        assert_close(native.norm(x, norm, EPS), reference("modulated_layer_norm", x, other, modulation, 3, EPS))
+        assert_close(
+            native.norm(x, other, modulation, 3, EPS), reference("modulated_layer_norm", x, other, modulation, 3, EPS)
+        )
 
 
 @given(
@@ -148,17 +150,8 @@ def test_guided_step(requests, rows, branches, size, seed):
     unread = sorted(set(range(rows)) - set(of_row[weights != 0].tolist()))
     v[unread] = torch.nan
     dt = torch.rand(requests)
-    nothing = ([None],) * 4
-    (exact,) = reference_list([z], [v], [of_row], [weights], [dt], *nothing, None)
+    (exact,) = guided_euler_step.__wrapped__(z.double(), v.double(), of_row, weights.double(), dt.double())
     assert_close(native.guided_step(z, v, of_row, weights, dt), exact)
-
-
-def reference_list(*arguments):
-    """That of ``guided_euler_step``, whose tensors stand in lists."""
-    wide = (
-        [x.double() if x is not None and x.is_floating_point() else x for x in one] if one else one for one in arguments
-    )
-    return import_module("syncflow.kernels.guided_euler_step").reference(*wide)
 
 
 def test_a_weight_that_changes_is_read_anew():
@@ -180,9 +173,9 @@ def test_a_weight_that_changes_is_read_anew():
 def test_nothing_is_kept_of_a_weight_that_is_gone():
     weight = torch.randn(4, 3)
     native.linear(torch.randn(2, 3), weight, torch.zeros(4))
-    before = len(derived._kept)
+    before = len(weight_cache._entries)
     del weight
-    assert len(derived._kept) == before - 1
+    assert len(weight_cache._entries) == before - 1
 
 
 def test_views_are_read_where_they_lie():
@@ -239,10 +232,31 @@ def test_what_is_not_there_is_not_read():
         native.guided_step(k[:1], k, torch.tensor([[2]]), torch.ones(1, 1), torch.ones(1))
 
 
+def test_other_shapes_are_refused():
+    """One sentence that names the tensor, before anything is read or written."""
+    x, table, modulation = torch.randn(2, 3, 4, 8), torch.randn(6, 8), torch.randn(2, 1, 6, 8)
+    with pytest.raises(ValueError, match=r"branch has the shape \(2, 3, 4, 7\); expected \(2, 3, 4, 8\)"):
+        native.residual(x, torch.randn(2, 3, 4, 7), table, modulation, 0)
+    with pytest.raises(ValueError, match=r"modulation has the shape \(1, 1, 6, 8\)"):
+        native.norm(x, table, modulation[:1], 0, EPS)
+    with pytest.raises(IndexError, match="part"):
+        native.norm(x, table, modulation, 5, EPS)
+    with pytest.raises(ValueError, match=r"bias has the shape \(1, 4\)"):
+        native.linear(x, torch.randn(4, 8), torch.randn(1, 4))
+    with pytest.raises(ValueError, match="k has the shape"):
+        native.cross_attention(torch.randn(1, 2, 3, 8), torch.randn(1, 2, 1, 8), torch.randn(1, 2, 1, 8))
+    extension = native.EXTENSION
+    with pytest.raises(ValueError, match="y must be contiguous"):
+        packed = torch.zeros(extension.packed_size(4, 8))
+        extension.linear(torch.randn(3, 8), packed, torch.randn(4), torch.randn(4, 3).T, False, 1)
+    with pytest.raises(TypeError, match="incompatible"):
+        extension.linear(torch.randn(3, 8).double(), packed, torch.randn(4), torch.randn(3, 4), False, 1)
+
+
 def test_what_it_leaves_to_others():
     wide = torch.randn(1, 2, 3, 3, 2, 8, dtype=torch.float64)
     assert native.self_attention(wide, wide[0, 0, 0, 0, 0], wide[0, 0, 0, 0, 0], None, EPS, 2) is None
-    q, k = torch.randn(1, 2, 1, 8), torch.randn(1, native.MOST_KEYS + 1, 1, 8)
+    q, k = torch.randn(1, 2, 1, 8), torch.randn(1, native.MAX_KEYS + 1, 1, 8)
     assert native.cross_attention(q, k, k) is None
 
 

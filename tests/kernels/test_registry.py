@@ -1,4 +1,4 @@
-"""Every operation as PyTorch sees it: one op with schema, fake rule and derivative, and a door in front of it."""
+"""Every operation as PyTorch sees it: an op with schema, fake rule and derivative, and its dispatch function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 from syncflow import kernels
 from syncflow.kernels import implementation
 
-NAMES = [name for name in kernels.__all__ if hasattr(getattr(kernels, name), "prepare")]
+NAMES = [name for name in kernels.__all__ if hasattr(getattr(kernels, name), "plan_launches")]
 QUANTISED = {"fp8_linear", "modulated_layer_norm_fp8"}
 OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 DIFFERENTIABLE = [name for name in NAMES if name not in QUANTISED]
@@ -128,7 +128,7 @@ def test_one_output_alone_has_a_gradient(name, examples):
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_door(name, examples):
+def test_dispatch(name, examples):
     """With gradients the reference inline: its derivative needs no second forward pass."""
     arguments = examples[name](torch.float32)
     recorded = tree_leaves(getattr(kernels, name)(*arguments))
@@ -145,7 +145,7 @@ def test_door(name, examples):
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_what_suits_a_cpu_is_the_reference_up_to_rounding(name, examples):
-    """In float64, which no kernel takes: what the doors compute there is at most a few roundings away."""
+    """In float64, which no kernel takes: what ``dispatch`` computes there is at most a few roundings away."""
     arguments = plain(examples[name](torch.float64))
     with torch.no_grad():
         found, expected = getattr(kernels, name)(*arguments), reference(name)(*arguments)
@@ -203,6 +203,6 @@ def test_an_unknown_implementation_is_refused():
 def test_a_kernel_that_cannot_take_the_arguments_leaves_them_to_the_reference(examples):
     """Float64 has no kernel."""
     arguments = plain(examples["spatial_attention"](torch.float64))
-    assert kernels.spatial_attention.prepare(*arguments) is None
+    assert kernels.spatial_attention.plan_launches(*arguments) is None
     with torch.no_grad(), implementation("triton"):
         assert_equal(kernels.spatial_attention(*arguments), reference("spatial_attention")(*arguments))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
-from syncflow.kernels import implementation, rotation, temporal_attention
+from syncflow.kernels import implementation, rope_table, temporal_attention
 
 EPS = 1e-6
 
@@ -33,7 +33,12 @@ def inputs(rows, frames, tokens, heads, width, dtype, seed, strided=False):
     qkv = torch.randn(shape, generator=generator)
     weights = (0.5 + torch.rand(width, generator=generator) for _ in range(2))
     angles = 10 * torch.randn(frames, width // 2, generator=generator)
-    return ((qkv.transpose(0, 2) if strided else qkv).to(dtype), *(w.to(dtype) for w in weights), rotation(angles), EPS)
+    return (
+        (qkv.transpose(0, 2) if strided else qkv).to(dtype),
+        *(w.to(dtype) for w in weights),
+        rope_table(angles),
+        EPS,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -71,7 +76,7 @@ def test_only_differences_of_positions_count():
     qkv, q_weight, k_weight, _, eps = inputs(1, 5, 2, 2, 8, torch.float64, 0)
     frequencies = 10.0 ** -torch.arange(4, dtype=torch.float64)
     near, far = (torch.arange(start, start + 5)[:, None] * frequencies for start in (0, 11))
-    rope = (rotation(angles) for angles in (near, far, 2 * near))
+    rope = (rope_table(angles) for angles in (near, far, 2 * near))
     here, there, slower = (temporal_attention(qkv, q_weight, k_weight, turn, eps) for turn in rope)
     torch.testing.assert_close(here, there)
     assert not torch.allclose(here, slower, atol=1e-3)

@@ -35,7 +35,7 @@ F32, I64, CODES = torch.float32, torch.int64, torch.float8_e4m3fn
 x, table, rows = Of(2, 8, 256, 1152), Of(6, 1152), Of(2, 1, 6, 1152)
 qkv, weight, q, text = Of(2, 8, 256, 3, 16, 72), Of(72), Of(2, 2048, 16, 72), Of(1, 300, 16, 72)
 sound, time = Of(2, 100, 16, 72), Of(2, 1, 16, 72)
-step = [Of(1, 4, 8, 32, 32, dtype=F32)], [Of(2, 4, 8, 32, 32)], [Of(1, 2, dtype=I64)], [Of(1, 2, dtype=F32)]
+step = Of(1, 4, 8, 32, 32, dtype=F32), Of(2, 4, 8, 32, 32), Of(1, 2, dtype=I64), Of(1, 2, dtype=F32)
 ARGUMENTS = {
     "modulated_layer_norm": (x, table, rows, 0, 1e-6),
     "modulated_layer_norm_fp8": (x, table, rows, 0, 1e-6),
@@ -46,7 +46,7 @@ ARGUMENTS = {
     "text_cross_attention": (q, text, text, Of(1, dtype=I64), Of(2, dtype=I64)),
     "rope_cross_attention": (sound, q, q, Of(100, dtype=F32), Of(2048, dtype=F32), Of(36, dtype=F32), -1.0,
                              Of(2, dtype=I64), time, time),
-    "guided_euler_step": (*step, [Of(1, dtype=F32)], [None], [None], [None], [None], torch.bfloat16),
+    "guided_euler_step": (*step, Of(1, dtype=F32), None, None, None, None, torch.bfloat16),
     "linear_gelu": (x, Of(4608, 1152), Of(4608)),
     "gated_linear": (x, Of(1152, 1152), Of(1152), x, table, rows, 0),
     "fp8_linear": (Of(4096, 1152, dtype=CODES), Of(4096, dtype=F32), Of(3456, 1152, dtype=CODES), Of(3456, dtype=F32),
@@ -84,5 +84,5 @@ def test_the_compiler_traces_through_to_the_kernels():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     launches = json.loads(done.stdout)
-    assert sorted(launches) == sorted(n for n in kernels.__all__ if hasattr(getattr(kernels, n), "prepare"))
+    assert sorted(launches) == sorted(n for n in kernels.__all__ if hasattr(getattr(kernels, n), "plan_launches"))
     assert all(count == 1 for count in launches.values()), launches

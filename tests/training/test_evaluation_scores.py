@@ -85,7 +85,8 @@ def test_what_blind_sounds_score_is_beside_it(rendered) -> None:
     scores = evaluate_generation(clips, prompts, seed=1)
     assert scores.impact_f1_shuffled < scores.impact_f1_fixed_track < scores.impact_f1
     assert scores.impact_f1_metronome <= scores.impact_f1_fixed_track + 0.1
-    assert f"by the best metronome            {scores.impact_f1_metronome:.3f}" in scores.table()
+    line = next(line for line in scores.table().splitlines() if "best metronome" in line)
+    assert line.endswith(f" {scores.impact_f1_metronome:.3f}")
     said = evaluate_v2a(clips, times).to_dict()
     assert 0 < said["v2a_onset_f1_metronome"] < said["v2a_onset_f1"] > said["v2a_onset_f1_fixed_track"] > 0
     alone = evaluate_v2a(clips[:1], times[:1])

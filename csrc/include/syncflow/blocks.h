@@ -1,14 +1,14 @@
-// Blocks of a d-DiT on a CPU, in float32: one call each, which keeps a tile of tokens in the cache from the attention
+// Blocks of a d-DiT on a CPU, in float32: one call a block, which keeps a tile of tokens in the cache from the attention
 // to the residual of the MLP.
 //
-// A cross-attention over few keys has them folded: its projections move from the tokens to the keys and values.
+// A cross-attention over few keys folds its projections into the keys and values instead of applying them to the tokens.
 // With q = Wq x + b and y = Wo p v + c,
 //
 //     q . k = x . (Wq^T k) + b . k,        y = p (v Wo^T) + c,
 //
-// so a token is multiplied with n M keys and values of the width of the tower instead of with two square matrices and M
-// of the width of a head: less work while M (n - 1) < D.
-// Every output element is summed in one order, whatever the threads and the rows beside it.
+// so a token is multiplied by n M keys and values of width D instead of by two square matrices and M keys and values of
+// width d: less work while M (n - 1) < D. The order in which an output element is summed does not depend on the number
+// of threads or rows.
 #pragma once
 
 #include <cstdint>
@@ -19,16 +19,16 @@
 namespace syncflow {
 
 // Weight (out, in) of a linear layer in panels of outputs (`pack` in layers.h), and its bias.
-struct Panels {
-    Panels() = default;
-    Panels(const float* weight, const float* bias, std::int64_t out, std::int64_t in);
+struct PackedLinear {
+    PackedLinear() = default;
+    PackedLinear(const float* weight, const float* bias, std::int64_t out, std::int64_t in);
 
     std::int64_t out = 0, in = 0;
     Floats weight, bias;
 };
 
 // Weights in the layout of torch.nn.Linear: (out, in) and (out).
-struct Weights {
+struct LinearWeights {
     const float* weight;
     const float* bias;
 };
@@ -36,11 +36,11 @@ struct Weights {
 // The weights of both kinds of block: D channels in n heads of d, an MLP of H.
 struct BlockWeights {
     std::int64_t width, heads, hidden;
-    Weights qkv, proj;     // of the self-attention: (3 D, D), (D, D)
-    const float* q_norm;   // (d)
-    const float* k_norm;   // (d)
-    Weights cross_query, cross_key_value, cross_out;  // of the cross-attention: (D, D), (2 D, D), (D, D)
-    Weights up, down;      // of the MLP: (H, D), (D, H)
+    LinearWeights qkv, proj;  // of the self-attention: (3 D, D), (D, D)
+    const float* q_norm;      // (d)
+    const float* k_norm;      // (d)
+    LinearWeights cross_query, cross_key_value, cross_out;  // of the cross-attention: (D, D), (2 D, D), (D, D)
+    LinearWeights up, down;                                 // of the MLP: (H, D), (D, H)
 };
 
 class Block {
@@ -48,13 +48,13 @@ class Block {
     explicit Block(const BlockWeights& weights);
 
     // Whether a block can have these sizes: whole panels, and heads of whole registers.
-    static bool suits(std::int64_t width, std::int64_t heads, std::int64_t hidden);
+    static bool supports(std::int64_t width, std::int64_t heads, std::int64_t hidden);
 
-    // Whether so many keys take less work with the projections folded into them.
+    // Whether folding the projections into so many keys saves work.
     bool folds(std::int64_t keys) const { return keys * (heads - 1) < width; }
 
     std::int64_t width, heads, hidden;
-    Panels qkv, proj, cross_query, cross_key_value, cross_out, up, down;
+    PackedLinear qkv, proj, cross_query, cross_key_value, cross_out, up, down;
     Floats q_norm, k_norm;
     Floats query_weight, query_bias;  // Wq as it is: (D, D)
     Floats cross_out_transposed;      // Wo transposed: (D, D)
@@ -65,10 +65,10 @@ class Adaptor {
    public:
     struct Parts {
         std::int64_t width, heads;
-        Weights qkv, proj;
+        LinearWeights qkv, proj;
         const float* q_norm;
         const float* k_norm;
-        Weights norm, linear, key_value;
+        LinearWeights norm, linear, key_value;
         float norm_eps;
     };
     explicit Adaptor(const Parts& parts);
@@ -77,7 +77,7 @@ class Adaptor {
         const float* features;     // (R, T, S, D)
         const std::int64_t* rows;  // (C)
         bool pooled;               // the mean of each frame's tokens, or all of them
-        const float* rope;        // (M, d / 2, 2) for M = T or T S
+        const float* rope;         // (M, d / 2, 2) for M = T or T S
         float* context;            // (C, M, 2, n, d)
         std::int64_t C, T, S;
         float eps;
@@ -85,7 +85,7 @@ class Adaptor {
     void operator()(const Call& call, int threads) const;
 
     std::int64_t width, heads;
-    Panels qkv, proj, linear, key_value;
+    PackedLinear qkv, proj, linear, key_value;
     Floats q_norm, k_norm, norm_weight, norm_bias;
     float norm_eps;
 };
@@ -95,8 +95,8 @@ struct Text {
     struct Prompt {
         std::int64_t count;
         bool folded;
-        Panels keys;    // folded (n M, D), or only the weight: (n, d, M in whole registers), scaled
-        Panels values;  // folded (D, n M), or only the weight: (M, D)
+        PackedLinear keys;    // folded (n M, D), or only the weight: (n, d, M in whole registers), scaled
+        PackedLinear values;  // folded (D, n M), or only the weight: (M, D)
     };
     std::vector<Prompt> prompts;
 };
@@ -107,21 +107,21 @@ class VideoBlock : public Block {
     VideoBlock(const BlockWeights& weights, const float* table);
 
     // keys and values (P, M, n, d) at strides for the first two axes; lengths (P).
-    Text fold(const float* keys, const float* values, std::int64_t prompt_stride, std::int64_t token_stride,
+    Text prepare_text(const float* keys, const float* values, std::int64_t prompt_stride, std::int64_t token_stride,
               const std::int64_t* lengths, std::int64_t prompts) const;
 
     struct Call {
-        const float* x;       // (R, T, S, D), dense, like all of these
-        const float* normed;  // the modulated norm of x, which the self-attention projects
+        const float* x;           // (R, T, S, D), contiguous, as all of these
+        const float* normed;      // the modulated norm of x, which the self-attention projects
         const float* modulation;  // (R, T or 1, 6, D) at the strides below
         std::int64_t row_stride, frame_stride;  // the latter 0 for 1
         const Text* text;
         const std::int64_t* text_of_row;  // (R)
-        const float* rope;               // (T, d / 2, 2) of a temporal block, null in a spatial one
-        const VideoBlock* following;      // whose norm `next` is; may be null
-        float* attended;  // x after the self-attention, of all R rows; may be null
-        float* y;         // x after the block, of the first `num_outputs` rows; may be x
-        float* next;      // the modulated norm of y for the following block; may be `normed`
+        const float* rope;                // (T, d / 2, 2) of a temporal block, null in a spatial one
+        const VideoBlock* following;      // the block that `next` is normed for; may be null
+        float* attended;                  // x after the self-attention, of all R rows; may be null
+        float* y;                         // x after the block, of the first `num_outputs` rows; may be x
+        float* next;                      // the modulated norm of y for the following block; may be `normed`
         std::int64_t R, T, S, num_outputs;
         float eps;
     };
@@ -136,8 +136,8 @@ struct VideoStep {
     VideoBlock::Call call;
 };
 
-// Blocks one after the other, over the same rows: as many calls. Where every thread gets whole rows, it takes each
-// through all blocks and waits for no other.
+// Runs blocks one after the other over the same rows. Where there are enough rows, each thread takes whole rows through
+// all blocks without waiting for the others.
 void run(const std::vector<VideoStep>& steps, int threads);
 
 // A layer of the audio tower: `norms` (3, 2, D) are weight and bias of its LayerNorms, whose epsilon is `norm_eps`.
@@ -146,10 +146,10 @@ class AudioLayer : public Block {
     AudioLayer(const BlockWeights& weights, const float* norms, float norm_eps);
 
     struct Call {
-        const float* x;        // (R, A, D)
-        const float* rope;    // (A, d / 2, 2)
-        const float* context;  // (C, M, 2, n, d) keys and values of C contexts, or null
-        const float* context_rope;          // (M, d / 2, 2)
+        const float* x;                      // (R, A, D)
+        const float* rope;                   // (A, d / 2, 2)
+        const float* context;                // (C, M, 2, n, d) keys and values of C contexts, or null
+        const float* context_rope;           // (M, d / 2, 2)
         const std::int64_t* context_of_row;  // (R), -1 for none; null: a row's own
         const float* tail;                   // (R, E, D): tokens that follow the context of a row
         float* attended;                     // x after the self-attention, of all R rows; may be null

@@ -1,4 +1,4 @@
-// Floats that begin where a cache line does.
+// Vectors of floats aligned to cache lines.
 #pragma once
 
 #include <cstddef>
@@ -8,22 +8,22 @@
 namespace syncflow {
 
 template <typename T>
-struct OnCacheLines {
+struct CacheAlignedAllocator {
     using value_type = T;
 
-    OnCacheLines() = default;
+    CacheAlignedAllocator() = default;
     template <typename Other>
-    OnCacheLines(const OnCacheLines<Other>&) {}
+    CacheAlignedAllocator(const CacheAlignedAllocator<Other>&) {}
 
     T* allocate(std::size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), line)); }
     void deallocate(T* data, std::size_t) { ::operator delete(data, line); }
 
-    friend bool operator==(const OnCacheLines&, const OnCacheLines&) { return true; }
-    friend bool operator!=(const OnCacheLines&, const OnCacheLines&) { return false; }
+    friend bool operator==(const CacheAlignedAllocator&, const CacheAlignedAllocator&) { return true; }
+    friend bool operator!=(const CacheAlignedAllocator&, const CacheAlignedAllocator&) { return false; }
 
     static constexpr std::align_val_t line{64};
 };
 
-using Floats = std::vector<float, OnCacheLines<float>>;
+using Floats = std::vector<float, CacheAlignedAllocator<float>>;
 
 }  // namespace syncflow

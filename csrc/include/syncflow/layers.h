@@ -1,7 +1,7 @@
-// Layers of a d-DiT on a CPU, in float32: what the operations of kernels/ do there.
+// Layers of a d-DiT on a CPU, in float32: the implementation of the operations of kernels/ there.
 //
-// Strides count floats; heads of a token stand one after the other, as do the channels of a head. Every output element
-// is summed in one order, whatever the threads and the rows beside it.
+// Strides count floats. The heads of a token are contiguous, and so are the channels of a head. The order in which an
+// output element is summed does not depend on the number of threads or rows.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +12,13 @@ namespace syncflow {
 
 // softmax(q k^T / sqrt(d)) v of every sequence and head, where q and k are RMS-normalised, weighted and rotated.
 //
-// Token t of sequence (i, j) has its q at qkv + i * outer_stride + j * inner_stride + t * token_stride; k and v follow
-// at part_stride each. Its output is at the same place of `out`, whose strides are a third of those.
+// Token t of sequence (i, j) has its q at qkv + i * outer_stride + j * inner_stride + t * token_stride; its k and v
+// follow at heads * width floats each. Its output is at the same position of `out`, whose strides are a third of those.
 struct SelfAttention {
     const float* qkv;
     const float* q_weight;  // (d)
     const float* k_weight;  // (d)
-    const float* rope;     // (length, d / 2, 2) cosines and sines, or null
+    const float* rope;      // (length, d / 2, 2) cosines and sines, or null
     float* out;
     std::int64_t outer, inner, length, heads, width;
     std::int64_t outer_stride, inner_stride, token_stride;
@@ -36,7 +36,7 @@ struct CrossAttention {
     std::int64_t rows, queries, heads, width, keys, tail;
     const std::int64_t* context_of_row;  // (rows), -1 for none; null: a row's own
     const std::int64_t* lengths;         // of every context, or null for `keys`
-    const float* q_rope;                // (queries, d / 2, 2) and (keys, d / 2, 2), or both null
+    const float* q_rope;                 // (queries, d / 2, 2) and (keys, d / 2, 2), or both null
     const float* k_rope;
     const float* q_positions;  // (queries) and (keys), read only with a window of 0 or more
     const float* k_positions;
@@ -49,7 +49,7 @@ struct ResidualNorm {
     const float* branch;      // null: y is x, and is not written
     const float* gate_table;  // (D), or null for a gate of 1
     const float* gate_rows;   // (D) of every row and frame, at the strides below
-    const float* shift_table; // null: no norm
+    const float* shift_table;  // null: no norm
     const float* shift_rows;
     const float* scale_table;
     const float* scale_rows;
@@ -80,7 +80,7 @@ struct GuidedStep {
     std::int64_t requests, branches, size, v_stride;
 };
 
-// Floats of a packed weight (out, in), and the packing: panels of PANEL outputs, in each the inputs one after the other.
+// The number of floats of a packed weight (out, in), and the packing: panels of PANEL outputs, each (in, PANEL).
 constexpr std::int64_t PANEL = 32;
 std::int64_t packed_size(std::int64_t out, std::int64_t in);
 void pack(const float* weight, std::int64_t out, std::int64_t in, float* packed);
@@ -98,7 +98,7 @@ const char* instructions();
 // All levels of this processor, lowest first.
 std::vector<std::string> instruction_levels();
 
-// Multiply-adds a second of a loop that does nothing else, by one thread: the most that a layer could reach.
+// Multiply-adds a second of a loop that does nothing else, on one thread: the upper bound of a layer's rate.
 double multiply_add_rate(double seconds);
 
 }  // namespace syncflow

@@ -37,13 +37,13 @@ class NativeDDiT(DDiT):
 def unsupported_reason(model: DDiT) -> str:
     """The reason why the C++ part cannot compute the blocks of this model; empty if it can."""
     config = model.config
-    if native.LOOPS is None:
+    if native.EXTENSION is None:
         return "needs the native part, which was not built or is switched off by SYNCFLOW_NATIVE=0"
     if model.device.type != "cpu" or model.dtype != torch.float32:
         dtype = str(model.dtype).removeprefix("torch.")
         return f"computes in float32 on a CPU; this model is in {dtype} on {model.device.type}"
     hidden = int(config.width * config.mlp_ratio)
-    if not all(native.LOOPS.suits(config.width, heads, hidden) for heads in (config.heads, config.audio_heads)):
+    if not all(native.EXTENSION.supports(config.width, heads, hidden) for heads in (config.heads, config.audio_heads)):
         return (
             "takes widths and MLPs that are multiples of 32 and heads whose width is one of 16; this model has a width "
             f"of {config.width}, an MLP of {hidden}, {config.heads} heads and {config.audio_heads} of the audio"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ....kernels import native
-from ....kernels.launch import suits_cpu
+from ....kernels.launch import uses_cpu_path
 from ...model.audio import AudioLayer, AudioState, ModalityAdaptor
 from ...model.layers import EPS, CrossAttention
 from ...model.video import STDiTBlock, VideoState
@@ -48,7 +48,7 @@ class TensorCache(Generic[T]):
 
 def runs_natively(x: Tensor) -> bool:
     """Whether the native part may compute with x: without gradients, tracing, counting or another implementation."""
-    return not torch.is_grad_enabled() and suits_cpu((x,)) and native.takes(x)
+    return not torch.is_grad_enabled() and uses_cpu_path((x,)) and native.supports(x)
 
 
 class NativeBlock(STDiTBlock):
@@ -57,8 +57,8 @@ class NativeBlock(STDiTBlock):
     def __init__(self, block: STDiTBlock) -> None:
         share(self, block)
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
-        self.made = native.LOOPS.VideoBlock(_arrays(block), self.width, self.heads, self.mlp.fc1.out_features)
-        self.text = TensorCache(self._fold)
+        self.made = native.EXTENSION.VideoBlock(_arrays(block), self.width, self.heads, self.mlp.fc1.out_features)
+        self.text = TensorCache(self._prepare_text)
 
     def forward(
         self,
@@ -85,11 +85,10 @@ class NativeBlock(STDiTBlock):
         x, normed = run_video([self], following, x, normed, state, index, [attended], num_outputs)
         return x, None if following is None else normed, x if attended is None else attended
 
-    def _fold(self, keys: Tensor, text: Any, index: int) -> Any:
+    def _prepare_text(self, keys: Tensor, text: Any, index: int) -> Any:
         keys, values = text.keys[index].contiguous(), text.values[index].contiguous()
         lengths = text.lengths.to(torch.int64).contiguous()
-        addresses = [tensor.data_ptr() for tensor in (keys, values, lengths)]
-        return self.made.fold(addresses, keys.stride()[:2], *keys.shape[:2])
+        return self.made.prepare_text(keys, values, lengths)
 
 
 def run_video(
@@ -114,14 +113,17 @@ def run_video(
         modulation = modulation.contiguous()
     rope = state.rope.contiguous()
     count = x.shape[0] if num_outputs is None else num_outputs
-    native.LOOPS.run_video(
+    native.EXTENSION.run_video(
         [block.made for block in blocks],
         None if following is None else following.made,
         [block.text(state.text.keys, state.text, index + i) for i, block in enumerate(blocks)],
-        [_address(tensor) for tensor in attended],
-        [tensor.data_ptr() for tensor in (x, normed, modulation, of_row, rope)],
-        (*x.shape[:3], count),
-        (modulation.stride(0), modulation.stride(1) if modulation.shape[1] > 1 else 0),
+        attended,
+        x,
+        normed,
+        modulation,
+        of_row,
+        rope,
+        count,
         EPS,
         torch.get_num_threads(),
     )
@@ -140,7 +142,7 @@ class NativeAudioLayer(AudioLayer):
         self.rope_table, self.returns_attended = rope_table, returns_attended
         self.heads, self.width = self.attn.heads, self.attn.proj.in_features
         sizes = self.width, self.heads, self.mlp.fc1.out_features
-        self.made = native.LOOPS.AudioLayer(_arrays(layer), *sizes, self.norm1.eps)
+        self.made = native.EXTENSION.AudioLayer(_arrays(layer), *sizes, self.norm1.eps)
 
     def forward(
         self, x: Tensor, state: AudioState, context: Tensor | None = None, *, num_outputs: int | None = None
@@ -173,18 +175,20 @@ def run_audio(
     x, clock, tail, ref = x.contiguous(), state.rope.contiguous(), state.tail.contiguous(), state.context_ref
     count = x.shape[0] if num_outputs is None else num_outputs
     rope = of_row = None
-    rows = known = 0
     read = [None if context is None or ref is None else context.contiguous() for context in contexts]
     if read[0] is not None and ref is not None:
         rope, of_row = layers[0].rope_table(ref.positions).contiguous(), ref.context_of_row
         of_row = None if of_row is None else of_row.contiguous()
-        rows, known = read[0].shape[:2]
-    native.LOOPS.run_audio(
+    native.EXTENSION.run_audio(
         [layer.made for layer in layers],
-        [_address(tensor) for tensor in read],
-        [_address(tensor) for tensor in attended],
-        [_address(tensor) for tensor in (x, clock, rope, of_row, tail)],
-        (*x.shape[:2], rows, known, tail.shape[1], count),
+        read,
+        attended,
+        x,
+        clock,
+        rope,
+        of_row,
+        tail,
+        count,
         EPS,
         torch.get_num_threads(),
     )
@@ -200,21 +204,15 @@ class NativeAdaptor:
     def __init__(self, adaptor: ModalityAdaptor, reader: CrossAttention, *, pooled: bool) -> None:
         self.pooled, self.width, self.heads = pooled, adaptor.attn.proj.in_features, adaptor.attn.heads
         arrays = _arrays(adaptor) | {f"kv_linear.{name}": array for name, array in _arrays(reader.kv_linear).items()}
-        self.made = native.LOOPS.Adaptor(arrays, self.width, self.heads, adaptor.norm.eps)
+        self.made = native.EXTENSION.Adaptor(arrays, self.width, self.heads, adaptor.norm.eps)
 
     def __call__(self, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
         """Keys and values (C, M, 2, n, d) of ``rows`` (C,) of a feature (R, T, S, D), at rope (M, d / 2, 2)."""
         held, _, frames, tokens = feature.contiguous(), *feature.shape[:3]
         count, keys = rows.shape[0], frames if self.pooled else frames * tokens
         context = feature.new_empty(count, keys, 2, self.heads, self.width // self.heads)
-        self.made(
-            [held.data_ptr(), rows.contiguous().data_ptr(), rope.contiguous().data_ptr()],
-            context.data_ptr(),
-            (count, held.shape[0], frames, tokens),
-            self.pooled,
-            EPS,
-            torch.get_num_threads(),
-        )
+        threads = torch.get_num_threads()
+        self.made(held, rows.contiguous(), rope.contiguous(), context, self.pooled, EPS, threads)
         return context
 
 
@@ -224,10 +222,6 @@ def share(made: nn.Module, given: nn.Module) -> None:
     made._parameters.update(given._parameters)
     made._buffers.update(given._buffers)
     made._modules.update(given._modules)
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _arrays(module: nn.Module) -> dict[str, Any]:

@@ -209,5 +209,5 @@ def _tie_rank(runtime: str) -> int:
 
 def _native_hash() -> str:
     """The hash of the file of the C++ part; empty if there is none."""
-    file = getattr(native.LOOPS, "__file__", None)
+    file = getattr(native.EXTENSION, "__file__", None)
     return "" if file is None else sha256(Path(file))

@@ -179,7 +179,7 @@ def _factories_without_exports(task: _Task) -> Factories:
     """The runtimes that need no export, the most reliable first: ``torch`` alone without the C++ part."""
     model = cast(task.model, DTYPES[task.precision])
     factories: Factories = {"torch": lambda: torch_denoiser(model, task.precision, task.options)}
-    if native.LOOPS is not None and task.device.type == "cpu" and model.dtype == torch.float32:
+    if native.EXTENSION is not None and task.device.type == "cpu" and model.dtype == torch.float32:
         factories = {"torch-plain": lambda: PlainTorchDenoiser(model), **factories}
         if not unsupported_reason(model):
             factories["native"] = lambda: NativeDDiT(model)

@@ -26,7 +26,7 @@ from syncflow.kernels import implementation, native
 
 from ..plain import CONFIG, HEARING_JOBS, JOBS, assert_plain, job, randomised
 
-pytestmark = pytest.mark.skipif(native.LOOPS is None, reason="the native part was not built")
+pytestmark = pytest.mark.skipif(native.EXTENSION is None, reason="the native part was not built")
 
 SMALL = CONFIG.replace(width=32)
 MODELS = {
@@ -272,7 +272,7 @@ def test_what_it_does_not_suit(models, tmp_path):
 
 
 def test_without_a_native_part(models, tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "LOOPS", None)
+    monkeypatch.setattr(native, "EXTENSION", None)
     plain = models["adaptor"][0]
     with pytest.raises(ValueError, match="needs the native part, which was not built or is switched off"):
         choose("native", plain, ExportLocations(tmp_path, "7" * 64))

@@ -20,7 +20,7 @@ BRIDGES = {
     "audio_rope": CONFIG.replace(width=32, bridge="audio_rope", first_block=1),
     "global_local": CONFIG.replace(width=32, bridge="global_local"),
 }
-built = pytest.mark.skipif(native.LOOPS is None, reason="the native part was not built")
+built = pytest.mark.skipif(native.EXTENSION is None, reason="the native part was not built")
 
 
 class Spied:
@@ -46,8 +46,8 @@ class Spied:
 
 @pytest.fixture
 def spied(monkeypatch) -> Spied:
-    spied = Spied(native.LOOPS)
-    monkeypatch.setattr(native, "LOOPS", spied)
+    spied = Spied(native.EXTENSION)
+    monkeypatch.setattr(native, "EXTENSION", spied)
     return spied
 
 
@@ -114,7 +114,7 @@ def test_it_says_so(tmp_path):
     model = randomised()
     plain, usual = (choose(name, model, ExportLocations(tmp_path, "7" * 64)) for name in ("torch-plain", "torch"))
     assert (plain.runtime, plain.describe()["kernels"]) == ("torch-plain", "torch")
-    expected = "reference" if native.LOOPS is None else f"native {native.instructions()}"
+    expected = "reference" if native.EXTENSION is None else f"native {native.instructions()}"
     assert usual.describe()["kernels"] == expected
 
 

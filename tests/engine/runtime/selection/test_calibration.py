@@ -104,7 +104,7 @@ def test_the_key_of_this_process(monkeypatch):
     assert key.versions["torch"] == torch.__version__ and key.versions["aoti"] == "3"
 
 
-@pytest.mark.skipif(calibration.native.LOOPS is None, reason="the native part was not built")
+@pytest.mark.skipif(calibration.native.EXTENSION is None, reason="the native part was not built")
 def test_another_build_of_the_cpp_part_is_another_key(monkeypatch, tmp_path):
     before = CalibrationKey.here("7", "float32", (), {})
     assert len(before.versions["native"]) == 64
@@ -112,9 +112,9 @@ def test_another_build_of_the_cpp_part_is_another_key(monkeypatch, tmp_path):
 
     class Other:
         __file__ = str(tmp_path / "_native.so")
-        instructions = staticmethod(calibration.native.LOOPS.instructions)
+        instructions = staticmethod(calibration.native.EXTENSION.instructions)
 
-    monkeypatch.setattr(calibration.native, "LOOPS", Other)
+    monkeypatch.setattr(calibration.native, "EXTENSION", Other)
     assert CalibrationKey.here("7", "float32", (), {}).versions["native"] != before.versions["native"]
 
 

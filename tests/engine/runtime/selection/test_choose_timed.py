@@ -31,7 +31,7 @@ WIDE = CONFIG.replace(width=32)
 SEQUENCE = PRESETS["syncflow-tiny"].sequence
 WITHOUT_EXPORTS = ("torch-plain", "torch", "native")
 KINDS = {PlainTorchDenoiser: "torch-plain", DDiT: "torch", NativeDDiT: "native", GraphDenoiser: "export"}
-built = pytest.mark.skipif(native.LOOPS is None, reason="the native part was not built")
+built = pytest.mark.skipif(native.EXTENSION is None, reason="the native part was not built")
 
 
 def unexpected(denoiser: Any) -> Any:
@@ -233,7 +233,7 @@ def test_engines_in_threads_agree(wide, tmp_path, timed, monkeypatch):
 
 
 def test_a_single_candidate_is_not_timed(wide, tmp_path, timed, monkeypatch):
-    monkeypatch.setattr(native, "LOOPS", None)
+    monkeypatch.setattr(native, "EXTENSION", None)
     chosen = choose("auto", wide, ExportLocations(tmp_path, MODEL), workload=Workload(SEQUENCE, unexpected))
     assert (chosen.runtime, chosen.why) == ("torch", "there is no other runtime here")
 

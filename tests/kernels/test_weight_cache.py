@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from syncflow.kernels import dense, derived
-from syncflow.kernels.derived import fixed
+from syncflow.kernels import linear, weight_cache
+from syncflow.kernels.weight_cache import cacheable, cached
 
 
 class Counted:
-    """Doubles a weight, or adds two, and counts how often."""
+    """Doubles a weight, and counts how often."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, weight: Tensor, other: Tensor | None = None) -> Tensor:
+    def __call__(self, weight: Tensor) -> Tensor:
         self.calls += 1
-        return 2 * weight if other is None else weight + other
+        return 2 * weight
 
 
 def frozen(*values: float) -> nn.Parameter:
@@ -30,18 +30,18 @@ def frozen(*values: float) -> nn.Parameter:
 
 def test_computed_once():
     make, weight = Counted(), frozen(1, 2)
-    found = [derived.derived(make, weight) for _ in range(3)]
+    found = [cached(make, weight) for _ in range(3)]
     assert all(each is found[0] for each in found)
     assert (make.calls, found[0].tolist()) == (1, [2, 4])
 
 
-def test_kept_by_function_and_by_both_weights():
+def test_cached_by_function_and_by_weight():
     first, second, weight, other = Counted(), Counted(), frozen(1), frozen(5)
-    assert derived.derived(first, weight).tolist() == [2]
-    assert derived.derived(first, weight, other).tolist() == [6]
-    assert derived.derived(first, other, weight).tolist() == [6]
-    assert derived.derived(second, weight).tolist() == [2]
-    assert (first.calls, second.calls) == (3, 1)
+    assert cached(first, weight).tolist() == [2]
+    assert cached(first, other).tolist() == [10]
+    assert cached(first, weight).tolist() == [2]
+    assert cached(second, weight).tolist() == [2]
+    assert (first.calls, second.calls) == (2, 1)
 
 
 def in_place(module: nn.Linear) -> None:
@@ -65,18 +65,10 @@ def moved(module: nn.Linear) -> None:
 @pytest.mark.parametrize("change", [in_place, loaded, assigned, moved])
 def test_computed_again_after_a_change(change):
     make, module = Counted(), nn.Linear(4, 3, bias=False).requires_grad_(False)
-    derived.derived(make, module.weight)
+    cached(make, module.weight)
     change(module)
-    assert torch.equal(derived.derived(make, module.weight), 2 * module.weight)
+    assert torch.equal(cached(make, module.weight), 2 * module.weight)
     assert make.calls == 2
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_a_change_of_either_weight_counts(place):
-    make, weights = Counted(), (frozen(1), frozen(2))
-    derived.derived(make, *weights)
-    weights[place].add_(10)
-    assert derived.derived(make, *weights).tolist() == [13]
 
 
 def test_a_layer_in_training_and_then_at_rest():
@@ -84,7 +76,7 @@ def test_a_layer_in_training_and_then_at_rest():
 
     def found() -> Tensor:
         with torch.inference_mode():
-            return dense(x, layer.weight, layer.bias)
+            return linear(x, layer.weight, layer.bias)
 
     optimizer = torch.optim.SGD(layer.parameters(), 0.1)
     for _ in range(2):
@@ -103,28 +95,27 @@ def test_weights_that_may_change_unseen_are_not_kept():
         unseen = torch.ones(2)
     for weight in (wanted, unseen):
         before = make.calls
-        assert not fixed(weight)
+        assert not cacheable(weight)
         with torch.no_grad():
-            derived.derived(make, weight), derived.derived(make, weight)
+            cached(make, weight), cached(make, weight)
         assert make.calls == before + 2
-    assert fixed(frozen(1))
+    assert cacheable(frozen(1))
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_gone_with_either_weight(place):
-    make, weights = Counted(), [frozen(1), frozen(2)]
-    derived.derived(make, *weights)
-    assert any(key[0] is make for key in derived._kept)
-    weights[place] = frozen(3)
+def test_evicted_with_the_weight():
+    make, weight = Counted(), frozen(1)
+    cached(make, weight)
+    assert any(key[0] is make for key in weight_cache._entries)
+    del weight
     gc.collect()
-    assert not any(key[0] is make for key in derived._kept)
+    assert not any(key[0] is make for key in weight_cache._entries)
 
 
 def test_threads_find_the_same_values():
     make, weights = Counted(), [frozen(float(i)) for i in range(20)]
 
     def all_of_them(_: int) -> list[float]:
-        return [derived.derived(make, weight).item() for weight in weights]
+        return [cached(make, weight).item() for weight in weights]
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(all_of_them, range(64)))

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.functional import conv3d, linear
+from torch.nn import functional
 
-from syncflow.kernels import dense, dense_patches, implementation, native
+from syncflow.kernels import implementation, linear, native, patch_embedding
 
 ONEDNN = torch.backends.mkldnn.is_available()
 
@@ -40,19 +40,19 @@ def called(function):
 def test_equals_the_product(dtype, leading, k, n, strided, seed):
     x, weight, bias = inputs(leading, k, n, dtype, seed, strided)
     with torch.no_grad():
-        y = dense(x, weight, bias)
+        y = linear(x, weight, bias)
     exact = torch.einsum("...k,nk->...n", x.double(), weight.double()) + bias.double()
     assert (y.shape, y.dtype) == (exact.shape, dtype)
     assert y.is_contiguous()
     if y.numel():
-        plain = (linear(x, weight, bias).double() - exact).abs().max()
+        plain = (functional.linear(x, weight, bias).double() - exact).abs().max()
         floor = 2 * torch.finfo(dtype).eps * exact.abs().max()
         assert (y.double() - exact).abs().max() <= 2 * plain + floor
 
 
 @pytest.mark.skipif(not ONEDNN, reason="PyTorch comes without oneDNN here")
 def test_only_large_products_of_float32_go_to_onednn(monkeypatch):
-    monkeypatch.setattr(native, "LOOPS", None)
+    monkeypatch.setattr(native, "EXTENSION", None)
     op = "mkldnn::_linear_pointwise"
     with torch.no_grad():
         for shape, dtype, expected in (
@@ -61,23 +61,23 @@ def test_only_large_products_of_float32_go_to_onednn(monkeypatch):
             (((256,), 128, 128), torch.float64, False),
         ):
             arguments = inputs(*shape, dtype, 0)
-            assert (op in called(lambda a=arguments: dense(*a))) is expected
+            assert (op in called(lambda a=arguments: linear(*a))) is expected
         large = inputs((256,), 128, 128, torch.float32, 0)
         with implementation("reference"):
-            assert op not in called(lambda: dense(*large))
+            assert op not in called(lambda: linear(*large))
 
 
 def test_gradients_are_those_of_the_linear_layer():
     x, weight, bias = (a.requires_grad_() for a in inputs((256,), 128, 128, torch.float32, 0))
-    found = torch.autograd.grad(dense(x, weight, bias).sum(), (x, weight, bias))
-    expected = torch.autograd.grad(linear(x, weight, bias).sum(), (x, weight, bias))
+    found = torch.autograd.grad(linear(x, weight, bias).sum(), (x, weight, bias))
+    expected = torch.autograd.grad(functional.linear(x, weight, bias).sum(), (x, weight, bias))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_compilers_see_a_linear_layer():
     class Layer(nn.Module):
         def forward(self, x, weight, bias):
-            return dense(x, weight, bias)
+            return linear(x, weight, bias)
 
     arguments = inputs((256,), 128, 128, torch.float32, 0)
     with torch.no_grad():
@@ -105,10 +105,14 @@ def test_patches_are_a_convolution(dtype, rows, channels, frames, size, patch, w
     weight = torch.randn(width, channels, 1, patch, patch, generator=generator).to(dtype)
     bias = torch.randn(width, generator=generator).to(dtype)
     with torch.no_grad():
-        found = dense_patches(z, weight, bias)
-    exact = conv3d(z.double(), weight.double(), bias.double(), stride=(1, patch, patch)).flatten(3).permute(0, 2, 3, 1)
+        found = patch_embedding(z, weight, bias)
+    exact = (
+        functional.conv3d(z.double(), weight.double(), bias.double(), stride=(1, patch, patch))
+        .flatten(3)
+        .permute(0, 2, 3, 1)
+    )
     assert (found.shape, found.dtype) == ((rows, frames, size[0] * size[1], width), dtype)
     tolerance = 64 * torch.finfo(dtype).eps
     torch.testing.assert_close(found.double(), exact, rtol=tolerance, atol=tolerance * (channels * patch**2) ** 0.5)
-    given = dense_patches(z, weight, bias)  # with gradients on
+    given = patch_embedding(z, weight, bias)  # with gradients on
     torch.testing.assert_close(given.double(), exact, rtol=tolerance, atol=tolerance * (channels * patch**2) ** 0.5)
