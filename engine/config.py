@@ -140,6 +140,17 @@ class SequenceConfig(Config):
         return -(-self.frames // self.time_factor)
 
     @property
+    def padding(self) -> int:
+        """Frames that the video codec pads in front, so that its time stride divides their number."""
+        return self.latent_frames * self.time_factor - self.frames
+
+    @property
+    def frame_times(self) -> tuple[float, ...]:
+        """The middle of each latent frame, in seconds from the start of the clip (T of them)."""
+        middles = (self.time_factor * (frame + 0.5) - self.padding for frame in range(self.latent_frames))
+        return tuple(middle / self.fps for middle in middles)
+
+    @property
     def latent_height(self) -> int:
         """H."""
         return self.height // self.space_factor

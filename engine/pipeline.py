@@ -252,7 +252,7 @@ class Pipeline:
             return times.known_audio()
         if task == "text-to-audio":
             return times.without_video()
-        return times if video is None else times.after(video.start)
+        return times if video is None or video.start is None else times.after(video.start)
 
     def _silence(self, sequence: SequenceConfig) -> torch.Tensor:
         return self.components.audio.encode(torch.zeros(1, sequence.samples, device=self.device))[0]

@@ -112,7 +112,7 @@ def known_latents(
         return Known(video, start=start), Known(audio, start=start)
     frames, tokens = known_lengths(media, sequence)
     if frames < 1:
-        least = sequence.time_factor / sequence.fps
+        least = (sequence.time_factor - sequence.padding) / sequence.fps
         raise ValueError(f"the clip to continue has {media.seconds:g} s; it must have at least {least:g} s")
     return (
         Known(video, torch.arange(sequence.latent_frames) < frames),
@@ -121,8 +121,8 @@ def known_latents(
 
 
 def known_lengths(media: KnownMedia, sequence: SequenceConfig) -> tuple[int, int]:
-    """Latent frames and audio tokens that the known seconds fill completely."""
-    frames = int(media.seconds * sequence.fps + 1e-6) // sequence.time_factor
+    """Latent frames, the first of which holds the padding, and audio tokens that the known seconds fill completely."""
+    frames = (int(media.seconds * sequence.fps + 1e-6) + sequence.padding) // sequence.time_factor
     return frames, int(media.seconds * sequence.sample_rate + 1e-6) // sequence.audio_hop
 
 
@@ -134,7 +134,7 @@ def restore_known(
     The known sound is cross-faded into the sampled one.
     """
     latent_frames, tokens = known_lengths(media, sequence)
-    known, end = latent_frames * sequence.time_factor, tokens * sequence.audio_hop
+    known, end = latent_frames * sequence.time_factor - sequence.padding, tokens * sequence.audio_hop
     fade = np.clip((end - np.arange(len(waveform))) / (CROSSFADE * sequence.sample_rate), 0, 1).astype(np.float32)
     frames = np.concatenate((media.clip.frames[:known], frames[known:]))
     return frames, fade * media.clip.waveform + (1 - fade) * waveform

@@ -78,7 +78,7 @@ def _fill(
         return torch.arange(shape[1]) < _integers([shape[0], 1], 1, 1 if without_context else shape[1], generator)
     if name == "t":
         return torch.rand(shape, generator=generator)
-    if name == "video_token_positions":
+    if name in ("video_token_positions", "frame_times"):
         return torch.rand(shape, generator=generator).cumsum(0)
     if not example.dtype.is_floating_point:
         return _integers(shape, 0, BYTES - 1, generator)

@@ -77,6 +77,7 @@ class DenoiseVideo(_Part):
                 audio_context=collected("audio_context", of),
                 audio_context_of_row=of["audio_context_of_row"],
                 prefix_of_row=of["prefix_of_row"],
+                frame_times=of["frame_times"],
             )
             return (self.model.video_pass(inputs)[0],)
         velocity, pooled = self.model.video(*rows, keep=lambda _, x: self.model.audio.pool(x))
@@ -129,6 +130,7 @@ class DenoiseJoint(_Part):
             _text(of),
             of["text_of_row"],
             bridged_rows=of["bridged_rows"],
+            frame_times=of["frame_times"],
         )
         found = self.model.run_both_towers(inputs, of.get("text_tokens"), of["style"])
         assert found.video is not None and found.audio is not None
@@ -239,8 +241,9 @@ class _Examples:
         layers = range(self.d.first_block, self.d.depth)
         context = numbered("audio_context", [self._context(self.s.audio_tokens, self.d.heads) for _ in layers])
         inputs |= {"prefix_of_row": self._indices(self.rows), "audio_context_of_row": self._indices(self.rows)}
+        inputs["frame_times"] = self._floats(self.s.latent_frames)
         inputs |= context
-        dynamic |= {"prefix_of_row": {0: "R"}, "audio_context_of_row": {0: "R"}}
+        dynamic |= {"prefix_of_row": {0: "R"}, "audio_context_of_row": {0: "R"}, "frame_times": {0: "T"}}
         dynamic |= {name: {0: "C", 1: "A"} for name in context}
         return self._graph("denoise_video", DenoiseVideo, inputs, ("velocity",), dynamic)
 
@@ -276,10 +279,11 @@ class _Examples:
         inputs, dynamic = self._video("video_latents", "R", self.rows)
         audio, axes = self._audio("audio_latents")
         inputs |= audio | {
+            "frame_times": self._floats(self.s.latent_frames),
             "bridged_rows": self._indices(self.rows - 1),
             "style": self._floats(self.rows - 1, 7, self.d.width),
         }
-        dynamic |= axes | {"bridged_rows": {0: "N"}, "style": {0: "N", 1: "A_r"}}
+        dynamic |= axes | {"frame_times": {0: "T"}, "bridged_rows": {0: "N"}, "style": {0: "N", 1: "A_r"}}
         return self._graph("denoise_joint", DenoiseJoint, inputs, ("video_velocity", "audio_velocity"), dynamic)
 
     def _video(self, latents: str, rows: str, count: int) -> tuple[dict[str, Tensor], dict[str, Axes]]:

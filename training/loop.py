@@ -70,6 +70,7 @@ class Batches:
             self.ids[text],
             self.mask[text],
             torch.full((len(picks),), float(self.latents.fps), device=self.device),
+            torch.tensor(self.latents.frame_times, device=self.device),
         )
 
 

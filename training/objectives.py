@@ -25,6 +25,7 @@ class Batch:
     ids: Tensor  # (R, L)
     mask: Tensor  # (R, L)
     fps: Tensor  # (R,)
+    frame_times: Tensor  # (T,)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class FlowObjective(nn.Module):
         z_v = torch.lerp(sample.noise_video, batch.video, t_v[:, None, None, None, None])
         times = self.model.modulation(t_v[:, None], batch.fps)
         context_rows = None if stage == "video" else row
-        v_video, context = self.model.video_pass(VideoInputs(z_v, times, text, row, context_rows=context_rows))
+        inputs = VideoInputs(z_v, times, text, row, context_rows=context_rows, frame_times=batch.frame_times)
+        v_video, context = self.model.video_pass(inputs)
         error = v_video.float() - (batch.video - sample.noise_video)
         per_row = motion_aware(error, batch.video, self.config.motion_weight)
         video = (per_row * sample.learn_video).sum() / sample.learn_video.sum().clamp(min=1)
@@ -139,7 +141,7 @@ class FlowObjective(nn.Module):
         z_a = torch.lerp(sample.noise_audio, batch.audio, t_a[:, None, None])
         patch = self.model.config.patch
         tokens = z_v.shape[3] // patch * (z_v.shape[4] // patch)
-        ref = VideoContextRef(self.model.video_token_positions(z_v.shape[2], tokens))
+        ref = VideoContextRef(self.model.video_token_positions(batch.frame_times, tokens))
         times_a = self.model.audio_time(t_a)
         v_audio, _ = self.model.audio_pass(
             AudioInputs(z_a, times_a, text, row, video_context=context, video_context_ref=ref)

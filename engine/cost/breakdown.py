@@ -208,7 +208,8 @@ class _Parts:
             self.time = self.audio_time()
             self.features = self.model.video(self.z_v, self.times, self.words, self.row, keep=lambda _, x: x)[1]
             self.context = self.video(context_rows=self.row)[1]
-            self.context_ref = VideoContextRef(self.model.video_token_positions(s.latent_frames, s.spatial_tokens))
+            times = torch.tensor(s.frame_times)
+            self.context_ref = VideoContextRef(self.model.video_token_positions(times, s.spatial_tokens))
 
     def text(self) -> Conditioning:
         return self.model.condition(self.states, self.lengths)

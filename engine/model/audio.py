@@ -176,15 +176,13 @@ class AudioTower(nn.Module):
         """What an adaptor attends over of the features (R, T, S, D) of a layer. -> (R, T * S or T, D)."""
         return feature.mean(2) if self.config.adaptor_tokens == "frame" else feature.flatten(1, 2)
 
-    def video_positions(self, frames: int, tokens: int) -> Tensor:
-        """Where pooled features of ``frames`` latent frames of ``tokens`` tokens stand on the clock of the audio.
+    def video_positions(self, frame_times: Tensor, tokens: int) -> Tensor:
+        """Positions on the clock of the audio of pooled features of latent frames of ``tokens`` tokens.
 
-        The middle of the frame. -> (T * S or T,).
+        ``frame_times`` (T,): the middle of each in seconds. -> (T * S or T,).
         """
-        middle = (torch.arange(frames, device=self.freqs.device) + 0.5) / self.config.latent_fps
-        return (middle * self.config.audio_rate).repeat_interleave(
-            1 if self.config.adaptor_tokens == "frame" else tokens
-        )
+        each = 1 if self.config.adaptor_tokens == "frame" else tokens
+        return (frame_times * self.config.audio_rate).repeat_interleave(each)
 
     def rope_table(self, positions: Tensor) -> Tensor:
         """Cosines and sines at ``positions`` (M,) on the clock of the audio. -> (M, d / 2, 2)."""

@@ -48,20 +48,25 @@ def scatter_rows(branch: Tensor, rows: Tensor | None, count: int) -> Tensor:
     return branch if rows is None else branch.new_zeros(count, *branch.shape[1:]).index_copy(0, rows, branch)
 
 
-def video_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
-    """Positions in latent frames of T * S video tokens that read A audio tokens."""
-    count = partial(torch.arange, device=frequencies.device, dtype=torch.float32)
-    return Clocks(_repeated(count(frames), tokens), count(audio) * frames / audio, frequencies)
+def video_clock(config: DDiTConfig, frame_times: Tensor, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
+    """Positions in latent frames of T * S video tokens, at ``frame_times`` (T,) seconds, that read A audio tokens."""
+    frames = _repeated(frame_times * config.latent_fps, tokens)
+    return Clocks(frames, _audio_positions(config, audio, frequencies.device), frequencies)
 
 
-def audio_clock(frames: int, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
-    """Positions in latent frames of A audio tokens that read T * S video tokens, which stand in the middle of theirs.
+def audio_clock(config: DDiTConfig, frame_times: Tensor, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
+    """Positions in latent frames of A audio tokens that read T * S video tokens at ``frame_times`` (T,) seconds.
 
-    ``frequencies`` are radians an audio token; a latent frame has A / T of these.
+    ``frequencies`` are radians an audio token; a latent frame has audio_rate / latent_fps of these.
     """
-    count = partial(torch.arange, device=frequencies.device, dtype=torch.float32)
-    middles = _repeated(count(frames) + 0.5, tokens)
-    return Clocks(count(audio) * frames / audio, middles, frequencies * (audio / frames))
+    frames = _repeated(frame_times * config.latent_fps, tokens)
+    positions = _audio_positions(config, audio, frequencies.device)
+    return Clocks(positions, frames, frequencies * (config.audio_rate / config.latent_fps))
+
+
+def _audio_positions(config: DDiTConfig, audio: int, device: torch.device) -> Tensor:
+    """The start of each of A audio tokens, in latent frames. -> (A,)."""
+    return torch.arange(audio, device=device, dtype=torch.float32) * (config.latent_fps / config.audio_rate)
 
 
 def _repeated(positions: Tensor, times: int) -> Tensor:
@@ -169,12 +174,18 @@ class GlobalLocalBridge(nn.Module):
 
 
 def global_local_clocks(
-    frames: int, tokens: int, audio: int, style: int, video_frequencies: Tensor, audio_frequencies: Tensor
+    config: DDiTConfig,
+    frame_times: Tensor,
+    tokens: int,
+    audio: int,
+    style: int,
+    video_frequencies: Tensor,
+    audio_frequencies: Tensor,
 ) -> GlobalLocalClocks:
     """For T * S video tokens, A audio tokens and A_r reference tokens; the reference reads without positions."""
-    to_audio = audio_clock(frames, tokens, audio, audio_frequencies)
-    still = to_audio.queries.new_zeros(style), to_audio.context.new_zeros(frames * tokens)
-    to_video = video_clock(frames, tokens, audio, video_frequencies)
+    to_audio = audio_clock(config, frame_times, tokens, audio, audio_frequencies)
+    still = to_audio.queries.new_zeros(style), torch.zeros_like(to_audio.context)
+    to_video = video_clock(config, frame_times, tokens, audio, video_frequencies)
     return GlobalLocalClocks(to_video, to_audio, Clocks(*still, audio_frequencies))
 
 

@@ -71,10 +71,12 @@ class DDiT(nn.Module):
         readers = keep = None
         if context is not None:
             assert isinstance(self.bridge, AudioRopeBridge)
-            clocks = video_clock(z.shape[2], self._tokens(z), context[0].shape[1], self.video.rope.freqs.float())
+            times, frequencies = self._frame_times(z, inputs.frame_times), self.video.rope.freqs.float()
+            clocks = video_clock(self.config, times, self._tokens(z), context[0].shape[1], frequencies)
             readers = self.bridge.readers(context, inputs.audio_context_of_row, clocks)
         if inputs.context_rows is not None:
-            rope = self.audio.rope_table(self.video_token_positions(z.shape[2], self._tokens(z)))
+            times = self._frame_times(z, inputs.frame_times)
+            rope = self.audio.rope_table(self.video_token_positions(times, self._tokens(z)))
             keep = partial(self.audio.context, rows=inputs.context_rows, rope=rope)
         rows = inputs.modulation, inputs.text, inputs.text_of_row
         return self.video(z, *rows, readers, inputs.prefix_of_row, inputs.num_outputs, keep)
@@ -106,7 +108,8 @@ class DDiT(nn.Module):
         z_v, z_a, bridged = inputs.video_latents, inputs.audio_latents, inputs.bridged_rows
         style = style.expand((z_a if bridged is None else bridged).shape[0], -1, -1)  # len() would fix it in a trace
         frequencies = self.video.rope.freqs.float(), self.audio.freqs.float()
-        clocks = global_local_clocks(z_v.shape[2], self._tokens(z_v), z_a.shape[1], style.shape[1], *frequencies)
+        video_tokens = self._frame_times(z_v, inputs.frame_times), self._tokens(z_v)
+        clocks = global_local_clocks(self.config, *video_tokens, z_a.shape[1], style.shape[1], *frequencies)
         video = self.video.embed(z_v, inputs.modulation, inputs.text, inputs.text_of_row)
         audio = self.audio.embed(z_a, inputs.time_token, text_tokens, style=style, style_rows=bridged)
         for i in range(self.config.depth):
@@ -120,9 +123,9 @@ class DDiT(nn.Module):
             audio = audio.take(inputs.audio_output_rows)
         return Velocities(self.video.finish(video), self.audio.finish(audio))
 
-    def video_token_positions(self, frames: int, tokens: int) -> Tensor:
-        """Where the tokens of a context from :meth:`video_pass` stand on the clock of the audio. -> (M,)."""
-        return self.audio.video_positions(frames, tokens)
+    def video_token_positions(self, frame_times: Tensor, tokens: int) -> Tensor:
+        """Positions on the clock of the audio of the tokens of a context from :meth:`video_pass`. -> (M,)."""
+        return self.audio.video_positions(frame_times, tokens)
 
     def forward(
         self,
@@ -135,13 +138,15 @@ class DDiT(nn.Module):
         text_of_row: Tensor,
         bridged: Tensor | None = None,
         reference: Tensor | None = None,
+        frame_times: Tensor | None = None,
     ) -> Velocities:
         """Velocities of both modalities.
 
         z_v (R, C_v, T, H, W), z_a (R, A, C_a), t_v (R,) or (R, T), t_a (R,), fps (R,), text_of_row (R,) int. Rows where
         ``bridged`` (R,) bool is false skip the bridge in every layer: their towers do not read each other.
         ``reference`` (R, A_r, C_a), latents of a sound whose style is wanted, belongs to the bridge ``global_local``.
-        Raises ``ValueError`` for it in another model.
+        Raises ``ValueError`` for it in another model. ``frame_times`` (T,) as of
+        :class:`~syncflow.engine.model.denoiser.VideoInputs`.
         """
         if reference is not None and self.config.bridge != "global_local":
             raise ValueError(f"a reference sound needs the bridge global_local; this model has {self.config.bridge}")
@@ -150,20 +155,38 @@ class DDiT(nn.Module):
         of_row = None if bridged is None else torch.where(bridged, rows, -1)
         video = z_v, times_v, text, text_of_row
         audio = z_a, times_a, text, text_of_row
+        frame_times = self._frame_times(z_v, frame_times)
         if self.config.bridge == "global_local":
             bridged_rows = None if bridged is None else rows[bridged]
             style = reference if reference is None or bridged_rows is None else reference[bridged_rows]
             return self.joint_pass(
-                JointInputs(z_v, z_a, times_v, times_a, text, text_of_row, bridged_rows=bridged_rows, reference=style)
+                JointInputs(
+                    z_v,
+                    z_a,
+                    times_v,
+                    times_a,
+                    text,
+                    text_of_row,
+                    bridged_rows=bridged_rows,
+                    reference=style,
+                    frame_times=frame_times,
+                )
             )
         if self.config.bridge == "audio_rope":
             v_audio, context = self.audio_pass(AudioInputs(*audio))
-            inputs = VideoInputs(*video, audio_context=context, audio_context_of_row=of_row)
+            inputs = VideoInputs(*video, audio_context=context, audio_context_of_row=of_row, frame_times=frame_times)
             return Velocities(self.video_pass(inputs)[0], v_audio)
-        v_video, context = self.video_pass(VideoInputs(*video, context_rows=rows))
-        ref = VideoContextRef(self.video_token_positions(z_v.shape[2], self._tokens(z_v)), of_row)
+        v_video, context = self.video_pass(VideoInputs(*video, context_rows=rows, frame_times=frame_times))
+        ref = VideoContextRef(self.video_token_positions(frame_times, self._tokens(z_v)), of_row)
         v_audio, _ = self.audio_pass(AudioInputs(*audio, video_context=context, video_context_ref=ref))
         return Velocities(v_video, v_audio)
+
+    def _frame_times(self, z: Tensor, given: Tensor | None) -> Tensor:
+        """The middle of every latent frame of z (R, C_v, T, H, W), in seconds; of frames without padding by default."""
+        if given is not None:
+            return given
+        frames = torch.arange(z.shape[2], device=z.device, dtype=torch.float32)
+        return (frames + 0.5) / self.config.latent_fps
 
     def _tokens(self, z: Tensor) -> int:
         """S of video latents z (R, C_v, T, H, W)."""

@@ -46,6 +46,9 @@ class VideoInputs:
     prefixes, of which ``prefix_of_row`` (R,) says where each row begins: the layers before the first bridge compute
     each prefix once.
 
+    ``frame_times`` (T,): the middle of each latent frame in seconds from the start of the clip; without the tensor that
+    of frames without padding, (l + 1/2) / latent_fps.
+
     An ``adaptor`` model: the pass returns contexts of ``context_rows`` (C,), or none without the tensor. Rows after the
     first ``num_outputs`` serve for contexts alone, and a velocity returned for them means nothing.
     """
@@ -59,6 +62,7 @@ class VideoInputs:
     prefix_of_row: Tensor | None = None
     num_outputs: int | None = None
     context_rows: Tensor | None = None
+    frame_times: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -92,7 +96,8 @@ class JointInputs:
     ``video_latents`` (R, C_v, T, H, W) with their ``modulation``, ``audio_latents`` (R, A, C_a) with their
     ``time_token`` (R, D), ``text`` and ``text_of_row`` (R,) as of :class:`VideoInputs`. The towers of rows
     ``bridged_rows`` (N,), or of all, read each other, and take the style of ``reference`` (N, A_r, C_a), latents of
-    sounds. Velocities are those of ``video_output_rows`` and ``audio_output_rows``, or of all.
+    sounds. ``frame_times`` (T,) as of :class:`VideoInputs`. Velocities are those of ``video_output_rows`` and
+    ``audio_output_rows``, or of all.
     """
 
     video_latents: Tensor
@@ -105,6 +110,7 @@ class JointInputs:
     reference: Tensor | None = None
     video_output_rows: Tensor | None = None
     audio_output_rows: Tensor | None = None
+    frame_times: Tensor | None = None
 
 
 class Denoiser(Protocol):
@@ -133,8 +139,8 @@ class Denoiser(Protocol):
     def audio_time(self, t: Tensor) -> Tensor:
         """Of the audio's flow times t (R,). -> (R, D)."""
 
-    def video_token_positions(self, frames: int, tokens: int) -> Tensor:
-        """Where the tokens of a context stand on the clock of the audio, for T latent frames of S tokens. -> (M,)."""
+    def video_token_positions(self, frame_times: Tensor, tokens: int) -> Tensor:
+        """Positions of a context's tokens on the clock of the audio, for latent frames (T,) of S tokens. -> (M,)."""
 
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """The video tower of a one-way model: velocity (R, C_v, T, H, W), and the contexts that the audio reads."""

@@ -50,9 +50,9 @@ class Delegate:
         """Of the audio's flow times."""
         return self.model.audio_time(t)
 
-    def video_token_positions(self, frames: int, tokens: int) -> Tensor:
+    def video_token_positions(self, frame_times: Tensor, tokens: int) -> Tensor:
         """Where the tokens of a context stand on the clock of the audio."""
-        return self.model.video_token_positions(frames, tokens)
+        return self.model.video_token_positions(frame_times, tokens)
 
     def describe(self) -> dict[str, Any]:
         """The options that are on."""

@@ -95,7 +95,6 @@ class GraphDenoiser:
         self.device, self.dtype = device or torch.device("cpu"), dtype
         self.null_text = null_text.to(self.device)
         self.silence = None if silence is None else silence.to(self.device, dtype)
-        self._positions: dict[tuple[int, int], Tensor] = {}
 
     def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
         """Keys and values of all blocks for P prompts."""
@@ -113,19 +112,18 @@ class GraphDenoiser:
         """Of the audio's flow times t (R,). -> (R, D)."""
         return self.run("prepare_times", {"t": t, "fps": torch.ones_like(t)})["time_token"]
 
-    def video_token_positions(self, frames: int, tokens: int) -> Tensor:
-        """Where the tokens of a context stand on the clock of the audio. -> (M,)."""
-        if (frames, tokens) not in self._positions:
-            middle = (torch.arange(frames, device=self.device) + 0.5) / self.config.latent_fps * self.config.audio_rate
-            each = 1 if self.config.adaptor_tokens == "frame" else tokens
-            self._positions[frames, tokens] = middle.repeat_interleave(each)
-        return self._positions[frames, tokens]
+    def video_token_positions(self, frame_times: Tensor, tokens: int) -> Tensor:
+        """Positions on the clock of the audio of the tokens of a context. -> (M,)."""
+        each = 1 if self.config.adaptor_tokens == "frame" else tokens
+        return (frame_times * self.config.audio_rate).repeat_interleave(each)
 
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """Velocity, and the contexts of ``context_rows``; the graph has a velocity for all rows."""
         z, context = inputs.latents, inputs.audio_context
         tensors = {"latents": z, **self._modulation_and_text(inputs, z.shape[2])}
+        frame_times = self._frame_times(z, inputs.frame_times)
         if self.config.bridge == "audio_rope":
+            tensors["frame_times"] = frame_times
             rows = torch.arange(len(z), device=self.device)
             prefix = rows if inputs.prefix_of_row is None else inputs.prefix_of_row
             if context is None:
@@ -138,7 +136,7 @@ class GraphDenoiser:
         if inputs.context_rows is None:
             return found["velocity"], []
         features = [feature[inputs.context_rows] for feature in collected("feature", found)]
-        positions = self.video_token_positions(z.shape[2], self._tokens(z))
+        positions = self.video_token_positions(frame_times, self._tokens(z))
         adapted = self.run("adapt_video", {"video_token_positions": positions, **numbered("feature", features)})
         return found["velocity"], collected("video_context", adapted)
 
@@ -152,7 +150,7 @@ class GraphDenoiser:
         rows = torch.arange(len(inputs.latents), device=self.device)
         if context is None or ref is None:
             context = self._empty_context(self.config.depth, self.config.audio_heads)
-            positions, of_row = self.video_token_positions(2, 1), torch.full_like(rows, -1)
+            positions, of_row = torch.zeros(2, device=self.device), torch.full_like(rows, -1)
         else:
             positions, of_row = ref.positions, rows if ref.context_of_row is None else ref.context_of_row
         tensors |= {"video_token_positions": positions, "video_context_of_row": of_row}
@@ -174,6 +172,7 @@ class GraphDenoiser:
             "audio_latents": inputs.audio_latents,
             "time_token": inputs.time_token,
             **self._text_tokens(inputs),
+            "frame_times": self._frame_times(inputs.video_latents, inputs.frame_times),
             "bridged_rows": rows,
             "style": style.expand(len(rows), -1, -1).contiguous(),
         }
@@ -207,6 +206,12 @@ class GraphDenoiser:
         """A context that stands where no row reads any: graphs want one, of two tokens."""
         shape = (1, 2, 2, heads, self.config.width // heads)
         return [torch.zeros(shape, device=self.device, dtype=self.dtype)] * layers
+
+    def _frame_times(self, z: Tensor, given: Tensor | None) -> Tensor:
+        """See :meth:`~syncflow.engine.model.ddit.DDiT._frame_times`."""
+        if given is not None:
+            return given
+        return (torch.arange(z.shape[2], device=self.device) + 0.5) / self.config.latent_fps
 
     def _tokens(self, z: Tensor) -> int:
         return (z.shape[3] // self.config.patch) * (z.shape[4] // self.config.patch)

@@ -106,6 +106,7 @@ class Batch(ABC):
             return
         self.video = BatchedLatents("video", video, self.model.dtype)
         self.audio = BatchedLatents("audio", audio, self.model.dtype)
+        self.frame_times = self._tensor(list(jobs[0].sequence.frame_times))  # that all of the batch share
         owned = [jobs[b] for b in self.owner]
         self.rescale: dict[Modality, Tensor] = {
             "video": self._tensor([float(job.plan.rescale) for job in jobs]),

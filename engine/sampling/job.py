@@ -47,13 +47,13 @@ class Known:
 
     ``latents`` (C_v, T, H, W) or (A, C_a); ``mask`` (T,) or (A,) bool, where they hold throughout (None: everywhere).
     They stand at the modality's own flow time, noised with the request's noise, or at ``clean`` time 1. With ``start``
-    above 0 they hold nowhere: sampling begins with them at that flow time (a variation).
+    they hold nowhere: sampling begins with them at that flow time (a variation).
     """
 
     latents: Tensor
     mask: Tensor | None = None
     clean: bool = False
-    start: float = 0.0
+    start: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Job:
 def batch_shape(sequence: SequenceConfig, reference_tokens: int) -> tuple[int, ...]:
     """What requests must have in common to share a batch."""
     s = sequence
-    return s.latent_frames, s.latent_height, s.latent_width, s.audio_tokens, reference_tokens
+    return s.latent_frames, s.padding, s.latent_height, s.latent_width, s.audio_tokens, reference_tokens
 
 
 def text_of(job: Job, prompted: bool, null_text: Tensor) -> Text:

@@ -64,6 +64,7 @@ class JointBatch(Batch):
             reference=reference,
             video_output_rows=index["video"] if plan.video != plan.rows else None,
             audio_output_rows=index["audio"] if plan.audio != plan.rows else None,
+            frame_times=self.frame_times,
         )
         found = self.model.joint_pass(inputs)
         velocities: dict[Modality, Tensor] = {}

@@ -54,7 +54,7 @@ class LatentState:
         if known is None:
             return state
         given = upload(known.latents, noise.device).to(noise)
-        if known.start > 0:
+        if known.start is not None:
             state.latents = torch.lerp(noise, given, known.start)
             return state
         axis = 1 if noise.ndim == 4 else 0
@@ -84,7 +84,7 @@ class LatentState:
 
 def grid_of(grid: np.ndarray, known: Known | None) -> np.ndarray:
     """The grid of a modality; one that is given whole and clean stands at time 1 throughout."""
-    whole = known is not None and known.clean and known.mask is None and known.start == 0
+    whole = known is not None and known.clean and known.mask is None and known.start is None
     return np.ones_like(grid) if whole else grid
 
 

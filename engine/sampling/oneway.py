@@ -74,8 +74,9 @@ class OneWayBatch(Batch):
         super()._stack_latents(jobs, video, audio)
         if jobs and self.leader == "video":
             patch = self.model.config.patch
-            _, _, frames, height, width = self.video.latents.shape
-            self.positions = self.model.video_token_positions(frames, (height // patch) * (width // patch))
+            height, width = self.video.latents.shape[3:]
+            tokens = (height // patch) * (width // patch)
+            self.positions = self.model.video_token_positions(self.frame_times, tokens)
 
     def _step(self, video: list[Weights], audio: list[Weights]) -> None:
         """What the leading tower does waits for nothing of the following one, here or in the steps that come."""
@@ -123,13 +124,20 @@ class OneWayBatch(Batch):
         if name == "leading":
             num_outputs = _fewer(plan.num_outputs, plan.leading)
             context_rows = index["context_rows"] if plan.context_rows else None
-            inputs = VideoInputs(*rows, num_outputs=num_outputs, context_rows=context_rows)
+            inputs = VideoInputs(
+                *rows, num_outputs=num_outputs, context_rows=context_rows, frame_times=self.frame_times
+            )
         elif not _reads(plan.following):
-            inputs = VideoInputs(*rows)
+            inputs = VideoInputs(*rows, frame_times=self.frame_times)
         else:
             prefix = index["prefix"] if len(rows[0]) < len(plan.following) else None
-            of_row = index["context"]
-            inputs = VideoInputs(*rows, audio_context=context, audio_context_of_row=of_row, prefix_of_row=prefix)
+            inputs = VideoInputs(
+                *rows,
+                audio_context=context,
+                audio_context_of_row=index["context"],
+                prefix_of_row=prefix,
+                frame_times=self.frame_times,
+            )
         return self.model.video_pass(inputs)
 
     def _audio(self, plan: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:

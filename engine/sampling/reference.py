@@ -104,6 +104,7 @@ class ReferenceLoop:
             torch.arange(len(jobs), device=device),
             None if branch.bridge else torch.zeros(len(jobs), dtype=torch.bool, device=device),
             None if reference is None else reference.to(device, model.dtype),
+            torch.tensor(jobs[0].sequence.frame_times, device=device),
         )
         return Latents(_present(found.video).float(), _present(found.audio).float())
 
@@ -114,7 +115,7 @@ class ReferenceLoop:
         """Noise, or for a variation the known latents at the time that it starts from."""
         rows = zip(self._known(modality), getattr(self.noise, modality), strict=True)
         return torch.stack(
-            [x if known is None else torch.lerp(x, known.latents.to(x), known.start) for known, x in rows]
+            [x if known is None else torch.lerp(x, known.latents.to(x), known.start or 0.0) for known, x in rows]
         )
 
     def _insert_known(self, modality: Modality, t: float) -> Tensor:
@@ -137,7 +138,7 @@ class ReferenceLoop:
 
 
 def _insert(known: Known | None, latents: Tensor, noise: Tensor, modality: Modality, t: float) -> Tensor:
-    if known is None or known.start:
+    if known is None or known.start is not None:
         return latents
     given = torch.lerp(noise, known.latents.to(noise), 1.0 if known.clean else t)
     if known.mask is None:
@@ -149,7 +150,7 @@ def _insert(known: Known | None, latents: Tensor, noise: Tensor, modality: Modal
 def _frame_times(known: Known | None, frames: int, t: float) -> Tensor:
     """The flow time of every latent frame (T,): 1 where it is known and clean."""
     times = torch.full((frames,), t)
-    if known is None or known.start or not known.clean:
+    if known is None or known.start is not None or not known.clean:
         return times
     return torch.ones_like(times) if known.mask is None else torch.where(known.mask, 1.0, times)
 

@@ -23,6 +23,7 @@ SMALL = DDiTConfig(
     text_width=8,
     text_tokens=6,
     base_size=32,
+    audio_rate=10.0,
     adaptor_tokens="frame",
 )
 ROWS, FRAMES, SIDE, AUDIO = 3, 4, 4, 10

@@ -37,6 +37,8 @@ CONFIG = DDiTConfig(
     text_width=8,
     text_tokens=6,
     base_size=32,
+    latent_fps=2.0,
+    audio_rate=10.0,
     adaptor_tokens="frame",
 )
 SEQUENCE = SequenceConfig(seconds=1.0, width=32, height=48, fps=8, sample_rate=8000, audio_hop=800)

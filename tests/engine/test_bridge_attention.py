@@ -38,7 +38,7 @@ def test_audio_rope_stands_on_the_clock_of_the_latent_frames(monkeypatch):
     assert len(calls) == SMALL.depth
     tokens = (SIDE // SMALL.patch) ** 2
     for _, _, _, video, audio, frequencies, window, _ in calls:
-        torch.testing.assert_close(video, torch.arange(4.0).repeat_interleave(tokens))
+        torch.testing.assert_close(video, (torch.arange(4.0) + 0.5).repeat_interleave(tokens))
         torch.testing.assert_close(audio, torch.arange(10.0) * 0.4)
         torch.testing.assert_close(frequencies, 1e4 ** (-torch.arange(0, 8, 2) / 8))
         assert window == 1.5
@@ -49,7 +49,7 @@ def test_global_local_reads_each_side_on_its_own_clock(monkeypatch):
     assert len(calls) == 3 * SMALL.depth
     tokens = (SIDE // SMALL.patch) ** 2
     for to_video, to_audio, style in zip(calls[::3], calls[1::3], calls[2::3], strict=True):
-        torch.testing.assert_close(to_video[3], torch.arange(4.0).repeat_interleave(tokens))
+        torch.testing.assert_close(to_video[3], (torch.arange(4.0) + 0.5).repeat_interleave(tokens))
         torch.testing.assert_close(to_video[4], torch.arange(10.0) * 0.4)
         torch.testing.assert_close(to_audio[3], torch.arange(10.0) * 0.4)
         torch.testing.assert_close(to_audio[4], torch.tensor([0.5, 1.5, 2.5, 3.5]).repeat_interleave(tokens))
@@ -73,7 +73,7 @@ def test_audio_outside_the_window_is_not_read(bridge):
         changed[:, token] += 1
         after = run(model, **given | {"z_a": changed}).video
         moved = (before != after).flatten(3).any(-1).any(1).any(0)
-        assert moved.tolist() == [abs(frame - token * FRAMES / AUDIO) <= 1 for frame in range(FRAMES)]
+        assert moved.tolist() == [abs(frame + 0.5 - token * FRAMES / AUDIO) <= 1 for frame in range(FRAMES)]
 
 
 def test_video_outside_the_window_is_not_read():

@@ -21,15 +21,18 @@ from ...engine.codecs import AudioCodec, VideoCodec
 from ...engine.config import SequenceConfig
 from .clips import ClipFolder, ClipSample
 
+SCHEMA = 2  # of the index
+
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Memory-mapped latents and their captions."""
+    """Memory-mapped latents and their captions; ``frame_times`` (T,) as in ``SequenceConfig``."""
 
     video: np.ndarray
     audio: np.ndarray
     captions: list[str]
     fps: float
+    frame_times: tuple[float, ...]
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -37,7 +40,7 @@ class LatentSet:
 
 def fingerprint(clips: ClipFolder, sequence: SequenceConfig, *modules: torch.nn.Module) -> str:
     """Changes with the list of clips, their windows, the sequence and every codec weight."""
-    digest = hashlib.sha256(json.dumps(sequence.to_dict(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps({"schema": SCHEMA} | sequence.to_dict(), sort_keys=True).encode())
     digest.update("\n".join(str(e.path.relative_to(clips.path)) for e in clips.entries).encode())
     digest.update(f"{clips.window} {clips.windows} {clips.seed}".encode())
     for module in modules:
@@ -87,7 +90,10 @@ def cached_latents(
         array.flush()
         os.replace(cache / f"{name}.part.npy", cache / f"{name}.npy")
     part = cache / "index.json.part"
-    part.write_text(json.dumps({"fingerprint": wanted, "fps": sequence.fps, "captions": captions}))
+    times = sequence.frame_times
+    part.write_text(
+        json.dumps({"fingerprint": wanted, "fps": sequence.fps, "frame_times": times, "captions": captions})
+    )
     os.replace(part, index_file)
     return open_latents(cache)
 
@@ -96,7 +102,7 @@ def open_latents(cache: Path) -> LatentSet:
     """A cache that is already there."""
     index = json.loads((cache / "index.json").read_text())
     video, audio = (np.load(cache / f"{name}.npy", mmap_mode="r") for name in ("video", "audio"))
-    return LatentSet(video, audio, index["captions"], index["fps"])
+    return LatentSet(video, audio, index["captions"], index["fps"], tuple(index["frame_times"]))
 
 
 def _create(file: Path, shape: tuple[int, ...]) -> np.memmap:

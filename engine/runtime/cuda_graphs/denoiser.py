@@ -99,6 +99,7 @@ class CudaGraphDenoiser(Delegate):
                 prefix_of_row=inputs.prefix_of_row,
                 context_rows=context_rows,
             ),
+            **_frame_times_input(inputs),
             **(_contexts(context) if source is None else {}),
         }
         layers = 0 if context is None else len(context)
@@ -115,6 +116,7 @@ class CudaGraphDenoiser(Delegate):
                     prefix_of_row=static.get("prefix_of_row"),
                     num_outputs=padded_outputs,
                     context_rows=static.get("context_rows"),
+                    frame_times=static.get("frame_times"),
                 )
             )
 
@@ -184,6 +186,7 @@ class CudaGraphDenoiser(Delegate):
             **_keys_and_values(inputs.text),
             **self._text_tokens(inputs.text),
             **_indices(text_of_row=inputs.text_of_row, **output_rows),
+            **_frame_times_input(inputs),
         }
         if bridged_rows is not None:  # exact: padding would repeat a row, which the pass would then write twice
             graph_inputs["bridged_rows"] = GraphInput(bridged_rows, immutable=True, exact=True)
@@ -191,7 +194,7 @@ class CudaGraphDenoiser(Delegate):
             graph_inputs["reference"] = GraphInput(inputs.reference, exact=bridged_rows is not None)
 
         def function(static: Tensors) -> tuple[Tensor | None, Tensor | None]:
-            names = "bridged_rows", "reference", "video_output_rows", "audio_output_rows"
+            names = "bridged_rows", "reference", "video_output_rows", "audio_output_rows", "frame_times"
             velocities = self.model.joint_pass(
                 JointInputs(
                     static["video_latents"],
@@ -232,6 +235,11 @@ def _padded_outputs(num_outputs: int | None, rows: int) -> int | None:
 
 def _indices(**indices: Tensor | None) -> dict[str, GraphInput]:
     return {name: GraphInput(index, immutable=True) for name, index in indices.items() if index is not None}
+
+
+def _frame_times_input(inputs: VideoInputs | JointInputs) -> dict[str, GraphInput]:
+    times = inputs.frame_times
+    return {} if times is None else {"frame_times": GraphInput(times, immutable=True, exact=True)}
 
 
 def _modulation_inputs(modulation: Modulation) -> dict[str, GraphInput]:

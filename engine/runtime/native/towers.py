@@ -92,7 +92,8 @@ class NativeAudioTower(AudioTower):
             for adaptor, layer in zip(tower.adaptors, layers, strict=False)
         ]
         self.token_positions = lru_cache(SHAPES)(outside_inference_mode(tower.token_positions))  # type: ignore[method-assign]
-        self.video_positions = lru_cache(SHAPES)(outside_inference_mode(tower.video_positions))  # type: ignore[method-assign]
+        if pooled:  # then positions depend on the frame times alone
+            self.video_positions = TensorCache(outside_inference_mode(tower.video_positions))  # type: ignore[method-assign, assignment]
 
     def context(self, index: int, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
         """See :class:`~syncflow.engine.model.audio.AudioTower`."""
