@@ -29,6 +29,9 @@ from syncflow.engine.sampling.guidance import (
 
 STEPS, LAYERS, BRANCHES = 4, 3, 2
 D, S, A, L, C_V, C_A = 16, 4, 50, 6, 4, 8
+
+pytestmark = pytest.mark.slow
+
 CONFIG = ModelConfig(
     name="micro",
     sequence=SequenceConfig(seconds=1.0, width=32, height=32),
@@ -64,7 +67,6 @@ def full_size() -> FlopBreakdown:
     return breakdown(preset("syncflow-xl"), 10)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "settings"),
     [
@@ -136,7 +138,6 @@ def test_takes_cost_little_at_full_size(full_size: FlopBreakdown) -> None:
     assert full_size.takes_video_first / full_size.video_first < 1.5
 
 
-@pytest.mark.slow
 def test_the_video_first_costs_what_a_shared_time_does() -> None:
     """Within 3 %, with 50 steps of the bundled model."""
     tiny = breakdown(preset("syncflow-tiny"), STEPS)
@@ -205,7 +206,6 @@ def test_an_off_sync_branch_shares_the_layers_before_the_bridge() -> None:
     assert more == (LAYERS - 1) * (VIDEO_LAYER + bridge) + PATCHES
 
 
-@pytest.mark.slow
 def test_an_off_sync_branch_costs_two_thirds_at_full_size() -> None:
     """8 of 24 layers are shared; at most 70 % of the full branch."""
     config = preset("syncphony-xl")

@@ -13,6 +13,8 @@ from syncflow.engine.engine import Engine
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Request
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a large red rubber ball bounces on a wooden floor"
 
 
@@ -72,7 +74,6 @@ def test_more_of_a_request_takes_more(memory, engine):
     assert memory.step_of(base, plan, takes=8) > 2 * memory.step_of(base, plan)
 
 
-@pytest.mark.slow
 def test_what_can_never_fit_is_refused_at_once(engine):
     small = Engine(engine.components, limits=Limits(memory=20_000_000))
     with small:

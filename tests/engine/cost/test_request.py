@@ -17,6 +17,9 @@ from syncflow.engine.pipeline import Pipeline
 from syncflow.engine.sampling.loop import sample
 
 STEPS, LAYERS, FIRST = 4, 3, 1
+
+pytestmark = pytest.mark.slow
+
 SHAPE = DDiTConfig(
     width=16,
     depth=LAYERS,

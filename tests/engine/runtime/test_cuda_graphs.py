@@ -21,6 +21,8 @@ from ..plain import AUDIO_SHAPE, HEARING_JOBS, JOBS, job
 from .conftest import CONFIGS, ONE_WAY
 from .tape import TapeCapture
 
+pytestmark = pytest.mark.slow
+
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 MOST_STEPS = 10
 

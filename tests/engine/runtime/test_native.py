@@ -26,7 +26,7 @@ from syncflow.kernels import implementation, native
 
 from ..plain import CONFIG, HEARING_JOBS, JOBS, assert_plain, job, randomised
 
-pytestmark = pytest.mark.skipif(native.EXTENSION is None, reason="the native part was not built")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(native.EXTENSION is None, reason="the native part was not built")]
 
 SMALL = CONFIG.replace(width=32)
 MODELS = {
@@ -313,7 +313,6 @@ def test_what_is_made_of_a_tensor_lives_as_long():
     assert of(second) == 3 and made == [2, 3]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["x86-64-v3", "baseline"])
 def test_older_processors(instructions):
     """The passes again with fewer instructions, in a process of their own."""

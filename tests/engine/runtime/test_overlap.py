@@ -23,6 +23,8 @@ from .tape import TapeCapture
 from .test_cuda_graphs import assert_same, come_and_go
 from .timeline import races
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
