@@ -131,7 +131,9 @@ def main() -> None:
         folder, started = sys.argv[2:]
         seconds = run(float(started), Path(folder) / "clip.mp4")
         print(json.dumps(seconds | {"now": time.time()}))
-        gc.freeze()  # as the command line ends
+        from ..cli import end_process
+
+        end_process(0)
     else:
         print(table(measure()))
 
