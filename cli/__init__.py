@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -83,10 +84,10 @@ def end_process(code: int) -> NoReturn:
 def main() -> NoReturn:
     """Run the command that the arguments name; ``SystemExit`` with its exit code."""
     gc.set_threshold(GC_THRESHOLD)
-    _end_cleanly_on(signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
     warnings.showwarning = _one_line
     try:
-        code = _run()
+        with _ending_cleanly_on(signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            code = _run()
         sys.stdout.flush()
     except OSError as error:  # of standard output too, which may be full
         code = _failed(error)
@@ -150,15 +151,24 @@ class _Terminated(BaseException):
         self.number = number
 
 
-def _end_cleanly_on(*signals: signal.Signals) -> None:
+@contextmanager
+def _ending_cleanly_on(*signals: signal.Signals) -> Iterator[None]:
+    """Signals that would end the process raise :class:`_Terminated` within the block."""
+
     def end(number: int, _: object) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_IGN)
         raise _Terminated(number)
 
-    for each in signals:
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(each) == signal.SIG_DFL:
-            signal.signal(each, end)
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    handled = [each for each in signals if on_main_thread and signal.getsignal(each) == signal.SIG_DFL]
+    for each in handled:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in handled:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
