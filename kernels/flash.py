@@ -101,11 +101,11 @@ def flash_attention_kernel(
         k, k_tail = load_head(p_key, m_key, WIDTH, MAIN, TAIL)
         k_scale = inverse_rms(k, k_tail, EPS, WIDTH, TAIL)
         if ROTARY:
-            p_rope = rope + o_key * WIDTH
-            k_cos, k_sin = load_rope(p_rope, m_key, 0, MAIN, WIDTH)
+            p_key_rope = rope + o_key * WIDTH
+            k_cos, k_sin = load_rope(p_key_rope, m_key, 0, MAIN, WIDTH)
             k = rounded(rotate(k * k_scale[:, None] * wk[None, :], k_cos, k_sin, BLOCK_K, MAIN), qkv.dtype.element_ty)
             if TAIL > 0:
-                k_cos_tail, k_sin_tail = load_rope(p_rope, m_key, MAIN, TAIL, WIDTH)
+                k_cos_tail, k_sin_tail = load_rope(p_key_rope, m_key, MAIN, TAIL, WIDTH)
                 k_tail = k_tail * k_scale[:, None] * wk_tail[None, :]
                 k_tail = rounded(rotate(k_tail, k_cos_tail, k_sin_tail, BLOCK_K, TAIL), qkv.dtype.element_ty)
             logits = scores(q, q_tail, k, k_tail, TAIL)

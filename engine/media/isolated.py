@@ -60,7 +60,7 @@ def read(function: str, path: Path, settings: dict[str, Any], seconds: float = R
         raise ValueError(f"{path} cannot be read as media: its reader crashed ({end})") from None
     if "error" in head:
         raise ValueError(head["error"].replace(os.fspath(path.absolute()), os.fspath(path)))
-    return _from(function, head, [np.load(answer, allow_pickle=False) for _ in range(head.pop("arrays"))])
+    return _from(function, head, [np.lib.format.read_array(answer) for _ in range(head.pop("arrays"))])
 
 
 def _from(function: str, head: dict[str, Any], arrays: list[np.ndarray]) -> Any:

@@ -123,7 +123,7 @@ def test_nothing_of_a_changed_export_is_opened(run, runtime, cache, tmp_path, fi
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schema": 99}, "has export schema 99; this version reads schema 1"),
+        ({"schema": 99}, "has export schema 99; this version reads schema 2"),
         ({"model": "0" * 64}, "belongs to another model"),
         ({"sha256": {}}, "lists no checksum"),
         ({"graphs": None}, "is damaged"),
