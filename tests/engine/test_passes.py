@@ -16,6 +16,11 @@ from syncflow.kernels import rope_table
 from .model_cases import AUDIO, FRAMES, ROWS, SIDE, SMALL, close, features_of, inputs, passes, randomised, run
 
 
+def middles(frames: int) -> torch.Tensor:
+    """The middle of each latent frame, in seconds."""
+    return (torch.arange(frames) + 0.5) / SMALL.latent_fps
+
+
 @pytest.fixture(scope="module")
 def model() -> DDiT:
     return randomised(SMALL)
@@ -29,7 +34,7 @@ def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
     features = features_of(model, video)
     _, contexts = model.video_pass(replace(video, context_rows=torch.arange(ROWS)))
     tokens = 3 if adaptor_tokens == "frame" else 3 * (SIDE // 2) ** 2
-    rope = rope_table(model.video_token_positions(3, (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
+    rope = rope_table(model.video_token_positions(middles(3), (SIDE // 2) ** 2)[:, None] * model.audio.freqs)
     assert len(contexts) == len(features) == config.depth
     for i, (context, feature) in enumerate(zip(contexts, features, strict=True)):
         x = feature.mean(2) if adaptor_tokens == "frame" else feature.flatten(1, 2)
@@ -65,7 +70,7 @@ def test_audio_rows_read_the_contexts_that_they_are_given(model, data):
     num_outputs = data.draw(st.none() | st.integers(0, rows))
     (video, _), (_, audio) = passes(model, inputs(contexts)), passes(model, inputs(rows, seed=1))
     _, context = model.video_pass(replace(video, context_rows=torch.arange(contexts)))
-    positions = model.video_token_positions(FRAMES, (SIDE // 2) ** 2)
+    positions = model.video_token_positions(middles(FRAMES), (SIDE // 2) ** 2)
     ref = VideoContextRef(positions, torch.tensor(of_row))
     together, no_context = model.audio_pass(
         replace(audio, video_context=context, video_context_ref=ref, num_outputs=num_outputs)
@@ -85,7 +90,7 @@ def test_the_audio_tower_reads_text_when_it_is_told_to(audio_text):
     model, given = randomised(SMALL.replace(audio_text=audio_text)), inputs()
     shape = (ROWS, FRAMES, 2, SMALL.audio_heads, SMALL.audio_head_width)
     context = [torch.randn(shape) for _ in range(SMALL.depth)]
-    ref = VideoContextRef(model.video_token_positions(FRAMES, tokens=1))
+    ref = VideoContextRef(model.video_token_positions(middles(FRAMES), tokens=1))
 
     def velocity(states):
         _, audio = passes(model, given | {"states": states})

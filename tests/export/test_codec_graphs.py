@@ -100,7 +100,7 @@ class Modules:
 
 
 def spec_of(graph: Graph, parts: Components) -> GraphSpec:
-    ports = {name: writing._port(x, graph.dynamic.get(name, {})) for name, x in graph.inputs.items()}
+    ports = {name: writing._spec(x, graph.dynamic.get(name, {})) for name, x in graph.inputs.items()}
     return GraphSpec("", ports, {}, axes_of(graph, parts.config))
 
 

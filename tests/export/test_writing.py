@@ -120,7 +120,7 @@ def test_what_was_found_and_cannot_be_kept(models, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Export, "write", refuse)
-    with pytest.warns(UserWarning, match="is not kept"):
+    with pytest.warns(UserWarning, match="are not saved"):
         assert verify_runtimes(models["adaptor"], export, ["onnxruntime"])[1] == [RESULT]
 
 
@@ -165,12 +165,12 @@ def test_a_codec_that_does_not_export_is_left_out(bundled, tmp_path, monkeypatch
         with torch.inference_mode():
             found = graph.module(*graph.inputs.values())
         outputs = found if isinstance(found, tuple) else (found,)
-        return {name: writing._port(y, {}) for name, y in zip(graph.outputs, outputs, strict=True)}
+        return {name: writing._spec(y, {}) for name, y in zip(graph.outputs, outputs, strict=True)}
 
     monkeypatch.setattr(writing, "_writer", lambda *_: write)
     export = write_export(bundled, tmp_path, "onnx")
     assert export.missing["text_encoder"] == "NotImplementedError: no such operator"
-    assert "became" in export.missing["audio_decoder"]
+    assert "specialised" in export.missing["audio_decoder"]
     assert tuple(export.graphs) == graph_names(bundled.config.ddit)
     assert not (export.path / "audio_decoder.onnx").exists()
 

@@ -52,6 +52,7 @@ def batch(rows, *, video=(1, 1, 1, 1), audio=(1, 1), seed=0):
         ids,
         (torch.arange(SMALL.text_tokens) < lengths).long(),
         torch.full((rows,), 16.0),
+        (torch.arange(video[1]) + 0.5) / 4,
     )
 
 

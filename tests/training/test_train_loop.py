@@ -69,7 +69,7 @@ class Words(nn.Module):
 def latents() -> LatentSet:
     rng = np.random.default_rng(0)
     video, audio = rng.normal(size=(5, 2, 2, 4, 4)), rng.normal(size=(5, 6, 3))
-    return LatentSet(video.astype(np.float16), audio.astype(np.float16), CAPTIONS, 16)
+    return LatentSet(video.astype(np.float16), audio.astype(np.float16), CAPTIONS, 16, (0.125, 0.375))
 
 
 def parts() -> tuple[DDiT, Words]:

@@ -251,7 +251,7 @@ def test_passes_of_any_rows(models, denoisers, rows, prompts, num_outputs, per_f
         assert [x.shape for x in returned] == [x.shape for x in contexts]
         if not returned:
             continue
-        positions = model.video_token_positions(2, 6)
+        positions = model.video_token_positions((torch.arange(2) + 0.5) / model.config.latent_fps, 6)
         reads = torch.arange(rows) % (len(returned[0]) + 1) - 1
         for given_reads in (reads, None) if len(returned[0]) == rows else (reads,):
             ref, outputs = VideoContextRef(positions, given_reads), None if given_reads is None else num_outputs

@@ -124,7 +124,9 @@ def test_video_and_then_audio(models, name, data):
                 given(z_v), given(times_v), given_text, of_row, num_outputs=num_outputs, context_rows=context_rows
             )
         )
-        ref = VideoContextRef(its.video_token_positions(z_v.shape[2], tokens), reads)
+        ref = VideoContextRef(
+            its.video_token_positions((torch.arange(z_v.shape[2]) + 0.5) / its.config.latent_fps, tokens), reads
+        )
         audio = AudioInputs(given(z_a), given(times_a), given_text, of_row)
         together, _ = its.audio_pass(replace(audio, video_context=context, video_context_ref=ref))
         alone, _ = its.audio_pass(audio)
