@@ -52,12 +52,14 @@ void require_shape(const TensorView<T>& tensor, const char* name, Shape shape) {
                                 ", where -1 is any size");
 }
 
-// Raises ValueError unless the last axes from `first` on lie dense in memory.
+// Raises ValueError unless the last axes from `first` on lie dense in memory. Strides of an empty tensor mean nothing.
 template <typename T>
 void require_contiguous(const TensorView<T>& tensor, const char* name, std::size_t first = 0) {
+    for (std::size_t i = 0; i < tensor.dims; ++i) {
+        if (tensor.sizes[i] == 0) return;
+    }
     std::int64_t expected = 1;
     for (std::size_t i = tensor.dims; i > first; --i) {
-        if (tensor.sizes[i - 1] == 0) return;
         if (tensor.sizes[i - 1] != 1 && tensor.strides[i - 1] != expected) {
             throw pybind11::value_error(std::string(name) + " must be contiguous");
         }

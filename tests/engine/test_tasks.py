@@ -149,7 +149,7 @@ def test_a_grid_after_a_time(lead):
             {"extend": clip(2.0), "seconds": 1.0},
             "the clip to continue has 2 s and the result 1 s; ask for more seconds",
         ),
-        ({"extend": clip(0.125)}, "the clip to continue has 0.125 s; it must have at least 0.25 s"),
+        ({"extend": clip(0.125), "seconds": 1.0}, "the clip to continue has 0.125 s; it must have at least 0.25 s"),
         ({"image": Path("nowhere.png")}, "nowhere.png does not exist"),
     ],
     ids=["shorter", "too short", "no file"],

@@ -37,7 +37,7 @@ def test_codecs_too(bundled):
 def test_what_is_odd_is_among_them(models):
     (audio,) = (g for g in graphs_of(models["adaptor"], "cpu", codecs=False) if g.name == "denoise_audio")
     cases = {case.name: case for case in cases_of(axes_of(audio, models["adaptor"].config))}
-    assert len(inputs_of(audio, cases["one row"])["z"]) == 1
+    assert len(inputs_of(audio, cases["one row"])["latents"]) == 1
     assert set(inputs_of(audio, cases["without context"])["video_context_of_row"].tolist()) == {-1}
     assert all(x.numel() for x in inputs_of(audio, cases["smallest"]).values())
     usual, other = (inputs_of(audio, cases[name]) for name in ("usual", "other"))
