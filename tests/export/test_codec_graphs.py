@@ -91,7 +91,7 @@ class Modules:
         self.asked: list[str] = []
 
     def __call__(self, name, inputs):
-        assert self.specs[name].takes({key: x.shape for key, x in inputs.items()}), name
+        assert self.specs[name].accepts({key: x.shape for key, x in inputs.items()}), name
         assert {key: x.dtype for key, x in inputs.items()} == {
             key: x.dtype for key, x in self.graphs[name].inputs.items()
         }
