@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
-from ..engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs
+from ..engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs, spatial_tokens
 from .config import TrainConfig
 from .stages import trained_modules
 
@@ -139,8 +139,7 @@ class FlowObjective(nn.Module):
         if stage == "video":
             return {"loss": video, "video": video.detach()}
         z_a = torch.lerp(sample.noise_audio, batch.audio, t_a[:, None, None])
-        patch = self.model.config.patch
-        tokens = z_v.shape[3] // patch * (z_v.shape[4] // patch)
+        tokens = spatial_tokens(self.model.config, z_v)
         ref = VideoContextRef(self.model.video_token_positions(batch.frame_times, tokens))
         times_a = self.model.audio_time(t_a)
         v_audio, _ = self.model.audio_pass(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...kernels import rope_cross_attention, rope_table, temporal_attention
 from ..config import DDiTConfig
 from .bridges import NO_WINDOW, Context
-from .denoiser import VideoContextRef
+from .denoiser import VideoContextRef, context_positions
 from .layers import EPS, CrossAttention, Linear, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
 
@@ -181,8 +181,7 @@ class AudioTower(nn.Module):
 
         ``frame_times`` (T,): the middle of each in seconds. -> (T * S or T,).
         """
-        each = 1 if self.config.adaptor_tokens == "frame" else tokens
-        return (frame_times * self.config.audio_rate).repeat_interleave(each)
+        return context_positions(self.config, frame_times, tokens)
 
     def rope_table(self, positions: Tensor) -> Tensor:
         """Cosines and sines at ``positions`` (M,) on the clock of the audio. -> (M, d / 2, 2)."""

@@ -20,7 +20,15 @@ from ..config import DDiTConfig
 from ..types import Conditioning, Velocities
 from .audio import AudioTower
 from .bridges import AudioRopeBridge, Context, GlobalLocalBridge, global_local_clocks, make_bridge, video_clock
-from .denoiser import AudioInputs, JointInputs, Modulation, VideoContextRef, VideoInputs
+from .denoiser import (
+    AudioInputs,
+    JointInputs,
+    Modulation,
+    VideoContextRef,
+    VideoInputs,
+    frame_times_of,
+    spatial_tokens,
+)
 from .video import VideoTower
 
 
@@ -71,12 +79,12 @@ class DDiT(nn.Module):
         readers = keep = None
         if context is not None:
             assert isinstance(self.bridge, AudioRopeBridge)
-            times, frequencies = self._frame_times(z, inputs.frame_times), self.video.rope.freqs.float()
-            clocks = video_clock(self.config, times, self._tokens(z), context[0].shape[1], frequencies)
+            times, frequencies = frame_times_of(self.config, z, inputs.frame_times), self.video.rope.freqs.float()
+            clocks = video_clock(self.config, times, spatial_tokens(self.config, z), context[0].shape[1], frequencies)
             readers = self.bridge.readers(context, inputs.audio_context_of_row, clocks)
         if inputs.context_rows is not None:
-            times = self._frame_times(z, inputs.frame_times)
-            rope = self.audio.rope_table(self.video_token_positions(times, self._tokens(z)))
+            times = frame_times_of(self.config, z, inputs.frame_times)
+            rope = self.audio.rope_table(self.video_token_positions(times, spatial_tokens(self.config, z)))
             keep = partial(self.audio.context, rows=inputs.context_rows, rope=rope)
         rows = inputs.modulation, inputs.text, inputs.text_of_row
         return self.video(z, *rows, readers, inputs.prefix_of_row, inputs.num_outputs, keep)
@@ -108,7 +116,7 @@ class DDiT(nn.Module):
         z_v, z_a, bridged = inputs.video_latents, inputs.audio_latents, inputs.bridged_rows
         style = style.expand((z_a if bridged is None else bridged).shape[0], -1, -1)  # len() would fix it in a trace
         frequencies = self.video.rope.freqs.float(), self.audio.freqs.float()
-        video_tokens = self._frame_times(z_v, inputs.frame_times), self._tokens(z_v)
+        video_tokens = frame_times_of(self.config, z_v, inputs.frame_times), spatial_tokens(self.config, z_v)
         clocks = global_local_clocks(self.config, *video_tokens, z_a.shape[1], style.shape[1], *frequencies)
         video = self.video.embed(z_v, inputs.modulation, inputs.text, inputs.text_of_row)
         audio = self.audio.embed(z_a, inputs.time_token, text_tokens, style=style, style_rows=bridged)
@@ -155,7 +163,7 @@ class DDiT(nn.Module):
         of_row = None if bridged is None else torch.where(bridged, rows, -1)
         video = z_v, times_v, text, text_of_row
         audio = z_a, times_a, text, text_of_row
-        frame_times = self._frame_times(z_v, frame_times)
+        frame_times = frame_times_of(self.config, z_v, frame_times)
         if self.config.bridge == "global_local":
             bridged_rows = None if bridged is None else rows[bridged]
             style = reference if reference is None or bridged_rows is None else reference[bridged_rows]
@@ -177,20 +185,9 @@ class DDiT(nn.Module):
             inputs = VideoInputs(*video, audio_context=context, audio_context_of_row=of_row, frame_times=frame_times)
             return Velocities(self.video_pass(inputs)[0], v_audio)
         v_video, context = self.video_pass(VideoInputs(*video, context_rows=rows, frame_times=frame_times))
-        ref = VideoContextRef(self.video_token_positions(frame_times, self._tokens(z_v)), of_row)
+        ref = VideoContextRef(self.video_token_positions(frame_times, spatial_tokens(self.config, z_v)), of_row)
         v_audio, _ = self.audio_pass(AudioInputs(*audio, video_context=context, video_context_ref=ref))
         return Velocities(v_video, v_audio)
-
-    def _frame_times(self, z: Tensor, given: Tensor | None) -> Tensor:
-        """The middle of every latent frame of z (R, C_v, T, H, W), in seconds; of frames without padding by default."""
-        if given is not None:
-            return given
-        frames = torch.arange(z.shape[2], device=z.device, dtype=torch.float32)
-        return (frames + 0.5) / self.config.latent_fps
-
-    def _tokens(self, z: Tensor) -> int:
-        """S of video latents z (R, C_v, T, H, W)."""
-        return (z.shape[3] // self.config.patch) * (z.shape[4] // self.config.patch)
 
     def _text_tokens(self, inputs: AudioInputs | JointInputs) -> Tensor | None:
         """The text tokens that the audio tower reads (R, L, D), if it reads text at all."""

@@ -113,6 +113,28 @@ class JointInputs:
     frame_times: Tensor | None = None
 
 
+def frame_times_of(config: DDiTConfig, latents: Tensor, given: Tensor | None) -> Tensor:
+    """``given``, or the middle (T,) in seconds of every latent frame of a video (R, C_v, T, H, W) without padding."""
+    if given is not None:
+        return given
+    frames = torch.arange(latents.shape[2], device=latents.device, dtype=torch.float32)
+    return (frames + 0.5) / config.latent_fps
+
+
+def spatial_tokens(config: DDiTConfig, latents: Tensor) -> int:
+    """S of video latents (R, C_v, T, H, W)."""
+    return (latents.shape[3] // config.patch) * (latents.shape[4] // config.patch)
+
+
+def context_positions(config: DDiTConfig, frame_times: Tensor, tokens: int) -> Tensor:
+    """Positions on the clock of the audio of a context's tokens, for latent frames at ``frame_times`` (T,) seconds.
+
+    One for each of the ``tokens`` of a frame, or one for a frame where the adaptors read means. -> (T * S or T,).
+    """
+    each = 1 if config.adaptor_tokens == "frame" else tokens
+    return (frame_times * config.audio_rate).repeat_interleave(each)
+
+
 class Denoiser(Protocol):
     """The parts of a d-DiT. Index tensors are int64 on ``device``; latents come in ``dtype``, velocities too."""
 

@@ -17,7 +17,15 @@ from torch import Tensor
 from ..config import DDiTConfig
 from ..exports import Export, GraphSpec
 from ..model.bridges import Context
-from ..model.denoiser import AudioInputs, JointInputs, Modulation, VideoInputs
+from ..model.denoiser import (
+    AudioInputs,
+    JointInputs,
+    Modulation,
+    VideoInputs,
+    context_positions,
+    frame_times_of,
+    spatial_tokens,
+)
 from ..types import Conditioning, Velocities
 
 Tensors = Mapping[str, Tensor]
@@ -114,14 +122,13 @@ class GraphDenoiser:
 
     def video_token_positions(self, frame_times: Tensor, tokens: int) -> Tensor:
         """Positions on the clock of the audio of the tokens of a context. -> (M,)."""
-        each = 1 if self.config.adaptor_tokens == "frame" else tokens
-        return (frame_times * self.config.audio_rate).repeat_interleave(each)
+        return context_positions(self.config, frame_times, tokens)
 
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """Velocity, and the contexts of ``context_rows``; the graph has a velocity for all rows."""
         z, context = inputs.latents, inputs.audio_context
         tensors = {"latents": z, **self._modulation_and_text(inputs, z.shape[2])}
-        frame_times = self._frame_times(z, inputs.frame_times)
+        frame_times = frame_times_of(self.config, z, inputs.frame_times)
         if self.config.bridge == "audio_rope":
             tensors["frame_times"] = frame_times
             rows = torch.arange(len(z), device=self.device)
@@ -136,7 +143,7 @@ class GraphDenoiser:
         if inputs.context_rows is None:
             return found["velocity"], []
         features = [feature[inputs.context_rows] for feature in collected("feature", found)]
-        positions = self.video_token_positions(frame_times, self._tokens(z))
+        positions = self.video_token_positions(frame_times, spatial_tokens(self.config, z))
         adapted = self.run("adapt_video", {"video_token_positions": positions, **numbered("feature", features)})
         return found["velocity"], collected("video_context", adapted)
 
@@ -172,7 +179,7 @@ class GraphDenoiser:
             "audio_latents": inputs.audio_latents,
             "time_token": inputs.time_token,
             **self._text_tokens(inputs),
-            "frame_times": self._frame_times(inputs.video_latents, inputs.frame_times),
+            "frame_times": frame_times_of(self.config, inputs.video_latents, inputs.frame_times),
             "bridged_rows": rows,
             "style": style.expand(len(rows), -1, -1).contiguous(),
         }
@@ -206,12 +213,3 @@ class GraphDenoiser:
         """A context that stands where no row reads any: graphs want one, of two tokens."""
         shape = (1, 2, 2, heads, self.config.width // heads)
         return [torch.zeros(shape, device=self.device, dtype=self.dtype)] * layers
-
-    def _frame_times(self, z: Tensor, given: Tensor | None) -> Tensor:
-        """See :meth:`~syncflow.engine.model.ddit.DDiT._frame_times`."""
-        if given is not None:
-            return given
-        return (torch.arange(z.shape[2], device=self.device) + 0.5) / self.config.latent_fps
-
-    def _tokens(self, z: Tensor) -> int:
-        return (z.shape[3] // self.config.patch) * (z.shape[4] // self.config.patch)

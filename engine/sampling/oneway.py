@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..model.bridges import Context
-from ..model.denoiser import AudioInputs, Denoiser, VideoContextRef, VideoInputs
+from ..model.denoiser import AudioInputs, Denoiser, VideoContextRef, VideoInputs, spatial_tokens
 from .batch import Batch, Index
 from .conditioning_cache import ConditioningCache
 from .job import Job
@@ -73,9 +73,7 @@ class OneWayBatch(Batch):
     def _stack_latents(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
         super()._stack_latents(jobs, video, audio)
         if jobs and self.leader == "video":
-            patch = self.model.config.patch
-            height, width = self.video.latents.shape[3:]
-            tokens = (height // patch) * (width // patch)
+            tokens = spatial_tokens(self.model.config, self.video.latents)
             self.positions = self.model.video_token_positions(self.frame_times, tokens)
 
     def _step(self, video: list[Weights], audio: list[Weights]) -> None:
