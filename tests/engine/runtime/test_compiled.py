@@ -21,9 +21,9 @@ from ..plain import CONFIG, job, randomised
 
 pytestmark = pytest.mark.slow
 
-WIDE = CONFIG.replace(width=192)  # wide enough for every way that an operation chooses by size
+# Wide enough for every way that an operation chooses by size, at rates at which its weights do not enlarge roundings.
+WIDE = CONFIG.replace(width=192, latent_fps=4.0, audio_rate=50.0)
 LAYERS = {"adaptor": {"depth": 1}, "audio_rope": {"depth": 2, "first_block": 1}, "global_local": {"depth": 1}}
-SPREAD = 8  # between the largest errors of two orders of the same sums
 JOBS = [job(seed, steps=2, negative=True) for seed in range(5)]
 
 
@@ -52,11 +52,10 @@ def pair(request):
 
 @pytest.fixture(scope="module")
 def check(pair):
-    """``check(latents)`` of the first jobs: their error is at most ``SPREAD`` times that of plain PyTorch.
+    """``check(latents)`` of the first jobs: their error is at most twice that of plain PyTorch and two roundings.
 
-    The truth is the model in float64, in which the compiled passes give the same bits. In float32 they sum in another
-    order, and these random weights enlarge a rounding by chance; so the error of plain PyTorch is the largest of all
-    jobs, together and alone.
+    The truth is the model in float64. The error of plain PyTorch is the largest of all jobs, together and alone, since
+    what a single one becomes is chance.
     """
     model, _ = pair
     exact = run(cast(model, torch.float64), JOBS)
@@ -69,7 +68,7 @@ def check(pair):
         count = len(found.video)
         right = Latents(exact.video[:count], exact.audio[:count])
         for error, of_plain, floor in zip(errors(found, right), usual, roundings, strict=True):
-            assert error <= SPREAD * of_plain + floor
+            assert error <= 2 * of_plain + floor
 
     return held
 
