@@ -50,7 +50,7 @@ class Row:
 
     ``frames_db`` and ``sound_db``: peak signal-to-noise ratios of pixels (peak 255) and samples (peak 1) against the
     exact clips, None where there is no difference; ``video_err`` and ``audio_err``: the difference of their latents as
-    a share of them, root of the mean square. ``impact_f1``: agreement of seen and heard impacts.
+    a share of them, root of the mean square. ``impact_f1``: impacts in the video against onsets.
     """
 
     name: str

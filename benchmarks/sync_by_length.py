@@ -16,13 +16,12 @@ import typer
 from tqdm import tqdm
 
 from syncflow.engine.engine import Engine
-from syncflow.engine.types import Clip, Request
+from syncflow.engine.types import Request
 from syncflow.training.data.impacts import sample_clip
 from syncflow.training.evaluation import evaluate_generation, evaluate_v2a
 
 FRAMES = (28, 29, 30, 31, 32, 33, 34, 35, 117)
 CLIPS = 24
-BATCH = 8
 SETTINGS: dict[str, Any] = {"steps": 12, "sync_guidance": 1.0}
 
 
@@ -49,8 +48,8 @@ def measure(engine: Engine, frames: Sequence[int] = FRAMES, clips: int = CLIPS, 
         yield Row(
             count,
             -count % base.time_factor,
-            round(evaluate_v2a(_sample(engine, given), times).v2a_onset_f1, 3),
-            round(evaluate_generation(_sample(engine, free), prompts).impact_f1, 3),
+            round(evaluate_v2a(engine.generate(given), times).v2a_onset_f1, 3),
+            round(evaluate_generation(engine.generate(free), prompts).impact_f1, 3),
         )
 
 
@@ -59,10 +58,6 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| frames | padded frames | video-to-audio, onset F1 | text to both, impact F1 |", "|--:|--:|--:|--:|"]
     lines += [f"| {row.frames} | {row.padding} | {row.v2a_onset_f1:.3f} | {row.impact_f1:.3f} |" for row in rows]
     return "\n".join(lines)
-
-
-def _sample(engine: Engine, requests: Sequence[Request]) -> list[Clip]:
-    return [clip for i in range(0, len(requests), BATCH) for clip in engine.generate(requests[i : i + BATCH])]
 
 
 def main(

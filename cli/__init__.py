@@ -73,6 +73,7 @@ def end_process(code: int) -> NoReturn:
     """
     main_thread = threading.main_thread()
     if any(thread is not main_thread and not thread.daemon for thread in threading.enumerate()):
+        gc.freeze()  # the exit of the process frees everything
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -91,8 +92,6 @@ def main() -> NoReturn:
         sys.stdout.flush()
     except OSError as error:  # of standard output too, which may be full
         code = _failed(error)
-    finally:
-        gc.freeze()  # the exit of the process frees everything
     sys.exit(code)
 
 

@@ -153,9 +153,8 @@ def probe(path: str | Path, *, isolated: bool | None = None) -> MediaInfo:
         times, (width, height) = webp_timeline(path)
         return MediaInfo(width, height, float(times.rate), "webp", 0, 0, "", float(times.seconds))
     with opened(path) as container:
-        video = video_stream(container, path) or cover_picture(container)
-        audio = audio_stream(container)
-        main = video_stream(container, path) or audio
+        moving, audio = video_stream(container, path), audio_stream(container)
+        video, main = moving or cover_picture(container), moving or audio
         lasts = timeline(container, main) if main else None
         return MediaInfo(
             width=video.width if video else 0,

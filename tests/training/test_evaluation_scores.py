@@ -21,8 +21,8 @@ from syncflow.training.evaluation import (
     inspect_clip,
     match_times,
 )
-from syncflow.training.evaluation.blind import count_matches
 from syncflow.training.evaluation.evaluate import exchanges
+from syncflow.training.evaluation.matching import count_matches
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,23 @@ def match_times(
     return Matches(len(pairs), len(a), len(b), pairs)
 
 
+def count_matches(first: np.ndarray, second: np.ndarray, tolerance: float) -> int:
+    """The most pairs of two rising lists of moments (s) that differ by at most the tolerance, each moment used once.
+
+    That is the number of pairs of :func:`match_times`, without saying which: much faster.
+    """
+    a, b, i, j, pairs = first.tolist(), second.tolist(), 0, 0, 0
+    while i < len(a) and j < len(b):
+        difference = a[i] - b[j]
+        if abs(difference) <= tolerance + ROUNDING:
+            i, j, pairs = i + 1, j + 1, pairs + 1
+        elif difference < 0:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
 def pool(matches: Iterable[Matches]) -> Matches:
     """Add up the counts of a set of clips."""
     return sum(matches, Matches())
