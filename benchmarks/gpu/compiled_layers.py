@@ -48,6 +48,8 @@ class CompiledLayers(ExitStack):
 
         self.graphs += 1
         if self.mode == "trace":
-            return graph.forward
+            eager: Callable[..., Any] = graph
+            return eager
         patches = None if self.mode is None else list_mode_options(self.mode)
-        return compile_fx(graph, example, config_patches=patches)
+        compiled: Callable[..., Any] = compile_fx(graph, example, config_patches=patches)
+        return compiled
