@@ -108,8 +108,9 @@ class Engine:
         ``autotune``, see :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are
         on by default for "auto" on a GPU; ``deterministic``: the bits of a clip do not depend on the other requests of
         its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts of earlier
-        requests, and as much again of what is computed from them and from schedules, by default 1 GiB. Raises ``ValueError`` for a folder that is no package or does not match
-        its checksums, for a runtime that is not available, and for a setting that does not apply.
+        requests, and as much again of what is computed from them and from schedules, by default 1 GiB. Raises
+        ``ValueError`` for a folder that is no package or does not match its checksums, for a runtime that is not
+        available, and for a setting that does not apply.
         """
         check_names(list(settings), ENGINE_SETTINGS, ENGINE_ALIASES, "an engine")
         found = find_device(device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import GraphModule
@@ -48,8 +48,6 @@ class CompiledLayers(ExitStack):
 
         self.graphs += 1
         if self.mode == "trace":
-            eager: Callable[..., Any] = graph
-            return eager
+            return graph
         patches = None if self.mode is None else list_mode_options(self.mode)
-        compiled: Callable[..., Any] = compile_fx(graph, example, config_patches=patches)
-        return compiled
+        return cast("Callable[..., Any]", compile_fx(graph, example, config_patches=patches))

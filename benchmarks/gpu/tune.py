@@ -71,10 +71,10 @@ def targets(chosen: Sequence[Case]) -> list[Target]:
             place = name, case.place, str(case.at(1)), position
             asked.setdefault(place, []).append((case, when, start))
     merged: dict[str, Target] = {}
-    for (name, *_), questions in asked.items():
-        first = questions[0][1]
-        when = {key: first[key] for key in first if all(other[key] == first[key] for _, other, _ in questions)}
-        target = Target(name, when, questions[0][2], tuple(case for case, _, _ in questions))
+    for (name, *_), same in asked.items():
+        first = same[0][1]
+        when = {key: first[key] for key in first if all(other[key] == first[key] for _, other, _ in same)}
+        target = Target(name, when, same[0][2], tuple(case for case, _, _ in same))
         merged.setdefault(f"{name} {sorted(when.items())}", target)
     return list(merged.values())
 
@@ -112,7 +112,7 @@ def climb(run: Run, target: Target, tried: Sequence[Tiles], number: int) -> dict
     """
     earlier = _result(run, target, number - 1) if number else None
     start = _with_kernel(target.start)
-    times = list(earlier["tried"]) if earlier else [[start, _times(run, target, start)]]
+    times: list[list[Any]] = list(earlier["tried"]) if earlier else [[start, _times(run, target, start)]]
     refused = run.found.get("tune", {}).get(f"compile, round {number}", {}).get("refused", [])
     for candidate in tried:
         if [str(target), dict(candidate)] not in [list(one) for one in refused]:

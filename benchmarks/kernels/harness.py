@@ -352,7 +352,7 @@ def _product_seconds(device: str, dtype: torch.dtype, side: int) -> float:
         one = torch.ones((), device=device)
         pair = a.to(dtype), b.to(dtype).t()
         # with the accumulator of the kernels, which Triton leaves in the matrix units
-        options = {"out_dtype": torch.bfloat16, "use_fast_accum": True}
+        options: dict[str, Any] = {"out_dtype": torch.bfloat16, "use_fast_accum": True}
         return time_calls(lambda x, y: torch._scaled_mm(x, y, one, one, **options), [pair], device).percentile(0.5)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")  # float32 products in tf32, as the kernels' own

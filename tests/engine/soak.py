@@ -3,7 +3,7 @@
     python tests/engine/soak.py [SHARE]
 
 100 clips of one prompt, 100 prompts, 60 durations, 50 requests that fail, 50 that are cancelled, and 20 engines that
-are made and dropped; SHARE takes fewer of each. All of it is done once in small before, so that libraries and caches have
+are made and dropped; SHARE takes fewer of each. A little of each comes before, so that libraries and caches have
 reached their size; the cache of texts is kept small. Prints a line for each kind, and fails where memory grows by more
 than ``GROWTH`` bytes or a thread or a file is left.
 """
@@ -116,7 +116,7 @@ def main(share: float) -> None:
     engine.submit("a ball", **SETTINGS).result(60)
     own = threading.active_count()
     for name, work in KINDS.items():
-        work(engine, 60 if name == "durations" and share == 1 else max(3, COUNTS[name] // 20))
+        work(engine, max(3, round(COUNTS[name] * share / 5)))
     threads, files, grown = settled(own), open_files(), []
     first = before = resident()
     print(f"after warm-up: {before / 2**20:.1f} MiB, {threads} threads, {files} open files", flush=True)
