@@ -27,6 +27,8 @@ from syncflow.engine.config import DDiTConfig, ModelConfig
 from syncflow.engine.model import DDiT
 from syncflow.engine.package import INDEX, MANIFEST, sha256
 
+pytestmark = pytest.mark.slow
+
 COUNT = int(os.environ.get("SYNCFLOW_FUZZ", "100"))
 LONGEST_S = 20.0  # of the processor, without the import of diffusers, which takes longer than any package
 SHAPE = DDiTConfig(
