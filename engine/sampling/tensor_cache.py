@@ -32,9 +32,6 @@ class TensorCache(Generic[T]):
         """In a forked child: nobody holds the lock."""
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
         """The value that is kept under ``key``, or what ``compute`` returns."""
         with self._lock:

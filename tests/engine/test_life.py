@@ -196,7 +196,7 @@ def test_the_cache_of_texts_has_a_limit():
     few = Engine.from_pretrained(device="cpu", runtime="torch", cache_bytes=1)
     for i in range(3):
         few.generate(f"ball number {i}", **SETTINGS)
-    assert len(few.pipeline.texts) == 1  # the newest
+    assert list(few.pipeline.texts._kept) == ["ball number 2"]
     with pytest.raises(ValueError, match="cache_bytes is -1; it must be a whole number from 0 to"):
         Engine.from_pretrained(device="cpu", cache_bytes=-1)
 
