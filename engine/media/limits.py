@@ -16,17 +16,18 @@ def memory_limit() -> int:
     """Bytes that the decoded frames or samples of one file may take, at most 32 GiB.
 
     That is half of the machine's memory. Where the address space of the process is limited (``ulimit -v``), it is half
-    of what libraries leave of that.
+    of what libraries leave of that. ``SYNCFLOW_MEDIA_BYTES`` lowers it.
     """
-    limit = MAX_BYTES
+    asked = os.environ.get("SYNCFLOW_MEDIA_BYTES", "")
+    most = min(MAX_BYTES, int(asked)) if asked.isdecimal() else MAX_BYTES
     try:
-        limit = min(limit, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+        most = min(most, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
         import resource
 
         space = resource.getrlimit(resource.RLIMIT_AS)[0]
-        return limit if space == resource.RLIM_INFINITY else min(limit, max(0, space - LIBRARY_BYTES) // 2)
+        return most if space == resource.RLIM_INFINITY else min(most, max(0, space - LIBRARY_BYTES) // 2)
     except (ImportError, AttributeError, OSError, ValueError):  # not on Windows
-        return limit
+        return most
 
 
 def check_memory(what: str, count: int, bytes_each: int) -> None:

@@ -51,6 +51,7 @@ def check(folder: Path, number: signal.Signals, after: float) -> str:
 
 
 def main(folder: Path, moments: int, seed: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell sets to be ignored in the background
     code, seconds, said = generate(folder / "whole")
     assert code == 0, said
     chance = random.Random(seed)
