@@ -174,7 +174,7 @@ class Batch(ABC):
         rows, weights = index[f"{batched.modality}_rows"], index[f"{batched.modality}_weights"]
         if batched.differences is not None:
             velocity = self._cached(batched, batched.differences, velocity, index)
-        dt = batched.then - batched.now
+        dt = batched.next_flow_time - batched.flow_time
         if any(job.plan.rescale for job in self.jobs):
             dt = dt * self._rescaled(batched, velocity, rows, weights)
         return batched.latents, velocity, rows, weights, dt, *batched.held()
@@ -226,7 +226,7 @@ class Batch(ABC):
 
     def _static_video(self) -> Tensor:
         """The first frame of the known, finished or estimated video, repeated: (B, C_v, T, H, W)."""
-        finished = self.video.now[:, None, None, None, None] >= 1
+        finished = self.video.flow_time[:, None, None, None, None] >= 1
         picture = torch.where(finished, self.video.latents, self.video.estimate)
         if self.video.known_mask is not None and self.video.known is not None:
             picture = torch.where(self.video.known_mask, self.video.known, picture)
@@ -235,7 +235,7 @@ class Batch(ABC):
     def _update_estimate(self, stepped: Tensor) -> None:
         """The clean video as this step expects it: z + (1 - t) v, where v is what moved z."""
         video = self.video
-        t, dt = video.now, video.then - video.now
+        t, dt = video.flow_time, video.next_flow_time - video.flow_time
         reach = ((1 - t) / dt.clamp_min(1e-6))[:, None, None, None, None]
         ahead = video.latents + reach * (stepped - video.latents)
         video.estimate = torch.where(dt[:, None, None, None, None] > 0, ahead, video.estimate)
