@@ -57,8 +57,9 @@ def prompts(engine: Engine, count: int) -> None:
 
 
 def durations(engine: Engine, count: int) -> None:
+    """From a quarter of a second to four seconds, also where they are few."""
     for i in range(count):
-        engine.generate("a ball", steps=2, seconds=(4 + i % 60) / 16)
+        engine.generate("a ball", steps=2, seconds=(4 + 60 * i // max(1, count - 1)) / 16)
 
 
 def failing(engine: Engine, count: int) -> None:
