@@ -295,7 +295,7 @@ std::vector<Clip> NativeBackend::decode(const RequestState& state) {
         require_finite(latents);
         clip.waveform = request.task == Task::audio_to_video ? request.media->clip.waveform : audio_.decode(latents.data(), shape.audio_tokens, sequence.samples(), threads_);
         if (request.task == Task::continuation) restore_known(*request.media, sequence, clip);
-        clip.provenance = to_json(provenance(request.request, config_, hash_, request.audio_seeds[take]));
+        clip.provenance = to_json(provenance(request.request, request.task, config_, hash_, request.audio_seeds[take]));
         clips.push_back(std::move(clip));
     }
     return clips;

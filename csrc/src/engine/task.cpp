@@ -189,7 +189,7 @@ GuidancePlan plan_guidance(const Request& request, const ModelConfig& config) {
     return request.sound_only ? unbridged(std::move(plan)) : plan;
 }
 
-Json provenance(const Request& request, const ModelConfig& config, const std::string& model_hash, std::uint64_t audio_seed) {
+Json provenance(const Request& request, Task task, const ModelConfig& config, const std::string& model_hash, std::uint64_t audio_seed) {
     const SamplingConfig& sampling = config.sampling;
     Json::Object members;
     const auto add = [&](const char* name, Json value) { members.emplace_back(name, std::move(value)); };
@@ -212,7 +212,7 @@ Json provenance(const Request& request, const ModelConfig& config, const std::st
     if (request.branch_interval) add("branch_interval", Json(*request.branch_interval));
     if (request.strength) add("strength", Json(*request.strength));
     if (audio_seed != request.seed) add("audio_seed", Json(audio_seed));
-    add("task", Json(std::string(name_of(task_of(request)))));
+    add("task", Json(std::string(name_of(task))));
     add("model", Json(config.name));
     add("model_hash", Json(model_hash));
     return Json(std::move(members));

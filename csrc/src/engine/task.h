@@ -34,6 +34,6 @@ bool blank(const std::string& text);
 GuidancePlan plan_guidance(const Request& request, const ModelConfig& config);
 
 // How a clip came to be, with the seed of its sound.
-Json provenance(const Request& request, const ModelConfig& config, const std::string& model_hash, std::uint64_t audio_seed);
+Json provenance(const Request& request, Task task, const ModelConfig& config, const std::string& model_hash, std::uint64_t audio_seed);
 
 }  // namespace syncflow::engine
