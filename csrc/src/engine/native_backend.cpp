@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 #include <thread>
 #include <tuple>
+#include <utility>
 
 #include "package/settings.h"
 #include "sampling/batch.h"
@@ -20,7 +22,7 @@ int thread_count(int asked) {
     return asked > 0 ? asked : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
-DDiT read_ddit(const Package& package, std::int64_t& parameters) {
+std::pair<std::int64_t, DDiT> read_ddit(const Package& package) {
     const std::filesystem::path folder = package.path / "ddit", file = folder / "config.json";
     DDiTConfig config;
     try {
@@ -29,8 +31,8 @@ DDiT read_ddit(const Package& package, std::int64_t& parameters) {
         throw Error(Status::corrupt, file.string() + " describes no model: " + error.what());
     }
     Weights weights(folder / "diffusion_pytorch_model.safetensors");
-    parameters = weights.elements();
-    return {config, weights};
+    const std::int64_t parameters = weights.elements();
+    return {parameters, DDiT(config, weights)};
 }
 
 Floats noise(std::uint64_t seed, std::uint32_t stream, std::int64_t count) {
@@ -91,15 +93,26 @@ std::int64_t NativeRequest::memory() const {
     return total;
 }
 
-NativeBackend::NativeBackend(const Package& package, int threads)
+NativeBackend::NativeBackend(const Package& package, int threads) : NativeBackend(package, read_components(package, threads), threads) {}
+
+// The d-DiT beside the others, where there is a thread for it.
+NativeBackend::Components NativeBackend::read_components(const Package& package, int threads) {
+    auto ddit = std::async(threads > 1 ? std::launch::async : std::launch::deferred, [&] { return read_ddit(package); });
+    VideoVae video = read_component<VideoVae>(package.path / "video_vae");
+    AudioVae audio = read_component<AudioVae>(package.path / "audio_vae");
+    TextEncoder text = read_component<TextEncoder>(package.path / "text_encoder");
+    auto [parameters, model] = ddit.get();
+    return {.parameters = parameters, .ddit = std::move(model), .video = std::move(video), .audio = std::move(audio), .text = std::move(text)};
+}
+
+NativeBackend::NativeBackend(const Package& package, Components components, int threads)
     : hash_(package.digest),
       config_(package.config),
-      threads_(thread_count(threads)),
-      parameters_(0),
-      model_(read_ddit(package, parameters_)),
-      video_(read_component<VideoVae>(package.path / "video_vae")),
-      audio_(read_component<AudioVae>(package.path / "audio_vae")),
-      text_(read_component<TextEncoder>(package.path / "text_encoder")),
+      threads_(threads),
+      model_(std::move(components.ddit)),
+      video_(std::move(components.video)),
+      audio_(std::move(components.audio)),
+      text_(std::move(components.text)),
       prompts_(RECENT),
       states_(RECENT),
       video_times_(RECENT),
@@ -138,8 +151,8 @@ NativeBackend::NativeBackend(const Package& package, int threads)
              .time_factor = sequence.time_factor,
              .space_factor = sequence.space_factor,
              .audio_hop = sequence.audio_hop,
-             .parameters = parameters_,
-             .weight_bytes = parameters_ * static_cast<std::int64_t>(sizeof(float))};
+             .parameters = components.parameters,
+             .weight_bytes = components.parameters * static_cast<std::int64_t>(sizeof(float))};
 }
 
 // Whether the parts go together.

@@ -63,6 +63,7 @@ class NativeRequest : public RequestState {
 
 class NativeBackend : public Backend {
    public:
+    // Throws Status::not_found, corrupt or unsupported for components that are missing, damaged, foreign or do not go together.
     NativeBackend(const Package& package, int threads);
 
     const ModelInfo& info() const override { return info_; }
@@ -74,6 +75,16 @@ class NativeBackend : public Backend {
     const DDiT& model() const { return model_; }
 
    private:
+    struct Components {
+        std::int64_t parameters;  // of the d-DiT
+        DDiT ddit;
+        VideoVae video;
+        AudioVae audio;
+        TextEncoder text;
+    };
+
+    NativeBackend(const Package& package, Components components, int threads);
+    static Components read_components(const Package& package, int threads);
     void check_components(const Package& package) const;
     Schedule schedule_of(const Request& request, Task task, const KnownLatents& known) const;
     std::shared_ptr<const PromptText> prompt_text(const std::string& prompt);
@@ -84,7 +95,6 @@ class NativeBackend : public Backend {
     std::string hash_;
     ModelConfig config_;
     int threads_;
-    std::int64_t parameters_;
     DDiT model_;
     VideoVae video_;
     AudioVae audio_;
