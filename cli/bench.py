@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from . import options
+from .bench_engine import capacity, compare, profile
 
 app = typer.Typer(help="Benchmark steps, kernels and approximate options, and count FLOPs.", no_args_is_help=True)
 Names = list[str] | None
@@ -21,6 +20,9 @@ Instructions = Annotated[
         help="Highest instruction level: baseline, x86-64-v3 (AVX2) or x86-64-v4 (AVX-512); default: no limit."
     ),
 ]
+
+for command in (compare, profile, capacity):
+    app.command()(command)
 
 
 @app.command()
@@ -64,7 +66,7 @@ def step(
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
     names = options.choices("runtime", runtimes, RUNTIMES)
     chosen = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
-    timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, _progress_bar)
+    timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, options.progress_bar)
     rows = [row for size in batch or (1, 8) for row in steps.compare(engine, chosen, size, timing)]
     takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, chosen, timing)
     if json:
@@ -134,81 +136,6 @@ def gate(
         print(gates.table(checks))
     if not all(check.passed for check in checks):
         raise typer.Exit(1)
-
-
-@app.command()
-def compare(
-    revision: Annotated[str, typer.Argument(help="Commit, branch or tag to compare the working tree with.")],
-    batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Batch size, at least 1; repeatable; default: 1 and 8.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=5, help="Timed rounds of both, at least 5, in alternation.")] = 20,
-    clip: Annotated[bool, typer.Option("--clip", help="Also time whole clips, from a sentence to an mp4.")] = False,
-    runtime: options.Runtime = "auto",
-    at_least: Annotated[
-        float | None,
-        typer.Option(min=0, help="Exit code 1 if a ratio is below this with 95 % confidence; default: only print."),
-    ] = None,
-    slow_down: Annotated[
-        float,
-        typer.Option(min=0, help="Percent by which steps of the working tree are slowed, to see --at-least fail."),
-    ] = 0.0,
-    model: options.Model = None,
-    json: options.Json = False,
-) -> None:
-    """Time steps of the working tree beside those of another git revision, in alternation.
-
-    The ratio is the revision's time over the working tree's: above 1 the working tree is faster.
-    """
-    from ..benchmarks import compare as comparisons
-
-    found = comparisons.compare_revision(
-        revision,
-        comparisons.workloads(batch or (1, 8), clip=clip),
-        rounds,
-        model=model,
-        runtime=runtime,
-        slow_down=slow_down / 100,
-        progress=_progress_bar,
-        report=lambda text: print(f"syncflow: {text}", file=sys.stderr),
-    )
-    if json:
-        options.show_json(found | {"rows": [row.to_dict() for row in found["rows"]]})
-    else:
-        print(comparisons.table(found))
-    slower = [] if at_least is None else comparisons.faults(found["rows"], at_least)
-    for fault in slower:
-        print(f"syncflow: {fault}", file=sys.stderr)
-    if slower:
-        raise typer.Exit(1)
-
-
-@app.command()
-def profile(
-    batch: Annotated[int, typer.Option(min=1, help="Batch size, at least 1.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Profiled steps, at least 1, after two others.")] = 10,
-    operations: Annotated[int, typer.Option(min=1, help="Operations to print, slowest first, at least 1.")] = 15,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the Chrome trace (JSON).")] = Path(
-        "trace.json"
-    ),
-    runtime: options.Runtime = "auto",
-    precision: options.RuntimePrecision = "auto",
-    model: options.Model = None,
-    json: options.Json = False,
-) -> None:
-    """Profile a denoising step: time by part and by operation, and a trace for Perfetto or chrome://tracing."""
-    from ..benchmarks import profiling
-    from ..benchmarks.step import runtimes
-    from ..engine.engine import Engine
-
-    engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
-    ((name, chosen),) = runtimes(engine, [runtime], precision).items()
-    found = profiling.profile(engine, chosen, batch, steps, output)
-    if json:
-        options.show_json({"runtime": chosen.runtime, "batch": batch, "trace": str(output), **found.to_dict()})
-    else:
-        print(profiling.table(found, operations))
-        print(f"runtime {name}, batch {batch}, {steps} steps; trace: {output}")
 
 
 @app.command()
@@ -304,13 +231,6 @@ def _check_instructions(level: str | None) -> None:
         from ..benchmarks import instructions
 
         instructions.check(level)
-
-
-def _progress_bar(rounds: Sequence[int], desc: str) -> Iterable[int]:
-    """Rounds with a progress bar on standard error."""
-    from tqdm import tqdm
-
-    return tqdm(rounds, desc=desc, unit="round", file=sys.stderr, leave=False, disable=None)
 
 
 def _report_aot(

@@ -186,7 +186,7 @@ def extras(page: str, text: str) -> list[str]:
 
 def read_variables() -> set[str]:
     """The environment variables of syncflow that its code reads."""
-    return set(re.findall(r"""(?:environ(?:\.get\(|\[)|getenv\()\s*["'](SYNCFLOW_\w+)["']""", sources()))
+    return set(re.findall(r"""(?:environ(?:\.get\(|\[)|getenv\(|envvar=)\s*["'](SYNCFLOW_\w+)["']""", sources()))
 
 
 def variables(page: str, text: str) -> list[str]:

@@ -82,6 +82,17 @@ class Batch(ABC):
         """Steps that a request has done, and how many there are."""
         return self.video.each[place].step, len(self.jobs[place].schedule)
 
+    @torch.inference_mode()
+    def preview(self, place: int) -> Tensor:
+        """The video that a request reaches at time 1 if its mean velocity goes on: latents (C_v, T, H, W).
+
+        z_t = (1 - t) noise + t z_1 along a straight path, so z_1 = noise + (z_t - noise) / t; at time 0 the noise.
+        """
+        self.streams.join()
+        state = self.video.each[place]
+        noise, latents = self.video.noise[place], self.video.latents[place]
+        return noise + (latents - noise) / state.time if state.time > 0 else noise
+
     @property
     def latents(self) -> Latents:
         """Where all requests are now: video (B, C_v, T, H, W), audio (takes of all, A, C_a)."""
