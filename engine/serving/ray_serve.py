@@ -54,24 +54,21 @@ def build(settings: ReplicaSettings) -> Any:
     def make_app() -> FastAPI:
         return replica_app(settings)
 
-    return (
-        serve.deployment(serve.ingress(make_app)())
-        .options(
-            name="syncflow",
-            max_ongoing_requests=2 * settings.batch,
-            max_queued_requests=settings.max_queued,
-            graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
-            ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
-            autoscaling_config={
-                "min_replicas": settings.min_replicas,
-                "max_replicas": settings.max_replicas,
-                "target_ongoing_requests": settings.batch,
-                "upscale_delay_s": settings.upscale_delay,
-                "downscale_delay_s": settings.downscale_delay,
-            },
-        )
-        .bind()
-    )
+    deployment: Any = serve.deployment(serve.ingress(make_app)())
+    return deployment.options(
+        name="syncflow",
+        max_ongoing_requests=2 * settings.batch,
+        max_queued_requests=settings.max_queued,
+        graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
+        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
+        autoscaling_config={
+            "min_replicas": settings.min_replicas,
+            "max_replicas": settings.max_replicas,
+            "target_ongoing_requests": settings.batch,
+            "upscale_delay_s": settings.upscale_delay,
+            "downscale_delay_s": settings.downscale_delay,
+        },
+    ).bind()
 
 
 def replica_app(settings: ReplicaSettings) -> FastAPI:
