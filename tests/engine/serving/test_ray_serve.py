@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import socket
 import time
 import urllib.request
@@ -14,10 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
-from syncflow.engine.offline.cluster import import_ray
 from syncflow.engine.serving import ray_serve
 from syncflow.engine.serving.ray_serve import ReplicaSettings, build
 
+from ..local_ray import local_ray
 from .helpers import service_of
 
 pytestmark = pytest.mark.slow
@@ -77,19 +76,16 @@ def test_settings_out_of_range():
 @pytest.fixture(scope="module")
 def address() -> Iterator[tuple[str, int]]:
     """A replica of the bundled model, or two, on a local Ray."""
-    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'syncflow[cluster]'")
     serve = pytest.importorskip("ray.serve", reason="Ray Serve is not installed: pip install 'syncflow[cluster]'")
-    import_ray()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"log_level": "ERROR"})
     settings = ReplicaSettings(runtime="torch", batch=1, max_replicas=2, upscale_delay=0.5)
-    serve.run(build(settings), name="syncflow")
-    yield "127.0.0.1", port
-    serve.shutdown()
-    ray.shutdown()
+    with local_ray(cpus=2):
+        serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"log_level": "ERROR"})
+        serve.run(build(settings), name="syncflow")
+        yield "127.0.0.1", port
+        serve.shutdown()
 
 
 def _get(address: tuple[str, int], path: str) -> str:
