@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .. import __version__
-from . import bench, data, evaluate, export, generate, inspect, retake, train, verify
+from . import bench, data, evaluate, export, generate, import_, inspect, retake, train, verify
 
 # Wrong arguments, of the click that typer brings or imports.
 CommandError: Any = next(kind for kind in typer.BadParameter.mro() if kind.__name__ == "ClickException")
@@ -54,6 +54,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
+app.command("import")(import_.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 

@@ -70,7 +70,8 @@ class ConditioningCache:
         return self._once(("audio", grid.tobytes()), compute)
 
     def _times(self, values: np.ndarray) -> Tensor:
-        return upload(torch.from_numpy(values).float(), self.model.device)
+        times = torch.from_numpy(values)
+        return upload(times.float() if self.model.config.has_audio else times, self.model.device)
 
     def _text(self, text: Text) -> tuple[Tensor, ...]:
         """Keys and values (blocks, L, n, d), and the projected tokens (L, D) where the audio reads them."""

@@ -85,14 +85,14 @@ class Job:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What the jobs of a batch share: latent frames, height, width, audio tokens and tokens of the reference."""
+        """What the jobs of a batch share: latent frames, padding, height, width, tokens of audio and reference."""
         return batch_shape(self.sequence, 0 if self.reference is None else len(self.reference))
 
 
 def batch_shape(sequence: SequenceConfig, reference_tokens: int) -> tuple[int, ...]:
     """What requests must have in common to share a batch."""
     s = sequence
-    return s.latent_frames, s.padding, s.latent_height, s.latent_width, s.audio_tokens, reference_tokens
+    return s.latent_frames, s.padding, s.height, s.width, s.audio_tokens, reference_tokens
 
 
 def text_of(job: Job, prompted: bool, null_text: Tensor) -> Text:
