@@ -14,7 +14,7 @@ from typing import Any, Self, overload
 import torch
 
 from .backend import ModelBackend
-from .batching import Batcher, Handle, Limits, Policy
+from .batching import Batcher, Handle, Limits, OnStep, Policy
 from .components import Components
 from .config import SequenceConfig
 from .cost.memory import MemoryEstimator
@@ -173,19 +173,27 @@ class Engine:
         return every[0] if isinstance(request, (str, Request)) and len(every) == 1 else every
 
     def submit(
-        self, request: str | Request, *, priority: int = 0, deadline: float | None = None, **settings: Any
+        self,
+        request: str | Request,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+        on_step: OnStep | None = None,
+        **settings: Any,
     ) -> Handle[list[Clip]]:
         """Generate in the background: returns a handle at once, whose result is a clip for each take.
 
         Requests join the running batch of their size and duration between two steps, those of a higher ``priority``
         first, and leave it when they are done, cancelled, or not done ``deadline`` seconds from now. ``settings`` are
-        fields of a request, for a plain prompt. Raises ``ValueError`` for a request that is not valid or that can never
+        fields of a request, for a plain prompt. ``on_step(step, steps, preview)`` is called after every step in the
+        thread that steps, so keep it short; ``preview()`` is the video's latents as they are expected to end, (C_v, T,
+        H, W) on the device. Raises ``ValueError`` for a request that is not valid or that can never
         fit into memory, :class:`~syncflow.engine.batching.Full` when too many wait, and
         :class:`~syncflow.engine.batching.Closed` after :meth:`drain` or :meth:`close`.
         """
         self._check_process()
         prepared = self.pipeline.prepare(make_request(request, settings))
-        return self.batcher.submit(prepared, priority=priority, deadline=deadline)
+        return self.batcher.submit(prepared, priority=priority, deadline=deadline, on_step=on_step)
 
     @cached_property
     def batcher(self) -> Batcher[PreparedRequest, Job, Latents, list[Clip]]:

@@ -18,7 +18,7 @@ from typing import Generic, Self, TypeVar
 from ..forking import remember
 from .handle import FINAL, Cancelled, Closed, Expired, Handle, State
 from .policy import Limits, Policy
-from .request_state import Phase, RequestState, without_frames
+from .request_state import OnStep, Phase, RequestState, without_frames
 from .running_batch import Backend, RunningBatch
 from .scheduler import Scheduler, ShapeGroup, StepDecision
 from .statistics import Statistics, Stats
@@ -66,11 +66,14 @@ class Batcher(Generic[Q, J, L, R]):
 
     # Called from any thread
 
-    def submit(self, request: Q, *, priority: int = 0, deadline: float | None = None) -> Handle[R]:
+    def submit(
+        self, request: Q, *, priority: int = 0, deadline: float | None = None, on_step: OnStep | None = None
+    ) -> Handle[R]:
         """Queue a request; returns at once.
 
         Requests of a higher ``priority`` (-100 to 100) are served first. A request whose last step is not done
-        ``deadline`` seconds from now expires. Raises :class:`Full` when the queue has no room, :class:`Closed` after
+        ``deadline`` seconds from now expires. ``on_step(step, steps, preview)`` is called after each of its steps, in
+        the thread that steps: keep it short. Raises :class:`Full` when the queue has no room, :class:`Closed` after
         :meth:`drain` or :meth:`close`, and ``ValueError`` for a request that can never fit into memory or a setting out
         of its range.
         """
@@ -83,6 +86,7 @@ class Batcher(Generic[Q, J, L, R]):
             submitted_at=self._clock(),
             priority=priority,
             timeout=deadline,
+            on_step=on_step,
         )
         with self._changed:
             if self._forked:

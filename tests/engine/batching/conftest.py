@@ -90,6 +90,9 @@ class ModelBatch:
     def progress(self, place: int) -> tuple[int, int]:
         return self.latents[place].steps, self.jobs[place].ask.steps
 
+    def preview(self, place: int) -> int:
+        return self.latents[place].value
+
 
 class Model:
     """The backend of the arithmetic. ``gate``: steps wait while it is closed; ``on_step`` is called before each."""

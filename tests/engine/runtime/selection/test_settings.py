@@ -132,6 +132,7 @@ def test_named_runtimes_take_options(models, tmp_path, gpu, runtime):
     assert (eager.overlap, eager.describe()["overlap"], eager.describe()["cuda_graphs"]) == (True, True, False)
 
 
+@pytest.mark.slow
 def test_an_engine_passes_its_settings_on(gpu):
     """And samples with them: here the streams of a CPU are one, and the graphs are tapes."""
     components = Components.load(bundled_model())
