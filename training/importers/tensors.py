@@ -174,9 +174,8 @@ def finite(path: Path, tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
     if dtype == tensor.dtype:
         return tensor
     if not _is_finite(stored := tensor.to(dtype)):
-        raise ValueError(
-            f"{path} holds values in {name} beyond {str(dtype).removeprefix('torch.')}; keep its precision"
-        )
+        limit = torch.finfo(dtype).max
+        raise ValueError(f"{path} holds values in {name} beyond {limit:g}; store it in its own precision")
     return stored
 
 
