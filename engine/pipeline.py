@@ -8,7 +8,7 @@ anything is computed. ``encode`` and ``decode`` run the text encoder and the cod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -48,7 +48,7 @@ CACHED_PROMPTS = 256
 # Fields of a request: those for which the model has a default, and those that are off by default.
 MODEL_DEFAULTS = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")
 GUIDANCE_FIELDS = ("negative_prompt", "guidance_interval", "guidance_rescale", "branch_interval")
-OPTIONAL_FIELDS = (*GUIDANCE_FIELDS, "strength")
+OPTIONAL_FIELDS = (*GUIDANCE_FIELDS, "strength", "adapters")
 # Fields of a retake that default to those of the clip.
 RETAKE_FIELDS = ("seed", "audio_seed", *MODEL_DEFAULTS, *GUIDANCE_FIELDS)
 
@@ -89,6 +89,7 @@ class Pipeline:
 
     def __init__(self, components: Components, device: torch.device) -> None:
         self.components, self.config, self.device = components, components.config, device
+        self.check_adapters: Callable[[Iterable[str]], None] = _no_adapters
         self._encode_text = lru_cache(CACHED_PROMPTS)(self._encode_prompt)
 
     def prepare(self, request: Request) -> PreparedRequest:
@@ -97,6 +98,8 @@ class Pipeline:
         Raises ``ValueError`` for what the model cannot do and for media that cannot be read.
         """
         plan = self.plan(request)
+        if request.adapters:
+            self.check_adapters(request.adapters)
         media, sequence = read_media(request, self.config.sequence)
         return PreparedRequest(request, sequence, plan, media, read_reference(request, self.config.sequence))
 
@@ -123,6 +126,7 @@ class Pipeline:
             silence=self._silence(sequence) if any(branch.muted for branch in plan.branches) else None,
             takes=prepared.audio_seeds,
             reference=None if prepared.reference is None else encode_waveform(prepared.reference, parts, self.device),
+            adapters=tuple((request.adapters or {}).items()),
         )
 
     def plan(self, request: Request) -> GuidancePlan:
@@ -271,6 +275,11 @@ class Pipeline:
     def _encode_prompt(self, prompt: str) -> Text:
         states, mask = self.components.text.encode([prompt])
         return Text(states[0], int(mask.sum()), key=prompt)
+
+
+def _no_adapters(names: Iterable[str]) -> None:
+    """Refuse the adapters of a request where none are loaded."""
+    raise ValueError(f"there is no adapter {', '.join(map(repr, names))}; loaded are none")
 
 
 def _finite(values: torch.Tensor) -> np.ndarray:

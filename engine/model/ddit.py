@@ -30,6 +30,7 @@ from .denoiser import (
     frame_times_of,
     spatial_tokens,
 )
+from .lora import RowWeights
 from .video import VideoTower
 
 
@@ -46,6 +47,7 @@ class DDiT(nn.Module):
         self.video = VideoTower(config)
         self.audio = AudioTower(config) if config.has_audio else NoAudioTower(config)
         self.bridge = make_bridge(config)
+        self.adapter_rows: RowWeights | None = None
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +78,13 @@ class DDiT(nn.Module):
 
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """Velocity of the first ``num_outputs`` rows, and the contexts of ``context_rows``."""
+        weights = inputs.text.adapter_weights
+        if weights is None or self.adapter_rows is None:
+            return self._video_pass(inputs)
+        with self.adapter_rows.set(weights[inputs.text_of_row]):
+            return self._video_pass(inputs)
+
+    def _video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         z, context = inputs.latents, inputs.audio_context
         readers = keep = None
         if context is not None:

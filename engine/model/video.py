@@ -112,8 +112,10 @@ class STDiTBlock(nn.Module):
             mixed = spatial_attention(packed, q_weight, k_weight, EPS)
         else:
             mixed = temporal_attention(packed, q_weight, k_weight, rope, EPS)
-        proj = self.attn.proj
-        return gated_linear(mixed, proj.weight, proj.bias, x, self.scale_shift_table, modulation, ATTENTION)
+        proj, table = self.attn.proj, self.scale_shift_table
+        x = gated_linear(mixed, proj.weight, proj.bias, x, table, modulation, ATTENTION)
+        added = proj.delta(mixed)
+        return x if added is None else gated_residual(x, added, table, modulation, ATTENTION)
 
     def text_attention(self, x: Tensor, text: Conditioning, index: int, text_of_row: Tensor) -> Tensor:
         """Cross-attention from x to the text of every row, without norm or gate: (R, T, S, D) -> (R, T, S, D)."""

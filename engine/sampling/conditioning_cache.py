@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,17 +19,31 @@ from torch import Tensor
 from ..forking import remember
 from ..model.denoiser import Denoiser
 from ..types import Conditioning
-from .job import Job, Text, text_of
+from .job import AdapterWeights, Job, Text, text_of
 from .transfer import upload
 
 CAPACITY = 1 << 30
 
 
+class AdapterSource(Protocol):
+    """The adapters of an engine."""
+
+    def weights(self, of_texts: Sequence[AdapterWeights]) -> Tensor:
+        """The weights (P, K) of all adapters for P texts."""
+
+    def rows(self, weights: Tensor | None) -> AbstractContextManager[None]:
+        """A context in which rows have these weights (R, K)."""
+
+
 class ConditioningCache:
-    """Least recently used first out, once its tensors exceed ``capacity`` bytes."""
+    """Least recently used first out, once its tensors exceed ``capacity`` bytes.
+
+    ``adapters``: where the weights of the adapters that texts name come from.
+    """
 
     def __init__(self, model: Denoiser, capacity: int = CAPACITY) -> None:
         self.model, self.capacity, self.size = model, capacity, 0
+        self.adapters: AdapterSource | None = None
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
         remember(self)
@@ -36,13 +52,26 @@ class ConditioningCache:
         """In a forked child: nobody holds the lock."""
         self._lock = threading.Lock()
 
+    def clear(self) -> None:
+        """Forget everything, after the weights of the model changed."""
+        with self._lock:
+            self._kept.clear()
+            self.size = 0
+
     def texts(self, texts: list[Text]) -> Conditioning:
         """Keys and values of P texts."""
         parts = [self._text(text) for text in texts]
         keys, values = (torch.stack(part, 1) for part in list(zip(*parts, strict=True))[:2])
         lengths = upload(torch.tensor([text.length for text in texts]), self.model.device)
         tokens = [part[2] for part in parts if len(part) > 2]
-        return Conditioning(keys, values, lengths, torch.stack(tokens) if tokens else None)
+        weights = self._adapter_weights(texts)
+        return Conditioning(keys, values, lengths, torch.stack(tokens) if tokens else None, weights)
+
+    def _adapter_weights(self, texts: list[Text]) -> Tensor | None:
+        """The weights (P, K) of the adapters of P texts; None where none has any."""
+        if self.adapters is None or not any(text.adapters for text in texts):
+            return None
+        return upload(self.adapters.weights([text.adapters for text in texts]), self.model.device)
 
     def text_of(self, job: Job, prompted: bool) -> Text:
         """The prompt of a request, or what stands for its absence."""
@@ -78,11 +107,13 @@ class ConditioningCache:
 
         def compute() -> tuple[Tensor, ...]:
             states = upload(text.states, self.model.device).to(self.model.null_text.dtype)
-            found = self.model.condition(states[None], upload(torch.tensor([text.length]), self.model.device))
+            length, weights = upload(torch.tensor([text.length]), self.model.device), self._adapter_weights([text])
+            with nullcontext() if self.adapters is None else self.adapters.rows(weights):
+                found = self.model.condition(states[None], length)
             tokens = () if found.text_tokens is None else (found.text_tokens[0],)
             return found.keys[:, 0], found.values[:, 0], *tokens
 
-        return self._once(("text", text.cache_key), compute)
+        return self._once(("text", text.cache_key, text.adapters), compute)
 
     def _once(self, key: Hashable, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         with self._lock:
