@@ -43,7 +43,7 @@ def seeded(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
     The noise is that of the seed here, not that of PyTorch. Raises ``ValueError`` for both at once.
     """
-    generator = settings.get("generator")
+    generator: Any = settings.get("generator")
     if not hasattr(generator, "initial_seed"):
         return settings
     if "seed" in settings:
