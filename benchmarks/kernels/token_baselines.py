@@ -68,9 +68,15 @@ def _linear_then_gate(
 
 
 def _scaled_product(
-    codes: Tensor, scales: Tensor, weight_codes: Tensor, weight_scales: Tensor, bias: Tensor, use_gelu: bool
+    codes: Tensor,
+    scales: Tensor,
+    weight_codes: Tensor,
+    weight_scales: Tensor,
+    bias: Tensor,
+    use_gelu: bool,
+    fast_accum: bool = True,
 ) -> Tensor:
-    """PyTorch's row-wise scaled product."""
+    """PyTorch's row-wise scaled product, which sums as the kernel does."""
     y = torch._scaled_mm(
         codes.flatten(0, -2),
         weight_codes.t(),
@@ -78,12 +84,19 @@ def _scaled_product(
         scale_b=weight_scales[None],
         bias=bias,
         out_dtype=bias.dtype,
+        use_fast_accum=fast_accum,
     ).unflatten(0, codes.shape[:-1])
     return gelu(y, approximate="tanh") if use_gelu else y
 
 
 def _dequantise(
-    codes: Tensor, scales: Tensor, weight_codes: Tensor, weight_scales: Tensor, bias: Tensor, use_gelu: bool
+    codes: Tensor,
+    scales: Tensor,
+    weight_codes: Tensor,
+    weight_scales: Tensor,
+    bias: Tensor,
+    use_gelu: bool,
+    _fast_accum: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Input and weight in the dtype of the bias."""
     x, weight = (c.float() * s[..., None] for c, s in ((codes, scales), (weight_codes, weight_scales)))
