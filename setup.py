@@ -56,6 +56,7 @@ setup(
     package_data={
         "syncflow": ["py.typed"],
         "syncflow.engine": ["pretrained/**/*"],
+        "syncflow.engine.serving": ["static/**/*"],
         "syncflow.kernels": ["**/*.json"],
     },
     ext_modules=[] if os.environ.get("SYNCFLOW_NATIVE") == "0" else [NATIVE],

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .. import __version__
-from . import bench, data, evaluate, export, generate, inspect, retake, train, verify
+from . import batch, bench, data, evaluate, export, generate, inspect, retake, serve, train, verify
 
 # Wrong arguments, of the click that typer brings or imports.
 CommandError: Any = next(kind for kind in typer.BadParameter.mro() if kind.__name__ == "ClickException")
@@ -49,8 +49,10 @@ def options(
 
 app.command("generate")(generate.generate)
 app.command("retake")(retake.retake)
+app.command("batch")(batch.batch)
 app.command("inspect")(inspect.inspect)
 app.command("evaluate")(evaluate.evaluate)
+app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)

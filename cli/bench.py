@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
 
 from . import options
+from .bench_engine import capacity, compare, profile
 
 app = typer.Typer(help="Benchmark steps, kernels and approximate options, and count FLOPs.", no_args_is_help=True)
 Names = list[str] | None
@@ -20,6 +20,9 @@ Instructions = Annotated[
         help="Highest instruction level: baseline, x86-64-v3 (AVX2) or x86-64-v4 (AVX-512); default: no limit."
     ),
 ]
+
+for command in (compare, profile, capacity):
+    app.command()(command)
 
 
 @app.command()
@@ -63,7 +66,7 @@ def step(
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
     names = options.choices("runtime", runtimes, RUNTIMES)
     chosen = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
-    timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, _progress_bar)
+    timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, options.progress_bar)
     rows = [row for size in batch or (1, 8) for row in steps.compare(engine, chosen, size, timing)]
     takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, chosen, timing)
     if json:
@@ -229,13 +232,6 @@ def _check_instructions(level: str | None) -> None:
         from ..benchmarks import instructions
 
         instructions.check(level)
-
-
-def _progress_bar(rounds: Sequence[int], desc: str) -> Iterable[int]:
-    """Rounds with a progress bar on standard error."""
-    from tqdm import tqdm
-
-    return tqdm(rounds, desc=desc, unit="round", file=sys.stderr, leave=False, disable=None)
 
 
 def _report_aot(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,3 +94,10 @@ def check_output(path: Path, *suffixes: str) -> None:
 def show_json(values: dict[str, Any]) -> None:
     """Print one JSON object."""
     print(json.dumps(values, indent=2))
+
+
+def progress_bar(rounds: Sequence[int], desc: str) -> Iterable[int]:
+    """Rounds with a progress bar on standard error."""
+    from tqdm import tqdm
+
+    return tqdm(rounds, desc=desc, unit="round", file=sys.stderr, leave=False, disable=None)

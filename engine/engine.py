@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any, Self, overload
 import torch
 
 from .backend import ModelBackend
-from .batching import Batcher, Handle, Limits, Policy
+from .batching import Batcher, Handle, Limits, OnStep, Policy
 from .components import Components
 from .config import SequenceConfig
 from .cost.memory import MemoryEstimator
 from .exports import ExportLocations
 from .pipeline import Pipeline, PreparedRequest
-from .runtime.selection.choose import choose
+from .runtime.float32 import float32_products, set_float32_products
+from .runtime.selection.choose import choose, in_precision
 from .runtime.selection.settings import TorchOptions
 from .runtime.selection.timing import Workload
 from .runtime.threads import limit_threads
@@ -62,15 +64,17 @@ class Engine:
         policy: Policy | None = None,
         cache_bytes: int = CAPACITY,
     ) -> None:
-        self.components = components
         self.config = components.config
         self.device = find_device(device)
         self.threads = limit_threads()
-        for module in (components.ddit, components.video, components.audio, components.text):
-            module.to(self.device).eval()
-        self.export_locations = ExportLocations(folder, components.digest)
         options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
-        self.chosen = choose(runtime, components.ddit, self.export_locations, precision, task, options=options)
+        ddit, found = in_precision(runtime, components.ddit, self.device, precision, options)
+        self.components = components = replace(components, ddit=ddit)  # lets go of weights in another type
+        for module in (ddit, components.video, components.audio, components.text):
+            module.to(self.device).eval()
+        set_float32_products(found, self.device)
+        self.export_locations = ExportLocations(folder, components.digest)
+        self.chosen = choose(runtime, ddit, self.export_locations, found, task, options=options)
         self.denoiser = self.chosen.denoiser
         self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device)
         self.backend = ModelBackend(
@@ -123,8 +127,14 @@ class Engine:
         ``step_ms``: milliseconds of a step in every runtime that was timed; ``timed``: when, and under which
         conditions; ``others``: why other runtimes were not chosen.
         """
-        model = {"model": self.config.name, "model_hash": self.components.digest, "device": str(self.device)}
-        return model | {"threads": self.threads} | self.chosen.describe()
+        return {
+            "model": self.config.name,
+            "model_hash": self.components.digest,
+            "device": str(self.device),
+            "threads": self.threads,
+            "deterministic": self.backend.deterministic,
+            "float32_products": float32_products(self.device),
+        } | self.chosen.describe()
 
     @overload
     def generate(
@@ -173,19 +183,27 @@ class Engine:
         return every[0] if isinstance(request, (str, Request)) and len(every) == 1 else every
 
     def submit(
-        self, request: str | Request, *, priority: int = 0, deadline: float | None = None, **settings: Any
+        self,
+        request: str | Request,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+        on_step: OnStep | None = None,
+        **settings: Any,
     ) -> Handle[list[Clip]]:
         """Generate in the background: returns a handle at once, whose result is a clip for each take.
 
         Requests join the running batch of their size and duration between two steps, those of a higher ``priority``
         first, and leave it when they are done, cancelled, or not done ``deadline`` seconds from now. ``settings`` are
-        fields of a request, for a plain prompt. Raises ``ValueError`` for a request that is not valid or that can never
+        fields of a request, for a plain prompt. ``on_step(step, steps, preview)`` is called after every step in the
+        thread that steps, so keep it short; ``preview()`` is the video's latents as they are expected to end, (C_v, T,
+        H, W) on the device. Raises ``ValueError`` for a request that is not valid or that can never
         fit into memory, :class:`~syncflow.engine.batching.Full` when too many wait, and
         :class:`~syncflow.engine.batching.Closed` after :meth:`drain` or :meth:`close`.
         """
         self._check_process()
         prepared = self.pipeline.prepare(make_request(request, settings))
-        return self.batcher.submit(prepared, priority=priority, deadline=deadline)
+        return self.batcher.submit(prepared, priority=priority, deadline=deadline, on_step=on_step)
 
     @cached_property
     def batcher(self) -> Batcher[PreparedRequest, Job, Latents, list[Clip]]:
@@ -260,8 +278,7 @@ def find_device(device: str | torch.device) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(device, (str, torch.device)) and not str(device).startswith("meta"):
         with suppress(RuntimeError, AssertionError, NotImplementedError):  # as PyTorch refuses what is not there
-            torch.empty(0, device=device)
-            return torch.device(device)
+            return torch.empty(0, device=device).device  # with its index: each thread has a current device of its own
     gpu = "cuda" if torch.cuda.is_available() else "another that this PyTorch has (it finds no CUDA)"
     refuse("device", str(device), f"auto, cpu or {gpu}")
 

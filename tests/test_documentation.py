@@ -6,6 +6,7 @@ Every check is a function from a text to the list of its faults, so that a plant
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -18,7 +19,8 @@ from typing import Any
 import pytest
 import typer
 
-from syncflow import cli
+from syncflow import Engine, cli
+from syncflow.engine.settings import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 THIS = "tests/test_documentation.py"
@@ -184,7 +186,7 @@ def extras(page: str, text: str) -> list[str]:
 
 def read_variables() -> set[str]:
     """The environment variables of syncflow that its code reads."""
-    return set(re.findall(r"""(?:environ(?:\.get\(|\[)|getenv\()\s*["'](SYNCFLOW_\w+)["']""", sources()))
+    return set(re.findall(r"""(?:environ(?:\.get\(|\[)|getenv\(|envvar=)\s*["'](SYNCFLOW_\w+)["']""", sources()))
 
 
 def variables(page: str, text: str) -> list[str]:
@@ -278,6 +280,14 @@ def test_every_variable_that_is_read_is_documented():
     documented = set(re.findall(r"SYNCFLOW_[A-Z_]*[A-Z]\b", "".join(read(page) for page in PAGES)))
     assert read_variables() - documented == set()
     assert len(read_variables()) >= 5
+
+
+def test_every_setting_is_documented():
+    """Of requests and of engines, in the first column of a table of ``docs/python.md``."""
+    cells = re.findall(r"^\|([^|]*)\|", read("docs/python.md"), re.M)
+    documented = set(re.findall(r"`(\w+)`", "".join(cells)))
+    of_engine = set(inspect.signature(Engine).parameters) - {"components", "folder"}
+    assert {*SETTINGS, *of_engine} - documented == set()
 
 
 def test_no_file_has_conflict_markers():

@@ -3,6 +3,7 @@
 from .batcher import Batcher
 from .handle import Cancelled, Closed, Expired, Full, Handle, Progress, State
 from .policy import Limits, Policy
+from .request_state import OnStep
 from .running_batch import Backend, BackendBatch
 from .statistics import Percentiles, Stats
 
@@ -16,6 +17,7 @@ __all__ = [
     "Full",
     "Handle",
     "Limits",
+    "OnStep",
     "Percentiles",
     "Policy",
     "Progress",

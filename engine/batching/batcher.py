@@ -18,7 +18,7 @@ from typing import Generic, Self, TypeVar
 from ..forking import remember
 from .handle import FINAL, Cancelled, Closed, Expired, Handle, State
 from .policy import Limits, Policy
-from .request_state import Phase, RequestState, without_frames
+from .request_state import OnStep, Phase, RequestState, without_frames
 from .running_batch import Backend, RunningBatch
 from .scheduler import Scheduler, ShapeGroup, StepDecision
 from .statistics import Statistics, Stats
@@ -57,8 +57,8 @@ class Batcher(Generic[Q, J, L, R]):
         self._draining = self._closing = self._abandoned = self._forked = False
         self._batches: dict[ShapeGroup[RequestState[Q, J, R]], RunningBatch[Q, J, L, R]] = {}
         self._thread_ids: set[int] = set()
-        self._encoders = ThreadPoolExecutor(limits.prepare_threads, "syncflow-prepare", self._register_thread)
-        self._decoders = ThreadPoolExecutor(limits.decode_threads, "syncflow-decode", self._register_thread)
+        self._encoders = ThreadPoolExecutor(limits.prepare_threads, "syncflow-prepare", self._start_thread)
+        self._decoders = ThreadPoolExecutor(limits.decode_threads, "syncflow-decode", self._start_thread)
         self._step_thread = threading.Thread(target=self._run, name="syncflow-step", daemon=True)
         self._step_thread.start()
         atexit.register(self.close)
@@ -66,11 +66,14 @@ class Batcher(Generic[Q, J, L, R]):
 
     # Called from any thread
 
-    def submit(self, request: Q, *, priority: int = 0, deadline: float | None = None) -> Handle[R]:
+    def submit(
+        self, request: Q, *, priority: int = 0, deadline: float | None = None, on_step: OnStep | None = None
+    ) -> Handle[R]:
         """Queue a request; returns at once.
 
         Requests of a higher ``priority`` (-100 to 100) are served first. A request whose last step is not done
-        ``deadline`` seconds from now expires. Raises :class:`Full` when the queue has no room, :class:`Closed` after
+        ``deadline`` seconds from now expires. ``on_step(step, steps, preview)`` is called after each of its steps, in
+        the thread that steps: keep it short. Raises :class:`Full` when the queue has no room, :class:`Closed` after
         :meth:`drain` or :meth:`close`, and ``ValueError`` for a request that can never fit into memory or a setting out
         of its range.
         """
@@ -83,6 +86,7 @@ class Batcher(Generic[Q, J, L, R]):
             submitted_at=self._clock(),
             priority=priority,
             timeout=deadline,
+            on_step=on_step,
         )
         with self._changed:
             if self._forked:
@@ -166,8 +170,9 @@ class Batcher(Generic[Q, J, L, R]):
 
     # In the threads of the pools
 
-    def _register_thread(self) -> None:
+    def _start_thread(self) -> None:
         self._thread_ids.add(threading.get_ident())
+        self._backend.start_thread()
 
     def _encode(self, request: RequestState[Q, J, R]) -> None:
         if request.handle.advance(State.PREPARING):
@@ -195,13 +200,14 @@ class Batcher(Generic[Q, J, L, R]):
     # In the step thread
 
     def _run(self) -> None:
-        self._register_thread()
         failure: BaseException | None = None
         try:
-            while not self._may_end():
-                self._expire_overdue()
-                self._remove_finished()
-                self._step_or_wait()
+            self._start_thread()
+            with self._backend.stepping():
+                while not self._may_end():
+                    self._expire_overdue()
+                    self._remove_finished()
+                    self._step_or_wait()
         except BaseException as error:
             log.exception("the thread that steps has failed")
             failure = without_frames(error)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .handle import Handle
 from .policy import MAX_PRIORITY
@@ -15,6 +15,8 @@ from .policy import MAX_PRIORITY
 Q = TypeVar("Q")  # request
 J = TypeVar("J")  # job: an encoded request
 R = TypeVar("R")  # result
+Preview = Callable[[], Any]
+OnStep = Callable[[int, int, Preview], object]
 
 
 class Phase(Enum):
@@ -33,9 +35,10 @@ class RequestState(Generic[Q, J, R]):
     """One request.
 
     ``shape`` is its latent shape, ``memory`` the bytes that it needs, ``submitted_at`` a time on the batcher's clock;
-    it expires ``timeout`` seconds later unless its steps are done. The scheduler sets ``phase``, ``rank`` and
-    ``ready_at``, the batcher ``job`` and ``first_step_at``. Raises ``ValueError`` for a priority or a timeout that is
-    out of range.
+    it expires ``timeout`` seconds later unless its steps are done. ``on_step(step, steps, preview)`` is called in the
+    thread that steps, where ``preview()`` computes what the batch can show of the result. The scheduler sets
+    ``phase``, ``rank`` and ``ready_at``, the batcher ``job`` and ``first_step_at``. Raises ``ValueError`` for a
+    priority or a timeout that is out of range.
     """
 
     request: Q
@@ -45,6 +48,7 @@ class RequestState(Generic[Q, J, R]):
     submitted_at: float
     priority: int = 0
     timeout: float | None = None
+    on_step: OnStep | None = None
     phase: Phase = field(default=Phase.WAITING, init=False)
     rank: tuple[float, int] = field(default=(0.0, 0), init=False)
     ready_at: float = field(default=0.0, init=False)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Hashable, Sequence
-from typing import Generic, Protocol, TypeVar
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 from .handle import Progress, State
-from .request_state import RequestState
+from .request_state import OnStep, RequestState
 
 Q = TypeVar("Q")  # request
 J = TypeVar("J")  # job: an encoded request
@@ -16,6 +19,7 @@ Q_contra = TypeVar("Q_contra", contravariant=True)
 J_contra = TypeVar("J_contra", contravariant=True)
 L_co = TypeVar("L_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
+log = logging.getLogger(__name__)
 
 
 class BackendBatch(Protocol[J_contra, L_co]):
@@ -37,13 +41,22 @@ class BackendBatch(Protocol[J_contra, L_co]):
     def progress(self, place: int) -> tuple[int, int]:
         """Steps done, and steps in all."""
 
+    def preview(self, place: int) -> Any:
+        """What can be shown of a request whose steps are not done; for callbacks of requests alone."""
+
 
 class Backend(Protocol[Q_contra, J, L, R_co]):
     """What a batcher needs of a model. An error that a method raises is the error of its request.
 
     ``shape`` and ``memory`` run in the thread that submits; ``encode`` and ``decode`` in thread pools, beside the
-    steps; ``make_batch`` and the batches that it returns in the step thread.
+    steps; ``make_batch`` and the batches that it returns in the step thread, within ``stepping``.
     """
+
+    def start_thread(self) -> None:
+        """Called first in each thread of the batcher."""
+
+    def stepping(self) -> AbstractContextManager[object]:
+        """Entered by the step thread, for as long as it runs."""
 
     def shape(self, request: Q_contra) -> Hashable:
         """The latent shape: requests of equal shapes can share a batch."""
@@ -78,12 +91,21 @@ class RunningBatch(Generic[Q, J, L, R]):
         """One step; those that have done their last one leave and are returned with their latents."""
         finished = sorted(self._batch.step())
         for index, request in enumerate(self.requests):
-            request.handle.advance(State.RUNNING, Progress(*self._batch.progress(index)))
+            progress = Progress(*self._batch.progress(index))
+            request.handle.advance(State.RUNNING, progress)
+            if request.on_step is not None:
+                self._call_back(request.on_step, index, progress)
         return self._leave(finished)
 
     def remove(self, requests: Collection[RequestState[Q, J, R]]) -> None:
         """Remove those of the requests that are in the batch; their latents are dropped."""
         self._leave([index for index, request in enumerate(self.requests) if request in requests])
+
+    def _call_back(self, on_step: OnStep, index: int, progress: Progress) -> None:
+        try:
+            on_step(*progress, partial(self._batch.preview, index))
+        except Exception:
+            log.exception("a callback of a step failed")
 
     def _leave(self, indices: list[int]) -> list[tuple[RequestState[Q, J, R], L]]:
         if not indices:

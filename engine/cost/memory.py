@@ -8,6 +8,7 @@ any number.
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..components import Components
 from ..config import SequenceConfig
+from ..forking import remember
 from ..model import DDiT
 from ..sampling.guidance import GuidancePlan
 from ..sampling.job import Job, Text
@@ -65,7 +67,7 @@ class MemoryEstimate:
 
 
 class MemoryEstimator:
-    """Estimates for one model, cached by kind of request."""
+    """Estimates for one model, cached by kind of request; threads that ask for the same kind wait for one estimate."""
 
     def __init__(self, components: Components) -> None:
         self._config = components.config
@@ -77,11 +79,18 @@ class MemoryEstimator:
             self._model = DDiT(components.config.ddit).to(components.ddit.dtype).eval().requires_grad_(False)
         self._step = cache(self._step_bytes)
         self._decode = cache(self._decode_bytes)
+        self.after_fork()
+        remember(self)
 
     def predict(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int = 1) -> MemoryEstimate:
         """The memory of requests of this size, guidance and number of takes."""
-        alone, added = self._step(sequence, plan, takes, 1), self.step_of(sequence, plan, takes)
-        return MemoryEstimate(self.weights + max(0, alone - added), max(added, self._decode(sequence)))
+        with self._lock:
+            alone, added = self._step(sequence, plan, takes, 1), self.step_of(sequence, plan, takes)
+            return MemoryEstimate(self.weights + max(0, alone - added), max(added, self._decode(sequence)))
+
+    def after_fork(self) -> None:
+        """In a forked child, where the lock may be held by a thread that is not there."""
+        self._lock = threading.Lock()
 
     def step_of(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int = 1) -> int:
         """Bytes that one request adds to a step."""

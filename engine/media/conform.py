@@ -37,8 +37,8 @@ def conform(
     if size is not None:
         frames = np.stack([fit(frame, (size, size) if isinstance(size, int) else size) for frame in frames])
     waveform = np.zeros(round(count / rate * samples_a_second), np.float32)
-    heard = resample(clip.waveform, clip.sample_rate, samples_a_second)[: len(waveform)]
-    waveform[: len(heard)] = heard
+    resampled = resample(clip.waveform, clip.sample_rate, samples_a_second)[: len(waveform)]
+    waveform[: len(resampled)] = resampled
     same = frames.shape == clip.frames.shape and bool((shown == np.arange(len(clip.frames))).all())
     return Clip(frames, waveform, rate, samples_a_second, clip.provenance, clip.latents if same else None)
 

@@ -12,6 +12,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,21 +27,50 @@ READ_SECONDS = 300.0  # after which a reader is ended
 SHARED = 2 * 2**30  # bytes of address space that libraries and threads of the reader take beside what is read
 
 
+@dataclass(frozen=True)
+class ReadLimits:
+    """Limits of the process that reads a file: its time in ``seconds``, and ``memory``, the bytes that the decoded
+    frames or samples may take (None: half of the machine's, at most 32 GiB).
+    """
+
+    seconds: float = READ_SECONDS
+    memory: int | None = None
+
+
+_limits: ContextVar[ReadLimits | None] = ContextVar("limits", default=None)
+
+
+@contextlib.contextmanager
+def reading_isolated(limits: ReadLimits | None = None) -> Iterator[None]:
+    """Within the block, this thread or task reads every file in another process, under these limits."""
+    token = _limits.set(limits or ReadLimits())
+    try:
+        yield
+    finally:
+        _limits.reset(token)
+
+
 def wanted(isolated: bool | None) -> bool:
-    """Whether to read in another process: as asked, or as the environment says."""
+    """Whether to read in another process: as asked, within :func:`reading_isolated`, or as the environment says."""
+    if isolated is None and _limits.get() is not None:
+        return True
     return os.environ.get("SYNCFLOW_ISOLATED_MEDIA", "") not in ("", "0") if isolated is None else isolated
 
 
-def read(function: str, path: Path, settings: dict[str, Any], seconds: float = READ_SECONDS) -> Any:
+def read(function: str, path: Path, settings: dict[str, Any], limits: ReadLimits | None = None) -> Any:
     """What a function of :mod:`syncflow.engine.media.reading` gives, computed in another process.
 
-    Raises ``ValueError`` where it does, and for a file at which the process crashes or takes more than ``seconds``.
+    Raises ``ValueError`` where it does, and for a file at which the process crashes or exceeds its ``limits`` (by
+    default those of :func:`reading_isolated`).
     """
+    limits = limits or _limits.get() or ReadLimits()
     call = json.dumps({"function": function, "path": os.fspath(path.absolute()), "settings": settings}, default=float)
     # The parent of the package, which need not be installed.
     root = str(Path(sys.modules[__package__.partition(".")[0]].__path__[0]).parent)
+    memory = {} if limits.memory is None else {"SYNCFLOW_MEDIA_BYTES": str(limits.memory)}
     environment = {
         **os.environ,
+        **memory,
         "SYNCFLOW_ISOLATED_MEDIA": "0",
         "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]),
     }
@@ -47,11 +79,11 @@ def read(function: str, path: Path, settings: dict[str, Any], seconds: float = R
             [sys.executable, "-m", __package__],
             input=call.encode(),
             capture_output=True,
-            timeout=seconds,
+            timeout=limits.seconds,
             env=environment,
         )
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"{path} cannot be read as media: its reader took more than {seconds:g} s") from error
+        raise ValueError(f"{path} cannot be read as media: its reader took more than {limits.seconds:g} s") from error
     answer = io.BytesIO(finished.stdout)
     try:
         head = json.loads(answer.readline())

@@ -12,11 +12,16 @@ MAX_BYTES = 32 * 2**30  # of decoded frames or samples
 
 
 def memory_limit() -> int:
-    """Bytes that the decoded frames or samples of one file may take: half of the machine's memory, at most 32 GiB."""
+    """Bytes that the decoded frames or samples of one file may take: half of the machine's memory, at most 32 GiB.
+
+    ``SYNCFLOW_MEDIA_BYTES`` lowers it.
+    """
+    asked = os.environ.get("SYNCFLOW_MEDIA_BYTES", "")
+    most = min(MAX_BYTES, int(asked)) if asked.isdecimal() else MAX_BYTES
     try:
-        return min(MAX_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+        return min(most, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
     except (AttributeError, OSError, ValueError):
-        return MAX_BYTES
+        return most
 
 
 def check_memory(what: str, count: int, bytes_each: int) -> None:

@@ -25,7 +25,7 @@ from .job import Job, audio_noise, video_noise
 from .latent_state import BatchedLatents, LatentState, Modality, grid_of
 from .step_plan import JointStepPlan, StepPlan, Sums, Weights
 from .streams import Streams
-from .transfer import upload
+from .transfer import record_event, upload
 
 Index = dict[str, Tensor]
 
@@ -65,13 +65,15 @@ class Batch(ABC):
         """Requests go, wherever they are; what they have become: video (1, C_v, T, H, W), audio (takes, A, C_a)."""
         self.streams.join()
         video, audio = self.video.unstack(), self.audio.unstack()
-        gone = [
-            Latents(
+        taken = [
+            (
                 video[b].latents[None].clone(),
                 torch.stack([take.latents for take, owner in zip(audio, self.owner, strict=True) if owner == b]),
             )
             for b in places
         ]
+        ready = record_event(self.model.device)
+        gone = [Latents(*pair, ready) for pair in taken]
         stay = [b for b in range(len(self.jobs)) if b not in set(places)]
         stay_audio = [take for take, owner in zip(audio, self.owner, strict=True) if owner in set(stay)]
         self._leave(stay)
@@ -81,6 +83,17 @@ class Batch(ABC):
     def progress(self, place: int) -> tuple[int, int]:
         """Steps that a request has done, and how many there are."""
         return self.video.each[place].step, len(self.jobs[place].schedule)
+
+    @torch.inference_mode()
+    def preview(self, place: int) -> Tensor:
+        """The video that a request reaches at time 1 if its mean velocity goes on: latents (C_v, T, H, W).
+
+        z_t = (1 - t) noise + t z_1 along a straight path, so z_1 = noise + (z_t - noise) / t; at time 0 the noise.
+        """
+        self.streams.join()
+        state = self.video.each[place]
+        noise, latents = self.video.noise[place], self.video.latents[place]
+        return noise + (latents - noise) / state.time if state.time > 0 else noise
 
     @property
     def latents(self) -> Latents:
@@ -172,7 +185,7 @@ class Batch(ABC):
         rows, weights = index[f"{batched.modality}_rows"], index[f"{batched.modality}_weights"]
         if batched.differences is not None:
             velocity = self._cached(batched, batched.differences, velocity, index)
-        dt = batched.then - batched.now
+        dt = batched.next_flow_time - batched.flow_time
         if any(job.plan.rescale for job in self.jobs):
             dt = dt * self._rescaled(batched, velocity, rows, weights)
         return batched.latents, velocity, rows, weights, dt, *batched.held()
@@ -224,7 +237,7 @@ class Batch(ABC):
 
     def _static_video(self) -> Tensor:
         """The first frame of the known, finished or estimated video, repeated: (B, C_v, T, H, W)."""
-        finished = self.video.now[:, None, None, None, None] >= 1
+        finished = self.video.flow_time[:, None, None, None, None] >= 1
         picture = torch.where(finished, self.video.latents, self.video.estimate)
         if self.video.known_mask is not None and self.video.known is not None:
             picture = torch.where(self.video.known_mask, self.video.known, picture)
@@ -233,7 +246,7 @@ class Batch(ABC):
     def _update_estimate(self, stepped: Tensor) -> None:
         """The clean video as this step expects it: z + (1 - t) v, where v is what moved z."""
         video = self.video
-        t, dt = video.now, video.then - video.now
+        t, dt = video.flow_time, video.next_flow_time - video.flow_time
         reach = ((1 - t) / dt.clamp_min(1e-6))[:, None, None, None, None]
         ahead = video.latents + reach * (stepped - video.latents)
         video.estimate = torch.where(dt[:, None, None, None, None] > 0, ahead, video.estimate)

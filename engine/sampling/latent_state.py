@@ -145,12 +145,12 @@ class BatchedLatents:
         self.steps = (self.steps + 1).clamp_max(self.grid.shape[1] - 2)
 
     @property
-    def now(self) -> Tensor:
+    def flow_time(self) -> Tensor:
         """Flow times before the step (n,)."""
         return self.grid.gather(1, self.steps[:, None])[:, 0]
 
     @property
-    def then(self) -> Tensor:
+    def next_flow_time(self) -> Tensor:
         """Flow times after it (n,)."""
         return self.grid.gather(1, self.steps[:, None] + 1)[:, 0]
 
@@ -158,7 +158,7 @@ class BatchedLatents:
         """What the Euler step needs to put known latents back at its end."""
         if self.known_mask is None or self.clean is None:
             return None, None, None, None
-        return self.known, self.noise, self.known_mask, self.then.masked_fill(self.clean, 1.0)
+        return self.known, self.noise, self.known_mask, self.next_flow_time.masked_fill(self.clean, 1.0)
 
     def clean_frames(self) -> Tensor | None:
         """Latent frames that stand at time 1 because they are known, clean: (n, T), of a video; None without any."""
@@ -184,10 +184,10 @@ class BatchedLatents:
         """
         found = []
         for part in self._times:
-            now = part[rows, self.steps[rows]][:, None]
+            time = part[rows, self.steps[rows]][:, None]
             if clean is not None:
                 at_1 = part[rows, -1][:, None]
                 where = clean.reshape(len(rows), -1, *[1] * (part.ndim - 2))
-                now = torch.where(where, at_1, now)
-            found.append(now)
+                time = torch.where(where, at_1, time)
+            found.append(time)
         return tuple(found)

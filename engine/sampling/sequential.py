@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ..model.denoiser import Denoiser
 from ..types import Latents
@@ -61,6 +62,10 @@ class SequentialBatch:
     def progress(self, place: int) -> tuple[int, int]:
         """Steps that a request has done, and how many there are."""
         return self.batches[place].progress(0)
+
+    def preview(self, place: int) -> Tensor:
+        """The video that a request is expected to reach: latents (C_v, T, H, W)."""
+        return self.batches[place].preview(0)
 
     @property
     def latents(self) -> Latents:

@@ -358,3 +358,17 @@ def test_a_text_larger_than_the_cache_is_kept_alone(models):
     alone = cache.size
     cache.texts([job(3).text])
     assert cache.size == alone > 0
+
+
+def test_the_preview_ends_as_the_video_and_is_of_its_own_request(models):
+    model, jobs = models["adaptor"], [job(seed=1, steps=3, lead=1.0), job(seed=2, steps=4, lead=1.0)]
+    batch, alone = batch_of(model), SequentialBatch(model)
+    batch.join(jobs)
+    alone.join(jobs)
+    assert torch.equal(batch.preview(0), batch.latents.video[0])  # at time 0, the noise
+    for _ in range(3):
+        batch.step()
+        alone.step()
+        torch.testing.assert_close(batch.preview(1), alone.preview(1))
+    torch.testing.assert_close(batch.preview(0), batch.latents.video[0])
+    assert not torch.allclose(batch.preview(1), batch.preview(0))

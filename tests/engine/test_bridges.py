@@ -185,6 +185,7 @@ def test_the_video_tower_of_harmony_is_that_of_open_sora():
     assert one.bridge is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bridge", BRIDGES)
 def test_a_small_model_learns_a_batch_by_heart(bridge):
     torch.manual_seed(0)

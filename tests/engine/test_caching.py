@@ -101,6 +101,7 @@ def test_between_renewals_the_full_branch_is_computed_alone(models, bridge, vide
     assert (passes.video, passes.audio) == (video, audio)
 
 
+@pytest.mark.slow
 def test_requests_of_other_intervals_and_phases_share_a_batch(models):
     """N = 2 from the first step, N = 3 from the second, and one without: the rows of each step are their sum."""
     model = models["adaptor"]
@@ -124,6 +125,7 @@ def test_takes_and_a_finished_video_save_too(models):
     assert passes.audio == [6, 3, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bridge", BRIDGES)
 @pytest.mark.parametrize("interval", [2, 3, 4])
 def test_the_work_falls_as_counted(models, bridge, interval):

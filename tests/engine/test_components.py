@@ -179,6 +179,7 @@ WEIGHTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", WEIGHTS)
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -199,6 +200,7 @@ def test_weights_that_are_no_finite_numbers(package, file, change, message):
     assert message in (said := refusal(package)) and name in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("component", "changes", "message"),
     [

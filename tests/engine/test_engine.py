@@ -84,6 +84,7 @@ def assert_same(found: Clip, expected: Clip) -> None:
     np.testing.assert_allclose(found.waveform, expected.waveform, **CLOSE)
 
 
+@pytest.mark.slow
 def test_requests_of_any_shape_come_back_in_order(engine: Engine) -> None:
     requests = [
         Request(PROMPT, seed=1, **SHORT),
@@ -96,6 +97,7 @@ def test_requests_of_any_shape_come_back_in_order(engine: Engine) -> None:
         assert_same(found, engine.generate(request))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deterministic", [False, True], ids=["shared batches", "deterministic"])
 def test_generate_and_submit_are_one_path(engine: Engine, deterministic: bool) -> None:
     """A request alone gives the same bits either way; deterministic ones do so whatever shares their batch."""
@@ -113,6 +115,7 @@ def test_generate_and_submit_are_one_path(engine: Engine, deterministic: bool) -
             assert one.provenance == two.provenance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deterministic", [False, True], ids=["shared batches", "deterministic"])
 def test_steps_are_reported_with_their_latents(engine: Engine, deterministic: bool) -> None:
     """Of the requests that are stepped together, in steps 1 to the longest of them."""
@@ -129,6 +132,7 @@ def test_steps_are_reported_with_their_latents(engine: Engine, deterministic: bo
 # Takes
 
 
+@pytest.mark.slow
 def test_a_take_is_the_request_with_its_audio_seed(engine: Engine) -> None:
     takes = engine.generate(PROMPT, seed=7, audio_seed=5, takes=3, **SHORT)
     assert isinstance(takes, list)
@@ -141,6 +145,7 @@ def test_a_take_is_the_request_with_its_audio_seed(engine: Engine) -> None:
     assert np.abs(takes[0].waveform - takes[1].waveform).max() > 0.01
 
 
+@pytest.mark.slow
 def test_the_seed_of_the_sound_is_that_of_the_clip_unless_it_is_given(engine: Engine) -> None:
     plain, named = (engine.generate(PROMPT, seed=7, **more, **SHORT) for more in ({}, {"audio_seed": 7}))
     assert np.array_equal(plain.waveform, named.waveform)
@@ -155,6 +160,7 @@ def test_seeds_of_takes_begin_anew_after_the_last(engine: Engine) -> None:
 # Retakes
 
 
+@pytest.mark.slow
 def test_a_retake_with_the_same_seed_is_the_clip(engine: Engine, clip: Clip, encoded: list) -> None:
     again = engine.retake(clip)
     assert np.array_equal(again.frames, clip.frames)
@@ -191,6 +197,7 @@ def test_latents_of_another_model_are_encoded_anew(engine: Engine, clip: Clip, e
     assert (again.provenance["prompt"], again.provenance["guidance"]) == (PROMPT, 2.0)
 
 
+@pytest.mark.slow
 def test_a_retake_changes_what_it_is_told_to(engine: Engine, clip: Clip) -> None:
     takes = engine.retake(clip, OTHER, audio_seed=8, takes=2, sync_guidance=0.0)
     assert [one.provenance["audio_seed"] for one in takes] == [8, 9]
@@ -259,6 +266,7 @@ def test_a_sound_alone_reads_its_text_and_computes_no_video(speaking: Engine, mo
     assert np.abs(first.waveform - second.waveform).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_sound_alone_shares_a_batch_with_clips(speaking: Engine) -> None:
     requests = [Request(PROMPT, seed=1, **SHORT), Request(OTHER, seed=2, sound_only=True, **SHORT)]
     for request, found in zip(requests, speaking.generate(requests), strict=True):
@@ -270,6 +278,7 @@ def test_a_sound_alone_shares_a_batch_with_clips(speaking: Engine) -> None:
 # A reference sound
 
 
+@pytest.mark.slow
 def test_a_reference_changes_the_sound(harmony: Engine, tmp_path: Path) -> None:
     """As a clip, a sound alone or a file; requests with one and without share a call."""
     low, high = tone(0.3, 220.0), tone(0.3, 3000.0)
@@ -353,6 +362,7 @@ def test_every_call_refuses_what_it_would_drop(engine: Engine, clip: Clip) -> No
         engine.retake(5)
 
 
+@pytest.mark.slow
 def test_scalars_of_numpy_reach_the_file_and_come_back(engine: Engine, tmp_path: Path) -> None:
     made = engine.generate(PROMPT, seed=np.int64(3), guidance=np.float32(2.5), **SHORT)
     assert json.loads(json.dumps(dict(made.provenance)))["guidance"] == 2.5
@@ -360,6 +370,7 @@ def test_scalars_of_numpy_reach_the_file_and_come_back(engine: Engine, tmp_path:
     assert (again.provenance["seed"], again.provenance["audio_seed"]) == (3, 5)
 
 
+@pytest.mark.slow
 def test_the_bundled_model_has_a_name(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Engine.from_pretrained("syncflow-tiny", device="cpu", runtime="torch")
     assert found.components.digest == engine.components.digest

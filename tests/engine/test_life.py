@@ -17,6 +17,8 @@ from syncflow import Cancelled, Closed, Engine, Handle
 from syncflow.engine import forking
 from syncflow.engine.batching import State
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"steps": 1, "seconds": 0.25}
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 from PIL import Image
+
+pytestmark = pytest.mark.slow
 
 KINDS = {
     "mp4": ("libx264", "aac"),

@@ -166,7 +166,7 @@ def test_a_reader_that_crashes_or_hangs_is_one_sentence(
 ) -> None:
     path = clip.save(tmp_path / "clip.mp4")
     with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as media: its reader took more than 0\.01 s"):
-        isolated.read("probe", path, {}, seconds=0.01)
+        isolated.read("probe", path, {}, isolated.ReadLimits(seconds=0.01))
     crash = tmp_path / "python"
     crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
     crash.chmod(0o755)
@@ -176,3 +176,17 @@ def test_a_reader_that_crashes_or_hangs_is_one_sentence(
     monkeypatch.setenv("SYNCFLOW_ISOLATED_MEDIA", "1")
     with pytest.raises(ValueError, match="its reader crashed"):
         probe(path)
+
+
+def test_reading_within_a_block_is_isolated_and_limited(clip: Clip, tmp_path: Path) -> None:
+    path = clip.save(tmp_path / "clip.mp4")
+    with isolated.reading_isolated(isolated.ReadLimits(memory=1000)):
+        with pytest.raises(ValueError, match=r"at most 0\.0 GiB are read"):
+            load_clip(path)
+        load_clip(path, isolated=False)
+    with (
+        isolated.reading_isolated(isolated.ReadLimits(seconds=0.01)),
+        pytest.raises(ValueError, match=r"more than 0\.01"),
+    ):
+        probe(path)
+    assert not isolated.wanted(None)

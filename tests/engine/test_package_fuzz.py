@@ -26,6 +26,8 @@ from syncflow.engine.config import DDiTConfig, ModelConfig
 from syncflow.engine.model import DDiT
 from syncflow.engine.package import INDEX, MANIFEST, sha256
 
+pytestmark = pytest.mark.slow
+
 COUNT = int(os.environ.get("SYNCFLOW_FUZZ", "100"))
 LONGEST_S = 30.0  # of the processor; some configurations import diffusers first
 SHAPE = DDiTConfig(

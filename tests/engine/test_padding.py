@@ -26,6 +26,8 @@ from ..export.test_graphs import as_graphs
 from .plain import CONFIG, SEQUENCE, TOLERANCE, job, randomised
 from .test_tasks import clip
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a large red rubber ball bounces on a wooden floor"
 # By hand: latent frame l of F frames, padded to T = ceil(F / 4), has its middle at (4 l + 2 - (4 T - F)) / 16 seconds.
 MIDDLES = {

@@ -14,6 +14,8 @@ from syncflow.engine.sampling.reference import ReferenceLoop
 
 from .plain import CONFIG, HEARING_JOBS, JOBS, assert_plain, job, randomised
 
+pytestmark = pytest.mark.slow
+
 ADAPTOR = randomised()
 HEARING = {
     "audio_rope": randomised(CONFIG.replace(bridge="audio_rope", first_block=1)),

@@ -42,6 +42,7 @@ def assert_naive(model, jobs):
         assert_plain(model, one, Latents(latents.video[b : b + 1], sounds[b]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lead", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("known", [False, True], ids=["drawn video", "known video"])
 @pytest.mark.parametrize("guidance", [1.0, 6.0])
@@ -49,6 +50,7 @@ def test_one_request_equals_the_plain_loop(model, lead, known, guidance):
     assert_naive(model, [job(3, lead=lead, known=known, guidance=guidance, shift=3.0)])
 
 
+@pytest.mark.slow
 @given(st.lists(JOBS, min_size=1, max_size=4))
 @settings(max_examples=60)
 def test_any_batch_equals_the_plain_loop(model, jobs):
@@ -155,6 +157,7 @@ def hearing(request) -> DDiT:
     return randomised(CONFIG.replace(bridge=request.param, first_block=int(request.param == "audio_rope")))
 
 
+@pytest.mark.slow
 @given(st.lists(HEARING_JOBS, min_size=1, max_size=3))
 @settings(max_examples=25)
 def test_any_batch_of_a_hearing_model_equals_the_plain_loop(hearing, jobs):

@@ -18,6 +18,8 @@ from syncflow.engine.sampling.schedule import schedule
 from syncflow.engine.tasks import known_lengths, read_media, restore_known, task_of
 from syncflow.engine.types import Clip, Request
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "a large red rubber ball bounces on a wooden floor"
 
 

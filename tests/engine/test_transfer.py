@@ -62,6 +62,7 @@ def waits(monkeypatch):
     return witness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bridge", ["adaptor", "audio_rope", "global_local"])
 def test_no_step_waits(waits, bridge):
     with torch.device("meta"):

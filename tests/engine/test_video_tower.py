@@ -111,6 +111,7 @@ def test_a_rectangle_covers_the_same_ground_as_a_square():
     torch.testing.assert_close(wide[:, 0, 8], (torch.arange(2.0) * 2).sin())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_head", [True, False])
 @given(
     place=st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 5), st.integers(0, 3)),

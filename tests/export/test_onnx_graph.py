@@ -80,6 +80,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_graph(block(), example(), DYNAMIC, OUTPUTS, tmp_path_factory.mktemp("written") / "block.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
 @given(lengths=st.tuples(*[st.integers(1, 9)] * 5))
 @settings(max_examples=10)

@@ -54,6 +54,7 @@ def test_equals_the_formula(check, dtype, shape, per_frame, k, n, part, seed):
     check(gated_linear, formulation, *inputs(shape, k, n, dtype, seed, frames=frames, part=part))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 4], ids=["one gate a row", "one gate a frame"])
 @pytest.mark.parametrize(
     ("shape", "k", "n", "dtype"),

@@ -70,6 +70,7 @@ def test_equals_the_two_operations(name, width, dtype):
     torch.testing.assert_close(n, expected, rtol=0, atol=floor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1537, 2048, 4095, 4096])
 def test_wide_tokens(check, width):
     check(gated_residual_norm, formulation, *inputs(1, 1, 3, width, torch.bfloat16, 0))

@@ -26,6 +26,7 @@ def inputs(leading, k, n, dtype, seed, strided=False):
     return x[..., :k], weight, torch.randn(n, generator=generator).to(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @given(
     leading=st.sampled_from([(1,), (5,), (130,), (2, 3, 7)]),
@@ -39,6 +40,7 @@ def test_equals_the_formulas(check, dtype, leading, k, n, strided, seed):
     check(linear_gelu, formulation, *inputs(leading, k, n, dtype, seed, strided))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("leading", "k", "n", "dtype"),
     [((5,), 1152, 1152, torch.bfloat16), ((130,), 72, 200, torch.float16), ((2, 65, 9), 136, 320, torch.bfloat16)],

@@ -168,6 +168,7 @@ def test_plain_calls_on_a_cpu_pass_the_dispatcher_by(name, examples):
         assert op(name).default in watched.called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_export_keeps_one_node(name, examples):
     arguments = plain(examples[name](torch.float32))
@@ -184,6 +185,7 @@ def test_export_keeps_one_node(name, examples):
     assert_equal(exported.module()(*tensors), reference(name)(*arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_compile_on_a_cpu_computes_the_reference(name, examples):
     """The compiler sees through the op: on a CPU to the reference's own operations, in one graph."""

@@ -86,6 +86,7 @@ def poison_what_nobody_reads(arguments):
     k[unread], v[unread] = float("nan"), float("nan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(
     context_of_row=st.none() | st.lists(st.integers(-1, 2), min_size=1, max_size=4),

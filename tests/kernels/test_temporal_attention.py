@@ -42,6 +42,7 @@ def inputs(rows, frames, tokens, heads, width, dtype, seed, strided=False):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(
     rows=st.integers(0, 2),

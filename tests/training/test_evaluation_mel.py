@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from syncflow.training.evaluation.mel import hz_to_mel, mel_filters, mel_spectrogram, mel_to_hz, pick_peaks
 
+pytestmark = pytest.mark.slow
+
 
 def test_mels() -> None:
     hertz = np.array([0.0, 50.0, 999.0, 1000.0, 1001.0, 16_000.0, 24_000.0])

@@ -50,6 +50,7 @@ def test_rendered_clips_score_high_and_shuffled_ones_low(rendered) -> None:
     assert f"{scores.impact_f1:.3f}" in scores.table() and f"{scores.impact_f1_shuffled:.3f}" in scores.table()
 
 
+@pytest.mark.slow
 def test_each_fault_lowers_the_score_it_should(rendered) -> None:
     clips, prompts, _ = rendered
     whole = evaluate_generation(clips, prompts)
@@ -160,6 +161,7 @@ def odd_clip(name: str) -> Clip:
     return Clip(frames.astype(np.uint8), sound.astype(np.float32), fps, 16_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one frame", "no sound", "large and tall", "sound outlasts the picture"])
 def test_any_clip_can_be_inspected_and_drawn(name: str, tmp_path: Path) -> None:
     clip = odd_clip(name)

@@ -206,6 +206,7 @@ def test_a_clip_depends_on_seed_and_index_alone() -> None:
     assert (sample_clip(5, 18)[0].frames != one.frames).any()
 
 
+@pytest.mark.slow
 def test_folder_is_complete_resumable_and_the_same_with_any_number_of_workers(tmp_path: Path) -> None:
     alone = render_impacts(tmp_path / "alone", 3, seed=4, workers=1, progress=False)
     rows = [json.loads(line) for line in (alone / "metadata.jsonl").read_text().splitlines()]

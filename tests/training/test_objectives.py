@@ -211,6 +211,7 @@ def given_sample(rows, data):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["video", "audio", "joint"])
 @pytest.mark.parametrize("motion_weight", [0.0, 1.0])
 def test_the_loss_is_the_formula_row_by_row(parts, stage, motion_weight):
@@ -241,6 +242,7 @@ def test_the_loss_is_the_formula_row_by_row(parts, stage, motion_weight):
     assert ("audio" in actual) is (stage != "video")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "train_text", "learning"),
     [

@@ -24,9 +24,9 @@ SILENCE_DB = -120.0
 class Inspection:
     """Measurements of one clip; times in seconds, levels in dB of full scale (-120 = silence), motion in grey levels.
 
-    ``events`` are the impacts seen, or the peaks of motion where ``event_kind`` says that no impact was found.
-    ``pairs`` are (event, onset) times that match one to one within ``tolerance``; ``mean_offset`` is how much later
-    than seen they are heard.
+    ``events`` are the impacts in the video, or the peaks of motion where ``event_kind`` says that no impact was found.
+    ``pairs`` are (event, onset) times that match one to one within ``tolerance``; ``mean_offset`` is the mean of
+    onset - event.
     """
 
     seconds: float
@@ -56,14 +56,14 @@ class Inspection:
         def moments(times: tuple[float, ...]) -> str:
             return ", ".join(f"{time:.3f}" for time in times) + " s" if times else "nothing"
 
-        offset = "" if self.mean_offset is None else f", heard {1000 * self.mean_offset:+.0f} ms after seen"
+        offset = "" if self.mean_offset is None else f", onsets {1000 * self.mean_offset:+.0f} ms after events"
         return "\n".join(
             [
                 f"video   {self.seconds:.2f} s, {self.frames} frames of {self.width}x{self.height} at {self.fps:g} fps",
                 f"sound   {self.sound_seconds:.2f} s at {self.sample_rate} Hz, peak {self.peak_db:.1f} dB, "
                 f"loudness {self.loudness_db:.1f} dB",
-                f"seen    {moments(self.events)} ({self.event_kind}s)",
-                f"heard   {moments(self.onsets)} (onsets)",
+                f"events  {moments(self.events)} ({self.event_kind}s of the video)",
+                f"onsets  {moments(self.onsets)} (of the sound)",
                 f"matched {len(self.pairs)} within {1000 * self.tolerance:.0f} ms, F1 {self.f1:.2f}{offset}",
             ]
         )

@@ -154,3 +154,21 @@ def test_from_an_event_loop(start, ask, expected):
         assert [result.value for result in results] == [expected(one) for one in asks]
 
     asyncio.run(main())
+
+
+def test_a_callback_of_steps_sees_the_latents_of_its_own_request(start, ask):
+    batcher = start()
+    seen: list[tuple[int, int, int]] = []
+    handle = batcher.submit(ask(7), on_step=lambda step, steps, preview: seen.append((step, steps, preview())))
+    other = batcher.submit(ask(8, steps=5))
+    value, of_other = handle.result(30).value, other.result(30).value
+    assert [(step, steps) for step, steps, _ in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert seen[-1][2] == value != of_other
+
+
+def test_a_callback_of_steps_that_fails_harms_nobody(start, ask, expected):
+    def fail(step, steps, preview):
+        raise ArithmeticError("a bad callback")
+
+    request = ask(3)
+    assert start().submit(request, on_step=fail).result(30).value == expected(request)

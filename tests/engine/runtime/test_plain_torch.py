@@ -15,6 +15,8 @@ from syncflow.kernels import implementation, native
 
 from ..plain import CONFIG, job, randomised
 
+pytestmark = pytest.mark.slow
+
 BRIDGES = {
     "adaptor": CONFIG.replace(width=32),
     "audio_rope": CONFIG.replace(width=32, bridge="audio_rope", first_block=1),

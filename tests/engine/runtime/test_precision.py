@@ -18,6 +18,8 @@ from syncflow.kernels import fp8_linear, modulated_layer_norm_fp8
 from ..plain import assert_plain, job
 from .conftest import CONFIGS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundled():

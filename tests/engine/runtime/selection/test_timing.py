@@ -117,6 +117,7 @@ def test_one_slow_first_step_does_not_stop_the_timing(hurry, monkeypatch):
     assert times.seconds.keys() == {"a", "b"} and not times.stopped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_formula_is_near_the_count(name):
     config = PRESETS[name]

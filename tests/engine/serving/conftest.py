@@ -1,0 +1,83 @@
+"""A server of the bundled model in this process, and one in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
+
+from syncflow import Clip, Engine, Limits
+from syncflow.engine.serving.app import create_app
+from syncflow.engine.serving.settings import ServerSettings
+from syncflow.training.evaluation.inspection import inspect_clip
+
+from .helpers import ServerProcess
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    with Engine.from_pretrained(runtime="torch", device="cpu", deterministic=True, limits=Limits(batch=4)) as made:
+        yield made
+
+
+def open_client(engine: Engine, data: Path, **settings: Any) -> TestClient:
+    given = ServerSettings(**{"data": data, "drain": 20.0, "preview_every": 1, **settings})
+    app = create_app(engine, given, inspect=lambda clip: inspect_clip(clip).to_dict())
+    return TestClient(app, raise_server_exceptions=False).__enter__()
+
+
+@pytest.fixture(scope="module")
+def client(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A server that the tests of a file share."""
+    made = open_client(engine, tmp_path_factory.mktemp("server") / "data")
+    yield made
+    made.__exit__(None, None, None)
+
+
+@pytest.fixture
+def start(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., TestClient]]:
+    """Starts servers on one data folder, each after the end of the one before."""
+    clients: list[TestClient] = []
+
+    def begin(**settings: Any) -> TestClient:
+        stop()
+        clients.append(open_client(engine, tmp_path / "data", **settings))
+        return clients[-1]
+
+    def stop() -> None:
+        while clients:
+            clients.pop().__exit__(None, None, None)
+
+    yield begin
+    stop()
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 1 s with a tone."""
+    frames = np.zeros((16, 64, 64, 3), np.uint8)
+    for index in range(16):
+        frames[index, 3 * index : 3 * index + 8, 20:40] = (200, 40, 40)
+    tone = 0.3 * np.sin(np.arange(48_000) / 20).astype(np.float32)
+    return Clip(frames, tone, 16, 48_000).save(tmp_path_factory.mktemp("media") / "clip.mp4")
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    servers: list[ServerProcess] = []
+
+    def begin(*options: str) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path / "data", *options))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
