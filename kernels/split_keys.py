@@ -82,14 +82,8 @@ def combine_launch(buffers: tuple[Tensor, Tensor, Tensor], out: Tensor) -> Launc
     rows, heads, count, queries, width = parts.shape
     heuristic = {"BLOCK_Q": 16, "num_warps": 4, "num_stages": 1}
     choice = tiles.choose("combine_parts", heuristic, dtype=out.dtype, width=int(width), length=queries)
-    arguments: dict[str, Tensor | int] = {
-        "parts": parts,
-        "totals": totals,
-        "tops": tops,
-        "out": out,
-        "queries": queries,
-    }
+    tensors = {"parts": parts, "totals": totals, "tops": tops, "out": out}
     block = 1 << max(0, int(width) - 1).bit_length()
     constants = {"HEADS": int(heads), "PARTS": int(count), "WIDTH": int(width), "BLOCK": block}
     grid = (-(-queries // choice["BLOCK_Q"]), heads, rows)
-    return Launch(combine_parts_kernel, grid, arguments, constants, choice)
+    return Launch(combine_parts_kernel, grid, {**tensors, "queries": queries}, constants, choice)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -136,12 +136,12 @@ def compile_one(task: Task) -> Row:
         lines = str(error).strip().splitlines()
         return Row(*about, cases=names, error=f"{type(error).__name__}: {lines[-1] if lines else ''}")
     overflows = dict.fromkeys(line for one in launches for line in overflowing_products(found.ttir, one))
-    times: dict[str, float] = {}
-    if task.arch == PREDICTED_ARCH:
-        work = launch_work(launch, task.case.work(torch_dtype))
-        time = predict(launch, found.code, found.resources, work, task.dtype)
-        times = {"predicted_us": time.predicted_us, "bound_us": time.bound_us}
-    return Row(*about, **asdict(found.resources), overflows=tuple(overflows), **times, cases=names)
+    row = Row(*about, **asdict(found.resources), overflows=tuple(overflows), cases=names)
+    if task.arch != PREDICTED_ARCH:
+        return row
+    work = launch_work(launch, task.case.work(torch_dtype))
+    time = predict(launch, found.code, found.resources, work, task.dtype)
+    return replace(row, predicted_us=time.predicted_us, bound_us=time.bound_us)
 
 
 def compile_all(tasks: Sequence[Task], jobs: int | None = None, done: Callable[[], object] = lambda: None) -> list[Row]:

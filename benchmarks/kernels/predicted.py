@@ -196,7 +196,7 @@ def _tensor(launch: Launch, name: str) -> Tensor:
 def _value(launch: Launch, name: str) -> int:
     for values in (launch.arguments, launch.constants, launch.tiles):
         if name in values:
-            return int(values[name])  # type: ignore[arg-type]
+            return int(values[name])
     raise KeyError(name)
 
 

@@ -28,7 +28,6 @@ from ...engine.cost.jobs import synthetic_job
 from ...engine.presets import preset
 from ...engine.runtime.fp8 import with_fp8
 from ...engine.sampling.sequential import batch_of
-from ...kernels import gated_residual
 from ...kernels.launch import Launch, tiles
 from ...kernels.launch.aot import Inspection, inspect, specialise
 from .cases import Work, bytes_of, reference, syncflow_operation
@@ -169,7 +168,8 @@ class _Times:
         if name == "gated_linear":
             residual, table, modulation, part = arguments[3:]
             gate = (residual, torch.empty_like(residual), table, modulation, part)
-            more, count = self._launched(gated_residual.plan_launches(*gate)[1], _work("gated_residual", gate))
+            plan = syncflow_operation("gated_residual").plan_launches
+            more, count = self._launched(plan(*gate)[1], _work("gated_residual", gate))
             return us + more, launches + count
         if name == "fp8_linear" and arguments[5]:  # its GELU is a pass of its own
             return us + 1e6 * 2 * 2 * rows * outer / MEMORY, launches + 1
