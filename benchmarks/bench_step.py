@@ -51,7 +51,10 @@ class Step:
 
 
 def test_step(measured: BenchmarkFixture, engine: Engine) -> None:
-    """Batched, in alternation with one branch after the other; ``sequential_over_batched`` is the ratio of medians."""
+    """Both branches in one forward, in alternation with a forward for each.
+
+    ``sequential_over_batched`` is the ratio of medians.
+    """
     step = Step.of(engine)
     with torch.inference_mode():
         batched, sequential = step.velocities([0, 1]), [step.velocities([g]) for g in range(BRANCHES)]
