@@ -37,11 +37,17 @@ def mistake(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def hopper():
-    """All kernels at all shapes and in all types, for Hopper."""
+def of_hopper():
+    """All kernels at all shapes and in all types, for Hopper, and the predicted steps."""
     report = json.loads(run("--aot", "sm_90", "--json").stdout)
     assert report["arch"] == "sm_90"
-    return report["rows"]
+    return report
+
+
+@pytest.fixture(scope="module")
+def hopper(of_hopper):
+    """The rows of the kernels."""
+    return of_hopper["rows"]
 
 
 def test_every_operation_compiles_in_every_type(hopper):
@@ -76,6 +82,17 @@ def test_no_index_overflows_on_hopper(hopper):
 
 def test_predicted_times_are_above_the_bound(hopper):
     assert all(row["predicted_us"] >= row["bound_us"] > 0 for row in hopper)
+
+
+def test_the_predicted_step_lists_its_parts(of_hopper):
+    plain, fp8 = of_hopper["steps"]
+    assert not plain["fp8"] and fp8["fp8"] and fp8["predicted_ms"] < plain["predicted_ms"]
+    assert plain["preset"] == "syncflow-xl" and plain["batch"] == 1
+    assert sum(plain["parts_ms"].values()) == pytest.approx(plain["predicted_ms"], abs=0.02)
+    assert plain["overlapped_ms"] <= 26 < 30 > plain["predicted_ms"]
+    operations = {call["operation"] for call in plain["calls"]}
+    assert {"linear", "linear_gelu", "gated_linear", "guided_euler_step", "gated_residual_norm"} <= operations
+    assert {name for name in operations if "attention" in name} == {name for name in NAMES if "attention" in name}
 
 
 def test_products_are_on_the_tensor_cores(hopper):
