@@ -156,9 +156,9 @@ def flash_launches(
     length, sequences = qkv.shape[axis], qkv.shape[other]
     head = head_tiles(int(width))
     assert head is not None
-    choice = tiles.choose(
-        name, attention_tiles(qkv.dtype, head), dtype=qkv.dtype, width=int(width), length=length, keys=length
-    )
+    key = {"dtype": qkv.dtype, "width": int(width), "length": length, "keys": length}
+    # tiles that leave no register free are for lengths without a mask
+    choice = tiles.choose(name, attention_tiles(qkv.dtype, head), **key, whole=int(length % 64 == 0))
     keys, before = qkv, []
     if rotated := rope is not None and length > KEYS_FIRST:
         k = qkv.select(3, 1).transpose(1, 2) if axis == 1 else qkv.select(3, 1)

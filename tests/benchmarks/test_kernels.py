@@ -240,6 +240,8 @@ def test_faults_of_a_row():
     for operation, refused in (("spatial_attention", True), ("linear_gelu", False)):
         waiting = compiled.Row(operation, "video", "kernel", "R=1", "bfloat16", {}, waits_per_loop=4)
         assert ("waits 4 times" in str(waiting.fault("sm_90"))) == refused
+    split = compiled.Row("spatial_attention", "video", "kernel", "R=1", "float32", {}, waits_per_loop=12)
+    assert split.fault("sm_90") is None
     narrow = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, overflows=("%1 = arith.muli",))
     assert "can overflow" in str(narrow.fault("sm_90"))
     broken = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, error="CompilationError: no")
