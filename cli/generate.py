@@ -181,6 +181,7 @@ def generate(
         overlap=overlap,
         fp8=fp8,
         autotune=autotune,
+        capture_seconds=0,  # of one request, which captures what it needs
     )
     watch.model_loaded()
     clips = engine.generate([request], progress=not json)
