@@ -19,10 +19,11 @@ from .model.denoiser import Denoiser
 from .pipeline import Pipeline, PreparedRequest
 from .runtime.device_streams import streams_of
 from .sampling.batch import Batch
-from .sampling.conditioning_cache import CAPACITY, ConditioningCache
+from .sampling.conditioning_cache import ConditioningCache
 from .sampling.job import Job
 from .sampling.loop import ProgressCallback, StepCallback, run_batch
 from .sampling.sequential import SequentialBatch, batch_of
+from .sampling.tensor_cache import CAPACITY
 from .types import Clip, Latents, Request
 
 
@@ -30,7 +31,7 @@ class ModelBackend:
     """A :class:`~syncflow.engine.batching.Backend`. ``deterministic``: the requests of a batch share no rows.
 
     ``overlap``: the following tower runs beside the leading tower of the next step. ``cache_bytes``: how much is kept
-    of the texts and schedules of earlier requests.
+    of what is computed from texts and schedules.
     """
 
     def __init__(

@@ -26,9 +26,10 @@ from .runtime.selection.choose import choose, in_precision
 from .runtime.selection.settings import TorchOptions
 from .runtime.selection.timing import Workload
 from .runtime.threads import limit_threads
-from .sampling.conditioning_cache import CAPACITY, ConditioningCache
+from .sampling.conditioning_cache import ConditioningCache
 from .sampling.job import Job
 from .sampling.loop import StepCallback
+from .sampling.tensor_cache import CAPACITY
 from .sampling.trial import make_step
 from .settings import check_settings, make_request, make_requests
 from .types import Clip, Latents, Request
@@ -89,14 +90,15 @@ class Engine:
         self.export_locations = ExportLocations(folder, components.digest)
         self.chosen = choose(runtime, ddit, self.export_locations, found, task, options=options)
         self.denoiser = self.chosen.denoiser
-        self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device)
+        cache_bytes = whole_between("cache_bytes", cache_bytes, 0, MAX_MEMORY)
+        self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device, cache_bytes)
         self.backend = ModelBackend(
             components,
             self.pipeline,
             self.denoiser,
             deterministic=deterministic,
             overlap=self.chosen.overlap,
-            cache_bytes=whole_between("cache_bytes", cache_bytes, 0, MAX_MEMORY),
+            cache_bytes=cache_bytes,
         )
         self._process = os.getpid()
         self.limits, self.policy = limits or Limits(), policy or Policy()
@@ -124,9 +126,10 @@ class Engine:
         one without bfloat16). ``settings`` are those of the engine: ``cuda_graphs``, ``overlap``, ``fp8`` and
         ``autotune``, see :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are
         on by default for "auto" on a GPU; ``deterministic``: the bits of a clip do not depend on the other requests of
-        its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts and schedules
-        of earlier requests, by default 1 GiB; ``capture_seconds``: with CUDA graphs, how long those of batches of the
-        model's own clip may be captured now, by default 10; others are captured when they are first needed. Raises
+        its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts of earlier
+        requests, and as much again of what is computed from them and from schedules, by default 1 GiB;
+        ``capture_seconds``: with CUDA graphs, how long those of batches of the model's own clip may be captured now, by
+        default 10; others are captured when they are first needed. Raises
         ``ValueError`` for a folder that is no package or does not match its checksums, for a runtime that is not
         available, and for a setting that does not apply.
         """
