@@ -66,7 +66,8 @@ class SequentialBatch:
 
     def leave(self, places: Sequence[int]) -> list[Latents]:
         """Remove requests at any step; their latents."""
-        found, gone = self._places(), {}
+        found = self._places()
+        gone: dict[int, Latents] = {}
         for batch in self.batches:
             leaving = [place for place in places if found[place][0] is batch]
             if leaving:
