@@ -14,6 +14,7 @@ from syncflow.engine.components import Components
 from syncflow.engine.engine import Engine, bundled_model
 from syncflow.engine.exports import ExportLocations
 from syncflow.engine.runtime import pytorch
+from syncflow.engine.runtime.cuda_graphs.capture import eager_capture
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from syncflow.engine.runtime.selection import choose as choose_module
 from syncflow.engine.runtime.selection.choose import choose
@@ -153,8 +154,9 @@ def test_an_engine_passes_its_settings_on(gpu):
 
 
 @pytest.mark.slow
-def test_batches_are_captured_at_the_start_within_a_budget(gpu):
+def test_batches_are_captured_at_the_start_within_a_budget(gpu, monkeypatch):
     """Those of the model's own clip, the largest first; a clip of its size then needs no capture."""
+    monkeypatch.setattr(pytorch, "CudaGraphDenoiser", partial(CudaGraphDenoiser, capture=eager_capture))
     components, limits = Components.load(bundled_model()), Limits(batch=2)
     engine = Engine(components, runtime="auto", precision="float32", limits=limits, capture_seconds=600)
     told = engine.describe()
