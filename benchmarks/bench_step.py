@@ -51,13 +51,16 @@ class Step:
 
 
 def test_step(measured: BenchmarkFixture, engine: Engine) -> None:
-    """Batched, in alternation with one after the other (``apart``); ``apart_over_together`` is the ratio of medians."""
+    """Both branches in one forward, in alternation with a forward for each.
+
+    ``sequential_over_batched`` is the ratio of medians.
+    """
     step = Step.of(engine)
     with torch.inference_mode():
-        together, apart = step.velocities([0, 1]), [step.velocities([g]) for g in range(BRANCHES)]
+        batched, sequential = step.velocities([0, 1]), [step.velocities([g]) for g in range(BRANCHES)]
         for one, several in (
-            (together.video, [v.video for v in apart]),
-            (together.audio, [v.audio for v in apart]),
+            (batched.video, [v.video for v in sequential]),
+            (batched.audio, [v.audio for v in sequential]),
         ):
             torch.testing.assert_close(one, torch.cat([v for v in several if v is not None]), rtol=1e-4, atol=1e-4)
     seconds: list[float] = []
@@ -70,6 +73,6 @@ def test_step(measured: BenchmarkFixture, engine: Engine) -> None:
 
     measured.pedantic(step.velocities, args=([0, 1],), setup=one_by_one, rounds=40, warmup_rounds=5)
     median = statistics.median(seconds)
-    measured.extra_info["apart_s"] = round(median, 5)
+    measured.extra_info["sequential_s"] = round(median, 5)
     if measured.stats is not None:
-        measured.extra_info["apart_over_together"] = round(median / measured.stats.stats.median, 3)
+        measured.extra_info["sequential_over_batched"] = round(median / measured.stats.stats.median, 3)

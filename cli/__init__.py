@@ -62,10 +62,18 @@ app.add_typer(bench.app, name="bench")
 
 def console() -> NoReturn:
     """Entry point of a process: :func:`main`, and then a quick end."""
+    _restore(signal.SIG_DFL, signal.default_int_handler)
     try:
         main()
     except SystemExit as ended:
+        _restore(signal.default_int_handler, signal.SIG_DFL)  # what is left to do needs no clean end
         end_process(ended.code if isinstance(ended.code, int) else 1)
+
+
+def _restore(found: Any, handler: Any) -> None:
+    """Handle SIGINT by ``handler`` where it is handled by ``found``; a caller may have set it to be ignored."""
+    if signal.getsignal(signal.SIGINT) is found:
+        signal.signal(signal.SIGINT, handler)
 
 
 def end_process(code: int) -> NoReturn:
@@ -91,9 +99,13 @@ def main() -> NoReturn:
     try:
         with _ending_cleanly_on(signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             code = _run()
-        sys.stdout.flush()
+            sys.stdout.flush()
     except OSError as error:  # of standard output too, which may be full
         code = _failed(error)
+    except KeyboardInterrupt:  # after the command has ended
+        code = 130
+    except _Terminated as error:
+        code = 128 + error.number
     sys.exit(code)
 
 

@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .codecs import AudioCodec, TextEncoder, VideoCodec
-from .codecs.files import bounded, check_weights, read_config, skip_initialization
+from .codecs.files import (
+    bounded,
+    check_weights,
+    load_weights,
+    read_config,
+    read_weights,
+    skip_initialization,
+    stored,
+)
 from .config import DDiTConfig, ModelConfig
 from .model import DDiT
 from .package import INDEX, Package, open_package, write_manifest
 
-DDIT_WEIGHTS = "diffusion_pytorch_model.safetensors"
+STEM = "diffusion_pytorch_model"
+DDIT_WEIGHTS = f"{STEM}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -74,14 +82,19 @@ class Components:
                 raise ValueError(f"{package.path / INDEX} says another {name} than the components{values}")
 
     def save(self, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> Package:
-        """Write a package beside ``folder``, then put it in its place. d-DiT and codecs are stored in ``dtype``."""
+        """Write a package beside ``folder``, then put it in its place.
+
+        d-DiT and codecs are stored in ``dtype``, but for tensors with values that it cannot hold, which stay in
+        float32. Raises ``ValueError`` for weights that are NaN or infinite, which no package may hold.
+        """
         target = Path(folder)
+        check_weights(dict(self.ddit.named_parameters()), target / "ddit" / DDIT_WEIGHTS)
         part = target.with_name(target.name + ".part")
         if part.exists():
             shutil.rmtree(part)
         (part / "ddit").mkdir(parents=True)
         (part / "ddit" / "config.json").write_text(json.dumps(self.config.ddit.to_dict(), indent=2) + "\n")
-        weights = {name: p.detach().to(dtype).contiguous() for name, p in self.ddit.named_parameters()}
+        weights = {name: stored(parameter, dtype) for name, parameter in self.ddit.named_parameters()}
         tables = dict(self.ddit.named_buffers())  # rotary frequencies: half precision would turn far positions
         save_file(weights | tables, part / "ddit" / DDIT_WEIGHTS)
         self.video.save_pretrained(part / "video_vae", dtype)
@@ -102,17 +115,8 @@ class Components:
 
 def _load_ddit(package: Package) -> DDiT:
     folder = package.component("ddit")
-    file = folder / DDIT_WEIGHTS
-    config = DDiTConfig.from_dict(read_config(folder))
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{file} does not hold this model ({' '.join(str(error).split())})") from None
-    check_weights(tensors, file)
+    config, tensors = DDiTConfig.from_dict(read_config(folder)), read_weights(folder, STEM)
     with bounded(folder, tensors), skip_initialization():
         model = DDiT(config)
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{file} does not hold this model ({str(error).splitlines()[0]})") from None
+    load_weights(model, tensors, folder)
     return model.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
@@ -20,13 +21,15 @@ from .config import SequenceConfig
 from .cost.memory import MemoryEstimator
 from .exports import ExportLocations
 from .pipeline import Pipeline, PreparedRequest
-from .runtime.selection.choose import choose
+from .runtime.float32 import float32_products, set_float32_products
+from .runtime.selection.choose import choose, in_precision
 from .runtime.selection.settings import TorchOptions
 from .runtime.selection.timing import Workload
 from .runtime.threads import limit_threads
-from .sampling.conditioning_cache import CAPACITY, ConditioningCache
+from .sampling.conditioning_cache import ConditioningCache
 from .sampling.job import Job
 from .sampling.loop import StepCallback
+from .sampling.tensor_cache import CAPACITY
 from .sampling.trial import make_step
 from .settings import check_settings, make_request, make_requests
 from .types import Clip, Latents, Request
@@ -62,24 +65,27 @@ class Engine:
         policy: Policy | None = None,
         cache_bytes: int = CAPACITY,
     ) -> None:
-        self.components = components
         self.config = components.config
         self.device = find_device(device)
         self.threads = limit_threads()
-        for module in (components.ddit, components.video, components.audio, components.text):
-            module.to(self.device).eval()
-        self.export_locations = ExportLocations(folder, components.digest)
         options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
-        self.chosen = choose(runtime, components.ddit, self.export_locations, precision, task, options=options)
+        ddit, found = in_precision(runtime, components.ddit, self.device, precision, options)
+        self.components = components = replace(components, ddit=ddit)  # lets go of weights in another type
+        for module in (ddit, components.video, components.audio, components.text):
+            module.to(self.device).eval()
+        set_float32_products(found, self.device)
+        self.export_locations = ExportLocations(folder, components.digest)
+        self.chosen = choose(runtime, ddit, self.export_locations, found, task, options=options)
         self.denoiser = self.chosen.denoiser
-        self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device)
+        cache_bytes = whole_between("cache_bytes", cache_bytes, 0, 1 << 62)
+        self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device, cache_bytes)
         self.backend = ModelBackend(
             components,
             self.pipeline,
             self.denoiser,
             deterministic=deterministic,
             overlap=self.chosen.overlap,
-            cache_bytes=whole_between("cache_bytes", cache_bytes, 0, 1 << 62),
+            cache_bytes=cache_bytes,
         )
         self._process = os.getpid()
         self.limits, self.policy = limits or Limits(), policy or Policy()
@@ -105,9 +111,10 @@ class Engine:
         one without bfloat16). ``settings`` are those of the engine: ``cuda_graphs``, ``overlap``, ``fp8`` and
         ``autotune``, see :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are
         on by default for "auto" on a GPU; ``deterministic``: the bits of a clip do not depend on the other requests of
-        its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts and schedules
-        of earlier requests, by default 1 GiB. Raises ``ValueError`` for a folder that is no package or does not match
-        its checksums, for a runtime that is not available, and for a setting that does not apply.
+        its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts of earlier
+        requests, and as much again of what is computed from them and from schedules, by default 1 GiB. Raises
+        ``ValueError`` for a folder that is no package or does not match its checksums, for a runtime that is not
+        available, and for a setting that does not apply.
         """
         check_names(list(settings), ENGINE_SETTINGS, ENGINE_ALIASES, "an engine")
         found = find_device(device)
@@ -123,8 +130,14 @@ class Engine:
         ``step_ms``: milliseconds of a step in every runtime that was timed; ``timed``: when, and under which
         conditions; ``others``: why other runtimes were not chosen.
         """
-        model = {"model": self.config.name, "model_hash": self.components.digest, "device": str(self.device)}
-        return model | {"threads": self.threads} | self.chosen.describe()
+        return {
+            "model": self.config.name,
+            "model_hash": self.components.digest,
+            "device": str(self.device),
+            "threads": self.threads,
+            "deterministic": self.backend.deterministic,
+            "float32_products": float32_products(self.device),
+        } | self.chosen.describe()
 
     @overload
     def generate(
@@ -268,8 +281,7 @@ def find_device(device: str | torch.device) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if isinstance(device, (str, torch.device)) and not str(device).startswith("meta"):
         with suppress(RuntimeError, AssertionError, NotImplementedError):  # as PyTorch refuses what is not there
-            torch.empty(0, device=device)
-            return torch.device(device)
+            return torch.empty(0, device=device).device  # with its index: each thread has a current device of its own
     gpu = "cuda" if torch.cuda.is_available() else "another that this PyTorch has (it finds no CUDA)"
     refuse("device", str(device), f"auto, cpu or {gpu}")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from .sampling.guidance import (
 )
 from .sampling.job import Job, Known, Text, batch_shape
 from .sampling.schedule import Schedule, schedule
+from .sampling.tensor_cache import CAPACITY, TensorCache
 from .tasks import (
     KnownMedia,
     Task,
@@ -44,7 +44,6 @@ from .tasks import (
 )
 from .types import MAX_SEED, VIDEO_FIELDS, Clip, Latents, Request
 
-CACHED_PROMPTS = 256
 # Fields of a request: those for which the model has a default, and those that are off by default.
 MODEL_DEFAULTS = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")
 GUIDANCE_FIELDS = ("negative_prompt", "guidance_interval", "guidance_rescale", "branch_interval")
@@ -85,11 +84,14 @@ class PreparedRequest:
 
 
 class Pipeline:
-    """Prepares, encodes and decodes requests with the codecs and the text encoder of one model."""
+    """Prepares, encodes and decodes requests with the codecs and the text encoder of one model.
 
-    def __init__(self, components: Components, device: torch.device) -> None:
+    The states of prompts are kept, up to ``cache_bytes``.
+    """
+
+    def __init__(self, components: Components, device: torch.device, cache_bytes: int = CAPACITY) -> None:
         self.components, self.config, self.device = components, components.config, device
-        self._encode_text = lru_cache(CACHED_PROMPTS)(self._encode_prompt)
+        self.texts: TensorCache[Text] = TensorCache(lambda text: [text.states], cache_bytes)
 
     def prepare(self, request: Request) -> PreparedRequest:
         """Plan the guidance, read the media, derive the lengths.
@@ -257,9 +259,12 @@ class Pipeline:
     def _silence(self, sequence: SequenceConfig) -> torch.Tensor:
         return self.components.audio.encode(torch.zeros(1, sequence.samples, device=self.device))[0]
 
-    def _encode_prompt(self, prompt: str) -> Text:
-        states, mask = self.components.text.encode([prompt])
-        return Text(states[0], int(mask.sum()), key=prompt)
+    def _encode_text(self, prompt: str) -> Text:
+        def compute() -> Text:
+            states, mask = self.components.text.encode([prompt])
+            return Text(states[0], int(mask.sum()), key=prompt)
+
+        return self.texts.get(prompt, compute)
 
 
 def _finite(values: torch.Tensor) -> np.ndarray:

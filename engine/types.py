@@ -15,6 +15,7 @@ import numpy as np
 from .validation import file_path, number, number_between, refuse, text, truth, whole, whole_between
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 MAX_STEPS = 1000
@@ -221,10 +222,14 @@ class Conditioning:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """``video`` (R, C_v, T, H, W) and ``audio`` (R, A, C_a) at their flow times."""
+    """``video`` (R, C_v, T, H, W) and ``audio`` (R, A, C_a) at their flow times.
+
+    ``ready``: on a GPU, the event after which another stream may read them.
+    """
 
     video: Tensor
     audio: Tensor
+    ready: torch.cuda.Event | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,13 @@
-"""The process that does the work of a run: ``python -m syncflow.benchmarks.gpu.child``, started by ``__main__``.
+"""The process that does the work of a run: ``python -m syncflow.benchmarks.gpu.child``, started by ``supervisor.py``.
 
 It goes through the items that have not been started yet. A failure is recorded and the work goes on; when the GPU no
-longer answers the process ends, and the one that started it starts another for the rest.
+longer answers the process ends, and the supervisor starts another for the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 import traceback
@@ -16,68 +17,73 @@ from typing import Any
 import torch
 
 from . import correctness, kernels, machine, model, tune
-from .stages import BUDGETS, Item, Records, Run, Stage, spent
+from .stages import GRACE, Item, Records, Run, Stage, section
 
+ALWAYS = "setup"  # what a report cannot do without, however long libraries took to load
 LOST = 70  # exit code: the GPU does not answer any more
 STAGES: dict[str, Stage] = {
     "setup": machine.setup,
     "roofline": machine.roofline,
-    "correctness": correctness.correctness,
-    "kernels": kernels.kernels,
+    "compile": machine.compile_first,
+    "correctness": correctness.first,
     "step": model.step,
     "clip": model.clip,
+    "kernels": kernels.first,
+    "compile-rest": machine.compile_rest,
+    "correctness-rest": correctness.rest,
+    "step-rest": model.step_rest,
+    "kernels-rest": kernels.rest,
     "tune": tune.tune,
 }
 
 
 def main() -> int:
-    """Run the stages that the command line names."""
+    """Run the stages that the command line names, each until its deadline (in seconds since the epoch)."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--stages", required=True)
+    parser.add_argument("--deadlines", type=json.loads, required=True)
     parser.add_argument("--records", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--smoke", action="store_true")
     given = parser.parse_args()
     records = Records(given.records)
-    run = Run("cpu" if given.smoke else "cuda", given.smoke, given.output)
-    for name in given.stages.split(","):
-        if not work_through(name, run, records, BUDGETS[name] * given.scale):
+    run = Run("cpu" if given.smoke else "cuda", given.smoke, given.output, quick=given.quick)
+    for name, deadline in given.deadlines.items():
+        if not work_through(name, run, records, deadline):
             return LOST
     return 0
 
 
-def work_through(name: str, run: Run, records: Records, budget: float) -> bool:
-    """The items of a stage while its budget lasts; whether the GPU still answers."""
+def work_through(name: str, run: Run, records: Records, deadline: float) -> bool:
+    """The items of a stage until its deadline; whether the GPU still answers."""
     started = {(record["stage"], record["key"]) for record in records.read()}
     for earlier, ends in records.results().items():
         run.found[earlier] = {key: record["result"] for key, record in ends.items() if "result" in record}
-    deadline = time.monotonic() + budget - spent(records, name)
     late = 0
     try:
         for item in STAGES[name](run):
             if (name, item.key) in started:
                 continue
-            if time.monotonic() > deadline:
+            if time.time() > deadline and name != ALWAYS:
                 late += 1
                 continue
-            if not _one(name, item, run, records):
+            if not _one(name, item, run, records, min(item.seconds, max(deadline - time.time(), 0) + GRACE)):
                 return False
     except Exception:
         records.add(event="end", stage=name, key="stage", error=_last_lines())
-    if late:
-        result = {"items": late, "reason": f"the {budget:.0f} s of the stage were over"}
-        records.add(event="end", stage=name, key="left out", result=result)
+    if late and (name, f"left out of {name}") not in started:
+        result = {"items": late, "reason": "the time of the stage was over"}
+        records.add(event="end", stage=name, key=f"left out of {name}", result=result)
     return True
 
 
-def _one(stage: str, item: Item, run: Run, records: Records) -> bool:
-    records.add(event="start", stage=stage, key=item.key)
+def _one(stage: str, item: Item, run: Run, records: Records, seconds: float) -> bool:
+    records.add(event="start", stage=stage, key=item.key, limit=round(seconds, 1))
     began = time.monotonic()
     ended: dict[str, Any]
     try:
         ended = {"result": item.work()}
-        run.found.setdefault(stage, {})[item.key] = ended["result"]
+        run.found.setdefault(section(stage), {})[item.key] = ended["result"]
     except Exception:
         ended = {"error": _last_lines()}
     answers = True

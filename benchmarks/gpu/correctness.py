@@ -1,8 +1,8 @@
-"""Every kernel against float64 by the tolerance rule, at shapes that no tile divides and at the presets' own."""
+"""Every kernel against float64 by the tolerance rule, at the presets' own shapes and at shapes that no tile divides."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,16 +14,28 @@ from ..kernels.cases import Case, cases, micro_cases, odd_cases
 from .stages import Item, Run
 
 DTYPES = (torch.bfloat16, torch.float32, torch.float16)
+Chosen = Iterable[tuple[Case, torch.dtype]]
 
 
-def correctness(run: Run) -> Iterator[Item]:
-    """Odd shapes in every type first, then real ones in bfloat16, then real ones in the other types."""
+def first(run: Run) -> Iterator[Item]:
+    """In bfloat16 at the sizes of the presets: what every later figure depends on."""
     if run.smoke:
-        chosen = [(case, torch.float32) for case in micro_cases()]
-    else:
-        real = cases(batches=(1,))
-        chosen = [(case, dtype) for dtype in DTYPES for case in odd_cases()]
-        chosen += [(case, dtype) for dtype in DTYPES for case in real]
+        return _items(run, ((case, torch.float32) for case in micro_cases()))
+    return _items(run, ((case, torch.bfloat16) for case in cases(batches=(1,), scales=(1,))))
+
+
+def rest(run: Run) -> Iterator[Item]:
+    """Odd shapes in every type, twice the side in bfloat16, then the sizes of the presets in the other types."""
+    if run.smoke:
+        yield from _items(run, ((case, torch.bfloat16) for case in micro_cases(["gated_residual"])))
+        return
+    chosen = [(case, dtype) for dtype in DTYPES for case in odd_cases()]
+    chosen += [(case, torch.bfloat16) for case in cases(batches=(1,), scales=(2,))]
+    chosen += [(case, dtype) for dtype in DTYPES[1:] for case in cases(batches=(1,))]
+    yield from _items(run, chosen)
+
+
+def _items(run: Run, chosen: Chosen) -> Iterator[Item]:
     for case, dtype in chosen:
         for name, tiles in harness.kernels_of(case.operation).items():
             key = f"{case.operation} {case} {harness.name_of(dtype)}{name.removeprefix('kernel')}"

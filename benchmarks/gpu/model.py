@@ -1,17 +1,16 @@
-"""The whole model: a guided step of syncflow-xl in the sampling loop, by who runs its passes, and a clip of 50 of them.
+"""The whole model: a guided step of syncflow-xl in the sampling loop by how its passes run, and a clip of 50 steps.
 
-The baselines are the loop without this package's savings, every branch a forward of its own from texts and times that
-are computed anew, and the layers as ``torch.compile`` makes them.
+The baselines are plain PyTorch operations in the same loop, the same layers as ``torch.compile`` makes them, and the
+reference loop, in which every branch is a forward of its own from texts and times that are computed anew.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache, partial
-from inspect import isfunction
 from typing import Any
 
 import torch
@@ -20,17 +19,20 @@ from ...engine.config import DDiTConfig, ModelConfig, SequenceConfig
 from ...engine.cost.flops import flops
 from ...engine.cost.jobs import synthetic_job
 from ...engine.model import DDiT
-from ...engine.model.audio import AudioLayer, ModalityAdaptor
 from ...engine.model.denoiser import Denoiser
-from ...engine.model.video import STDiTBlock
 from ...engine.presets import preset
 from ...engine.runtime.cuda_graphs.capture import eager_capture
 from ...engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from ...engine.runtime.delegate import describe
+from ...engine.runtime.fp8 import with_fp8
+from ...engine.runtime.pytorch import torch_denoiser
+from ...engine.runtime.selection.settings import TorchOptions
 from ...engine.sampling.job import Job, Text
 from ...engine.sampling.reference import ReferenceLoop
 from ...engine.sampling.sequential import batch_of
+from ...engine.types import Latents
 from ...kernels.launch import implementation
+from .compiled_layers import CompiledLayers
 from .machine import roofline_of
 from .stages import Item, Run
 
@@ -38,66 +40,90 @@ MICRO = ModelConfig(
     name="micro",
     sequence=SequenceConfig(seconds=0.5, width=32, height=32),
     ddit=DDiTConfig(
-        width=32, depth=1, heads=2, audio_heads=2, video_channels=2, audio_channels=3, text_width=8, text_tokens=3
+        width=32, depth=2, heads=2, audio_heads=2, video_channels=2, audio_channels=3, text_width=8, text_tokens=3
     ),
 )
-LAYERS = (STDiTBlock, AudioLayer, ModalityAdaptor)
-BATCHES = (1, 2, 4, 8, 16, 32)
-WAYS = ("eager", "cuda graphs", "cuda graphs, overlap", "naive", "reference")
-COMPILED = ("compiled", "compiled, cuda graphs")
 STEPS = 50
 STEP_SECONDS = 1.5  # about what the steps of one item may take
-GRAPH_ROWS, GRAPH_BYTES = 64, 80 << 30  # graphs at every batch, to see where they stop paying
+COMPILE_SECONDS = 200.0  # until a compilation counts as hung
+ALLOWED, ALLOWED_FP8 = 0.1, 0.5  # relative difference of a step from plain PyTorch
+
+EAGER, PLAIN, REFERENCE = "eager", "plain PyTorch", "reference loop"
+GRAPHS, OVERLAP, FP8 = "cuda graphs", "cuda graphs, overlap", "cuda graphs, overlap, fp8"
+COMPILED, AUTOTUNED = "compiled, cuda graphs", "max-autotune, cuda graphs"
+MODES = {COMPILED: None, AUTOTUNED: "max-autotune-no-cudagraphs"}  # the graphs are those of ``GRAPHS``
 
 
 def step(run: Run) -> Iterator[Item]:
-    """Batches by size; compilation, which takes long, comes last and for small batches alone."""
-    for batch in BATCHES[:1] if run.smoke else BATCHES:
-        for way in WAYS:
-            yield Item(f"batch {batch} {way}", partial(time_step, run, batch, way))
-    for batch in BATCHES[:1] if run.smoke else (1, 4):
-        for way in COMPILED:
-            yield Item(f"batch {batch} {way}", partial(time_step, run, batch, way))
+    """Batches of 1 and 16 in every runtime; compilation, which takes long, after the others."""
+    batches = (1,) if run.smoke else (1, 16)
+    for batch in batches:
+        for runtime in (OVERLAP, GRAPHS, EAGER, PLAIN, REFERENCE):
+            yield _step(run, batch, runtime)
+    for batch in batches:
+        yield _step(run, batch, COMPILED)
+    yield _step(run, 1, FP8)
+    if not run.quick and not run.smoke:
+        yield _step(run, 1, AUTOTUNED)
+
+
+def step_rest(run: Run) -> Iterator[Item]:
+    """The other batches as the engine steps them, and fp8 at batch 16."""
+    if run.smoke:
+        yield _step(run, 2, OVERLAP)
+        return
+    yield _step(run, 16, FP8)
+    for runtime in (OVERLAP, EAGER):
+        for batch in (4, 8, 32, 2):
+            yield _step(run, batch, runtime)
 
 
 def clip(run: Run) -> Iterator[Item]:
     """From noise to latents, as ``Engine.generate`` samples."""
-    for batch in BATCHES[:1] if run.smoke else (1, 4, 16):
-        for way in ("eager", "cuda graphs", "cuda graphs, overlap"):
-            yield Item(f"batch {batch} {way}", partial(time_clip, run, batch, way))
+    for batch, runtime in ((1, OVERLAP), (16, OVERLAP), (1, EAGER)):
+        if batch == 1 or not run.smoke:
+            yield Item(f"batch {batch} {runtime}", partial(time_clip, run, batch, runtime))
 
 
-def time_step(run: Run, batch: int, way: str) -> dict[str, Any]:
+def time_step(run: Run, batch: int, runtime: str) -> dict[str, Any]:
     """Time of a step within a run of steps, and what share of the measured bf16 rate it reaches.
 
-    The operations are those that the step needs, whatever a way computes beyond them.
+    The FLOPs are those that the step needs, whatever a runtime computes beyond them. ``difference`` is that of the
+    first step from plain PyTorch's, over the length of that step.
     """
     _fresh(run)
-    with _computing(run, way):
-        work = _stepper(run, batch, way)
+    found: dict[str, Any] = {}
+    with _computing(run, runtime) as layers:
+        began = time.perf_counter()
+        work, latents = _first_step(run, batch, runtime)
+        if runtime != PLAIN:
+            found |= _compared(run, batch, latents(), ALLOWED_FP8 if runtime == FP8 else ALLOWED)
         rounds = 1
         if not run.smoke:
-            _seconds(work, 3, run.device)  # every buffer is captured
-            each = _seconds(work, 3, run.device) / 3
-            rounds = max(4, min(40, round(STEP_SECONDS / each)))
-        p50 = _seconds(work, rounds, run.device) / rounds
+            _seconds(work, 2, run.device)  # every buffer is captured
+            rounds = max(3, min(40, round(STEP_SECONDS / _seconds(work, 1, run.device))))
+        if layers is not None:
+            found |= {"compiled_graphs": layers.graphs, "compile_s": round(time.perf_counter() - began, 1)}
+        each = _seconds(work, rounds, run.device) / rounds
+        if layers is not None and layers.graphs > found["compiled_graphs"]:
+            raise RuntimeError("layers were compiled while steps were timed")
     operations = batch * _step_flops(run.smoke)
-    found = {"ms": round(1e3 * p50, 3), "steps": rounds, "clips_a_second": round(batch / p50 / STEPS, 3)}
-    found |= {"tflop": round(operations / 1e12, 3), "tflop_s": round(operations / p50 / 1e12, 1)}
+    found |= {"ms": round(1e3 * each, 3), "steps": rounds, "clips_a_second": round(batch / each / STEPS, 3)}
+    found |= {"tflop": round(operations / 1e12, 3), "tflop_s": round(operations / each / 1e12, 1)}
     if (roofline := roofline_of(run)) is not None and "bfloat16" in roofline.matrix:
-        found["mfu_percent"] = round(100 * operations / p50 / roofline.matrix["bfloat16"], 1)
+        found["mfu_percent"] = round(100 * operations / each / roofline.matrix["bfloat16"], 1)
     return found | _peak(run)
 
 
-def time_clip(run: Run, batch: int, way: str) -> dict[str, Any]:
+def time_clip(run: Run, batch: int, runtime: str) -> dict[str, Any]:
     """Seconds from noise to the latents of ``batch`` clips, after as many that are not timed."""
     _fresh(run)
     steps = 1 if run.smoke else STEPS
-    model = _denoiser(run, way)
+    model = _denoiser(run, runtime)
 
     def work() -> None:
-        one = batch_of(model, overlap="overlap" in way)
-        one.join(_jobs(run, batch, steps))
+        one = batch_of(model, overlap="overlap" in runtime)
+        one.join(_jobs(run.smoke, batch, steps))
         while not one.step():
             pass
 
@@ -108,79 +134,92 @@ def time_clip(run: Run, batch: int, way: str) -> dict[str, Any]:
     return {"s": round(seconds, 3), "clips_a_second": round(batch / seconds, 3), "steps": steps} | _peak(run)
 
 
-def _stepper(run: Run, batch: int, way: str) -> Callable[[], object]:
-    jobs = _jobs(run, batch, 4 * STEPS)
-    if way == "naive":
-        return ReferenceLoop(_model(run.device, run.smoke), jobs).step
-    one = batch_of(_denoiser(run, way), overlap="overlap" in way)
+def _step(run: Run, batch: int, runtime: str) -> Item:
+    work = partial(time_step, run, batch, runtime)
+    return Item(f"batch {batch} {runtime}", work, **({"seconds": COMPILE_SECONDS} if runtime in MODES else {}))
+
+
+def _first_step(run: Run, batch: int, runtime: str) -> tuple[Callable[[], object], Callable[[], Latents]]:
+    """A loop that has done its first step: what does another, and what gives its latents."""
+    jobs = _jobs(run.smoke, batch, 4 * STEPS)
+    if runtime == REFERENCE:
+        loop = ReferenceLoop(_model(run.device, run.smoke), jobs)
+        loop.step()
+        return loop.step, lambda: loop.latents
+    one = batch_of(_denoiser(run, runtime), overlap="overlap" in runtime)
     one.join(jobs)
     one.step()
-    latents = one.latents
-    if not all(bool(x.isfinite().all()) for x in (latents.video, latents.audio)):
-        raise ValueError("the step gives numbers that are not finite")
-    return one.step
+    return one.step, lambda: one.latents
 
 
-def _denoiser(run: Run, way: str) -> Denoiser:
+@lru_cache(maxsize=2)
+def _plain_step(device: str, smoke: bool, batch: int) -> tuple[Latents, Latents]:
+    """The noise of a batch, and its latents after a step in plain PyTorch."""
+    with implementation("reference"):
+        one = batch_of(_model(device, smoke))
+        one.join(_jobs(smoke, batch, 4 * STEPS))
+        noise = _copied(one.latents)
+        one.step()
+        return noise, _copied(one.latents)
+
+
+def _compared(run: Run, batch: int, found: Latents, allowed: float) -> dict[str, Any]:
+    """The difference of a first step from that in plain PyTorch, and whether it is a fault."""
+    noise, plain = _plain_step(run.device, run.smoke, batch)
+    worst = 0.0
+    for own, other, start in ((getattr(x, name) for x in (found, plain, noise)) for name in ("video", "audio")):
+        worst = max(worst, float((own - other).norm() / (other - start).norm()))
+    if not worst <= allowed:  # nor is NaN
+        fault = f"the step is not that of plain PyTorch: relative difference {worst:.3g}, allowed {allowed}"
+        return {"difference": worst, "faults": [f"batch {batch}: {fault}"]}
+    return {"difference": round(worst, 6)}
+
+
+def _copied(latents: Latents) -> Latents:
+    return Latents(latents.video.clone(), latents.audio.clone())
+
+
+def _denoiser(run: Run, runtime: str) -> Denoiser:
+    """The passes of a runtime; those of ``MODES`` are compiled layer by layer in the graphs of ``GRAPHS``."""
     model = _model(run.device, run.smoke)
-    if "cuda graphs" not in way:
+    if runtime in (EAGER, PLAIN):
         return model
-    made = CudaGraphDenoiser(
-        model,
-        overlap="overlap" in way,
-        max_rows=GRAPH_ROWS,
-        max_bytes=GRAPH_BYTES,
-        capture=eager_capture if run.smoke else None,
-    )
+    options = TorchOptions(cuda_graphs=True, overlap="overlap" in runtime, fp8=runtime == FP8)
+    if run.smoke:
+        small = with_fp8(model) if options.fp8 else model
+        return CudaGraphDenoiser(small, overlap=bool(options.overlap), capture=eager_capture)
+    made = torch_denoiser(model, "bfloat16", options)
     assert describe(made)["cuda_graphs"]
     return made
 
 
-def _jobs(run: Run, batch: int, steps: int) -> list[Job]:
+def _computing(run: Run, runtime: str) -> CompiledLayers | AbstractContextManager[None]:
+    """How the operations run; kernels where nothing else is asked for."""
+    if runtime in MODES:
+        return CompiledLayers("trace" if run.smoke else MODES[runtime])
+    if runtime in (PLAIN, REFERENCE):
+        return implementation("reference")
+    return implementation("triton" if run.smoke and runtime == EAGER else "auto")  # the interpreter takes its time
+
+
+def _jobs(smoke: bool, batch: int, steps: int) -> list[Job]:
     """Clips of the model's own size with two branches, both modalities at a shared time; prompts are random."""
-    one = synthetic_job(_config(run), steps, lead=0.0)
-    d = _config(run).ddit
-    texts = [Text(torch.randn(d.text_tokens, d.text_width), d.text_tokens) for _ in range(batch)]
-    return [replace(one, seed=i, text=text) for i, text in enumerate(texts)]
+    one, d = synthetic_job(_config(smoke), steps, lead=0.0), _config(smoke).ddit
+    random = torch.Generator().manual_seed(0)
+    texts = [torch.randn(d.text_tokens, d.text_width, generator=random) for _ in range(batch)]
+    return [replace(one, seed=i, text=Text(text, d.text_tokens)) for i, text in enumerate(texts)]
 
 
-@contextmanager
-def _computing(run: Run, way: str) -> Iterator[None]:
-    if way.startswith("compiled"):
-        with implementation("reference"), _compiled(run):
-            yield
-    elif way in ("naive", "reference"):
-        with implementation("reference"):
-            yield
-    else:  # in a smoke run the interpreter takes its time
-        with implementation("triton" if run.smoke and way == "eager" else "auto"):
-            yield
-
-
-@contextmanager
-def _compiled(run: Run) -> Iterator[None]:
-    """The methods of the layers through ``torch.compile``: one compilation serves the layers of a kind."""
-    torch._dynamo.reset()
-    how: dict[str, Any] = {"backend": "eager"} if run.smoke else {"mode": "max-autotune-no-cudagraphs"}
-    plain = [(cls, name, f) for cls in LAYERS for name, f in vars(cls).items() if isfunction(f) and name[0] != "_"]
-    try:
-        for cls, name, function in plain:
-            setattr(cls, name, torch.compile(function, dynamic=False, **how))
-        yield
-    finally:
-        for cls, name, function in plain:
-            setattr(cls, name, function)
-
-
-def _config(run: Run) -> ModelConfig:
-    return MICRO if run.smoke else preset("syncflow-xl")
+def _config(smoke: bool) -> ModelConfig:
+    return MICRO if smoke else preset("syncflow-xl")
 
 
 @lru_cache(maxsize=1)
 def _model(device: str, smoke: bool) -> DDiT:
     """Random weights everywhere: a fresh model has zeros, and products with zeros run faster than real ones."""
+    torch.manual_seed(0)
     with torch.device(device):
-        model = DDiT((MICRO if smoke else preset("syncflow-xl")).ddit)
+        model = DDiT(_config(smoke).ddit)
     model = model.to(torch.float32 if smoke else torch.bfloat16).eval().requires_grad_(False)
     for parameter in model.parameters():
         if parameter.ndim > 1:
@@ -191,7 +230,7 @@ def _model(device: str, smoke: bool) -> DDiT:
 @lru_cache(maxsize=1)
 def _step_flops(smoke: bool) -> int:
     """Of one clip, counted on the meta device."""
-    config = MICRO if smoke else preset("syncflow-xl")
+    config = _config(smoke)
     with torch.device("meta"):
         model = DDiT(config.ddit).eval().requires_grad_(False)
     one = batch_of(model)

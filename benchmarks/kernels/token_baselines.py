@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,9 +69,15 @@ def _linear_then_gate(
 
 
 def _scaled_product(
-    codes: Tensor, scales: Tensor, weight_codes: Tensor, weight_scales: Tensor, bias: Tensor, use_gelu: bool
+    codes: Tensor,
+    scales: Tensor,
+    weight_codes: Tensor,
+    weight_scales: Tensor,
+    bias: Tensor,
+    use_gelu: bool,
+    fast: bool = True,
 ) -> Tensor:
-    """PyTorch's row-wise scaled product."""
+    """PyTorch's row-wise scaled product. ``fast`` leaves sums in the accumulator of the matrix units, as the kernel."""
     y = torch._scaled_mm(
         codes.flatten(0, -2),
         weight_codes.t(),
@@ -78,6 +85,7 @@ def _scaled_product(
         scale_b=weight_scales[None],
         bias=bias,
         out_dtype=bias.dtype,
+        use_fast_accum=fast,
     ).unflatten(0, codes.shape[:-1])
     return gelu(y, approximate="tanh") if use_gelu else y
 
@@ -106,7 +114,8 @@ TOKEN_BASELINES: dict[str, dict[str, Variant]] = {
     "linear_gelu": {"cuBLASLt epilogue": Variant(_gelu_epilogue)},
     "gated_linear": {"cuBLAS, then the gate's kernel": Variant(_linear_then_gate)},
     "fp8_linear": {
-        "torch scaled product": Variant(_scaled_product),
+        "torch scaled product, fast accumulation": Variant(_scaled_product),
+        "torch scaled product": Variant(partial(_scaled_product, fast=False)),
         "the bias's own type": Variant(_unquantised_linear, setup=_dequantise),
     },
     "guided_euler_step": {},

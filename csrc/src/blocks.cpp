@@ -1,6 +1,7 @@
 #include "syncflow/blocks.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "block_kernels.h"
 #include "instruction_level.h"
@@ -164,13 +165,15 @@ Block::Block(const BlockWeights& w)
       query_bias(copied(w.cross_query.bias, w.width)),
       cross_out_transposed(transposed(w.cross_out.weight, w.width)) {}
 
-Adaptor::Adaptor(const Parts& p)
+Adaptor::Adaptor(const Parts& p) : Adaptor(p, {p.key_value.weight, p.key_value.bias, 2 * p.width, p.width}) {}
+
+Adaptor::Adaptor(const Parts& p, PackedLinear packed_key_value)
     : width(p.width),
       heads(p.heads),
       qkv(p.qkv.weight, p.qkv.bias, 3 * p.width, p.width),
       proj(p.proj.weight, p.proj.bias, p.width, p.width),
       linear(p.linear.weight, p.linear.bias, p.width, p.width),
-      key_value(p.key_value.weight, p.key_value.bias, 2 * p.width, p.width),
+      key_value(std::move(packed_key_value)),
       q_norm(copied(p.q_norm, p.width / p.heads)),
       k_norm(copied(p.k_norm, p.width / p.heads)),
       norm_weight(copied(p.norm.weight, p.width)),
@@ -225,7 +228,7 @@ Text VideoBlock::prepare_text(const float* keys, const float* values, std::int64
                 prompt.values.weight.insert(prompt.values.weight.end(), v + j * token_stride, v + j * token_stride + width);
             }
         }
-        text.prompts.push_back(std::move(prompt));
+        text.prompts.push_back(std::make_shared<const Text::Prompt>(std::move(prompt)));
     }
     return text;
 }
@@ -247,9 +250,9 @@ void VideoBlock::operator()(const Call& call, int threads) const {
                                          .token_stride = 3 * (temporal ? frame : width)};
     std::vector<CrossContext> texts;
     std::int64_t most_keys = 0;
-    for (const Text::Prompt& prompt : call.text->prompts) {
-        texts.push_back({.count = prompt.count, .folded = prompt.folded, .keys = view(prompt.keys), .values = view(prompt.values)});
-        most_keys = std::max(most_keys, prompt.count);
+    for (const auto& prompt : call.text->prompts) {
+        texts.push_back({.count = prompt->count, .folded = prompt->folded, .keys = view(prompt->keys), .values = view(prompt->values)});
+        most_keys = std::max(most_keys, prompt->count);
     }
     const std::int64_t sections = call.frame_stride == 0 ? 1 : call.T;
     const VideoBlockTail tail = {.x = call.x,

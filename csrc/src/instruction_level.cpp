@@ -15,7 +15,7 @@ constexpr const char* NAMES[] = {"baseline", "x86-64-v3", "x86-64-v4"};
 // The levels of this processor, lowest first.
 std::vector<Level> supported() {
     std::vector<Level> levels = {Level::baseline};
-#ifdef SYNCFLOW_X86
+#ifdef __x86_64__
     const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

@@ -22,7 +22,7 @@ const Kernels& at_level(const Kernels& baseline, const Kernels& v3, const Kernel
 
 }  // namespace syncflow
 
-#ifdef SYNCFLOW_X86
+#ifdef __x86_64__  // then all three levels are compiled
 #define SYNCFLOW_KERNELS(table) (::syncflow::at_level(::syncflow::baseline::table, ::syncflow::v3::table, ::syncflow::v4::table))
 #else
 #define SYNCFLOW_KERNELS(table) (::syncflow::baseline::table)

@@ -137,7 +137,7 @@ class VideoCase {
 
     std::int64_t count(bool folded) const {
         std::int64_t prompts = 0;
-        for (const Text::Prompt& prompt : text_.prompts) prompts += prompt.folded == folded ? 1 : 0;
+        for (const auto& prompt : text_.prompts) prompts += prompt->folded == folded ? 1 : 0;
         return prompts;
     }
 

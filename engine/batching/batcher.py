@@ -57,8 +57,8 @@ class Batcher(Generic[Q, J, L, R]):
         self._draining = self._closing = self._abandoned = self._forked = False
         self._batches: dict[ShapeGroup[RequestState[Q, J, R]], RunningBatch[Q, J, L, R]] = {}
         self._thread_ids: set[int] = set()
-        self._encoders = ThreadPoolExecutor(limits.prepare_threads, "syncflow-prepare", self._register_thread)
-        self._decoders = ThreadPoolExecutor(limits.decode_threads, "syncflow-decode", self._register_thread)
+        self._encoders = ThreadPoolExecutor(limits.prepare_threads, "syncflow-prepare", self._start_thread)
+        self._decoders = ThreadPoolExecutor(limits.decode_threads, "syncflow-decode", self._start_thread)
         self._step_thread = threading.Thread(target=self._run, name="syncflow-step", daemon=True)
         self._step_thread.start()
         atexit.register(self.close)
@@ -170,8 +170,9 @@ class Batcher(Generic[Q, J, L, R]):
 
     # In the threads of the pools
 
-    def _register_thread(self) -> None:
+    def _start_thread(self) -> None:
         self._thread_ids.add(threading.get_ident())
+        self._backend.start_thread()
 
     def _encode(self, request: RequestState[Q, J, R]) -> None:
         if request.handle.advance(State.PREPARING):
@@ -199,13 +200,14 @@ class Batcher(Generic[Q, J, L, R]):
     # In the step thread
 
     def _run(self) -> None:
-        self._register_thread()
         failure: BaseException | None = None
         try:
-            while not self._may_end():
-                self._expire_overdue()
-                self._remove_finished()
-                self._step_or_wait()
+            self._start_thread()
+            with self._backend.stepping():
+                while not self._may_end():
+                    self._expire_overdue()
+                    self._remove_finished()
+                    self._step_or_wait()
         except BaseException as error:
             log.exception("the thread that steps has failed")
             failure = without_frames(error)

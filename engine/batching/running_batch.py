@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Hashable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -48,8 +49,14 @@ class Backend(Protocol[Q_contra, J, L, R_co]):
     """What a batcher needs of a model. An error that a method raises is the error of its request.
 
     ``shape`` and ``memory`` run in the thread that submits; ``encode`` and ``decode`` in thread pools, beside the
-    steps; ``make_batch`` and the batches that it returns in the step thread.
+    steps; ``make_batch`` and the batches that it returns in the step thread, within ``stepping``.
     """
+
+    def start_thread(self) -> None:
+        """Called first in each thread of the batcher."""
+
+    def stepping(self) -> AbstractContextManager[object]:
+        """Entered by the step thread, for as long as it runs."""
 
     def shape(self, request: Q_contra) -> Hashable:
         """The latent shape: requests of equal shapes can share a batch."""

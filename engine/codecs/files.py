@@ -137,10 +137,21 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path)
     module.load_state_dict(dict(tensors))
 
 
+def stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor as it is written: in ``dtype``, or in float32 where that would make values infinite; contiguous."""
+    own = tensor.detach().cpu()
+    if dtype is None or not own.is_floating_point():
+        return own.contiguous()
+    smaller = own.to(dtype)
+    if smaller.isinf().any() and not own.isinf().any():
+        return own.float().contiguous()
+    return smaller.contiguous()
+
+
 def write_component(
     folder: Path, config: Mapping[str, Any], module: nn.Module, stem: str, dtype: torch.dtype | None = None
 ) -> None:
-    """Write weights (in ``dtype``, their own by default), then ``config.json``; each beside its place, then renamed."""
+    """Write weights (``stored`` in ``dtype``), then ``config.json``; each beside its place, then renamed."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,8 +159,7 @@ def write_component(
     seen: set[int] = set()
     for name, tensor in module.state_dict().items():  # a tensor under two names is stored once, under the first
         if tensor.data_ptr() not in seen:
-            stored = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            tensors[name] = tensor.detach().to("cpu", stored).contiguous()
+            tensors[name] = stored(tensor, dtype)
         seen.add(tensor.data_ptr())
     beside = folder / f".{stem}.safetensors.part"
     save_file(tensors, beside, metadata={"format": "pt"})

@@ -21,10 +21,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..types import Clip
-from .limits import memory_limit
+from .limits import LIBRARY_BYTES, memory_limit
 
 READ_SECONDS = 300.0  # after which a reader is ended
-SHARED = 2 * 2**30  # bytes of address space that libraries and threads of the reader take beside what is read
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _limit_memory() -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        limit = SHARED + 2 * memory_limit()
+        limit = LIBRARY_BYTES + 2 * memory_limit()
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -9,18 +9,24 @@ MAX_CHANNELS = 64  # libswresample's own limit
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 100, 1_000_000  # of a file, in samples per second
 MIN_FPS, MAX_FPS = 0.01, 1000.0
 MAX_BYTES = 32 * 2**30  # of decoded frames or samples
+LIBRARY_BYTES = 2 * 2**30  # of address space, for libraries and threads beside what is read
 
 
 def memory_limit() -> int:
-    """Bytes that the decoded frames or samples of one file may take: half of the machine's memory, at most 32 GiB.
+    """Bytes that the decoded frames or samples of one file may take, at most 32 GiB.
 
-    ``SYNCFLOW_MEDIA_BYTES`` lowers it.
+    That is half of the machine's memory. Where the address space of the process is limited (``ulimit -v``), it is half
+    of what libraries leave of that. ``SYNCFLOW_MEDIA_BYTES`` lowers it.
     """
     asked = os.environ.get("SYNCFLOW_MEDIA_BYTES", "")
     most = min(MAX_BYTES, int(asked)) if asked.isdecimal() else MAX_BYTES
     try:
-        return min(most, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-    except (AttributeError, OSError, ValueError):
+        most = min(most, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+        import resource
+
+        space = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return most if space == resource.RLIM_INFINITY else min(most, max(0, space - LIBRARY_BYTES) // 2)
+    except (ImportError, AttributeError, OSError, ValueError):  # not on Windows
         return most
 
 

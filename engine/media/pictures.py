@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .limits import check_pixels
+
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.video.stream import VideoStream
@@ -34,8 +36,13 @@ def turned(
     if across:
         image, aspect = image.swapaxes(0, 1), 1 / aspect
     image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-    if size is None:
-        size = (max(1, round(image.shape[1] * aspect)), image.shape[0])
+    return square(image, aspect) if size is None else fit(image, size, aspect)
+
+
+def square(image: np.ndarray, aspect: Fraction) -> np.ndarray:
+    """A picture whose pixels are ``aspect`` times as wide as high, as wide as it looks, in square pixels."""
+    size = max(1, round(image.shape[1] * aspect)), image.shape[0]
+    check_pixels(f"the picture, whose pixels are {float(aspect):g} times as wide as high,", *size)
     return fit(image, size, aspect)
 
 
@@ -66,10 +73,12 @@ def opaque(image: np.ndarray) -> np.ndarray:
 
 def pixel_aspect(stream: VideoStream) -> Fraction:
     """Width of a pixel over its height, as FFmpeg takes it."""
-    aspect = stream.sample_aspect_ratio
-    if not aspect or not Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT:
-        return Fraction(1)
-    return Fraction(aspect)
+    return plausible(stream.sample_aspect_ratio)
+
+
+def plausible(aspect: Fraction | None) -> Fraction:
+    """The aspect of a pixel that a file states; square where it states none or one that nobody has."""
+    return Fraction(aspect) if aspect and Fraction(1, MAX_ASPECT) <= aspect <= MAX_ASPECT else SQUARE
 
 
 def _has_alpha(frame: VideoFrame) -> bool:

@@ -53,8 +53,10 @@ def read_sound(path: Path, sample_rate: int, start: Fraction, samples: int | Non
         if first < last:
             waveform[first:last] = block[first - position : last - position]
     np.nan_to_num(waveform, copy=False, nan=0.0, posinf=1.0, neginf=-1.0)
-    peak = float(np.abs(waveform).max(initial=0))
-    return waveform / np.float32(peak) if surround and peak > 1 else np.clip(waveform, -1, 1)
+    peak = max(float(waveform.max(initial=0)), -float(waveform.min(initial=0)))
+    if surround and peak > 1:
+        waveform /= np.float32(peak)
+    return np.clip(waveform, -1, 1, out=waveform)
 
 
 def _frames(path: Path, start: Fraction) -> Iterator[tuple[Fraction, AudioFrame]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .limits import check_pixels
-from .pictures import opaque
+from .pictures import SQUARE, opaque, plausible, square
 from .timing import DEFAULT_FPS, Timed, Timeline, common_rate
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF")
 DEEP_MODES = ("I", "F")  # more than eight bits, which FFmpeg converts rightly
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: the tag, and its values that swap width and height
 WEBP_TICK = Fraction(1, 1000)
 
 
@@ -94,10 +95,35 @@ def _opened(path: Path) -> Iterator[Image | None]:
 def _rgb(image: Image) -> np.ndarray:
     from PIL import ImageOps
 
+    across, aspect = image.getexif().get(ORIENTATION, 1) in TURNED, _pixel_aspect(image)
     upright = ImageOps.exif_transpose(image)
     if upright.has_transparency_data:
-        return opaque(np.asarray(upright.convert("RGBA")))
-    return np.array(upright.convert("RGB"))
+        pixels = opaque(np.asarray(upright.convert("RGBA")))
+    else:
+        pixels = np.array(upright.convert("RGB"))
+    return square(pixels, 1 / aspect if across else aspect)
+
+
+def _pixel_aspect(image: Image) -> Fraction:
+    """Width of a pixel as stored over its height.
+
+    A density in pixels per inch or metre counts as its standard says (T.871, PNG), one without a unit as FFmpeg writes
+    the aspect.
+    """
+    info = image.info
+    if "jfif_density" in info:
+        across, down = info["jfif_density"]
+        has_unit = info.get("jfif_unit") in (1, 2)
+    elif "aspect" in info:
+        (across, down), has_unit = info["aspect"], False
+    elif image.format == "PNG" and "dpi" in info:
+        (across, down), has_unit = info["dpi"], True
+    else:
+        return SQUARE
+    if not (across > 0 and down > 0):
+        return SQUARE
+    aspect = Fraction(across / down).limit_denominator(1000)
+    return plausible(1 / aspect if has_unit and aspect else aspect)
 
 
 def _stated_size(path: Path) -> tuple[int, int] | None:

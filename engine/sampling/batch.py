@@ -25,7 +25,7 @@ from .job import Job, audio_noise, video_noise
 from .latent_state import BatchedLatents, LatentState, Modality, grid_of
 from .step_plan import JointStepPlan, StepPlan, Sums, Weights
 from .streams import Streams
-from .transfer import upload
+from .transfer import record_event, upload
 
 Index = dict[str, Tensor]
 
@@ -65,13 +65,15 @@ class Batch(ABC):
         """Requests go, wherever they are; what they have become: video (1, C_v, T, H, W), audio (takes, A, C_a)."""
         self.streams.join()
         video, audio = self.video.unstack(), self.audio.unstack()
-        gone = [
-            Latents(
+        taken = [
+            (
                 video[b].latents[None].clone(),
                 torch.stack([take.latents for take, owner in zip(audio, self.owner, strict=True) if owner == b]),
             )
             for b in places
         ]
+        ready = record_event(self.model.device)
+        gone = [Latents(*pair, ready) for pair in taken]
         stay = [b for b in range(len(self.jobs)) if b not in set(places)]
         stay_audio = [take for take, owner in zip(audio, self.owner, strict=True) if owner in set(stay)]
         self._leave(stay)

@@ -1,4 +1,4 @@
-"""What does not change from step to step, computed once and kept as long as there is room.
+"""What does not change from step to step, computed once and kept up to a number of bytes.
 
 Keys and values of a text for every block, once a prompt (the null text once for all its lengths); what the towers need
 of a time grid, once a schedule. Requests that come later find it.
@@ -6,35 +6,23 @@ of a time grid, once a schedule. Requests that come later find it.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..forking import remember
 from ..model.denoiser import Denoiser
 from ..types import Conditioning
 from .job import Job, Text, text_of
+from .tensor_cache import CAPACITY, TensorCache
 from .transfer import upload
 
-CAPACITY = 1 << 30
 
-
-class ConditioningCache:
-    """Least recently used first out, once its tensors exceed ``capacity`` bytes."""
+class ConditioningCache(TensorCache[tuple[Tensor, ...]]):
+    """What ``model`` computes of texts and schedules, up to ``capacity`` bytes."""
 
     def __init__(self, model: Denoiser, capacity: int = CAPACITY) -> None:
-        self.model, self.capacity, self.size = model, capacity, 0
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
-        remember(self)
-
-    def after_fork(self) -> None:
-        """In a forked child: nobody holds the lock."""
-        self._lock = threading.Lock()
+        super().__init__(lambda found: found, capacity)
+        self.model = model
 
     def texts(self, texts: list[Text]) -> Conditioning:
         """Keys and values of P texts."""
@@ -57,7 +45,7 @@ class ConditioningCache:
             index = upload(torch.from_numpy(places), self.model.device)
             return tuple(part[index, 0] for part in found)
 
-        return self._once(("video", grid.tobytes(), fps), compute)
+        return self.get(("video", grid.tobytes(), fps), compute)
 
     def audio_times(self, grid: np.ndarray) -> tuple[Tensor, ...]:
         """Time tokens (K, D) at the times of ``grid`` (K,), each time once."""
@@ -67,7 +55,7 @@ class ConditioningCache:
             index = upload(torch.from_numpy(places), self.model.device)
             return (self.model.audio_time(self._times(times))[index],)
 
-        return self._once(("audio", grid.tobytes()), compute)
+        return self.get(("audio", grid.tobytes()), compute)
 
     def _times(self, values: np.ndarray) -> Tensor:
         return upload(torch.from_numpy(values).float(), self.model.device)
@@ -81,20 +69,4 @@ class ConditioningCache:
             tokens = () if found.text_tokens is None else (found.text_tokens[0],)
             return found.keys[:, 0], found.values[:, 0], *tokens
 
-        return self._once(("text", text.cache_key), compute)
-
-    def _once(self, key: Hashable, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        with self._lock:
-            if key not in self._kept:
-                result = compute()
-                self._kept[key] = result
-                self.size += _bytes(result)
-                while self.size > self.capacity and len(self._kept) > 1:
-                    _, dropped = self._kept.popitem(last=False)
-                    self.size -= _bytes(dropped)
-            self._kept.move_to_end(key)
-            return self._kept[key]
-
-
-def _bytes(tensors: tuple[Tensor, ...]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
+        return self.get(("text", text.cache_key), compute)

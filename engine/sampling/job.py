@@ -84,6 +84,13 @@ class Job:
         return self.takes or (self.seed,)
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it holds."""
+        texts = (text.states for text in (self.text, self.negative) if text is not None)
+        known = (tensor for one in (self.video, self.audio) if one is not None for tensor in (one.latents, one.mask))
+        return tuple(one for one in (*texts, *known, self.silence, self.reference) if one is not None)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """What the jobs of a batch share: latent frames, height, width, audio tokens and tokens of the reference."""
         return batch_shape(self.sequence, 0 if self.reference is None else len(self.reference))

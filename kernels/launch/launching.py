@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,17 @@ class Launch:
     tiles: Mapping[str, int]
 
     def run(self) -> None:
-        """Put it on the current stream, or into the graph that is being traced."""
+        """Put it on the current stream of the device of its tensors, or into the graph that is being traced."""
         if 0 in self.grid:
             return
         kernel = self.kernel if interpreted() else torch.library.wrap_triton(self.kernel)
-        kernel[self.grid](**self.arguments, **self.constants, **self.tiles)
+        with self._device():
+            kernel[self.grid](**self.arguments, **self.constants, **self.tiles)
+
+    def _device(self) -> AbstractContextManager[object]:
+        """Makes the device of the tensors the current one, on which Triton launches whatever its arguments are."""
+        index = next((x.get_device() for x in self.arguments.values() if isinstance(x, Tensor)), -1)
+        return torch.cuda.device(index) if index >= 0 and torch.cuda.is_initialized() else nullcontext()
 
 
 def supported(*tensors: Tensor | None) -> bool:

@@ -1,22 +1,14 @@
-"""Kernel benchmarks: cases, counted work, checks and times of variants, reports, and the run on a GPU."""
+"""Kernel benchmarks: cases, counted work, checks and times of variants, and resources without a GPU."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-import syncflow
 from syncflow import kernels
-from syncflow.benchmarks.gpu import report, tune
-from syncflow.benchmarks.gpu.stages import BUDGETS, DEFAULT, Records, Run
 from syncflow.benchmarks.kernels import cases, compiled, harness, variants
 from syncflow.benchmarks.kernels.cases import BATCHES, FACTORIES, SCALES, Sizes, Work
 from syncflow.benchmarks.kernels.harness import Outcome, Roofline, Timing, Truth, Variant
@@ -24,7 +16,6 @@ from syncflow.kernels.launch.aot import load_widths
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(syncflow.__file__).parent
 NAMES = [name for name in kernels.__all__ if hasattr(getattr(kernels, name), "plan_launches")]
 XL, TINY = (Sizes.of(name, 1, 1) for name in cases.PRESETS)
 
@@ -233,141 +224,3 @@ def test_faults_of_a_row():
     broken = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, error="CompilationError: no")
     assert "does not compile" in str(broken.fault("sm_90"))
     assert "failed" in compiled.table([broken])
-
-
-def test_neighbours_of_tiles():
-    found = list(tune.neighbours({"BLOCK": 64, "num_stages": 2, "num_warps": 1}))
-    assert {"BLOCK": 32, "num_stages": 2, "num_warps": 1} in found
-    assert {"BLOCK": 64, "num_stages": 3, "num_warps": 1} in found
-    assert not any(tiles["num_warps"] < 1 for tiles in found)
-
-
-def test_tuned_rules_fit_the_reader_of_tiles(tmp_path):
-    result = {"operation": "op", "when": {"dtype": "bfloat16", "length": 8}, "tiles": {"BLOCK": 32}}
-    found = {"a": {**result, "before_us": 10.0, "after_us": 9.0}, "b": {**result, "before_us": 10.0, "after_us": 9.9}}
-    said = tune.write(Run("cpu", True, tmp_path, {"tune": found}))
-    assert said["rules"] == 1
-    rules = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))
-    assert rules == {"op": [{"when": {"dtype": "bfloat16", "length": 8}, "tiles": {"BLOCK": 32}}]}
-
-
-def test_records_survive_a_death_in_the_middle_of_a_line(tmp_path):
-    records = Records(tmp_path / "records.jsonl")
-    assert records.read() == [] and records.unfinished() is None
-    records.add(event="start", stage="step", key="a")
-    records.add(event="end", stage="step", key="a", seconds=1.0, result={"p50_ms": 1.0})
-    records.add(event="start", stage="step", key="b")
-    with records.path.open("a", encoding="utf-8") as file:
-        file.write('{"event": "en')
-    item = records.unfinished()
-    assert item is not None and item["key"] == "b"
-    assert records.results() == {"step": {"a": records.read()[1]}}
-
-
-def test_faults_and_summary_of_a_run():
-    good = {"ok": True, "margin": 0.5, "repeatable": True}
-    results = {
-        "correctness": {
-            "a": {"result": good},
-            "b": {"result": {"ok": False, "margin": 3.0, "repeatable": False}},
-            "c": {"error": "RuntimeError: illegal address"},
-        },
-        "kernels": {
-            name: {
-                "result": {
-                    "operation": "op",
-                    "case": "xl",
-                    "shape": "R=2",
-                    "contender": name,
-                    "p50_us": time,
-                    "method": "graph",
-                    "cold": True,
-                }
-            }
-            for name, time in (("kernel", 10.0), ("eager", 50.0), ("sdpa", 25.0))
-        },
-        "step": {"left out": {"result": {"items": 3, "reason": "the 120 s of the stage were over"}}},
-    }
-    faults = report.faults(results)
-    assert len(faults) == 2 and "other bits" in faults[0] and "illegal address" in faults[1]
-    assert "| op xl | 10.0 | - | sdpa | 25.0 | 2.50 |" in report.summary(results)
-    text = report.markdown(results, "Some GPU, today")
-    assert "2 faults" in text and "1 checks passed" in text and "step: 3 items" in text
-
-
-def test_default_stages_fit_into_ten_minutes():
-    assert sum(BUDGETS[name] for name in DEFAULT) < 555 < 600
-
-
-BLOCKED = ("av", "diffusers", "librosa", "matplotlib", "scipy", "tqdm", "transformers", "typer")
-
-
-@pytest.fixture
-def bare(tmp_path):
-    """The environment of a machine that has only torch, triton and numpy: other libraries cannot be imported."""
-    folder = tmp_path / "bare"
-    folder.mkdir()
-    for name in BLOCKED:
-        (folder / f"{name}.py").write_text(f"raise ImportError('{name} is not there')\n", encoding="utf-8")
-    others = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(folder), *([others] if others else [])])
-    return {**os.environ, "PYTHONPATH": path, "PYTHON": sys.executable}
-
-
-def test_smoke_run(bare, tmp_path):
-    """Every stage, on the CPU, on a machine with nothing but torch, triton and numpy."""
-    output = tmp_path / "results"
-    command = [
-        str(ROOT / "benchmarks" / "gpu" / "run"),
-        "--smoke",
-        "--output",
-        str(output),
-        "--stages",
-        ",".join(BUDGETS),
-    ]
-    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (written,) = output.glob("*-smoke.json")
-    run = json.loads(written.read_text(encoding="utf-8"))
-    assert run["smoke"] and set(run["results"]) == set(BUDGETS)
-    ends = [record for items in run["results"].values() for record in items.values()]
-    assert not any("error" in record for record in ends)
-    assert {key.split()[0] for key in run["results"]["correctness"]} == set(NAMES)
-    assert {key.split()[0] for key in run["results"]["kernels"]} == set(NAMES)
-    text = written.with_suffix(".md").read_text(encoding="utf-8")
-    assert text.startswith("# Smoke run") and "No faults." in text
-    assert "baseline / kernel" in done.stdout
-
-
-def test_a_worker_that_dies_costs_one_item(bare, tmp_path):
-    """The item is recorded, a new worker does the rest, and the run fails."""
-    (tmp_path / "bare" / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "if 'syncflow.benchmarks.gpu.child' in ' '.join(sys.orig_argv):\n"
-        "    import syncflow.benchmarks.gpu.machine as machine\n"
-        "    machine.describe = lambda run: os._exit(9)\n",
-        encoding="utf-8",
-    )
-    command = [
-        str(ROOT / "benchmarks" / "gpu" / "run"),
-        "--smoke",
-        "--output",
-        str(tmp_path / "out"),
-        "--stages",
-        "setup,roofline",
-    ]
-    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path)
-    assert done.returncode == 1, done.stdout + done.stderr
-    (written,) = (tmp_path / "out").glob("*-smoke.json")
-    results = json.loads(written.read_text(encoding="utf-8"))["results"]
-    assert "exit code 9" in results["setup"]["machine"]["error"]
-    assert results["roofline"]["roofline"]["result"]["copy"] > 0
-
-
-@pytest.mark.parametrize("arguments", [["--stages", "setup,sleep", "--smoke"], ["--smoke"]])
-def test_a_mistake_in_the_command_is_refused(bare, tmp_path, arguments):
-    command = [str(ROOT / "benchmarks" / "gpu" / "run"), *arguments]
-    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == [tmp_path / "bare"]

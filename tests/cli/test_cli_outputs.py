@@ -14,6 +14,8 @@ import pytest
 from syncflow.cli import results
 from syncflow.engine.media import probe
 
+from .interrupted_generate import check
+
 pytestmark = pytest.mark.slow
 
 GENERATE = [sys.executable, "-m", "syncflow", "generate", "a ball", "--steps", "1", "--runtime", "torch-plain"]
@@ -50,3 +52,11 @@ def test_a_signal_leaves_nothing_half_written(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 143 and b"syncflow: ended by SIGTERM" in said
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 0.5), (signal.SIGTERM, 2.5)])
+def test_a_signal_at_any_moment_leaves_nothing_half_written(
+    tmp_path: Path, number: signal.Signals, after: float
+) -> None:
+    """The bounded form of ``python tests/cli/interrupted_generate.py``."""
+    check(tmp_path / "moment", number, after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -78,6 +79,30 @@ def test_rotary_frequencies_are_kept_exact(saved, components):
     torch.testing.assert_close(loaded, dict(components.ddit.named_buffers()), rtol=0, atol=0)
 
 
+def test_values_beyond_half_precision_stay_in_single(components, tmp_path):
+    """A weight of 1e5 would be infinite in float16, and the package would be refused when it is loaded."""
+    large = dataclasses.replace(components, ddit=copy.deepcopy(components.ddit), video=copy.deepcopy(components.video))
+    weights = [large.ddit.video.x_embedder.proj.weight, next(iter(large.video.parameters()))]
+    for weight in weights:
+        weight.data.view(-1)[0] = 1e5
+    large.save(tmp_path / "model")
+    stored = load_file(tmp_path / "model" / "ddit" / DDIT_WEIGHTS)
+    assert [name for name, tensor in stored.items() if tensor.abs().max() == 1e5] == ["video.x_embedder.proj.weight"]
+    assert stored["video.x_embedder.proj.weight"].dtype == torch.float32
+    assert stored["audio.final_linear.weight"].dtype == torch.float16
+    loaded = Components.load(tmp_path / "model")
+    assert torch.equal(loaded.ddit.video.x_embedder.proj.weight, weights[0])
+    assert next(iter(loaded.video.parameters())).flatten()[0] == 1e5
+
+
+def test_weights_that_are_not_finite_are_not_saved(components, tmp_path):
+    broken = dataclasses.replace(components, ddit=copy.deepcopy(components.ddit))
+    broken.ddit.audio.final_linear.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match=r"holds NaN or infinity in audio\.final_linear\.bias"):
+        broken.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
 def test_saving_twice_replaces(components, saved, tmp_path):
     first = components.save(tmp_path / "model")
     other = dataclasses.replace(components, config=components.config.replace(name="other"))
@@ -133,7 +158,7 @@ def reseal(package):
 def test_weights_that_are_no_safetensors(package):
     (package / "ddit" / DDIT_WEIGHTS).write_bytes(b"not weights")
     reseal(package)
-    assert "does not hold this model" in refusal(package)
+    assert "model.safetensors is damaged" in refusal(package)
 
 
 def test_weights_of_another_model(package):
@@ -142,7 +167,7 @@ def test_weights_of_another_model(package):
     tensors["video.x_embedder.proj.bias"] = torch.zeros(3)
     save_file(tensors, file)
     reseal(package)
-    assert "does not hold this model" in refusal(package)
+    assert "video.x_embedder.proj.bias is (3,), it must be" in refusal(package)
 
 
 def test_weights_with_one_missing(package):
@@ -151,13 +176,13 @@ def test_weights_with_one_missing(package):
     del tensors["audio.final_linear.weight"]
     save_file(tensors, file)
     reseal(package)
-    assert "does not hold this model" in refusal(package)
+    assert "1 tensors missing ['audio.final_linear.weight']" in refusal(package)
 
 
 def test_a_model_without_weights(package):
     (package / "ddit" / DDIT_WEIGHTS).unlink()
     reseal(package)
-    assert "does not hold this model" in refusal(package)
+    assert "ddit holds no diffusion_pytorch_model.safetensors" in refusal(package)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"width": "wide"}', '{"no_such": 1}'])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,5 +193,19 @@ def test_the_cache_of_texts_has_a_limit():
     for i in range(6):
         engine.generate(f"ball number {i}", **SETTINGS)
     assert engine.conditioning_cache.size <= 2_000_000
+    few = Engine.from_pretrained(device="cpu", runtime="torch", cache_bytes=1)
+    for i in range(3):
+        few.generate(f"ball number {i}", **SETTINGS)
+    assert list(few.pipeline.texts._kept) == ["ball number 2"]
     with pytest.raises(ValueError, match="cache_bytes is -1; it must be a whole number from 0 to"):
         Engine.from_pretrained(device="cpu", cache_bytes=-1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="memory is read from /proc")
+def test_requests_of_every_kind_leave_nothing_behind():
+    """The bounded form of ``python tests/engine/soak.py``."""
+    script = Path(__file__).with_name("soak.py")
+    done = subprocess.run([sys.executable, str(script), "0.05"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "over all" in done.stdout

@@ -220,3 +220,35 @@ def test_a_size_that_changes_within_a_file_becomes_that_of_the_first_picture(tmp
     (tmp_path / "both.h264").write_bytes(data)
     found = load_clip(tmp_path / "both.h264")
     assert found.frames.shape == (10, 48, 64, 3) and {corners(frame) for frame in found.frames} == {"rgby"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "settings", "size"),
+    [
+        ("jpg", {"dpi": (72, 144)}, (128, 48)),  # dots per inch: a pixel is twice as wide as high
+        ("png", {"dpi": (72, 144)}, (128, 48)),
+        ("jpg", {"dpi": (300, 300)}, (64, 48)),
+        ("jpg", {"dpi": (72, 144), "orientation": 6}, (24, 64)),
+        ("png", {"dpi": (1, 1000)}, (64, 48)),  # nobody has such pixels
+    ],
+)
+def test_a_picture_whose_density_differs_has_square_pixels(
+    suffix: str, settings: dict[str, object], size: tuple[int, int], tmp_path: Path
+) -> None:
+    path, exif = tmp_path / f"picture.{suffix}", Image.Exif()
+    exif[0x0112] = settings.get("orientation", 1)
+    Image.fromarray(cornered()).save(path, dpi=settings["dpi"], exif=exif, quality=95)
+    found = load_picture(path).frames[0]
+    assert found.shape == (size[1], size[0], 3)
+    assert corners(found) == UPRIGHT[exif[0x0112]]
+
+
+def test_a_picture_of_ffmpeg_keeps_the_aspect_that_it_was_written_with(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    with av.open(str(path), "w", format="image2", options={"update": "1"}) as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(cornered(), format="rgb24")))
+        container.mux(stream.encode())
+    assert load_picture(path).frames[0].shape == (48, 128, 3)

@@ -147,3 +147,14 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path: Path, monkeypatch:
     with pytest.raises(ValueError, match=r"long\.mkv has too many frames of 64x48: .* GiB are read"):
         load_clip(path, fps=100)
     assert os.path.getsize(path) < 100_000
+
+
+@pytest.mark.parametrize("share", [2, 1.03])
+def test_a_stated_duration_that_ends_before_the_last_picture_hides_none(tmp_path: Path, share: float) -> None:
+    path = write_video(tmp_path / "short.mp4", [k / 25 for k in range(20)])
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdhd") + 20  # the duration of the track, in ticks of its own
+    data[at : at + 4] = round(int.from_bytes(data[at : at + 4], "big") / share).to_bytes(4, "big")
+    path.write_bytes(data)
+    assert probe(path).seconds == pytest.approx(0.8)
+    assert shown(load_clip(path)) == shown(load_clip(path, fps=25)) == list(range(20))

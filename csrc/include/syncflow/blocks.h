@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "syncflow/floats.h"
@@ -72,6 +73,8 @@ class Adaptor {
         float norm_eps;
     };
     explicit Adaptor(const Parts& parts);
+    // With keys and values that are packed already; those of the parts are not read.
+    Adaptor(const Parts& parts, PackedLinear key_value);
 
     struct Call {
         const float* features;     // (R, T, S, D)
@@ -98,7 +101,7 @@ struct Text {
         PackedLinear keys;    // folded (n M, D), or only the weight: (n, d, M in whole registers), scaled
         PackedLinear values;  // folded (D, n M), or only the weight: (M, D)
     };
-    std::vector<Prompt> prompts;
+    std::vector<std::shared_ptr<const Prompt>> prompts;
 };
 
 // A spatial or temporal block of STDiT: `table` (6, D) is its scale_shift_table.

@@ -66,7 +66,7 @@ class Backend {
 
 struct BackendOptions {
     std::string name = "native";
-    int threads = 0;  // that compute; 0: one for each core of the processor, hyper-threads not counted twice where that is known
+    int threads = 0;  // that compute; 0: one for each processor that the process may use
     bool verify = true;  // whether all files are compared with the checksums of the manifest
 };
 

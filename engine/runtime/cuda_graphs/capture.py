@@ -6,14 +6,22 @@ of any graph of the same memory pool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 import torch
 from torch.utils._pytree import tree_leaves
 
+from ..shared_lock import SharedLock
+
 T = TypeVar("T")
+
+CAPTURES = SharedLock()
+"""Held exclusively by a capture, which clears the cuBLAS workspaces of all threads; other work that may multiply
+matrices at the same time, such as decoding, holds it shared."""
 
 
 class Capture(Protocol):
@@ -39,35 +47,61 @@ def eager_capture(function: Callable[[], T], pool: Hashable) -> Callable[[], T]:
 
 
 class CudaCapture:
-    """Captures CUDA graphs, with one memory pool for each ``pool``.
+    """Captures CUDA graphs, with one memory pool and one stream for each ``pool``.
 
     A replay may overwrite the outputs of every graph that was captured before it into the same memory pool. Passes
     whose outputs are needed at the same time therefore need different pools.
+
+    cuBLAS works in memory that PyTorch keeps for each pair of handle and stream, and frees when a graph of that stream
+    is destroyed (pytorch/pytorch#193402). A graph that kept the address of such memory would share it with the graphs
+    of other pools, or outlive it. Each capture therefore begins and ends without cuBLAS workspaces, as in
+    ``torch._inductor.cudagraph_trees``: a graph takes its workspace from its own memory pool.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
-        self._pools: dict[Hashable, tuple[tuple[int, int], WeakSet[torch.cuda.CUDAGraph]]] = {}
+        self.device = device
+        self._slots: dict[Hashable, _Slot] = {}
 
     def __call__(self, function: Callable[[], T], pool: Hashable) -> Callable[[], T]:
-        current = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):  # warm-up: compiles kernels and allocates the workspaces of libraries
+        with CAPTURES.exclusive(), torch.cuda.device(self.device):
+            return self._capture(function, self._slots.setdefault(pool, _Slot(torch.cuda.Stream(self.device))))
+
+    def _capture(self, function: Callable[[], T], slot: _Slot) -> Callable[[], T]:
+        current = torch.cuda.current_stream(self.device)
+        slot.stream.wait_stream(current)
+        with _own_workspaces(), torch.cuda.stream(slot.stream):  # warm-up: compiles kernels, loads libraries
             function()
         graph = torch.cuda.CUDAGraph()
-        handle, graphs = self._pools.get(pool, (None, WeakSet[torch.cuda.CUDAGraph]()))
-        if handle is None or not graphs:  # the allocator frees a memory pool when its last graph is deleted
-            handle = torch.cuda.graph_pool_handle()
-        # "thread_local": other threads, which decode and encode, may allocate during the capture
-        options: dict[str, Any] = {"pool": handle, "stream": self._stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(graph, **options):
+        if slot.handle is None or not slot.graphs:  # the allocator frees a memory pool when its last graph is deleted
+            slot.handle = torch.cuda.graph_pool_handle()
+        # "thread_local": other threads may allocate during the capture
+        options: dict[str, Any] = {"pool": slot.handle, "stream": slot.stream, "capture_error_mode": "thread_local"}
+        with _own_workspaces(), torch.cuda.graph(graph, **options):
             outputs = function()
-        current.wait_stream(self._stream)
-        graphs.add(graph)
-        self._pools[pool] = handle, graphs
+        current.wait_stream(slot.stream)
+        slot.graphs.add(graph)
 
         def replay() -> T:
             graph.replay()
             return outputs
 
         return replay
+
+
+@dataclass(eq=False)
+class _Slot:
+    """The stream, the memory pool and the living graphs of one ``pool``."""
+
+    stream: torch.cuda.Stream
+    handle: tuple[int, int] | None = None
+    graphs: WeakSet[torch.cuda.CUDAGraph] = field(default_factory=WeakSet)
+
+
+@contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """Within: no cuBLAS workspace from before, and none of it remains afterwards."""
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()

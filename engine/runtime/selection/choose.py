@@ -20,6 +20,7 @@ import torch
 
 from ....kernels import native
 from ....kernels.launch import current_implementation
+from ...config import DDiTConfig
 from ...exports import STEP, Export, ExportLocations, Precision, VerificationResult
 from ...model import DDiT
 from ...model.denoiser import Denoiser
@@ -126,8 +127,7 @@ def choose(
     ``renew`` times it again even if its times are known. Raises ``ValueError`` for an unknown runtime or precision, an
     option that does not apply, a missing library, device or export, and a runtime that was verified as wrong.
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}")
+    _check_runtime(runtime)
     task = _task(runtime, model, locations, precision, options or TorchOptions())
     if runtime == "auto":
         exports_excluded = (options or TorchOptions()).requested
@@ -151,14 +151,39 @@ def choose_without_exports(model: DDiT, precision: str = "auto") -> RuntimeChoic
     return _default(_task("auto", model, ExportLocations(None, ""), precision, TorchOptions()))
 
 
-def compute_device(model: DDiT) -> ComputeDevice:
-    """The properties of the device on which a model is."""
-    return ComputeDevice.of(model.device)
+def in_precision(
+    runtime: str, model: DDiT, device: torch.device, precision: str, options: TorchOptions
+) -> tuple[DDiT, Precision]:
+    """``model`` in the type in which ``runtime`` computes it on ``device``, and the precision of that name.
+
+    A model in another type than its own is a copy. Graphs of a library have weights of their own. Raises ``ValueError``
+    as :func:`choose` does for an unknown runtime or precision and for an option that does not apply.
+    """
+    _check_runtime(runtime)
+    found, _ = _resolve(runtime, model.config, device, precision, options)
+    return (model if runtime in LIBRARIES else cast(model, DTYPES[found])), found
+
+
+def compute_device(device: torch.device) -> ComputeDevice:
+    """The properties of a device."""
+    return ComputeDevice.of(device)
+
+
+def _check_runtime(runtime: str) -> None:
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}")
+
+
+def _resolve(
+    runtime: str, config: DDiTConfig, device: torch.device, precision: str, options: TorchOptions
+) -> tuple[Precision, TorchOptions]:
+    one_way = config.bridge != "global_local"
+    return resolve_settings(runtime, precision, options, compute_device(device), one_way=one_way)
 
 
 def _task(runtime: str, model: DDiT, locations: ExportLocations, precision: str, options: TorchOptions) -> _Task:
-    device, one_way = compute_device(model), model.config.bridge != "global_local"
-    return _Task(model, device, locations, *resolve_settings(runtime, precision, options, device, one_way=one_way))
+    resolved = _resolve(runtime, model.config, model.device, precision, options)
+    return _Task(model, compute_device(model.device), locations, *resolved)
 
 
 def _default(task: _Task, note: str = "", others: Mapping[str, str] | None = None) -> RuntimeChoice:

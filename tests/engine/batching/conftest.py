@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -80,7 +81,7 @@ class ModelBatch:
     def step(self) -> list[int]:
         assert self.jobs, "nobody is left, and the batch should have been dropped"
         assert threading.current_thread().name == "syncflow-step"
-        self.model.stepping(self)
+        self.model.before_step(self)
         if any(job.ask.bad == "step" for job in self.jobs):
             raise ArithmeticError("a bad request")
         for one in self.latents:
@@ -103,16 +104,23 @@ class Model:
         self.gate.set()
         self.stepping_now = threading.Event()
         self.on_step: Callable[[ModelBatch], None] = lambda batch: None
+        self.started: list[str] = []
         self.made: list[str] = []
         self.encoded: list[int] = []
         self.stepped: list[tuple[str, tuple[int, ...]]] = []
         self.most = 0
 
-    def stepping(self, batch: ModelBatch) -> None:
+    def before_step(self, batch: ModelBatch) -> None:
         self.stepping_now.set()
         assert self.gate.wait(30)
         self.stepped.append((batch.shape, tuple(job.ask.seed for job in batch.jobs)))
         self.on_step(batch)
+
+    def start_thread(self) -> None:
+        self.started.append(threading.current_thread().name)
+
+    def stepping(self) -> nullcontext[None]:
+        return nullcontext()
 
     def shape(self, ask: Ask) -> str:
         return ask.shape

@@ -115,6 +115,7 @@ def test_nothing_of_a_finished_request_is_kept(start, model, ask, bad):
 def test_a_program_that_forgets_to_close_ends_all_the_same():
     program = """
 import time
+from contextlib import nullcontext
 from syncflow.engine.batching import Batcher
 
 class Batch:
@@ -124,6 +125,8 @@ class Batch:
     def progress(self, place): return 0, 1
 
 class Backend:
+    def start_thread(self): pass
+    def stepping(self): return nullcontext()
     def shape(self, request): return 0
     def memory(self, request): return 0
     def encode(self, request): return request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,13 @@ class Stream:
     def wait_stream(self, other: Stream) -> None:
         self.wait_event(other.record_event())
 
+    def synchronize(self) -> None:
+        """The host waits; what it gives to any stream after that comes after all of this one."""
+        HOST.wait_event(self.record_event())
+
+
+HOST = Stream("host")
+
 
 @dataclass
 class Memory:
@@ -48,12 +56,14 @@ class Memory:
     home: str
     write: tuple[str, int]
     reads: list[tuple[str, int]] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
 
 
 class Races(TorchDispatchMode):
     """Follows every operation on the fake streams; ``found`` says what was not in order.
 
-    Memory that is let go belongs to the stream that it was made on, which may use it again at its next allocation.
+    Memory that is let go belongs to the stream that it was made on, which may use it again at its next allocation;
+    ``hold`` stands for ``Tensor.record_stream``, after which that waits for another stream.
     """
 
     def __init__(self) -> None:
@@ -61,9 +71,10 @@ class Races(TorchDispatchMode):
         self.main, self.side = Stream("main"), Stream("side")
         self.current = self.main
         self.found: list[str] = []
-        self.operations = {"main": 0, "side": 0}
+        self.operations: Counter[str] = Counter()
         self._memory: dict[int, Memory] = {}
-        self._freed: dict[str, list[Memory]] = {"main": [], "side": []}
+        self._freed: defaultdict[str, list[Memory]] = defaultdict(list)
+        HOST.clock.clear()
 
     @contextmanager
     def on(self, stream: Stream) -> Iterator[None]:
@@ -72,6 +83,11 @@ class Races(TorchDispatchMode):
             yield
         finally:
             self.current = before
+
+    def hold(self, tensor: Tensor, stream: Stream) -> None:
+        memory = self._memory.get(tensor.untyped_storage()._cdata)
+        if memory is not None:
+            memory.held.add(stream.name)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -108,7 +124,8 @@ class Races(TorchDispatchMode):
     def _made(self, tensor: Tensor, now: tuple[str, int], what: str) -> None:
         for memory in self._freed[now[0]]:
             for access in (memory.write, *memory.reads):
-                self._check(access, what, "may take memory that is still in use")
+                if access[0] not in memory.held:
+                    self._check(access, what, "may take memory that is still in use")
         self._freed[now[0]] = []
         self._add(tensor, now)
 
@@ -124,7 +141,7 @@ class Races(TorchDispatchMode):
 
     def _check(self, access: tuple[str, int], what: str, fault: str) -> None:
         name, at = access
-        if self.current.clock.get(name, 0) < at:
+        if max(self.current.clock.get(name, 0), HOST.clock.get(name, 0)) < at:
             self.found.append(f"{what} on the {self.current.name} stream {fault} on the {name} stream")
 
 
@@ -133,6 +150,7 @@ def races(patch: pytest.MonkeyPatch) -> Races:
     witness = Races()
     patch.setattr(torch.cuda, "current_stream", lambda device=None: witness.current)
     patch.setattr(torch.cuda, "stream", witness.on)
+    patch.setattr(Tensor, "record_stream", lambda tensor, stream: witness.hold(tensor, stream))
     return witness
 
 

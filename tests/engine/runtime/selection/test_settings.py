@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from functools import partial
 
 import pytest
+import torch
 
 from syncflow.engine.components import Components
 from syncflow.engine.engine import Engine, bundled_model
@@ -99,7 +102,7 @@ def test_an_option_that_does_not_apply_is_refused(runtime, precision, options, d
 @pytest.fixture
 def gpu(monkeypatch):
     """Describes an H100 where there is a CPU, with tapes as CUDA graphs."""
-    monkeypatch.setattr(choose_module, "compute_device", lambda model: H100)
+    monkeypatch.setattr(choose_module, "compute_device", lambda device: H100)
     graphs = partial(CudaGraphDenoiser, capture=TapeCapture())
     monkeypatch.setattr(pytorch, "CudaGraphDenoiser", graphs)
 
@@ -145,6 +148,26 @@ def test_an_engine_passes_its_settings_on(gpu):
     assert engine.describe()["captured_graphs"] > 0
     eager = Engine(components, runtime="torch", cuda_graphs=False, overlap=False).describe()
     assert not any(eager[name] for name in ("cuda_graphs", "overlap", "fp8", "compile"))
+
+
+@pytest.mark.parametrize("runtime", ["auto", "torch", "compiled", "torch-plain"])
+def test_weights_in_another_type_are_let_go(gpu, runtime):
+    """Of a model in half precision no float32 weights stay beside it."""
+    components = Components.load(bundled_model())
+    weights = [weakref.ref(parameter) for parameter in components.ddit.parameters()]
+    bytes_before = sum(parameter.nbytes for parameter in components.ddit.parameters())
+    engine = Engine(components, runtime=runtime, precision="auto")
+    del components
+    gc.collect()
+    assert not any(weight() is not None for weight in weights)
+    assert {parameter.dtype for parameter in engine.components.ddit.parameters()} == {torch.bfloat16}
+    assert sum(parameter.nbytes for parameter in engine.components.ddit.parameters()) == bytes_before // 2
+    assert engine.denoiser.null_text is engine.components.ddit.null_text
+
+
+def test_an_engine_in_the_type_of_its_model_makes_no_copy():
+    components = Components.load(bundled_model())
+    assert Engine(components, precision="float32").components.ddit is components.ddit
 
 
 def test_an_engine_on_a_cpu_refuses_what_needs_a_gpu():

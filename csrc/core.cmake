@@ -1,0 +1,32 @@
+# The engine's sources: what is compiled once, and what is compiled once per instruction level.
+set(SYNCFLOW_CORE_SOURCES
+  csrc/src/codecs/audio_vae.cpp
+  csrc/src/codecs/convolution.cpp
+  csrc/src/codecs/text_encoder.cpp
+  csrc/src/codecs/video_vae.cpp
+  csrc/src/engine/conform.cpp
+  csrc/src/engine/known_media.cpp
+  csrc/src/engine/native_backend.cpp
+  csrc/src/engine/task.cpp
+  csrc/src/model/audio_tower.cpp
+  csrc/src/model/ddit.cpp
+  csrc/src/model/layers.cpp
+  csrc/src/model/shape_tables.cpp
+  csrc/src/model/video_tower.cpp
+  csrc/src/package/json.cpp
+  csrc/src/package/mapped_file.cpp
+  csrc/src/package/model_config.cpp
+  csrc/src/package/package.cpp
+  csrc/src/package/safetensors.cpp
+  csrc/src/package/settings.cpp
+  csrc/src/package/sha256.cpp
+  csrc/src/sampling/batch.cpp
+  csrc/src/sampling/guidance.cpp
+  csrc/src/sampling/job.cpp
+  csrc/src/sampling/one_way.cpp
+  csrc/src/sampling/schedule.cpp
+  csrc/src/sampling/step_plan.cpp)
+set(SYNCFLOW_LEVEL_SOURCES
+  csrc/src/block_kernels.cpp
+  csrc/src/codecs/codec_kernels.cpp
+  csrc/src/layer_kernels.cpp)
