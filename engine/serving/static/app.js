@@ -66,7 +66,7 @@ function gone() {
 
 function showProgress(data) {
   find("progress").value = data.progress;
-  if (shown.status !== data.status) {
+  if (shown && shown.status !== data.status) {
     shown.status = data.status;
     refresh(shown);
   }

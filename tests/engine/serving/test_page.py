@@ -57,7 +57,7 @@ class Page:
     def text(self, selector: str) -> str:
         return self.find(selector).text
 
-    def wait(self, condition, seconds: float = 90) -> None:
+    def wait(self, condition, seconds: float = 180) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, self.browser.get_log("browser")

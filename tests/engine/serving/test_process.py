@@ -1,4 +1,4 @@
-"""The server in a process of its own: SIGTERM, SIGKILL, and what the command refuses."""
+"""The server in a process of its own: SIGTERM and SIGKILL."""
 
 from __future__ import annotations
 
@@ -44,23 +44,3 @@ def test_killed_at_random_moments_it_loses_doubles_and_halves_no_job():
     assert finished.returncode == 0, finished.stderr[-3000:] + finished.stdout
     found = json.loads(finished.stdout)
     assert (found["lost"], found["doubled"], found["half-written"]) == (0, 0, 0) and found["kills"] == 3
-
-
-def _run(*options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "syncflow", "serve", *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_the_command_refuses_in_a_sentence(tmp_path, monkeypatch):
-    refused = _run("--host", "0.0.0.0", "--data", tmp_path)
-    assert refused.returncode == 2 and refused.stderr.startswith("syncflow: everybody who reaches 0.0.0.0")
-    assert refused.stderr.count("\n") == 1
-    (tmp_path / "file").write_text("")
-    for options, message in (
-        (("--port", 99999), "port is 99999"),
-        (("--new-key", "alice"), "give --keys FILE"),
-        (("--queue", 0, "--data", tmp_path), "queue is 0"),
-        (("--max-seconds", 100, "--data", tmp_path), "seconds is 100"),
-    ):
-        refused = _run(*options)
-        assert refused.returncode == 2 and message in refused.stderr and refused.stderr.count("\n") == 1
