@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from .. import __version__
-from . import batch, bench, data, evaluate, export, generate, inspect, retake, serve, train, verify
+from . import batch, bench, data, evaluate, export, generate, import_, inspect, retake, serve, train, verify
 
 # Wrong arguments, of the click that typer brings or imports.
 CommandError: Any = next(kind for kind in typer.BadParameter.mro() if kind.__name__ == "ClickException")
@@ -56,6 +56,7 @@ app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
+app.command("import")(import_.import_)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 

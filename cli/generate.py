@@ -108,6 +108,10 @@ def generate(
         float | None,
         typer.Option(help="Lead of the video's flow time, 0 (shared time) to 1 (video first); default: the model's."),
     ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="Adapter (LoRA) in peft's format, a folder or FOLDER=WEIGHT; repeatable; default: none."),
+    ] = None,
     keep_latents: results.KeepLatents = False,
     plan: Annotated[
         bool,
@@ -127,6 +131,7 @@ def generate(
     """Generate a short video and its audio from a prompt."""
     watch = results.Stopwatch()
     width, height = options.size(size)
+    adapters = [_adapter(one) for one in adapter or []]
 
     from ..engine.types import Request
 
@@ -155,6 +160,7 @@ def generate(
         sound_only=sound_only,
         audio_seed=audio_seed,
         takes=takes,
+        adapters={str(number): weight for number, (_, weight) in enumerate(adapters)} or None,
     )
     if plan:
         from ..engine.cost.request import request_cost
@@ -182,9 +188,22 @@ def generate(
         fp8=fp8,
         autotune=autotune,
     )
+    for number, (path, _) in enumerate(adapters):
+        engine.load_adapter(path, str(number))
     watch.model_loaded()
     clips = engine.generate([request], progress=not json)
     results.write(clips, paths, watch, keep_latents=keep_latents, json=json)
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """``FOLDER`` or ``FOLDER=WEIGHT`` -> the folder and the weight, by default 1."""
+    path, equals, weight = text.rpartition("=")
+    if not equals:
+        return text, 1.0
+    try:
+        return path, float(weight)
+    except ValueError:
+        raise ValueError(f"the weight of the adapter {path} is {weight!r}; it must be a number") from None
 
 
 def _configuration(model: Path | None) -> ModelConfig:

@@ -34,6 +34,13 @@ def train(
         ),
     ] = None,
     compile: Annotated[bool | None, typer.Option(help="Compile the training step; default: the recipe's.")] = None,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            help="Rank of an adapter (LoRA) of the video tower to train in place of the weights, 1 to 4096; needs "
+            "--stage video or joint; default: none."
+        ),
+    ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE, any other setting of the stage; repeatable.")
     ] = None,
@@ -55,6 +62,7 @@ def train(
         "precision": precision,
         "optimal_transport": optimal_transport,
         "compile": compile,
+        "lora": lora,
         **_settings(setting or []),
     }
     changes = {name: value for name, value in given.items() if value is not None}

@@ -72,6 +72,7 @@ class Components:
             "ddit.text_tokens": (self.text.max_tokens, ddit.text_tokens),
             "ddit.patch": (ddit.patch, sequence.patch),
             "sequence.time_factor": (video.strides.time, sequence.time_factor),
+            "sequence.chunk_frames": (video.chunk_frames, sequence.chunk_frames),
             "sequence.space_factor": (video.strides.space, sequence.space_factor),
             "sequence.audio_hop": (audio.hop, sequence.audio_hop),
             "sequence.sample_rate": (audio.sample_rate, sequence.sample_rate),

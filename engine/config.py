@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
+
 from .types import CHECKS
-from .validation import number, number_between, refuse, text, whole_between
+from .validation import number, number_between, refuse, text, truth, whole_between
 
 AdaptorTokens = Literal["all", "frame", "none"]
-Bridge = Literal["adaptor", "audio_rope", "global_local"]
+Bridge = Literal["adaptor", "audio_rope", "global_local", "none"]
 
 MAX_SECONDS = 60.0
 MAX_SIDE = 2048
@@ -101,7 +103,10 @@ class SequenceConfig(Config):
     """How long, how large and how fine a clip is; every length derives from here.
 
     ``seconds`` and sizes are in output units (seconds, pixels); ``*_factor`` and ``audio_hop`` are the strides of the
-    codecs. Raises ``ValueError`` for a size or duration that the factors cannot carry.
+    codecs. ``chunk_frames``: frames that the video codec codes at a time, each chunk padded in front by itself; 0 is
+    the whole clip. ``any_size`` allows sizes that are not of whole patches: latents are those of whole ``space_factor``
+    squares, and the frames made of them as much smaller. Raises ``ValueError`` for a size or duration that the factors
+    cannot carry.
     """
 
     seconds: float = 2.0
@@ -113,8 +118,11 @@ class SequenceConfig(Config):
     space_factor: int = 8
     patch: int = 2
     audio_hop: int = 960
+    chunk_frames: int = 0
+    any_size: bool = False
 
     def __post_init__(self) -> None:
+        whole_between("chunk_frames", self.chunk_frames, 0, 1024)
         for name, most in MOST_OF_SEQUENCE.items():
             whole_between(name, getattr(self, name), 1, most)
         if not math.isfinite(self.seconds) or not 0 < self.seconds <= MAX_SECONDS:
@@ -126,8 +134,9 @@ class SequenceConfig(Config):
             )
         step = self.space_factor * self.patch
         for name, side in (("width", self.width), ("height", self.height)):
-            if side % step or not step <= side <= MAX_SIDE:
-                raise ValueError(f"{name} is {side}; it must be a multiple of {step} from {step} to {MAX_SIDE}")
+            if (side % step and not self.any_size) or not step <= side <= MAX_SIDE:
+                multiple = "" if self.any_size else f"a multiple of {step} "
+                raise ValueError(f"{name} is {side}; it must be {multiple}from {step} to {MAX_SIDE}")
 
     @property
     def frames(self) -> int:
@@ -137,18 +146,28 @@ class SequenceConfig(Config):
     @property
     def latent_frames(self) -> int:
         """T, latent frames."""
-        return -(-self.frames // self.time_factor)
+        chunks, rest = divmod(self.frames, self.chunk_frames) if self.chunk_frames else (0, self.frames)
+        return chunks * -(-self.chunk_frames // self.time_factor) - (-rest // self.time_factor)
+
+    @property
+    def latent_ends(self) -> tuple[int, ...]:
+        """For each latent frame, the number of frames of the clip up to its end (T of them)."""
+        chunk = self.chunk_frames or self.frames
+        ends: list[int] = []
+        for start in range(0, self.frames, chunk):
+            end = min(start + chunk, self.frames)
+            ends += range(end, start, -self.time_factor)[::-1]
+        return tuple(ends)
 
     @property
     def padding(self) -> int:
-        """Frames that the video codec pads in front, so that its time stride divides their number."""
-        return self.latent_frames * self.time_factor - self.frames
+        """Frames that the video codec pads in front of the last chunk, so that its time stride divides their number."""
+        return -(self.frames % self.chunk_frames if self.chunk_frames else self.frames) % self.time_factor
 
     @property
     def frame_times(self) -> tuple[float, ...]:
         """The middle of each latent frame, in seconds from the start of the clip (T of them)."""
-        middles = (self.time_factor * (frame + 0.5) - self.padding for frame in range(self.latent_frames))
-        return tuple(middle / self.fps for middle in middles)
+        return tuple((end - self.time_factor / 2) / self.fps for end in self.latent_ends)
 
     @property
     def latent_height(self) -> int:
@@ -162,8 +181,19 @@ class SequenceConfig(Config):
 
     @property
     def spatial_tokens(self) -> int:
-        """S, tokens of one latent frame."""
-        return (self.latent_height // self.patch) * (self.latent_width // self.patch)
+        """S, tokens of one latent frame; a patch at the right or lower edge may reach beyond it."""
+        return -(-self.latent_height // self.patch) * -(-self.latent_width // self.patch)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Width and height of the frames that the latents decode to, in pixels."""
+        return self.latent_width * self.space_factor, self.latent_height * self.space_factor
+
+    @property
+    def whole_patches(self) -> bool:
+        """Whether the tokens cover the clip's size exactly."""
+        step = self.space_factor * self.patch
+        return not (self.width % step or self.height % step)
 
     @property
     def samples(self) -> int:
@@ -196,7 +226,8 @@ class DDiTConfig(Config):
 
     ``bridge``: what crosses between the towers (``docs/method.md`` section 3): ``adaptor``, the audio reads the video
     (SyncFlow); ``audio_rope``, the video reads the audio, from layer ``first_block`` on (Syncphony); ``global_local``,
-    each reads the other (Harmony). The last two see ``window`` latent frames to either side.
+    each reads the other (Harmony). The last two see ``window`` latent frames to either side. ``none``: the video tower
+    alone, a model without sound (Open-Sora).
     """
 
     width: int = 1152
@@ -255,12 +286,17 @@ class DDiTConfig(Config):
     @property
     def audio_reads_video(self) -> bool:
         """Whether the audio tower's velocity depends on the video."""
-        return self.bridge != "audio_rope"
+        return self.bridge in ("adaptor", "global_local")
 
     @property
     def video_reads_audio(self) -> bool:
         """Whether the video tower's velocity depends on the audio."""
-        return self.bridge != "adaptor"
+        return self.bridge in ("audio_rope", "global_local")
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is an audio tower."""
+        return self.bridge != "none"
 
 
 @dataclass(frozen=True)
@@ -269,7 +305,7 @@ class SamplingConfig(Config):
 
     ``shift`` bends the time grid towards noise (1 = off); ``video_lead`` in [0, 1] lets the video's time run ahead of
     the audio's (0 = shared time, 1 = the video is finished first). ``sync_guidance`` 0, ``sync_cfg_audio`` 1 and
-    ``sync_cfg_video`` 1 are off.
+    ``sync_cfg_video`` 1 are off. ``size_shift`` multiplies ``shift`` by :func:`shift_of_size` of the clip.
     """
 
     steps: int = 50
@@ -279,10 +315,27 @@ class SamplingConfig(Config):
     sync_guidance: float = 0.0
     sync_cfg_audio: float = 1.0
     sync_cfg_video: float = 1.0
+    size_shift: bool = False
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            CHECKS[f.name](f.name, getattr(self, f.name))
+            CHECKS.get(f.name, truth)(f.name, getattr(self, f.name))
+
+    def shift_for(self, sequence: SequenceConfig) -> float:
+        """The shift of the time grid of a clip for which none is asked."""
+        return self.shift * shift_of_size(sequence) if self.size_shift else self.shift
+
+
+def shift_of_size(sequence: SequenceConfig) -> float:
+    """Open-Sora 1.2's shift of a clip: sqrt(height * width) / 512 * sqrt(T'), T' the latent frames of its whole chunks.
+
+    A clip shorter than a chunk counts all its latent frames, where Open-Sora's formula gives 0. Rounded as there, to
+    single precision after each square root.
+    """
+    whole = sequence.frames // (sequence.chunk_frames or 17) * 5
+    frames = 1 if sequence.frames == 1 else whole or sequence.latent_frames
+    space, time = (np.sqrt(np.float32(value)) for value in (sequence.height * sequence.width / 512**2, frames))
+    return float(space * time)
 
 
 @dataclass(frozen=True)
@@ -307,3 +360,5 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         text("name", self.name)
+        if self.sequence.any_size and self.ddit.has_audio:
+            raise ValueError("any_size is true; it must be false in a model with an audio tower")

@@ -14,14 +14,17 @@ from typing import Any, Self, overload
 
 import torch
 
+from .adapters import Adapters
 from .backend import ModelBackend
 from .batching import Batcher, Handle, Limits, OnStep, Policy
 from .components import Components
 from .config import SequenceConfig
 from .cost.memory import MemoryEstimator
 from .exports import ExportLocations
+from .model import DDiT
 from .pipeline import Pipeline, PreparedRequest
 from .runtime.float32 import float32_products, set_float32_products
+from .runtime.pytorch import PlainTorchDenoiser
 from .runtime.selection.choose import choose, in_precision
 from .runtime.selection.settings import TorchOptions
 from .runtime.selection.timing import Workload
@@ -213,6 +216,41 @@ class Engine:
         """The queue and the threads behind :meth:`submit`; they start with the first request."""
         found: Batcher[PreparedRequest, Job, Latents, list[Clip]] = Batcher(self.backend, self.limits, self.policy)
         weakref.finalize(self, found.abandon).atexit = False
+        return found
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that requests may use."""
+        return tuple(self._adapters.loaded) if "_adapters" in vars(self) else ()
+
+    def load_adapter(self, folder: str | Path, name: str | None = None) -> str:
+        """Load a LoRA adapter in peft's format for ``Request(adapters=…)``. -> its name, by default its folder's.
+
+        Raises ``ValueError`` for a folder of another kind, unknown tensors, a name in use, and a runtime that has no
+        adapters.
+        """
+        return self._adapters.load(file_path("folder", folder, "the folder of an adapter"), name)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises ``ValueError`` for a name that is not loaded."""
+        self._adapters.unload(name)
+        self.conditioning_cache.clear()
+
+    def merge_adapter(self, name: str, weight: float = 1.0) -> None:
+        """Add an adapter to the weights for good, for all requests, and forget it. Raises as :meth:`unload_adapter`."""
+        self._adapters.merge(name, weight)
+        self.conditioning_cache.clear()
+
+    @cached_property
+    def _adapters(self) -> Adapters:
+        model = self.denoiser.model if isinstance(self.denoiser, PlainTorchDenoiser) else self.denoiser
+        if type(model) is not DDiT:
+            raise ValueError(
+                f"adapters need the runtime torch or torch-plain without CUDA graphs; this engine has "
+                f"{self.chosen.runtime}"
+            )
+        found = Adapters(model)
+        self.conditioning_cache.adapters, self.pipeline.check_adapters = found, found.check
         return found
 
     @property

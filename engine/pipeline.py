@@ -8,7 +8,7 @@ anything is computed. ``encode`` and ``decode`` run the text encoder and the cod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from .types import MAX_SEED, VIDEO_FIELDS, Clip, Latents, Request
 # Fields of a request: those for which the model has a default, and those that are off by default.
 MODEL_DEFAULTS = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")
 GUIDANCE_FIELDS = ("negative_prompt", "guidance_interval", "guidance_rescale", "branch_interval")
-OPTIONAL_FIELDS = (*GUIDANCE_FIELDS, "strength")
+OPTIONAL_FIELDS = (*GUIDANCE_FIELDS, "strength", "adapters")
 # Fields of a retake that default to those of the clip.
 RETAKE_FIELDS = ("seed", "audio_seed", *MODEL_DEFAULTS, *GUIDANCE_FIELDS)
 
@@ -91,6 +91,7 @@ class Pipeline:
 
     def __init__(self, components: Components, device: torch.device, cache_bytes: int = CAPACITY) -> None:
         self.components, self.config, self.device = components, components.config, device
+        self.check_adapters: Callable[[Iterable[str]], None] = _no_adapters
         self.texts: TensorCache[Text] = TensorCache(lambda text: [text.states], cache_bytes)
 
     def prepare(self, request: Request) -> PreparedRequest:
@@ -99,6 +100,8 @@ class Pipeline:
         Raises ``ValueError`` for what the model cannot do and for media that cannot be read.
         """
         plan = self.plan(request)
+        if request.adapters:
+            self.check_adapters(request.adapters)
         media, sequence = read_media(request, self.config.sequence)
         return PreparedRequest(request, sequence, plan, media, read_reference(request, self.config.sequence))
 
@@ -116,7 +119,7 @@ class Pipeline:
         return Job(
             sequence,
             request.seed,
-            self._schedule(request, video),
+            self._schedule(request, sequence, video),
             plan,
             text=self._encode_text(request.prompt) if request.prompt.strip() else None,
             negative=None if request.negative_prompt is None else self._encode_text(request.negative_prompt),
@@ -125,6 +128,7 @@ class Pipeline:
             silence=self._silence(sequence) if any(branch.muted for branch in plan.branches) else None,
             takes=prepared.audio_seeds,
             reference=None if prepared.reference is None else encode_waveform(prepared.reference, parts, self.device),
+            adapters=tuple((request.adapters or {}).items()),
         )
 
     def plan(self, request: Request) -> GuidancePlan:
@@ -152,19 +156,24 @@ class Pipeline:
                 "a model with the bridge global_local",
             ),
             "more than one take": (
-                request.takes > 1 and model.video_reads_audio,
-                "a model whose video does not read the audio",
+                request.takes > 1 and (model.video_reads_audio or not model.has_audio),
+                "a model with an audio tower whose video does not read the audio",
+            ),
+            "sync_guidance": (
+                default(request.sync_guidance, sampling.sync_guidance) != 0 and not model.has_audio,
+                "a model with an audio tower",
             ),
         }
         for name, (asked, needed) in needs.items():
             if asked:
-                raise ValueError(f"{name} needs {needed}; this one has {model.bridge}")
+                bridge = model.bridge if model.has_audio else "no audio tower"
+                raise ValueError(f"{name} needs {needed}; this one has {bridge}")
         if request.sound_only and not model.audio_text:
             raise ValueError("a sound without a video needs a model whose audio reads the text (audio_text)")
         directions = []
         if request.prompt.strip():
             directions.append(text_guidance(default(request.guidance, sampling.guidance)))
-        if not request.sound_only:
+        if not request.sound_only and model.has_audio:
             directions.append(sync_guidance(default(request.sync_guidance, sampling.sync_guidance)))
             directions += [sync_cfg_audio(of_audio), sync_cfg_video(of_video)]
         plan = combine(
@@ -205,7 +214,8 @@ class Pipeline:
         request, sequence, media, task = prepared.request, prepared.sequence, prepared.media, prepared.task
         video_latents: np.ndarray | None = None
         if task == "text-to-audio":
-            frames = np.zeros((0, sequence.height, sequence.width, 3), np.uint8)
+            width, height = sequence.frame_size
+            frames = np.zeros((0, height, width, 3), np.uint8)
         else:
             video_latents = _finite(latents.video[0])
             if media is not None and task == "video-to-audio":
@@ -222,11 +232,13 @@ class Pipeline:
             shown = frames
             if media is not None and task == "continuation":
                 shown, waveform = restore_known(media, sequence, frames, waveform)
-            provenance = self._provenance(request, seed)
+            provenance = self._provenance(request, sequence, seed)
             clips.append(Clip(shown, waveform, sequence.fps, sequence.sample_rate, provenance, video_latents))
         return clips
 
-    def _provenance(self, request: Request, audio_seed: int) -> dict[str, object]:
+    def _provenance(self, request: Request, sequence: SequenceConfig, audio_seed: int) -> dict[str, object]:
+        sampling, task = self.config.sampling, task_of(request)
+        defaults = {name: getattr(sampling, name) for name in MODEL_DEFAULTS} | {"shift": sampling.shift_for(sequence)}
         optional = {name: value for name in OPTIONAL_FIELDS if (value := getattr(request, name)) is not None}
         if audio_seed != request.seed:
             optional["audio_seed"] = audio_seed
@@ -234,20 +246,23 @@ class Pipeline:
         return {
             "prompt": request.prompt,
             "seed": request.seed,
-            **{name: default(getattr(request, name), getattr(self.config.sampling, name)) for name in with_default},
+            **{name: default(getattr(request, name), defaults[name]) for name in with_default},
             **optional,
-            "task": task_of(request),
+            "task": task if self.config.ddit.has_audio else task.replace("-to-audio-video", "-to-video"),
             "model": self.config.name,
             "model_hash": self.components.digest,
         }
 
-    def _schedule(self, request: Request, video: Known | None) -> Schedule:
+    def _schedule(self, request: Request, sequence: SequenceConfig, video: Known | None) -> Schedule:
         sampling, task = self.config.sampling, task_of(request)
         times = schedule(
             default(request.steps, sampling.steps),
-            shift=default(request.shift, sampling.shift),
+            shift=default(request.shift, sampling.shift_for(sequence)),
             lead=default(request.video_lead, sampling.video_lead),
+            single=sampling.size_shift,
         )
+        if not self.config.ddit.has_audio:
+            times = times.without_audio()
         if task == "video-to-audio":
             return times.known_video()
         if task == "audio-to-video":
@@ -265,6 +280,11 @@ class Pipeline:
             return Text(states[0], int(mask.sum()), key=prompt)
 
         return self.texts.get(prompt, compute)
+
+
+def _no_adapters(names: Iterable[str]) -> None:
+    """Refuse the adapters of a request where none are loaded."""
+    raise ValueError(f"there is no adapter {', '.join(map(repr, names))}; loaded are none")
 
 
 def _finite(values: torch.Tensor) -> np.ndarray:

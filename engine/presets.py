@@ -11,9 +11,20 @@ SYNCFLOW_XL = ModelConfig(
     sequence=SequenceConfig(),
     ddit=DDiTConfig(),
     sampling=SamplingConfig(),
-    video_vae=CodecConfig("VideoAutoencoderPipeline"),
+    video_vae=CodecConfig("VideoAutoencoderPipeline", {"micro_frame_size": None}),
     audio_vae=CodecConfig("AudioCodec"),
     text_encoder=CodecConfig("T5EncoderModel", {"d_model": 4096, "num_layers": 24, "num_heads": 64, "d_ff": 10240}),
+)
+
+# Open-Sora 1.2: video without sound; its 240p clip of 2 s in 16:9 (configs/opensora-v1-2/inference/sample.py).
+OPEN_SORA = ModelConfig(
+    name="open-sora-1.2",
+    sequence=SequenceConfig(seconds=51 / 24, width=426, height=240, fps=24, chunk_frames=17, any_size=True),
+    ddit=DDiTConfig(bridge="none", audio_channels=1, latent_fps=6.0),
+    sampling=SamplingConfig(steps=30, guidance=7.0, size_shift=True),
+    video_vae=CodecConfig("VideoAutoencoderPipeline", {"micro_frame_size": 17}),
+    audio_vae=CodecConfig("NoAudioCodec", {"sampling_rate": 48_000, "hop": 960, "latent_channels": 1}),
+    text_encoder=SYNCFLOW_XL.text_encoder,
 )
 
 SYNCFLOW_TINY = ModelConfig(
@@ -71,12 +82,12 @@ HARMONY_TINY = dataclasses.replace(
 
 PRESETS = {
     config.name: config
-    for config in (SYNCFLOW_XL, SYNCFLOW_TINY, SYNCPHONY_XL, SYNCPHONY_TINY, HARMONY_XL, HARMONY_TINY)
+    for config in (SYNCFLOW_XL, SYNCFLOW_TINY, SYNCPHONY_XL, SYNCPHONY_TINY, HARMONY_XL, HARMONY_TINY, OPEN_SORA)
 }
 
 
 def preset(name: str) -> ModelConfig:
-    """A named configuration: ``syncflow``, ``syncphony`` or ``harmony``, each ``-xl`` or ``-tiny``.
+    """A named configuration: ``syncflow``, ``syncphony`` or ``harmony``, each ``-xl`` or ``-tiny``; ``open-sora-1.2``.
 
     Raises ``ValueError`` for another name.
     """

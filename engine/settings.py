@@ -38,6 +38,20 @@ ALIASES = {
 }
 
 
+def seeded(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings with the first seed of a ``generator`` of PyTorch, as diffusers takes one, as the ``seed``.
+
+    The noise is that of the seed here, not that of PyTorch. Raises ``ValueError`` for both at once.
+    """
+    generator: Any = settings.get("generator")
+    if not hasattr(generator, "initial_seed"):
+        return settings
+    if "seed" in settings:
+        raise ValueError("seed and generator are given; a request has one of them")
+    rest = {name: value for name, value in settings.items() if name != "generator"}
+    return {**rest, "seed": generator.initial_seed()}
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse what is no setting of a request, with the nearest that is. Raises ``ValueError``."""
     check_names(list(settings), SETTINGS, ALIASES, "a request")
@@ -48,6 +62,7 @@ def make_request(request: object, settings: Mapping[str, Any], place: str = "the
 
     Raises ``ValueError`` for anything else and for unknown settings.
     """
+    settings = seeded(settings)
     check_settings(settings)
     if isinstance(request, Request):
         if settings:
@@ -67,6 +82,7 @@ def make_requests(requests: object, settings: Mapping[str, Any]) -> list[Request
 
     Raises ``ValueError`` as :func:`make_request`, and for none.
     """
+    settings = seeded(settings)
     if isinstance(requests, (str, bytes, Request, Mapping)) or not isinstance(requests, Iterable):
         return [make_request(requests, settings)]
     several = list(requests)

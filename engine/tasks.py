@@ -104,25 +104,27 @@ def known_latents(
     video = _encode_frames(media, sequence, components, device)
     if media.task == "video-to-audio":
         return Known(video), None
+    clean = not components.config.ddit.has_audio  # Open-Sora is trained with known frames at time 1
     if media.task == "image-to-audio-video":
-        return Known(video, torch.arange(sequence.latent_frames) < 1), None
+        return Known(video, torch.arange(sequence.latent_frames) < 1, clean), None
     audio = encode_waveform(media.clip.waveform, components, device)
     if media.task == "variation":
         start = 1 - default(strength, 1.0)
         return Known(video, start=start), Known(audio, start=start)
     frames, tokens = known_lengths(media, sequence)
     if frames < 1:
-        least = (sequence.time_factor - sequence.padding) / sequence.fps
+        least = sequence.latent_ends[0] / sequence.fps
         raise ValueError(f"the clip to continue has {media.seconds:g} s; it must have at least {least:g} s")
     return (
-        Known(video, torch.arange(sequence.latent_frames) < frames),
+        Known(video, torch.arange(sequence.latent_frames) < frames, clean),
         Known(audio, torch.arange(sequence.audio_tokens) < tokens),
     )
 
 
 def known_lengths(media: KnownMedia, sequence: SequenceConfig) -> tuple[int, int]:
-    """Latent frames, the first of which holds the padding, and audio tokens that the known seconds fill completely."""
-    frames = (int(media.seconds * sequence.fps + 1e-6) + sequence.padding) // sequence.time_factor
+    """Latent frames, whose padding counts as known, and audio tokens that the known seconds fill completely."""
+    known = int(media.seconds * sequence.fps + 1e-6)
+    frames = sum(end <= known for end in sequence.latent_ends)
     return frames, int(media.seconds * sequence.sample_rate + 1e-6) // sequence.audio_hop
 
 
@@ -134,9 +136,12 @@ def restore_known(
     The known sound is cross-faded into the sampled one.
     """
     latent_frames, tokens = known_lengths(media, sequence)
-    known, end = latent_frames * sequence.time_factor - sequence.padding, tokens * sequence.audio_hop
+    known, end = sequence.latent_ends[latent_frames - 1], tokens * sequence.audio_hop
+    height, width = frames.shape[1:3]
+    frames = np.concatenate((media.clip.frames[:known, :height, :width], frames[known:]))
+    if not len(waveform):
+        return frames, waveform
     fade = np.clip((end - np.arange(len(waveform))) / (CROSSFADE * sequence.sample_rate), 0, 1).astype(np.float32)
-    frames = np.concatenate((media.clip.frames[:known], frames[known:]))
     return frames, fade * media.clip.waveform + (1 - fade) * waveform
 
 
@@ -147,7 +152,11 @@ def _encode_frames(media: KnownMedia, sequence: SequenceConfig, components: Comp
     same_model = components.digest and clip.provenance.get("model_hash") == components.digest
     if same_model and stored is not None and stored.shape[1:] == shape:
         return torch.from_numpy(stored).to(device)
-    return components.video.encode(torch.from_numpy(clip.frames)[None].to(device))[0]
+    frames = torch.from_numpy(clip.frames)[None].to(device)
+    if media.task == "image-to-audio-video" and sequence.chunk_frames:  # a picture is a chunk of its own
+        first = components.video.encode(frames[:, :1])[0]
+        return torch.nn.functional.pad(first, (0, 0, 0, 0, 0, shape[0] - first.shape[1]))
+    return components.video.encode(frames)[0]
 
 
 def read_reference(request: Request, sequence: SequenceConfig) -> np.ndarray | None:

@@ -90,6 +90,9 @@ class Request:
     - ``audio``: a sound whose video is wanted, in a model whose video reads the audio;
     - ``reference``: a sound whose style is wanted, in a model with the bridge ``global_local``.
 
+    ``adapters``: those of the engine that the clip is made with (:meth:`syncflow.Engine.load_adapter`): a name, several
+    names, or a weight for each name.
+
     ``sound_only`` asks for a sound without a video, in a model whose audio reads the text.
 
     *Guidance*:
@@ -131,6 +134,7 @@ class Request:
     sound_only: bool = False
     audio_seed: int | None = None
     takes: int = 1
+    adapters: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
@@ -168,6 +172,16 @@ def _interval(name: str, value: Any) -> tuple[float, float]:
     return low, high
 
 
+def _adapters(name: str, value: Any) -> dict[str, float]:
+    allowed = "a name, names, or a number for each name"
+    given = {value: 1.0} if isinstance(value, str) else value
+    if isinstance(given, (list, tuple)) and all(isinstance(one, str) for one in given):
+        given = dict.fromkeys(given, 1.0)
+    if not isinstance(given, Mapping) or not all(isinstance(one, str) for one in given):
+        refuse(name, value, allowed)
+    return {key: number_between(name, weight, -MAX_WEIGHT, MAX_WEIGHT) for key, weight in given.items()}
+
+
 def _up_to(high: int, low: int = 1) -> Check:
     return lambda name, value: whole_between(name, value, low, high)
 
@@ -203,6 +217,7 @@ CHECKS: dict[str, Check] = {
     "sound_only": truth,
     "audio_seed": _up_to(MAX_SEED, 0),
     "takes": _up_to(MAX_TAKES),
+    "adapters": _adapters,
 }
 
 
@@ -211,13 +226,15 @@ class Conditioning:
     """Text of P prompts as every block of the d-DiT reads it.
 
     ``keys`` and ``values`` (blocks, P, L, n, d), ``lengths`` (P,) tokens that count; ``text_tokens`` the projected
-    tokens (P, L, D) that the audio tower reads when it reads text at all.
+    tokens (P, L, D) that the audio tower reads when it reads text at all. ``adapter_weights`` (P, K) are those of the K
+    adapters in the rows that read a text; ``None`` where no adapter is used.
     """
 
     keys: Tensor
     values: Tensor
     lengths: Tensor
     text_tokens: Tensor | None = None
+    adapter_weights: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

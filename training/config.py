@@ -18,7 +18,8 @@ class TrainConfig(Config):
     ``steps`` optimiser steps of ``batch`` clips, or fewer when ``minutes`` of training time are over; the learning rate
     follows whichever is nearer its end. ``clean_video`` and ``independent`` are the shares of rows that see clean
     video, and that draw the two times independently. ``time_shift`` bends training times towards noise.
-    ``motion_weight`` is the lambda of Syncphony's motion-aware loss.
+    ``motion_weight`` is the lambda of Syncphony's motion-aware loss. ``lora`` is the rank of an adapter of the video
+    tower that is trained in place of the weights (0: the weights).
     """
 
     stage: Stage = "video"
@@ -40,6 +41,7 @@ class TrainConfig(Config):
     time_shift: float = 1.0
     motion_weight: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    lora: int = 0
     compile: bool = True
     checkpoint_minutes: float = 5.0
     seed: int = 0
@@ -49,6 +51,10 @@ class TrainConfig(Config):
             raise ValueError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps ({self.steps}) and batch ({self.batch}) must be at least 1")
+        if not 0 <= self.lora <= 4096:
+            raise ValueError(f"lora is {self.lora}; it must be a rank from 0 (off) to 4096")
+        if self.lora and self.stage == "audio":
+            raise ValueError("an adapter is one of the video tower, which the stage audio does not train")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it must be fp32 or bf16")
         for name in ("text_dropout", "clean_video", "independent", "ema", "decay"):

@@ -94,7 +94,7 @@ def train(model: DDiT, text_encoder: TextEncoder, latents: LatentSet, config: Tr
     optimizers = optimisers(model, text_encoder, config)
     average = Average(trained_modules(model, text_encoder, config), config.ema)
     step, elapsed = _resume(run, model, text_encoder, optimizers, average, config)
-    base_rates = [config.matrix_lr, config.lr]
+    base_rates = [optimizer.defaults["lr"] for optimizer in optimizers]
     prepared = accelerator.prepare(objective, *optimizers)
     objective, optimizers = prepared[0], list(prepared[1:])
     loss_of = torch.compile(objective) if config.compile else objective

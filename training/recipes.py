@@ -23,6 +23,7 @@ from .config import Stage, TrainConfig
 from .data.clips import ClipFolder
 from .data.latents import cached_latents
 from .loop import train
+from .lora import add_branches, take_branches
 
 # Two CPU cores without bfloat16 units: fp32, and no compiler, whose step was no faster there.
 TINY = {
@@ -71,11 +72,22 @@ def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
 def train_stage(
     clips: ClipFolder, run: Path, preset: ModelConfig, config: TrainConfig, start: Path | None = None
 ) -> Path:
-    """One stage, from ``start`` or ``run/model`` (or from nothing) to ``run/model``. Returns the package's folder."""
+    """One stage, from ``start`` or ``run/model`` (or from nothing) to ``run/model``. Returns the package's folder.
+
+    With ``config.lora`` the model stays as it is, and an adapter is trained, to ``run/adapter``, which is returned.
+    Raises ``ValueError`` where there is no model to train an adapter of.
+    """
     target = run / "model"
     package = start or (target if target.exists() else None)
+    if config.lora and package is None:
+        raise ValueError(f"an adapter needs a model; {target} is not there, and none is named to start from")
     components = Components.load(package) if package else fresh(preset, run / "codecs", config.seed)
     latents = cached_latents(clips, run / "latents", components.config.sequence, components.video, components.audio)
+    if config.lora:
+        add_branches(components.ddit, config.lora, config.seed)
+        train(components.ddit, components.text, latents, config, run / f"{config.stage}-lora")
+        take_branches(components.ddit).save_pretrained(run / "adapter")
+        return run / "adapter"
     train(components.ddit, components.text, latents, config, run / config.stage)
     components.save(target)
     return target

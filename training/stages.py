@@ -8,11 +8,17 @@ from torch.optim import AdamW, Optimizer
 from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
 from .config import TrainConfig
+from .lora import branches_of
 from .muon import Muon
 
 
 def trained_modules(model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> list[nn.Module]:
-    """Stage 1 the video tower, 2 the audio tower with its adaptors, 3 both; the text encoder if the recipe says so."""
+    """Stage 1 the video tower, 2 the audio tower with its adaptors, 3 both; the text encoder if the recipe says so.
+
+    Of a model with branches of an adapter, these alone.
+    """
+    if branches := branches_of(model):
+        return [*branches]
     by_stage: dict[str, list[nn.Module]] = {
         "video": [model.video],
         "audio": [model.audio],
@@ -39,7 +45,8 @@ def optimisers(model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> l
             inside = any(part in name for part in ("blocks.", "layers.", "adaptors.", "encoder.block"))
             hidden = inside and parameter.ndim == 2 and name.endswith("weight") and "relative" not in name
             (matrices if hidden else others).append(parameter)
+    muon = [Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay)] if matrices else []
     return [
-        Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay),
+        *muon,
         AdamW(others, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0),
     ]

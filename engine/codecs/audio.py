@@ -6,11 +6,13 @@ Strides 8*6*5*4 = 960: 48 kHz mono gives 50 latents a second (SyncFlow section 3
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..package import write_json
+from ..validation import whole_between
 from .files import (
     bounded,
     check_statistics,
@@ -71,6 +73,8 @@ class AudioCodec(nn.Module):
         """
         folder = Path(folder)
         config = read_config(folder)
+        if config.get("_class_name") == NoAudioCodec.__name__:
+            return cast("Self", NoAudioCodec(config))
         if config.get("_class_name") != cls.__name__ or "latent_channels" not in config:
             raise ValueError(
                 f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} "
@@ -141,3 +145,30 @@ class AudioCodec(nn.Module):
             allowed = f"{(count - 1) * self.hop + 1} to {count * self.hop}"
             raise ValueError(f"samples is {samples}; {count} audio latents decode to {allowed}")
         return self.decoder(self.from_latents(latents))[:, 0, :samples]
+
+
+class NoAudioCodec(AudioCodec):
+    """In the place of the audio codec in a model without sound: no weights, latents of zeros, waveforms of no samples.
+
+    ``settings``: ``sampling_rate``, ``hop`` and ``latent_channels``, which the lengths of a clip are derived with.
+    """
+
+    def __init__(self, settings: dict[str, Any] | None = None) -> None:
+        nn.Module.__init__(self)
+        self.config = {"sampling_rate": 48_000, "hop": 960, "latent_channels": 1} | dict(settings or {})
+        self.sample_rate = whole_between("sampling_rate", self.config["sampling_rate"], 1, 384_000)
+        self.hop = whole_between("hop", self.config["hop"], 1, 100_000)
+        self.channels = whole_between("latent_channels", self.config["latent_channels"], 1, 4096)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json``."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_json(Path(folder) / "config.json", self.config | {"_class_name": type(self).__name__})
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Zeros (B, A, C_a) for a waveform (B, M)."""
+        return waveform.new_zeros(len(waveform), self.latent_length(waveform.shape[1]), self.channels)
+
+    def decode(self, latents: Tensor, samples: int) -> Tensor:
+        """No samples: (B, 0)."""
+        return latents.new_zeros(len(latents), 0)

@@ -2,8 +2,8 @@
 
 Settings: docs/method.md section 6. Tensor names follow the published checkpoint (``hpcai-tech/OpenSora-VAE-v1.2``):
 ``spatial_vae.module.…`` is a diffusers ``AutoencoderKL``, ``temporal_vae.…`` the MAGVIT-like causal network of this
-file. The whole clip is coded at once, without the 17-frame micro-batches of the original pipeline, so 32 frames are 8
-latent frames.
+file. The temporal network codes ``micro_frame_size`` frames at a time: 17 frames, behind 3 zeros, are 5 latent frames,
+so that 51 frames are 15 and 32 frames 9. Without a size (``null``) it codes the whole clip, and 32 frames are 8.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..validation import whole_between
 from .files import INSTALL
 
 CLASS_NAME = "VideoAutoencoderPipeline"
 IMAGE_FACTOR = 0.18215
 IMAGES_AT_ONCE = 4
+CHUNK_FRAMES, MOST_CHUNK_FRAMES = 17, 1024
 
 SHIFT = (-0.10, 0.34, 0.27, 0.98)
 SCALE = (3.85, 2.32, 2.33, 3.06)
@@ -46,7 +48,8 @@ class OpenSoraVAE(nn.Module):
     Pixels are (B, 3, F, H, W), latents (B, 4, T, H/8, W/8).
 
     ``config`` is the checkpoint's; ``vae_2d`` and ``vae_temporal`` may carry sizes that differ from the published ones.
-    F is any multiple of the time factor, decoding gives 4 T frames.
+    ``chunk_frames`` is its ``micro_frame_size``, or 0. A chunk whose frames 4 does not divide begins with latents of
+    zeros, which decoding cuts off. H and W may have a rest after the division by 8.
     """
 
     shift: Tensor
@@ -65,6 +68,10 @@ class OpenSoraVAE(nn.Module):
         self.config: dict[str, Any] = (
             {"model_type": CLASS_NAME} | values | {"latent_channels": image["latent_channels"]}
         )
+        self.chunk_frames = whole_between(
+            "micro_frame_size", values.get("micro_frame_size", CHUNK_FRAMES) or 0, 0, MOST_CHUNK_FRAMES
+        )
+        self.time_factor = 2 ** sum(temporal["temporal_downsample"])
         self.spatial_vae = nn.Module()
         self.spatial_vae.module = AutoencoderKL.from_config(image)
         self.temporal_vae = TemporalVAE(image["latent_channels"], **temporal)
@@ -98,14 +105,31 @@ class OpenSoraVAE(nn.Module):
         images = pixels.movedim(2, 1).flatten(0, 1)
         coded = [self.images.encode(part).latent_dist.mean for part in images.split(IMAGES_AT_ONCE)]
         latents = torch.cat(coded).unflatten(0, (pixels.shape[0], pixels.shape[2])).movedim(1, 2) * IMAGE_FACTOR
-        return SimpleNamespace(latent_dist=DiagonalGaussianDistribution(self.temporal_vae.moments(latents)))
+        chunks = latents.split(self.chunk_frames or latents.shape[2], 2)
+        missing = [-chunk.shape[2] % self.time_factor for chunk in chunks]
+        padded = [F.pad(chunk, (0, 0, 0, 0, count, 0)) for chunk, count in zip(chunks, missing, strict=True)]
+        moments = torch.cat([self.temporal_vae.moments(chunk) for chunk in padded], 2)
+        return SimpleNamespace(latent_dist=DiagonalGaussianDistribution(moments))
 
-    def decode(self, latents: Tensor) -> SimpleNamespace:
-        """All 4 T frames of ``latents``."""
-        images = self.temporal_vae.decode(latents) / IMAGE_FACTOR
+    def decode(self, latents: Tensor, frames: int | None = None) -> SimpleNamespace:
+        """The ``frames`` that ``latents`` were encoded from; without a number, the most that they hold."""
+        images = self.decode_images(latents, frames) / IMAGE_FACTOR
         parts = images.movedim(2, 1).flatten(0, 1).split(IMAGES_AT_ONCE)
         pixels = torch.cat([self.images.decode(part).sample for part in parts])
         return SimpleNamespace(sample=pixels.unflatten(0, (images.shape[0], images.shape[2])).movedim(1, 2))
+
+    def decode_images(self, latents: Tensor, frames: int | None = None) -> Tensor:
+        """Image latents (B, 4, F, H/8, W/8) of latents (B, 4, T, H/8, W/8), chunk by chunk."""
+        size = -(-self.chunk_frames // self.time_factor) or latents.shape[2]
+        whole, rest = divmod(latents.shape[2], size)
+        if frames is None:
+            frames = whole * (self.chunk_frames or size * self.time_factor) + rest * self.time_factor
+        parts = []
+        for chunk in latents.split(size, 2):
+            count = min(frames, self.chunk_frames or frames)
+            parts.append(self.temporal_vae.decode(chunk)[:, :, -count:])
+            frames -= count
+        return torch.cat(parts, 2)
 
 
 class TemporalVAE(nn.Module):

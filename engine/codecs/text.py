@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..validation import whole_between
+from . import captions
 from .files import INSTALL, bounded, read_config, read_weights, skip_initialization, write_component
 from .t5 import T5Encoder
 
@@ -54,10 +55,16 @@ class ByteTokenizer:
 
 
 class TextEncoder(nn.Module):
-    """A :class:`~.t5.T5Encoder` with its ``tokenizer``; prompts are padded or cut to ``max_tokens`` (L)."""
+    """A :class:`~.t5.T5Encoder` with its ``tokenizer``; prompts are padded or cut to ``max_tokens`` (L).
 
-    def __init__(self, encoder: T5Encoder, tokenizer: Tokenizer, max_tokens: int) -> None:
+    ``caption_style`` names what is done to a prompt before it is tokenized (:mod:`.captions`); nothing without a name.
+    """
+
+    def __init__(
+        self, encoder: T5Encoder, tokenizer: Tokenizer, max_tokens: int, caption_style: str | None = None
+    ) -> None:
         super().__init__()
+        self.caption_style, self._caption = caption_style, captions.caption_style(caption_style)
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -97,7 +104,7 @@ class TextEncoder(nn.Module):
             encoder = T5Encoder(config)
             limit = whole_between("max_tokens", max_tokens or config.get("max_tokens", 300), 1, MOST_TOKENS)
         _load(encoder, tensors, folder)
-        return cls(encoder.eval(), _tokenizer(folder, tokenizer, config), limit)
+        return cls(encoder.eval(), _tokenizer(folder, tokenizer, config), limit, config.get("caption_style"))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the encoder in the transformers layout, with ``max_tokens`` in ``config.json``, and the files of its
@@ -110,10 +117,13 @@ class TextEncoder(nn.Module):
             for path in Path(beside).iterdir():
                 os.replace(path, folder / path.name)
         config = self.encoder.config | {"architectures": ["T5EncoderModel"], "max_tokens": self.max_tokens}
+        if self.caption_style is not None:
+            config["caption_style"] = self.caption_style
         write_component(folder, config, self.encoder, STEM)
 
     def tokenize(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, L) int64 and mask (B, L) bool of ``prompts``; one that is too long is cut with a warning."""
+        prompts = prompts if self._caption is None else [self._caption(prompt) for prompt in prompts]
         found = self.tokenizer(prompts)["input_ids"]
         for prompt, ids in zip(prompts, found, strict=True):
             if len(ids) > self.max_tokens:

@@ -8,10 +8,11 @@ durations not seen in training behave alike.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ from .files import (
 )
 from .opensora import CLASS_NAME as OPEN_SORA
 from .opensora import OpenSoraVAE
+
+T = TypeVar("T")
 
 STATISTICS = ("latents_mean", "latents_std")
 OF_THE_LOADING = ("_name_or_path", "_use_default_values")  # of which the second has another order in every process
@@ -71,7 +74,9 @@ class Strides:
 
 
 class VideoCodec(nn.Module):
-    """Frames uint8 (B, F, H, W, 3) <-> latents (B, C_v, T, H/8, W/8) of mean 0 and deviation 1, T = ceil(F / 4).
+    """Frames uint8 (B, F, H, W, 3) <-> latents (B, C_v, T, H/8, W/8) of mean 0 and deviation 1.
+
+    T = ceil(F / 4), or of every ``chunk_frames`` where the autoencoder codes so many at a time (0: all at once).
 
     ``vae`` is a diffusers autoencoder, :class:`~.ltx.LTXVideoVAE` or :class:`OpenSoraVAE`; ``shift`` and ``scale``
     (C_v,) are mean and deviation of its latents over data. A 2-D ``AutoencoderKL`` is applied frame by frame (T = F).
@@ -89,6 +94,7 @@ class VideoCodec(nn.Module):
         self.config: Any = settings
         self.per_frame = type(vae).__name__ == "AutoencoderKL"
         self.channels = _channels(vae)
+        self.chunk_frames = vae.chunk_frames if isinstance(vae, OpenSoraVAE) else 0
         self.strides = Strides(1, 2 ** (len(settings["block_out_channels"]) - 1)) if self.per_frame else _strides(vae)
         self.register_buffer("shift", torch.zeros(self.channels) if shift is None else shift.float())
         self.register_buffer("scale", torch.ones(self.channels) if scale is None else scale.float())
@@ -110,7 +116,7 @@ class VideoCodec(nn.Module):
         tensors: dict[str, Tensor] = {}
         with bounded(folder, tensors):
             kind = _autoencoder(config.get("_class_name") or config.get("model_type"), config)
-        tensors = _renamed(read_weights(folder, _stem(kind)))
+        tensors = renamed(read_weights(folder, _stem(kind)))
         accepted = inspect.signature(kind.__init__).parameters
         values = {n: value for n, value in config.items() if n not in STATISTICS or n in accepted}
         with bounded(folder, tensors), skip_initialization() if kind is ltx.LTXVideoVAE else nullcontext():
@@ -152,13 +158,15 @@ class VideoCodec(nn.Module):
 
     def latent_frames(self, frames: int) -> int:
         """T for F frames."""
-        return -(-frames // self.strides.time)
+        chunks, rest = divmod(frames, self.chunk_frames) if self.chunk_frames else (0, frames)
+        return chunks * -(-self.chunk_frames // self.strides.time) - (-rest // self.strides.time)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Normalised latents (B, C_v, T, H/8, W/8) of ``frames`` (B, F, H, W, 3), uint8 or float in [-1, 1]."""
         if frames.ndim != 5 or frames.shape[-1] != 3 or frames.shape[1] < 1:
             raise ValueError(f"frames have shape {tuple(frames.shape)}; it must be (batch, frames, height, width, 3)")
-        if frames.shape[2] % self.strides.space or frames.shape[3] % self.strides.space:
+        whole = not (frames.shape[2] % self.strides.space or frames.shape[3] % self.strides.space)
+        if not (whole or isinstance(self.vae, OpenSoraVAE)):
             raise ValueError(
                 f"frames are {frames.shape[3]}x{frames.shape[2]}; both sides must be multiples of {self.strides.space}"
             )
@@ -188,6 +196,9 @@ class VideoCodec(nn.Module):
             mean = torch.cat([part.mean for part in found]).unflatten(0, (len(pixels), -1)).movedim(1, 2)
             logvar = torch.cat([part.logvar for part in found]).unflatten(0, (len(pixels), -1)).movedim(1, 2)
             return mean, logvar
+        if isinstance(self.vae, OpenSoraVAE):
+            moments = self.vae.encode(pixels).latent_dist
+            return moments.mean, moments.logvar
         lead = int(self.strides.first_frame)
         missing = self.latent_frames(pixels.shape[2]) * self.strides.time - pixels.shape[2] + lead
         padded = torch.cat([pixels[:, :, :1].expand(-1, -1, missing, -1, -1), pixels], dim=2)
@@ -198,13 +209,14 @@ class VideoCodec(nn.Module):
         """Differentiable decoding of raw ``latents`` to (B, 3, F, H, W), about [-1, 1]."""
         count, time = latents.shape[2], self.strides.time
         if self.latent_frames(frames) != count:
-            raise ValueError(
-                f"frames is {frames}; {count} latent frames decode to {(count - 1) * time + 1} to {count * time}"
-            )
+            allowed = [n for n in range(1, count * time + 1) if self.latent_frames(n) == count] or [0]
+            raise ValueError(f"frames is {frames}; {count} latent frames decode to {allowed[0]} to {allowed[-1]}")
         if self.per_frame:
             parts = latents.movedim(2, 1).flatten(0, 1).split(IMAGES_AT_ONCE)
             images = torch.cat([self.vae.decode(part).sample for part in parts])  # type: ignore[operator]
             return images.unflatten(0, (len(latents), count)).movedim(1, 2)
+        if isinstance(self.vae, OpenSoraVAE):
+            return self.vae.decode(latents, frames).sample
         if self.strides.first_latent:
             latents = torch.cat([latents[:, :, :1], latents], dim=2)
         return self.vae.decode(latents).sample[:, :, -frames:]  # type: ignore[operator]
@@ -259,7 +271,7 @@ def _strides(vae: Any) -> Strides:
     return Strides(time, space, first_frame=missing[4] == time - 1 > 0, first_latent=any(missing.values()))
 
 
-def _renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def renamed(tensors: Mapping[str, T]) -> dict[str, T]:
     """Attention weights of folders written before diffusers 0.15 under their names of today."""
     names = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 

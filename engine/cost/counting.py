@@ -102,9 +102,10 @@ class _MetaVideoEncoder:
         self.config = config
 
     def encode(self, frames: Tensor) -> Tensor:
-        s, (count, length, height, width, _) = self.config.sequence, frames.shape
+        count, length, height, width, _ = frames.shape
+        s = self.config.sequence.replace(seconds=length / self.config.sequence.fps)
         sides = height // s.space_factor, width // s.space_factor
-        return torch.empty(count, self.config.ddit.video_channels, -(-length // s.time_factor), *sides, device="meta")
+        return torch.empty(count, self.config.ddit.video_channels, s.latent_frames, *sides, device="meta")
 
 
 class _MetaAudioEncoder:

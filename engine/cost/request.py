@@ -230,7 +230,8 @@ def _reference_forward(denoiser: CountingDenoiser, job: Job, sound_only: bool) -
         if sound_only:
             return model.audio(z_a, model.audio_time(t), text_tokens=text.text_tokens)
         reference = None if job.reference is None else job.reference[None]
-        return model(z_v, z_a, t, t, t, text, row.to("meta"), reference=reference)
+        pixels = None if s.whole_patches else torch.empty(1, device="meta")
+        return model(z_v, z_a, t, t, t, text, row.to("meta"), reference=reference, pixels=pixels)
 
     return flops(forward)
 

@@ -287,3 +287,15 @@ class AudioTower(nn.Module):
 
     def _layer(self, index: int) -> AudioLayer:
         return cast("AudioLayer", self.layers[index])
+
+
+class NoAudioTower(AudioTower):
+    """In the place of the audio tower in a model without sound: no weights, and a token for every time."""
+
+    def __init__(self, config: DDiTConfig) -> None:
+        nn.Module.__init__(self)
+        self.config = config
+
+    def time(self, t: Tensor) -> Tensor:
+        """An empty token: t (R,) -> (R, 0)."""
+        return t.new_zeros(len(t), 0)

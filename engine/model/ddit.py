@@ -5,6 +5,7 @@
 | ``adaptor`` (SyncFlow) | no audio | adapted video tokens after the temporal attention of video layer l |
 | ``audio_rope`` (Syncphony) | audio tokens after the self-attention of audio layer l, l >= first_block | no video |
 | ``global_local`` (Harmony) | audio tokens at the entry of layer l | video tokens at the entry of layer l |
+| ``none`` (Open-Sora) | no audio | there is no audio tower |
 
 In a one-way model the tower that reads nothing runs first, whole; in ``global_local`` they run layer by layer.
 """
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ..config import DDiTConfig
 from ..types import Conditioning, Velocities
-from .audio import AudioTower
+from .audio import AudioTower, NoAudioTower
 from .bridges import AudioRopeBridge, Context, GlobalLocalBridge, global_local_clocks, make_bridge, video_clock
 from .denoiser import (
     AudioInputs,
@@ -29,6 +30,7 @@ from .denoiser import (
     frame_times_of,
     spatial_tokens,
 )
+from .lora import RowWeights
 from .video import VideoTower
 
 
@@ -43,8 +45,9 @@ class DDiT(nn.Module):
         super().__init__()
         self.config = config
         self.video = VideoTower(config)
-        self.audio = AudioTower(config)
+        self.audio = AudioTower(config) if config.has_audio else NoAudioTower(config)
         self.bridge = make_bridge(config)
+        self.adapter_rows: RowWeights | None = None
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +78,13 @@ class DDiT(nn.Module):
 
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """Velocity of the first ``num_outputs`` rows, and the contexts of ``context_rows``."""
+        weights = inputs.text.adapter_weights
+        if weights is None or self.adapter_rows is None:
+            return self._video_pass(inputs)
+        with self.adapter_rows.set(weights[inputs.text_of_row]):
+            return self._video_pass(inputs)
+
+    def _video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         z, context = inputs.latents, inputs.audio_context
         readers = keep = None
         if context is not None:
@@ -87,7 +97,14 @@ class DDiT(nn.Module):
             rope = self.audio.rope_table(self.video_token_positions(times, spatial_tokens(self.config, z)))
             keep = partial(self.audio.context, rows=inputs.context_rows, rope=rope)
         rows = inputs.modulation, inputs.text, inputs.text_of_row
-        return self.video(z, *rows, readers, inputs.prefix_of_row, inputs.num_outputs, keep)
+        if inputs.pixels is None:
+            return self.video(z, *rows, readers, inputs.prefix_of_row, inputs.num_outputs, keep)
+        assert readers is None and keep is None and inputs.prefix_of_row is None
+        height, width = z.shape[3:]
+        patch = self.config.patch
+        padded = nn.functional.pad(z, (0, -width % patch, 0, -height % patch))
+        velocity, _ = self.video(padded, *rows, num_outputs=inputs.num_outputs, pixels=inputs.pixels)
+        return velocity[..., :height, :width], []
 
     def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """Velocity of the first ``num_outputs`` rows, and in an ``audio_rope`` model the context of every row."""
@@ -147,13 +164,14 @@ class DDiT(nn.Module):
         bridged: Tensor | None = None,
         reference: Tensor | None = None,
         frame_times: Tensor | None = None,
+        pixels: Tensor | None = None,
     ) -> Velocities:
-        """Velocities of both modalities.
+        """Velocities of both modalities; those of the audio are 0 in a model without an audio tower.
 
         z_v (R, C_v, T, H, W), z_a (R, A, C_a), t_v (R,) or (R, T), t_a (R,), fps (R,), text_of_row (R,) int. Rows where
         ``bridged`` (R,) bool is false skip the bridge in every layer: their towers do not read each other.
         ``reference`` (R, A_r, C_a), latents of a sound whose style is wanted, belongs to the bridge ``global_local``.
-        Raises ``ValueError`` for it in another model. ``frame_times`` (T,) as of
+        Raises ``ValueError`` for it in another model. ``frame_times`` (T,) and ``pixels`` (1,) as of
         :class:`~syncflow.engine.model.denoiser.VideoInputs`.
         """
         if reference is not None and self.config.bridge != "global_local":
@@ -164,6 +182,9 @@ class DDiT(nn.Module):
         video = z_v, times_v, text, text_of_row
         audio = z_a, times_a, text, text_of_row
         frame_times = frame_times_of(self.config, z_v, frame_times)
+        if not self.config.has_audio:
+            v_video, _ = self.video_pass(VideoInputs(*video, frame_times=frame_times, pixels=pixels))
+            return Velocities(v_video, torch.zeros_like(z_a))
         if self.config.bridge == "global_local":
             bridged_rows = None if bridged is None else rows[bridged]
             style = reference if reference is None or bridged_rows is None else reference[bridged_rows]

@@ -49,6 +49,9 @@ class VideoInputs:
     ``frame_times`` (T,): the middle of each latent frame in seconds from the start of the clip; without the tensor that
     of frames without padding, (l + 1/2) / latent_fps.
 
+    ``pixels`` (1,): height times width of the clip where it is not of whole patches. The latents are then padded with
+    zeros to whole patches at the right and lower edge, and the positions of the tokens are scaled by this size.
+
     An ``adaptor`` model: the pass returns contexts of ``context_rows`` (C,), or none without the tensor. Rows after the
     first ``num_outputs`` serve for contexts alone, and a velocity returned for them means nothing.
     """
@@ -63,6 +66,7 @@ class VideoInputs:
     num_outputs: int | None = None
     context_rows: Tensor | None = None
     frame_times: Tensor | None = None
+    pixels: Tensor | None = None
 
     @property
     def num_rows(self) -> int:

@@ -18,6 +18,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
+    def delta(self, x: Tensor) -> Tensor | None:
+        """What adapters add to the output for x; None where there are none (:mod:`.lora`)."""
+        return None
+
 
 class HeadNorm(nn.Module):
     """The weight of an RMS norm over the head width; the norm itself is part of the attention operation."""
@@ -77,6 +81,9 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, width if out is None else out)
 
     def forward(self, x: Tensor) -> Tensor:
+        if (added := self.fc1.delta(x)) is not None:
+            hidden = linear(x, self.fc1.weight, self.fc1.bias) + added
+            return self.fc2(nn.functional.gelu(hidden, approximate="tanh"))
         return self.fc2(linear_gelu(x, self.fc1.weight, self.fc1.bias))
 
 

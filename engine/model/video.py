@@ -112,8 +112,10 @@ class STDiTBlock(nn.Module):
             mixed = spatial_attention(packed, q_weight, k_weight, EPS)
         else:
             mixed = temporal_attention(packed, q_weight, k_weight, rope, EPS)
-        proj = self.attn.proj
-        return gated_linear(mixed, proj.weight, proj.bias, x, self.scale_shift_table, modulation, ATTENTION)
+        proj, table = self.attn.proj, self.scale_shift_table
+        x = gated_linear(mixed, proj.weight, proj.bias, x, table, modulation, ATTENTION)
+        added = proj.delta(mixed)
+        return x if added is None else gated_residual(x, added, table, modulation, ATTENTION)
 
     def text_attention(self, x: Tensor, text: Conditioning, index: int, text_of_row: Tensor) -> Tensor:
         """Cross-attention from x to the text of every row, without norm or gate: (R, T, S, D) -> (R, T, S, D)."""
@@ -248,7 +250,7 @@ class VideoTower(nn.Module):
     def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """What the blocks and the final layer need of time and frame rate, once a step.
 
-        t (R, T or 1) flow time, 0 = noise; fps (R,).
+        t (R, T or 1) flow time, 0 = noise, in single or double precision; fps (R,).
         """
         time_embedding = self.t_embedder(1000 * (1 - t)) + self.fps_embedder(fps)[:, None]
         return Modulation(self.t_block(time_embedding).unflatten(-1, (6, -1)), time_embedding)
@@ -263,6 +265,7 @@ class VideoTower(nn.Module):
         prefix_of_row: Tensor | None = None,
         num_outputs: int | None = None,
         keep: Callable[[int, Tensor], Tensor] | None = None,
+        pixels: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Velocity (R, C_v, T, H, W) and, per layer, what ``keep(layer, x)`` makes of the tokens x (R, T, S, D) after
         its temporal attention, which are not kept themselves; nothing without it.
@@ -270,9 +273,9 @@ class VideoTower(nn.Module):
         ``readers``: by layer, what a bridge makes of the tokens at its entry and adds to them. With ``prefix_of_row``
         (R,) int64 the arguments have a row for each of P prefixes, and only the layers that have readers work on all R
         rows: row r goes on where prefix ``prefix_of_row[r]`` ends. Rows after the first ``num_outputs`` are wanted for
-        their features alone and have no velocity.
+        their features alone and have no velocity. ``pixels`` (1,) as of :meth:`positions`.
         """
-        state = self.embed(latents, modulation, text, text_of_row)
+        state = self.embed(latents, modulation, text, text_of_row, pixels)
         state, kept = self.run_layers(state, readers or {}, prefix_of_row, num_outputs, keep)
         return self.finish(state), kept
 
@@ -297,10 +300,17 @@ class VideoTower(nn.Module):
                 kept.append(keep(i, feature))
         return state, kept
 
-    def embed(self, latents: Tensor, modulation: Modulation, text: Conditioning, text_of_row: Tensor) -> VideoState:
+    def embed(
+        self,
+        latents: Tensor,
+        modulation: Modulation,
+        text: Conditioning,
+        text_of_row: Tensor,
+        pixels: Tensor | None = None,
+    ) -> VideoState:
         """Latents (R, C_v, T, H, W) before the first layer."""
         size = latents.shape[3] // self.config.patch, latents.shape[4] // self.config.patch
-        x = self.x_embedder(latents) + self.positions(*size).to(latents.dtype)
+        x = self.x_embedder(latents) + self.positions(*size, pixels).to(latents.dtype)
         return VideoState(x, None, *modulation, text, text_of_row, self.rope_table(latents.shape[2]), size)
 
     def layer(
@@ -343,14 +353,15 @@ class VideoTower(nn.Module):
         """Cosines and sines of latent frames 0 .. T-1. -> (T, d / 2, 2)."""
         return rope_table(torch.arange(frames, device=self.rope.freqs.device)[:, None] * self.rope.freqs.float())
 
-    def positions(self, height: int, width: int) -> Tensor:
+    def positions(self, height: int, width: int, pixels: Tensor | None = None) -> Tensor:
         """2-D sin-cos embedding (S, D), scaled so that a new resolution keeps the positions of the base resolution.
 
-        Tokens (height, width); columns fill the first half of D, as in Open-Sora.
+        Tokens (height, width); columns fill the first half of D, as in Open-Sora. ``pixels`` (1,): height times width
+        of the clip where the tokens do not cover it exactly.
         """
         dim = self.config.width // 2
-        pixels = self.config.patch * 8
-        scale = (height * width) ** 0.5 * pixels / self.config.base_size
+        side = (height * width) ** 0.5 * self.config.patch * 8 if pixels is None else pixels.sqrt()
+        scale = side / self.config.base_size
         base = round((height * width) ** 0.5)
         device = self.rope.freqs.device
         ladder = rope_frequencies(dim, 10_000.0, device)

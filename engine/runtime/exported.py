@@ -68,6 +68,7 @@ def graph_names(config: DDiTConfig) -> tuple[str, ...]:
         "adaptor": ("denoise_video", "adapt_video", "denoise_audio"),
         "audio_rope": ("denoise_audio", "denoise_video"),
         "global_local": ("embed_reference", "denoise_joint"),
+        "none": ("denoise_video",),
     }
     return ("prepare_text", "prepare_times", *steps[config.bridge])
 
@@ -113,11 +114,13 @@ class GraphDenoiser:
         """Of the video's flow times t (R, T or 1) and frame rates fps (R,)."""
         frames = t.shape[1]
         flat = t.flatten()
-        found = self.run("prepare_times", {"t": flat, "fps": fps.repeat_interleave(frames)})
+        found = self.run("prepare_times", {"t": flat.float(), "fps": fps.repeat_interleave(frames)})
         return Modulation(*(found[name].unflatten(0, (-1, frames)) for name in Modulation._fields))
 
     def audio_time(self, t: Tensor) -> Tensor:
-        """Of the audio's flow times t (R,). -> (R, D)."""
+        """Of the audio's flow times t (R,). -> (R, D), or (R, 0) in a model without an audio tower."""
+        if not self.config.has_audio:
+            return t.new_zeros(len(t), 0)
         return self.run("prepare_times", {"t": t, "fps": torch.ones_like(t)})["time_token"]
 
     def video_token_positions(self, frame_times: Tensor, tokens: int) -> Tensor:
@@ -125,7 +128,13 @@ class GraphDenoiser:
         return context_positions(self.config, frame_times, tokens)
 
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
-        """Velocity, and the contexts of ``context_rows``; the graph has a velocity for all rows."""
+        """Velocity, and the contexts of ``context_rows``; the graph has a velocity for all rows.
+
+        Raises ``ValueError`` for latents that are not of whole patches, which graphs do not take.
+        """
+        if inputs.pixels is not None:
+            step = self.config.patch * 8
+            raise ValueError(f"exported graphs take sizes that are multiples of {step}; another runtime takes this one")
         z, context = inputs.latents, inputs.audio_context
         tensors = {"latents": z, **self._modulation_and_text(inputs, z.shape[2])}
         frame_times = frame_times_of(self.config, z, inputs.frame_times)

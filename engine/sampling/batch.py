@@ -55,6 +55,8 @@ class Batch(ABC):
         video, audio = ([], []) if not self.jobs else (self.video.unstack(), self.audio.unstack())
         for job in jobs:
             video_grid, audio_grid = grid_of(job.schedule.video, job.video), grid_of(job.schedule.audio, job.audio)
+            if not self.model.config.has_audio:
+                audio_grid = np.ones_like(audio_grid)
             video_phases, audio_phases = cache_phases_of(job.plan, video_grid, audio_grid)
             video.append(self._begin_video(job, video_grid, video_phases))
             audio.extend(self._begin_audio(job, audio_grid, audio_phases, seed) for seed in job.sounds)

@@ -6,23 +6,41 @@ of a time grid, once a schedule. Requests that come later find it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..model.denoiser import Denoiser
 from ..types import Conditioning
-from .job import Job, Text, text_of
+from .job import AdapterWeights, Job, Text, text_of
 from .tensor_cache import CAPACITY, TensorCache
 from .transfer import upload
 
 
+class AdapterSource(Protocol):
+    """The adapters of an engine."""
+
+    def weights(self, of_texts: Sequence[AdapterWeights]) -> Tensor:
+        """The weights (P, K) of all adapters for P texts."""
+
+    def rows(self, weights: Tensor | None) -> AbstractContextManager[None]:
+        """A context in which rows have these weights (R, K)."""
+
+
 class ConditioningCache(TensorCache[tuple[Tensor, ...]]):
-    """What ``model`` computes of texts and schedules, up to ``capacity`` bytes."""
+    """What ``model`` computes of texts and schedules, up to ``capacity`` bytes.
+
+    ``adapters``: where the weights of the adapters that texts name come from.
+    """
 
     def __init__(self, model: Denoiser, capacity: int = CAPACITY) -> None:
         super().__init__(lambda found: found, capacity)
         self.model = model
+        self.adapters: AdapterSource | None = None
 
     def texts(self, texts: list[Text]) -> Conditioning:
         """Keys and values of P texts."""
@@ -30,7 +48,14 @@ class ConditioningCache(TensorCache[tuple[Tensor, ...]]):
         keys, values = (torch.stack(part, 1) for part in list(zip(*parts, strict=True))[:2])
         lengths = upload(torch.tensor([text.length for text in texts]), self.model.device)
         tokens = [part[2] for part in parts if len(part) > 2]
-        return Conditioning(keys, values, lengths, torch.stack(tokens) if tokens else None)
+        weights = self._adapter_weights(texts)
+        return Conditioning(keys, values, lengths, torch.stack(tokens) if tokens else None, weights)
+
+    def _adapter_weights(self, texts: list[Text]) -> Tensor | None:
+        """The weights (P, K) of the adapters of P texts; None where none has any."""
+        if self.adapters is None or not any(text.adapters for text in texts):
+            return None
+        return upload(self.adapters.weights([text.adapters for text in texts]), self.model.device)
 
     def text_of(self, job: Job, prompted: bool) -> Text:
         """The prompt of a request, or what stands for its absence."""
@@ -58,15 +83,18 @@ class ConditioningCache(TensorCache[tuple[Tensor, ...]]):
         return self.get(("audio", grid.tobytes()), compute)
 
     def _times(self, values: np.ndarray) -> Tensor:
-        return upload(torch.from_numpy(values).float(), self.model.device)
+        times = torch.from_numpy(values)
+        return upload(times.float() if self.model.config.has_audio else times, self.model.device)
 
     def _text(self, text: Text) -> tuple[Tensor, ...]:
         """Keys and values (blocks, L, n, d), and the projected tokens (L, D) where the audio reads them."""
 
         def compute() -> tuple[Tensor, ...]:
             states = upload(text.states, self.model.device).to(self.model.null_text.dtype)
-            found = self.model.condition(states[None], upload(torch.tensor([text.length]), self.model.device))
+            length, weights = upload(torch.tensor([text.length]), self.model.device), self._adapter_weights([text])
+            with nullcontext() if self.adapters is None else self.adapters.rows(weights):
+                found = self.model.condition(states[None], length)
             tokens = () if found.text_tokens is None else (found.text_tokens[0],)
             return found.keys[:, 0], found.values[:, 0], *tokens
 
-        return self.get(("text", text.cache_key), compute)
+        return self.get(("text", text.cache_key, text.adapters), compute)

@@ -65,6 +65,7 @@ class GuidancePlan:
 
     def at(self, modality: str, time: float) -> dict[Branch, float]:
         """Weights of the branches of ``modality`` ("video" or "audio") at a flow time; those of 0 are left out."""
+        time = max(0.0, time)  # a grid in single precision begins a rounding before 0
         if self.full in self.branches and not self.interval[0] <= time < self.interval[1]:
             return {self.full: 1.0}
         weights = zip(self.branches, getattr(self, modality), strict=True)

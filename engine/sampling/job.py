@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,18 +15,22 @@ from .guidance import GuidancePlan
 from .noise import Stream, normal
 from .schedule import Schedule
 
+AdapterWeights = tuple[tuple[str, float], ...]
+
 
 @dataclass(frozen=True)
 class Text:
     """Text encoder states (L, W) and how many of the tokens count.
 
     ``key`` says what the states were computed from, as the prompt: texts of equal keys have equal states. It is
-    optional where the states have values (not on the meta device).
+    optional where the states have values (not on the meta device). ``adapters`` are those of the rows that read the
+    text.
     """
 
     states: Tensor
     length: int
     key: Hashable = None
+    adapters: AdapterWeights = ()
 
     @cached_property
     def cache_key(self) -> Hashable:
@@ -63,7 +67,7 @@ class Job:
 
     ``takes`` are the seeds of the sounds that are sampled for one video, by default the clip's own ``seed``.
     ``silence`` (A, C_a) clean latents of no sound, where a branch is muted; ``reference`` (A_r, C_a) those of a sound
-    whose style is wanted.
+    whose style is wanted. ``adapters``: their names and weights.
     """
 
     sequence: SequenceConfig
@@ -77,6 +81,7 @@ class Job:
     silence: Tensor | None = None
     takes: tuple[int, ...] = ()
     reference: Tensor | None = None
+    adapters: AdapterWeights = ()
 
     @property
     def sounds(self) -> tuple[int, ...]:
@@ -92,14 +97,14 @@ class Job:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What the jobs of a batch share: latent frames, height, width, audio tokens and tokens of the reference."""
+        """What the jobs of a batch share: latent frames, padding, height, width, tokens of audio and reference."""
         return batch_shape(self.sequence, 0 if self.reference is None else len(self.reference))
 
 
 def batch_shape(sequence: SequenceConfig, reference_tokens: int) -> tuple[int, ...]:
     """What requests must have in common to share a batch."""
     s = sequence
-    return s.latent_frames, s.padding, s.latent_height, s.latent_width, s.audio_tokens, reference_tokens
+    return s.latent_frames, s.padding, s.height, s.width, s.audio_tokens, reference_tokens
 
 
 def text_of(job: Job, prompted: bool, null_text: Tensor) -> Text:
@@ -108,9 +113,9 @@ def text_of(job: Job, prompted: bool, null_text: Tensor) -> Text:
     That is the negative prompt, or the model's ``null_text`` (L, W) cut to the length of the prompt.
     """
     chosen = job.text if prompted else job.negative
-    if chosen is not None:
-        return chosen
-    return Text(null_text, len(null_text) if job.text is None else job.text.length, NULL_KEY)
+    if chosen is None:
+        chosen = Text(null_text, len(null_text) if job.text is None else job.text.length, NULL_KEY)
+    return replace(chosen, adapters=job.adapters) if job.adapters else chosen
 
 
 def video_noise(job: Job, channels: int) -> Tensor:

@@ -22,7 +22,8 @@ from .streams import Streams
 
 
 class OneWayBatch(Batch):
-    """Requests of an ``adaptor`` model, whose video leads, or of an ``audio_rope`` model, whose audio does."""
+    """Requests of an ``adaptor`` model, whose video leads, of an ``audio_rope`` model, whose audio does, or of a model
+    without an audio tower, whose audio stands still."""
 
     def __init__(self, model: Denoiser, cache: ConditioningCache, streams: Streams | None = None) -> None:
         super().__init__(model, cache, streams)
@@ -72,7 +73,12 @@ class OneWayBatch(Batch):
 
     def _stack_latents(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
         super()._stack_latents(jobs, video, audio)
-        if jobs and self.leader == "video":
+        if not jobs:
+            return
+        sequence = jobs[0].sequence
+        area = float(sequence.width * sequence.height)
+        self.pixels = None if sequence.whole_patches else self._tensor([area])
+        if self.leader == "video" and self.model.config.has_audio:
             tokens = spatial_tokens(self.model.config, self.video.latents)
             self.positions = self.model.video_token_positions(self.frame_times, tokens)
 
@@ -123,7 +129,11 @@ class OneWayBatch(Batch):
             num_outputs = _fewer(plan.num_outputs, plan.leading)
             context_rows = index["context_rows"] if plan.context_rows else None
             inputs = VideoInputs(
-                *rows, num_outputs=num_outputs, context_rows=context_rows, frame_times=self.frame_times
+                *rows,
+                num_outputs=num_outputs,
+                context_rows=context_rows,
+                frame_times=self.frame_times,
+                pixels=self.pixels,
             )
         elif not _reads(plan.following):
             inputs = VideoInputs(*rows, frame_times=self.frame_times)

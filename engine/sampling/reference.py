@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..config import SequenceConfig
 from ..model import DDiT
 from ..types import Latents
 from .guidance import Branch
@@ -81,7 +82,8 @@ class ReferenceLoop:
     def _forward(self, branch: Branch, video: Tensor, audio: Tensor, t_v: float, t_a: float) -> Latents:
         """Velocities of both modalities under the conditions of one branch."""
         model, jobs, device = self.model, self.jobs, self.model.device
-        times_v = torch.stack([_frame_times(job.video, video.shape[2], t_v) for job in jobs]).to(device)
+        precision = torch.float32 if model.config.has_audio else torch.float64
+        times_v = torch.stack([_frame_times(job.video, video.shape[2], t_v, precision) for job in jobs]).to(device)
         clean = [job.audio is not None and job.audio.clean for job in jobs]
         times_a = torch.tensor([1.0 if known else t_a for known in clean], device=device)
         if branch.muted and model.config.video_reads_audio:
@@ -105,6 +107,7 @@ class ReferenceLoop:
             None if branch.bridge else torch.zeros(len(jobs), dtype=torch.bool, device=device),
             None if reference is None else reference.to(device, model.dtype),
             torch.tensor(jobs[0].sequence.frame_times, device=device),
+            _pixels(jobs[0].sequence, device),
         )
         return Latents(_present(found.video).float(), _present(found.audio).float())
 
@@ -147,12 +150,18 @@ def _insert(known: Known | None, latents: Tensor, noise: Tensor, modality: Modal
     return torch.where(mask[:, None, None] if modality == "video" else mask[:, None], given, latents)
 
 
-def _frame_times(known: Known | None, frames: int, t: float) -> Tensor:
+def _frame_times(known: Known | None, frames: int, t: float, precision: torch.dtype) -> Tensor:
     """The flow time of every latent frame (T,): 1 where it is known and clean."""
-    times = torch.full((frames,), t)
+    times = torch.full((frames,), t, dtype=precision)
     if known is None or known.start is not None or not known.clean:
         return times
     return torch.ones_like(times) if known.mask is None else torch.where(known.mask, 1.0, times)
+
+
+def _pixels(sequence: SequenceConfig, device: torch.device) -> Tensor | None:
+    if sequence.whole_patches:
+        return None
+    return torch.tensor([float(sequence.width * sequence.height)], device=device)
 
 
 def _present(value: Tensor | None) -> Tensor:

@@ -36,6 +36,11 @@ class Schedule:
         keep = np.append(np.diff(self.audio) > 0, True)
         return Schedule(np.ones(int(keep.sum())), self.audio[keep])
 
+    def without_audio(self) -> Schedule:
+        """For a video alone: the video's steps, beside a sound that stands still at 1."""
+        keep = np.append(np.diff(self.video) > 0, True)
+        return Schedule(self.video[keep], np.ones(int(keep.sum())))
+
     def after(self, start: float) -> Schedule:
         """What is left of the grid from a flow time on, which becomes the first."""
         video, audio = np.maximum(self.video, start), np.maximum(self.audio, start)
@@ -43,13 +48,19 @@ class Schedule:
         return Schedule(video[keep], audio[keep])
 
 
-def schedule(steps: int, *, shift: float = 1.0, lead: float = 0.0) -> Schedule:
+def schedule(steps: int, *, shift: float = 1.0, lead: float = 0.0, single: bool = False) -> Schedule:
     """``steps`` Euler steps for each modality, on a grid bent towards noise by ``shift`` (1 = even).
 
-    t' = t / (t + shift * (1 - t)). The clock takes round(steps * (1 + lead)) steps.
+    t' = t / (t + shift * (1 - t)). The clock takes round(steps * (1 + lead)) steps. ``single`` rounds to single
+    precision after every operation in the order of Open-Sora's ``timestep_transform``, whose results depend on it: its
+    time runs to 1000, and its network reads the sines of that.
     """
     count = round(steps * (1 + lead))
     ahead = count - steps
     even = np.arange(steps + 1) / steps
-    bent = even / (even + shift * (1 - even))
+    if single:
+        noise, ratio = ((1 - even) * 1000).astype(np.float32) / np.float32(1000), np.float32(shift)
+        bent = 1 - (ratio * noise / (1 + (ratio - 1) * noise) * 1000).astype(np.float64) / 1000
+    else:
+        bent = even / (even + shift * (1 - even))
     return Schedule(np.concatenate((bent, np.ones(ahead))), np.concatenate((np.zeros(ahead), bent)))

@@ -48,5 +48,11 @@ class TensorCache(Generic[T]):
                     self.size -= self._bytes(dropped)
             return self._kept[key]
 
+    def clear(self) -> None:
+        """Forget everything, after what the values were computed from has changed."""
+        with self._lock:
+            self._kept.clear()
+            self.size = 0
+
     def _bytes(self, value: T) -> int:
         return sum(tensor.nbytes for tensor in self.tensors(value))

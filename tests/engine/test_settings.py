@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from syncflow import Request
 from syncflow.engine.settings import ALIASES, SETTINGS, make_request, make_requests
@@ -49,6 +50,15 @@ def test_an_unknown_setting_names_its_nearest(name, hint, request_):
     with pytest.raises(ValueError) as caught:
         make_requests(request_, {name: 1})
     assert str(caught.value).startswith(f"a request has no setting {name}; ") and hint in str(caught.value)
+
+
+def test_a_generator_gives_its_seed():
+    generator = torch.Generator().manual_seed(7)
+    request = make_request("a ball", {"generator": generator, "steps": 3})
+    assert (request.seed, request.steps) == (7, 3)
+    assert [one.seed for one in make_requests(["a", "b"], {"generator": generator})] == [7, 8]
+    with pytest.raises(ValueError, match="seed and generator are given; a request has one of them"):
+        make_requests("a ball", {"generator": generator, "seed": 1})
 
 
 def test_aliases_lead_to_settings():

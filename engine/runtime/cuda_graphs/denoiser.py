@@ -100,6 +100,7 @@ class CudaGraphDenoiser(Delegate):
                 context_rows=context_rows,
             ),
             **_frame_times_input(inputs),
+            **({} if inputs.pixels is None else {"pixels": GraphInput(inputs.pixels, immutable=True, exact=True)}),
             **(_contexts(context) if source is None else {}),
         }
         layers = 0 if context is None else len(context)
@@ -117,6 +118,7 @@ class CudaGraphDenoiser(Delegate):
                     num_outputs=padded_outputs,
                     context_rows=static.get("context_rows"),
                     frame_times=static.get("frame_times"),
+                    pixels=static.get("pixels"),
                 )
             )
 

@@ -30,7 +30,8 @@ class NativeDDiT(DDiT):
         nn.Module.__init__(self)
         share(self, model)
         self.config, self.bridge = model.config, model.bridge
-        self.video, self.audio = NativeVideoTower(model.video), NativeAudioTower(model.audio)
+        self.video = NativeVideoTower(model.video)
+        self.audio = NativeAudioTower(model.audio) if model.config.has_audio else model.audio
         self.train(model.training)
 
 

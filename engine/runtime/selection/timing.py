@@ -150,6 +150,8 @@ def step_flops(config: DDiTConfig, sequence: SequenceConfig, rows: int = 2) -> f
     block = projections(video, 6 + mlp) + attention(video, config.text_tokens)  # keys of the text are there already
     video_layer = 2 * block + attention(video, spatial) + attention(video, frames)
     prefix = 1 + (config.text_tokens if config.audio_text else 0)
+    if not config.has_audio:
+        return rows * depth * video_layer
     audio_layer = projections(audio, 6 + mlp) + projections(prefix, 2) + attention(audio, audio + prefix)
     bridged = depth
     if config.bridge == "adaptor":
