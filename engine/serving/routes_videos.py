@@ -111,6 +111,9 @@ async def create_video_sync(
                         raise ApiError(
                             503, f"the server is stopping; {job.id} is made later", "stopping", retry_after=10
                         )
+            except asyncio.CancelledError:  # how Ray Serve says that the client went away; nothing can be awaited now
+                asyncio.get_running_loop().run_in_executor(None, service.runner.delete, job)
+                raise
             finally:
                 gone.cancel()
     done = await _found(service, key, job.id)

@@ -2,7 +2,7 @@
 
 Triton loads this file; the model lies beside it, in ``package``. A request joins the engine's running batch between two
 steps, whoever else is in it, and is answered when its clip is done: ``execute`` only takes requests in. So one instance
-is enough for a device.
+is enough for a device. A request that its client cancels leaves the batch at the next step.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import triton_python_backend_utils as pb_utils
 
 from syncflow import Clip, Engine, Request
 from syncflow.engine.batching import Cancelled, Closed, Expired, Full, Handle
+from syncflow.export.triton_server.cancellation import CancellationWatcher
 from syncflow.export.triton_server.fields import MEDIA, SETTINGS
 
 MICROSECONDS = 1e6
@@ -36,6 +37,7 @@ class TritonPythonModel:
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         self.engine = Engine.from_pretrained(Path(__file__).parent / "package", device=device, runtime=runtime)
         self.answering = ThreadPoolExecutor(thread_name_prefix="answer")
+        self.watcher = CancellationWatcher()
 
     def execute(self, requests: list[Any]) -> None:
         """Take every request in; each is answered by itself, when its clip is done."""
@@ -46,6 +48,7 @@ class TritonPythonModel:
             except Exception as error:
                 _send(sender, _refusal(error))
             else:
+                self.watcher.watch(sender, handle)
                 handle.add_done_callback(partial(self._answer_later, sender, wanted))
 
     def finalize(self) -> None:
@@ -53,6 +56,7 @@ class TritonPythonModel:
         self.engine.drain()
         self.engine.close()
         self.answering.shutdown()
+        self.watcher.close()
 
     def _submit(self, request: Any) -> Handle[list[Clip]]:
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
@@ -66,7 +70,12 @@ class TritonPythonModel:
 
     def _answer_later(self, sender: Any, wanted: Collection[str], handle: Handle[list[Clip]]) -> None:
         """In a thread of its own: the one that ended the request has others to step and to decode."""
-        self.answering.submit(_answer, sender, wanted, handle)
+        self.answering.submit(self._answer, sender, wanted, handle)
+
+    def _answer(self, sender: Any, wanted: Collection[str], handle: Handle[list[Clip]]) -> None:
+        response = _response(wanted, handle)
+        self.watcher.forget(sender)
+        _send(sender, response)
 
 
 @contextmanager
@@ -78,14 +87,13 @@ def _files(media: Mapping[str, bytes]) -> Iterator[dict[str, Any]]:
         yield {name: Path(folder) / name for name in media}
 
 
-def _answer(sender: Any, wanted: Collection[str], handle: Handle[list[Clip]]) -> None:
+def _response(wanted: Collection[str], handle: Handle[list[Clip]]) -> Any:
     try:
         (clip,) = handle.result()
         tensors = [pb_utils.Tensor(name, make(clip)) for name, make in MAKE.items() if name in wanted]
-        response = pb_utils.InferenceResponse(output_tensors=tensors)
+        return pb_utils.InferenceResponse(output_tensors=tensors)
     except Exception as error:
-        response = _refusal(error)
-    _send(sender, response)
+        return _refusal(error)
 
 
 def _refusal(error: Exception) -> Any:

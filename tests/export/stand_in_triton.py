@@ -53,14 +53,25 @@ class InferenceResponseSender:
     """Holds the one response that a model without decoupled responses may send."""
 
     def __init__(self) -> None:
-        self._sent = threading.Event()
+        self._sent, self._cancelled = threading.Event(), threading.Event()
         self._response: InferenceResponse | None = None
+
+    def is_cancelled(self) -> bool:
+        assert not self._sent.is_set(), "a request that was answered is gone"
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """What the client does, or the server when the client is gone."""
+        self._cancelled.set()
 
     def send(self, response: InferenceResponse, flags: int = 0) -> None:
         assert not self._sent.is_set(), "a request is answered once"
         assert flags == TRITONSERVER_RESPONSE_COMPLETE_FINAL
         self._response = response
         self._sent.set()
+
+    def answered(self) -> bool:
+        return self._sent.is_set()
 
     def response(self, timeout: float = 300) -> InferenceResponse:
         assert self._sent.wait(timeout), "there is no answer"

@@ -7,6 +7,8 @@ import importlib.util
 import json
 import shutil
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -276,6 +278,32 @@ def test_a_request_that_is_too_late(backend):
     request = _request(prompt=PROMPT, steps=50, seconds=0.5, timeout=1000)
     backend.execute([request])
     assert request.get_response_sender().response().error().code() == stand_in.TritonError.CANCELLED
+
+
+def test_a_cancelled_request_leaves_its_batch(backend):
+    """While it runs, and while it waits; its neighbours are answered."""
+    long, neighbour = (_request(prompt=PROMPT, seed=seed, steps=1000, seconds=0.5) for seed in (1, 2))
+    backend.execute([long, neighbour])
+    stats = backend.engine.batcher.stats
+    _wait_until(lambda: stats().running == 2)
+    neighbour.get_response_sender().cancel()
+    error = neighbour.get_response_sender().response(timeout=30).error()
+    assert (error.code(), error.message()) == (stand_in.TritonError.CANCELLED, "the request was cancelled")
+    _wait_until(lambda: stats().running == 1)
+    third = _request(("fps",), prompt=PROMPT, steps=1, seconds=0.5)
+    backend.execute([third])
+    assert _given(third)["fps"].item() == 16
+    assert not long.get_response_sender().answered()
+    long.get_response_sender().cancel()
+    assert long.get_response_sender().response(timeout=30).error().code() == stand_in.TritonError.CANCELLED
+    _wait_until(lambda: stats().running == 0)
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "it does not come true"
+        time.sleep(0.01)
 
 
 def test_a_full_queue(backend, monkeypatch):

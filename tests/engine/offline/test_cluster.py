@@ -15,6 +15,7 @@ from syncflow import Request, load_clip
 from syncflow.engine.offline import ClusterOptions, EngineSettings, Entry, Outputs, Record, cluster, generate_entries
 from syncflow.engine.offline.cluster import MAX_DEATHS, ClipActor, _Driver, _resources
 
+from ..local_ray import local_ray
 from .conftest import SETTINGS, entries
 from .stand_in_ray import Ray
 
@@ -129,15 +130,12 @@ def test_options_out_of_range():
 @pytest.mark.slow
 def test_two_workers_make_what_one_process_makes_and_one_of_them_is_killed(run, tmp_path):
     """Latents and sounds bit by bit: every request is stepped alone."""
-    ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'syncflow[cluster]'")
     psutil = pytest.importorskip("psutil", reason="psutil is not installed")
-    cluster.import_ray()
     here, there = Outputs(tmp_path / "here", latents=True), Outputs(tmp_path / "there", latents=True)
-    todo = entries(24)
+    todo = entries(20)
     run(todo, here)
     found: dict[str, Record] = {}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    try:
+    with local_ray(cpus=2):
         for record in generate_entries(todo, there, SETTINGS, cluster=ClusterOptions(workers=2)):
             assert record.id not in found and record.status == "done"
             found[record.id] = record
@@ -146,8 +144,6 @@ def test_two_workers_make_what_one_process_makes_and_one_of_them_is_killed(run, 
                 actors = [child for child in children if any("ClipActor" in part for part in child.cmdline())]
                 assert len(actors) == 2
                 actors[0].kill()
-    finally:
-        ray.shutdown()
     assert found.keys() == {entry.id for entry in todo}
     assert all(there.is_intact(record) for record in found.values())
     for entry in todo:
