@@ -80,6 +80,9 @@ VideoVaeConfig read_config(const std::filesystem::path& folder) {
     if (!fits(config.widths, config.layers, config.scaling) || !fits(config.decoder_widths, config.decoder_layers, config.decoder_scaling)) {
         throw Error(Status::corrupt, (folder / "config.json").string() + " describes no video codec: its lists do not fit each other");
     }
+    if (std::count(config.scaling.begin(), config.scaling.end(), true) != std::count(config.decoder_scaling.begin(), config.decoder_scaling.end(), true)) {
+        throw Error(Status::corrupt, (folder / "config.json").string() + " describes an encoder and a decoder of other factors");
+    }
     return config;
 }
 
@@ -258,6 +261,10 @@ Floats VideoVae::encode(std::span<const std::uint8_t> frames, std::int64_t count
     for (const ResBlock& block : parts_->encoder_middle) x = block(x, threads);
     x = (*parts_->encoder_out)(x, true, nullptr, threads);
     const std::int64_t plane = x.height * x.width, kept = x.frames - lead;
+    if (kept != latent_frames || x.height * parts_->space_factor() != height || x.width * parts_->space_factor() != width) {
+        throw Error(Status::unsupported, "the encoder of the video codec makes " + std::to_string(kept) + " latent frames of " + std::to_string(count) +
+                                             " frames, where " + std::to_string(latent_frames) + " are expected");
+    }
     Floats latents(static_cast<std::size_t>(c.latent_channels * kept * plane));
     for (std::int64_t channel = 0; channel < c.latent_channels; ++channel) {
         const float mean = parts_->mean[static_cast<std::size_t>(channel)], deviation = parts_->std[static_cast<std::size_t>(channel)];

@@ -23,7 +23,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
     const auto fail = [&] {
         throw Error(Status::not_found, path.string() + " cannot be read (" + std::strerror(errno) + ")");
     };
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file < 0) fail();
     struct stat about = {};
     const bool known = ::fstat(file, &about) == 0 && S_ISREG(about.st_mode);
