@@ -52,7 +52,7 @@ class Server:
         content = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, content, headers, method=method)
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=600) as response:
             text = response.read().decode()
         return json.loads(text) if text.startswith(("{", "[")) else text
 
