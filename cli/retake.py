@@ -55,7 +55,7 @@ def retake(
 
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(model, runtime=runtime)
+    engine = Engine.from_pretrained(model, runtime=runtime, capture_seconds=0)
     watch.model_loaded()
     clips = engine.retake(clip, prompt, progress=not json, **settings)
     results.write(clips if takes > 1 else [clips], paths, watch, keep_latents=keep_latents, json=json)

@@ -7,8 +7,10 @@ threads of the batcher call the same methods, and requests join and leave betwee
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 
 from .components import Components
@@ -22,7 +24,7 @@ from .sampling.job import Job
 from .sampling.loop import ProgressCallback, StepCallback, run_batch
 from .sampling.sequential import SequentialBatch, batch_of
 from .sampling.tensor_cache import CAPACITY
-from .types import Clip, Latents
+from .types import Clip, Latents, Request
 
 
 class ModelBackend:
@@ -77,9 +79,37 @@ class ModelBackend:
 
     def make_batch(self, shape: Hashable = None) -> Batch | SequentialBatch:
         """An empty batch; it takes the shape of the first requests that join."""
-        if self.deterministic:
-            return SequentialBatch(self.denoiser, self.conditioning_cache, overlap=self.overlap)
-        return batch_of(self.denoiser, self.conditioning_cache, overlap=self.overlap)
+        max_rows = 0 if self.deterministic else getattr(self.denoiser, "max_rows", None)
+        if max_rows is None:
+            return batch_of(self.denoiser, self.conditioning_cache, overlap=self.overlap)
+        return SequentialBatch(self.denoiser, self.conditioning_cache, overlap=self.overlap, max_rows=max_rows)
+
+    def capture(self, batch: int, seconds: float, memory: int) -> tuple[int, ...]:
+        """Capture the CUDA graphs of the model's own clip with its own guidance, for batches of 1, 2, 4, … requests.
+
+        The largest, of at most ``batch`` requests and the rows of one graph, comes first: the others then find memory
+        in its pools. One that needs more than ``memory`` bytes by the estimate is left out, and none begins after
+        ``seconds``. -> the numbers of requests, for a denoiser without CUDA graphs none.
+        """
+        if seconds <= 0 or (most_rows := getattr(self.denoiser, "max_rows", None)) is None:
+            return ()
+        began, captured = time.monotonic(), []
+        prepared = self.pipeline.prepare(Request("a warm-up", steps=2))  # a step for each buffer of contexts
+        job, rows = self.encode(prepared), max(1, len(prepared.plan.branches))
+        most = 1 if self.deterministic else max(1, min(batch, most_rows // rows))
+        for requests in sorted({1 << i for i in range(most.bit_length())} | {most}, reverse=True):
+            if time.monotonic() - began > seconds:
+                break
+            needed = self.memory_model.graphs(prepared.sequence, prepared.plan, [requests], overlap=self.overlap)
+            if needed.total > memory:
+                continue
+            with self.stepping():
+                together = self.make_batch()
+                together.join([replace(job, seed=seed) for seed in range(requests)])
+                while not together.step():
+                    pass
+            captured.append(requests)
+        return tuple(captured)
 
     def decode(self, request: PreparedRequest, latents: Latents) -> list[Clip]:
         """A clip for each take of a request."""

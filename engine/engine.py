@@ -36,11 +36,23 @@ from .sampling.tensor_cache import CAPACITY
 from .sampling.trial import make_step
 from .settings import check_settings, make_request, make_requests
 from .types import Clip, Latents, Request
-from .validation import check_names, file_path, refuse, text, whole_between
+from .validation import check_names, file_path, number_between, refuse, text, whole_between
 
 BUNDLED = "pretrained/syncflow-tiny"
 FORKABLE = ("torch", "torch-plain", "native")  # those that compute with one thread in a forked child
-ENGINE_SETTINGS = ("cuda_graphs", "overlap", "fp8", "autotune", "deterministic", "limits", "policy", "cache_bytes")
+ENGINE_SETTINGS = (
+    "cuda_graphs",
+    "overlap",
+    "fp8",
+    "autotune",
+    "deterministic",
+    "limits",
+    "policy",
+    "cache_bytes",
+    "capture_seconds",
+)
+CAPTURE_SECONDS, MAX_CAPTURE_SECONDS = 10.0, 3600.0
+MAX_MEMORY = 1 << 62
 ENGINE_ALIASES = {"dtype": "precision", "torch_dtype": "precision"}
 
 
@@ -67,6 +79,7 @@ class Engine:
         limits: Limits | None = None,
         policy: Policy | None = None,
         cache_bytes: int = CAPACITY,
+        capture_seconds: float = 0.0,
     ) -> None:
         self.config = components.config
         self.device = find_device(device)
@@ -80,7 +93,7 @@ class Engine:
         self.export_locations = ExportLocations(folder, components.digest)
         self.chosen = choose(runtime, ddit, self.export_locations, found, task, options=options)
         self.denoiser = self.chosen.denoiser
-        cache_bytes = whole_between("cache_bytes", cache_bytes, 0, 1 << 62)
+        cache_bytes = whole_between("cache_bytes", cache_bytes, 0, MAX_MEMORY)
         self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device, cache_bytes)
         self.backend = ModelBackend(
             components,
@@ -92,6 +105,8 @@ class Engine:
         )
         self._process = os.getpid()
         self.limits, self.policy = limits or Limits(), policy or Policy()
+        seconds = number_between("capture_seconds", capture_seconds, 0, MAX_CAPTURE_SECONDS)
+        self.captured_batches = self.backend.capture(self.limits.batch, seconds, _memory_for_graphs(self.device))
 
     @classmethod
     def from_pretrained(
@@ -115,11 +130,14 @@ class Engine:
         ``autotune``, see :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are
         on by default for "auto" on a GPU; ``deterministic``: the bits of a clip do not depend on the other requests of
         its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts of earlier
-        requests, and as much again of what is computed from them and from schedules, by default 1 GiB. Raises
+        requests, and as much again of what is computed from them and from schedules, by default 1 GiB;
+        ``capture_seconds``: with CUDA graphs, how long those of batches of the model's own clip may be captured now, by
+        default 10; others are captured when they are first needed. Raises
         ``ValueError`` for a folder that is no package or does not match its checksums, for a runtime that is not
         available, and for a setting that does not apply.
         """
         check_names(list(settings), ENGINE_SETTINGS, ENGINE_ALIASES, "an engine")
+        settings.setdefault("capture_seconds", CAPTURE_SECONDS)
         found = find_device(device)
         folder = model_folder(path)
         return cls(Components.load(folder), found, runtime=runtime, precision=precision, folder=folder, **settings)
@@ -139,6 +157,7 @@ class Engine:
             "device": str(self.device),
             "threads": self.threads,
             "deterministic": self.backend.deterministic,
+            "captured_batches": list(self.captured_batches),
             "float32_products": float32_products(self.device),
         } | self.chosen.describe()
 
@@ -306,6 +325,11 @@ class Engine:
             text("prompt", prompt)
         source = clip if isinstance(clip, Clip) else file_path("clip", clip, "a clip or the path of a file")
         return self.generate(self.pipeline.retake(source, prompt, settings), progress=progress)
+
+
+def _memory_for_graphs(device: torch.device) -> int:
+    """Bytes that graphs captured at the start may take: half of what is free on a GPU."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else MAX_MEMORY
 
 
 def workload(sequence: SequenceConfig) -> Workload:

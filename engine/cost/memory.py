@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -23,10 +23,14 @@ from ..components import Components
 from ..config import SequenceConfig
 from ..forking import remember
 from ..model import DDiT
+from ..runtime.cuda_graphs.capture import eager_capture
+from ..runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from ..sampling.guidance import GuidancePlan
 from ..sampling.job import Job, Text
-from ..sampling.schedule import schedule
+from ..sampling.schedule import Schedule, schedule
 from ..sampling.sequential import batch_of
+
+WORKSPACE = 32 << 20  # bytes of PyTorch's workspace for cuBLAS on Hopper; on other GPUs it is 8 MiB
 
 
 class LiveMemoryMode(TorchDispatchMode):
@@ -66,6 +70,25 @@ class MemoryEstimate:
     request: int
 
 
+@dataclass(frozen=True)
+class GraphMemory:
+    """Bytes that CUDA graphs add to the weights, whatever runs.
+
+    ``buffers``: outputs, of which contexts are the largest, and static inputs of every graph. ``pools``: intermediate
+    values, which the graphs of a memory pool share; an upper bound, a whole step for each pool. ``workspaces`` of
+    cuBLAS, one for each pool and for each stream beside them.
+    """
+
+    buffers: int
+    pools: int
+    workspaces: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.buffers + self.pools + self.workspaces
+
+
 class MemoryEstimator:
     """Estimates for one model, cached by kind of request; threads that ask for the same kind wait for one estimate."""
 
@@ -96,14 +119,29 @@ class MemoryEstimator:
         """Bytes that one request adds to a step."""
         return self._step(sequence, plan, takes, 2) - self._step(sequence, plan, takes, 1)
 
+    def graphs(
+        self, sequence: SequenceConfig, plan: GuidancePlan, batches: Sequence[int], *, overlap: bool = False
+    ) -> GraphMemory:
+        """The memory of the CUDA graphs of these numbers of requests, all captured, each below the limit of rows.
+
+        ``overlap``: contexts have two buffers. Video and audio take their steps as the model has them by default.
+        """
+        denoiser = CudaGraphDenoiser(self._model, overlap=overlap, capture=eager_capture)
+        with torch.inference_mode():
+            for requests in batches:
+                batch = batch_of(denoiser)
+                batch.join(self._jobs(sequence, plan, 1, requests, schedule(2, lead=self._config.sampling.video_lead)))
+                while not batch.step():
+                    pass
+        one_way = self._config.ddit.bridge != "global_local"
+        pools = 1 + one_way + (overlap and one_way)
+        with self._lock:
+            step = self._step(sequence, plan, 1, max(batches))
+        streams = 3 + overlap  # steps, encoding, decoding, and the second tower
+        return GraphMemory(denoiser.graphs.bytes, pools * step, (pools + streams) * WORKSPACE)
+
     def _step_bytes(self, sequence: SequenceConfig, plan: GuidancePlan, takes: int, requests: int) -> int:
-        d = self._config.ddit
-        with torch.device("meta"):
-            states = torch.zeros(d.text_tokens, d.text_width)
-            silence = torch.zeros(sequence.audio_tokens, d.audio_channels)
-        text = Text(states, d.text_tokens, key=0)
-        job = Job(sequence, 0, schedule(1), plan, text, silence=silence, takes=tuple(range(takes)))
-        jobs = [replace(job, text=Text(torch.zeros_like(states), d.text_tokens, key=i)) for i in range(requests)]
+        jobs = self._jobs(sequence, plan, takes, requests, schedule(1))
 
         def work() -> None:
             batch = batch_of(self._model)
@@ -111,6 +149,17 @@ class MemoryEstimator:
             batch.step()
 
         return peak_bytes(work)
+
+    def _jobs(
+        self, sequence: SequenceConfig, plan: GuidancePlan, takes: int, requests: int, times: Schedule
+    ) -> list[Job]:
+        d = self._config.ddit
+        with torch.device("meta"):
+            states = torch.zeros(d.text_tokens, d.text_width)
+            silence = torch.zeros(sequence.audio_tokens, d.audio_channels)
+        text = Text(states, d.text_tokens, key=0)
+        job = Job(sequence, 0, times, plan, text, silence=silence, takes=tuple(range(takes)))
+        return [replace(job, text=Text(torch.zeros_like(states), d.text_tokens, key=i)) for i in range(requests)]
 
     def _decode_bytes(self, sequence: SequenceConfig) -> int:
         s, d = sequence, self._config.ddit

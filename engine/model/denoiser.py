@@ -8,7 +8,7 @@ tensors), so that one graph serves every guidance plan, task and mix of requests
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..config import DDiTConfig
 from ..types import Conditioning, Velocities
 from .bridges import Context
+from .tower_step import TowerStep
 
 
 class Modulation(NamedTuple):
@@ -71,7 +72,7 @@ class VideoInputs:
     @property
     def num_rows(self) -> int:
         """R."""
-        return len(self.latents if self.prefix_of_row is None else self.prefix_of_row)
+        return len(self.text_of_row if self.prefix_of_row is None else self.prefix_of_row)
 
 
 @dataclass(frozen=True)
@@ -176,3 +177,20 @@ class Denoiser(Protocol):
 
     def joint_pass(self, inputs: JointInputs) -> Velocities:
         """Both towers of a ``global_local`` model."""
+
+
+@runtime_checkable
+class StepDenoiser(Denoiser, Protocol):
+    """A denoiser of a one-way model that also computes whole steps of a tower, of at most ``max_rows`` rows.
+
+    ``step`` takes the place of latents, modulation and time tokens in the inputs, whose own are those of its samples.
+    Its latents and steps are updated in place. The methods return the contexts of the pass.
+    """
+
+    max_rows: int
+
+    def video_step(self, inputs: VideoInputs, step: TowerStep) -> Context:
+        """:meth:`video_pass`, and the Euler step of its velocity."""
+
+    def audio_step(self, inputs: AudioInputs, step: TowerStep) -> Context:
+        """:meth:`audio_pass`, and the Euler step of its velocity."""

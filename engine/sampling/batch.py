@@ -43,6 +43,7 @@ class Batch(ABC):
         self.jobs: list[Job] = []
         self.owner: list[int] = []
         self._plans: dict[Hashable, tuple[Any, Index]] = {}
+        self._stepped: set[Modality] = set()  # those that the model has moved in this step
 
     # Requests
 
@@ -101,7 +102,7 @@ class Batch(ABC):
     def latents(self) -> Latents:
         """Where all requests are now: video (B, C_v, T, H, W), audio (takes of all, A, C_a)."""
         self.streams.join()
-        return Latents(self.video.latents, self.audio.latents)
+        return Latents(self.video.snapshot(), self.audio.snapshot())
 
     def _begin_video(self, job: Job, grid: np.ndarray, phases: CachePhases) -> LatentState:
         times = self.cache.video_times(_and_clean(grid), float(job.sequence.fps))
@@ -119,6 +120,8 @@ class Batch(ABC):
         self.owner = [b for b, job in enumerate(jobs) for _ in job.sounds]
         if not jobs:
             return
+        self._wants_estimate = any(branch.static for job in jobs for branch in job.plan.branches)
+        self._rescales = any(job.plan.rescale for job in jobs)
         self.video = BatchedLatents("video", video, self.model.dtype)
         self.audio = BatchedLatents("audio", audio, self.model.dtype)
         self.frame_times = self._tensor(list(jobs[0].sequence.frame_times))  # that all of the batch share
@@ -170,17 +173,20 @@ class Batch(ABC):
         if moving := [batched for batched in modalities if batched.modality in velocities]:
             self._euler(moving, velocities, index)
         for batched in modalities:
-            batched.advance()
+            if batched.modality in self._stepped:
+                batched.advance_in_place()
+            else:
+                batched.advance()
+        self._stepped -= {batched.modality for batched in modalities}
 
     def _euler(self, moving: Sequence[BatchedLatents], velocities: Mapping[Modality, Tensor], index: Index) -> None:
         copy = self.model.dtype if self.model.dtype != torch.float32 else None
         arguments = [self._euler_arguments(one, velocities[one.modality], index) for one in moving]
         stepped = [guided_euler_step(*each, dtype=copy) for each in arguments]
-        wants_estimate = any(branch.static for job in self.jobs for branch in job.plan.branches)
         for one, (latents, *copies) in zip(moving, stepped, strict=True):
-            if wants_estimate and one is self.video:
+            if self._wants_estimate and one is self.video:
                 self._update_estimate(latents)
-            one.latents, one.model_latents = latents, copies[0] if copies else latents
+            one.move_to(latents, copies[0] if copies else latents)
 
     def _euler_arguments(self, batched: BatchedLatents, velocity: Tensor, index: Index) -> tuple[Tensor | None, ...]:
         """Arguments of the Euler step of one modality."""
@@ -188,7 +194,7 @@ class Batch(ABC):
         if batched.differences is not None:
             velocity = self._cached(batched, batched.differences, velocity, index)
         dt = batched.next_flow_time - batched.flow_time
-        if any(job.plan.rescale for job in self.jobs):
+        if self._rescales:
             dt = dt * self._rescaled(batched, velocity, rows, weights)
         return batched.latents, velocity, rows, weights, dt, *batched.held()
 

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..model.tower_step import TowerStep
 from .caching import CachePhase, CachePhases
 from .job import Known
 from .transfer import upload
 
 Modality = Literal["video", "audio"]
 Held = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+TABLE = 64  # tables of the steps are as long as a multiple of this, so that requests of other lengths share CUDA graphs
 
 
 @dataclass
@@ -88,11 +90,16 @@ def grid_of(grid: np.ndarray, known: Known | None) -> np.ndarray:
     return np.ones_like(grid) if whole else grid
 
 
+def _table_length(steps: int) -> int:
+    return -(-steps // TABLE) * TABLE
+
+
 class BatchedLatents:
     """n latents of one modality. ``latents`` (n, ...) float32, ``model_latents`` the same in the model's type.
 
-    The first members are on the device; steps move them there. ``each`` are the values of each on the host, whose
-    latents are those at which they joined until :meth:`unstack` puts the present ones in.
+    The first members are on the device; steps move them there, by new tensors or, as :meth:`tower_step` has them, in
+    place: ``version`` is the number of steps in place since then, None before the first. ``each`` are the values of
+    each on the host, whose latents are those at which they joined until :meth:`unstack` puts the present ones in.
     """
 
     def __init__(self, modality: Modality, each: Sequence[LatentState], dtype: torch.dtype) -> None:
@@ -100,8 +107,9 @@ class BatchedLatents:
         self.latents = torch.stack([state.latents for state in each])
         self.noise = torch.stack([state.noise for state in each])
         self.estimate = torch.stack([torch.zeros_like(t.noise) if t.estimate is None else t.estimate for t in each])
-        self.model_latents = self.latents.to(dtype)
-        device, longest = self.latents.device, max(len(state.grid) for state in each)
+        self._model_latents: Tensor | None = None
+        self.version: int | None = None
+        device, longest = self.latents.device, _table_length(max(len(state.grid) for state in each))
         grids = np.stack([np.pad(state.grid, (0, longest + 1 - len(state.grid)), mode="edge") for state in each])
         self.grid = upload(torch.from_numpy(grids).float(), device)  # (n, K + 2)
         self.steps = upload(torch.tensor([state.step for state in each]), device)
@@ -120,10 +128,40 @@ class BatchedLatents:
         return len(self.each)
 
     @property
+    def model_latents(self) -> Tensor:
+        """The latents in the model's type."""
+        if self._model_latents is None:
+            self._model_latents = self.latents.to(self.dtype)
+        return self._model_latents
+
+    def move_to(self, latents: Tensor, model_latents: Tensor | None = None) -> None:
+        """These latents take the place of the present ones."""
+        self.latents, self._model_latents, self.version = latents, model_latents, None
+
+    def snapshot(self) -> Tensor:
+        """The present latents, which later steps leave as they are."""
+        return self.latents if self.version is None else self.latents.clone()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step depends on latents, steps and velocities alone: nothing is known, no difference is kept."""
+        return self.known_mask is None and self.differences is None
+
+    def tower_step(self, samples: Tensor, rows: Tensor, weights: Tensor) -> TowerStep:
+        """The next step in place, of the rows of ``samples`` and with these sums of their velocities.
+
+        It makes no tensor, except that the latents before the first are copied: others may hold them.
+        """
+        if self.version is None:
+            self.latents, self.version = self.latents.clone(), 0
+        times = self._times
+        return TowerStep(self.latents, self.steps, self.version, self.grid, times, samples, rows, weights)
+
+    @property
     def moving(self) -> tuple[Tensor, ...]:
         """The tensors that a step puts others in place of."""
-        always = self.latents, self.model_latents, self.estimate, self.steps
-        return always if self.differences is None else (*always, self.differences)
+        tensors = self.latents, self._model_latents, self.estimate, self.steps, self.differences
+        return tuple(tensor for tensor in tensors if tensor is not None)
 
     @property
     def phases(self) -> CachePhases:
@@ -140,9 +178,18 @@ class BatchedLatents:
 
     def advance(self) -> None:
         """The step is done; latents at their end stay there."""
+        self._advance_each()
+        self.steps = (self.steps + 1).clamp_max(self.grid.shape[1] - 2)
+
+    def advance_in_place(self) -> None:
+        """The step of :meth:`tower_step` is done."""
+        assert self.version is not None
+        self._model_latents, self.version = None, self.version + 1
+        self._advance_each()
+
+    def _advance_each(self) -> None:
         for state in self.each:
             state.step = min(state.step + 1, len(state.grid) - 1)
-        self.steps = (self.steps + 1).clamp_max(self.grid.shape[1] - 2)
 
     @property
     def flow_time(self) -> Tensor:
@@ -169,7 +216,7 @@ class BatchedLatents:
     @cached_property
     def _times(self) -> tuple[Tensor, ...]:
         """Rows of all steps and, last, of time 1: (n, K + 1, ...)."""
-        longest = max(len(state.times[0]) for state in self.each)
+        longest = self.grid.shape[1] - 1
 
         def stacked(parts: Sequence[Tensor]) -> Tensor:
             ends = (part[-1:].expand(longest - len(part), *part.shape[1:]) for part in parts)

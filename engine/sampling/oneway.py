@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 
 from ..model.bridges import Context
-from ..model.denoiser import AudioInputs, Denoiser, VideoContextRef, VideoInputs, spatial_tokens
+from ..model.denoiser import (
+    AudioInputs,
+    Denoiser,
+    Modulation,
+    StepDenoiser,
+    VideoContextRef,
+    VideoInputs,
+    spatial_tokens,
+)
+from ..model.tower_step import TowerStep
 from .batch import Batch, Index
 from .conditioning_cache import ConditioningCache
 from .job import Job
@@ -29,6 +38,7 @@ class OneWayBatch(Batch):
         super().__init__(model, cache, streams)
         self.leader: Modality = "audio" if model.config.bridge == "audio_rope" else "video"
         self.follower: Modality = "video" if self.leader == "audio" else "audio"
+        self._stepper = model if isinstance(model, StepDenoiser) else None
         self.context: Context = []
         self.contexts: tuple[BranchRow, ...] = ()
 
@@ -113,18 +123,39 @@ class OneWayBatch(Batch):
             context = [torch.cat(pair) for pair in zip(self.context, computed, strict=True)]
         else:
             context = computed
-        return ({self.leader: velocity} if plan.num_outputs else {}), context
+        return ({} if velocity is None or not plan.num_outputs else {self.leader: velocity}), context
 
     def _follow(self, plan: StepPlan, index: Index, context: Context) -> dict[Modality, Tensor]:
         """What moves the following modality."""
         if not plan.following:
             return {}
         following = self._audio if self.leader == "video" else self._video
-        return {self.follower: following(plan, index, "following", context)[0]}
+        velocity, _ = following(plan, index, "following", context)
+        return {} if velocity is None else {self.follower: velocity}
 
-    def _video(self, plan: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
-        static = _replaced(plan, index, name)
-        rows = *self._video_rows(index[f"{name}_sample"], static), self.text, index[f"{name}_text"]
+    def _whole_step(self, plan: StepPlan, index: Index, name: str) -> TowerStep | None:
+        """The step of the ``leading`` or ``following`` modality for a model that takes it whole.
+
+        None where the model does not, and where the step is more than a sum of velocities.
+        """
+        modality = self.leader if name == "leading" else self.follower
+        batched, rows = (self.video if modality == "video" else self.audio), getattr(plan, name)
+        moves = plan.num_outputs > 0 if name == "leading" else bool(rows)
+        fits = self._stepper is not None and len(rows) <= self._stepper.max_rows
+        plain = batched.is_plain and not self._rescales and not any(row.replaced for row in rows)
+        if not (moves and fits and plain) or (modality == "video" and self._wants_estimate):
+            return None
+        self._stepped.add(modality)
+        return batched.tower_step(index[f"{name}_sample"], index[f"{modality}_rows"], index[f"{modality}_weights"])
+
+    def _video(self, plan: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor | None, Context]:
+        """Velocity, None after a whole step, and contexts."""
+        step = self._whole_step(plan, index, name)
+        if step is None:
+            latents, modulation = self._video_rows(index[f"{name}_sample"], _replaced(plan, index, name))
+        else:
+            latents, modulation = step.latents, Modulation(*step.times)
+        rows = latents, modulation, self.text, index[f"{name}_text"]
         if name == "leading":
             num_outputs = _fewer(plan.num_outputs, plan.leading)
             context_rows = index["context_rows"] if plan.context_rows else None
@@ -138,7 +169,7 @@ class OneWayBatch(Batch):
         elif not _reads(plan.following):
             inputs = VideoInputs(*rows, frame_times=self.frame_times)
         else:
-            prefix = index["prefix"] if len(rows[0]) < len(plan.following) else None
+            prefix = index["prefix"] if len(plan.prefixes) < len(plan.following) else None
             inputs = VideoInputs(
                 *rows,
                 audio_context=context,
@@ -146,21 +177,31 @@ class OneWayBatch(Batch):
                 prefix_of_row=prefix,
                 frame_times=self.frame_times,
             )
-        return self.model.video_pass(inputs)
+        if step is None or self._stepper is None:
+            return self.model.video_pass(inputs)
+        return None, self._stepper.video_step(inputs, step)
 
-    def _audio(self, plan: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor, Context]:
-        muted = _replaced(plan, index, name)
-        rows = *self._audio_rows(index[f"{name}_sample"], muted), self.text, index[f"{name}_text"]
+    def _audio(self, plan: StepPlan, index: Index, name: str, context: Context) -> tuple[Tensor | None, Context]:
+        """Velocity, None after a whole step, and contexts."""
+        step = self._whole_step(plan, index, name)
+        if step is None:
+            latents, times = self._audio_rows(index[f"{name}_sample"], _replaced(plan, index, name))
+        else:
+            latents, (times,) = step.latents, step.times
+        inputs = AudioInputs(latents, times, self.text, index[f"{name}_text"])
         if name == "leading":
-            inputs = AudioInputs(*rows, num_outputs=_fewer(plan.num_outputs, plan.leading))
+            inputs = replace(inputs, num_outputs=_fewer(plan.num_outputs, plan.leading))
+        elif _reads(plan.following):
+            ref = VideoContextRef(self.positions, index["context"])
+            inputs = replace(inputs, video_context=context, video_context_ref=ref)
+        velocity: Tensor | None = None
+        if step is None or self._stepper is None:
             velocity, contexts = self.model.audio_pass(inputs)
-            if plan.context_rows != plan.leading:
-                contexts = [part[index["context_rows"]] for part in contexts]
-            return velocity, contexts
-        if not _reads(plan.following):
-            return self.model.audio_pass(AudioInputs(*rows))
-        ref = VideoContextRef(self.positions, index["context"])
-        return self.model.audio_pass(AudioInputs(*rows, video_context=context, video_context_ref=ref))
+        else:
+            contexts = self._stepper.audio_step(inputs, step)
+        if name == "leading" and plan.context_rows != plan.leading:
+            contexts = [part[index["context_rows"]] for part in contexts]
+        return velocity, contexts
 
     # What is kept
 

@@ -101,11 +101,6 @@ class JobStore:
             stored = connection.execute(self._select().where(jobs.c.id == new.id)).one()
         return _job(stored), True
 
-    def find(self, key: ApiKey, new: NewJob) -> VideoJob | None:
-        """The job that came with the same idempotency key. Raises :class:`ApiError` as :meth:`add`."""
-        with self._database.connect() as connection:
-            return self._same(connection, new, key)
-
     def get(self, job_id: str, tenant: str | None = None) -> VideoJob | None:
         """A job, if it belongs to the tenant (None: any)."""
         if not JOB_ID.fullmatch(job_id):

@@ -18,6 +18,11 @@ std::int64_t rounded(double value) { return static_cast<std::int64_t>(std::nearb
 
 [[noreturn]] void invalid(const std::string& sentence) { throw Error(Status::invalid_argument, sentence); }
 
+// Settings of models that only Python computes.
+[[noreturn]] void unsupported(const std::string& setting) {
+    throw Error(Status::unsupported, setting + " is a setting that the engine in C++ does not compute; the one in Python does");
+}
+
 template <typename Choice>
 void choose(const Settings& settings, const char* name, const std::array<const char*, 3>& names, Choice& choice) {
     std::string text = names[static_cast<std::size_t>(choice)];
@@ -29,8 +34,16 @@ void choose(const Settings& settings, const char* name, const std::array<const c
 
 SequenceConfig read_sequence_config(const Json& json) {
     const Settings settings(json, "SequenceConfig",
-                            {"seconds", "width", "height", "fps", "sample_rate", "time_factor", "space_factor", "patch", "audio_hop"});
+                            {"seconds", "width", "height", "fps", "sample_rate", "time_factor", "space_factor", "patch", "audio_hop",
+                             "chunk_frames", "any_size"});
     SequenceConfig config;
+    std::int64_t chunk_frames = 0;
+    bool any_size = false;
+    settings.read("chunk_frames", chunk_frames);
+    settings.read("any_size", any_size);
+    require_whole("chunk_frames", chunk_frames, 0, 1024);
+    if (chunk_frames != 0) unsupported("chunk_frames " + std::to_string(chunk_frames));
+    if (any_size) unsupported("any_size");
     settings.read("seconds", config.seconds);
     settings.read("width", config.width);
     settings.read("height", config.height);
@@ -46,8 +59,11 @@ SequenceConfig read_sequence_config(const Json& json) {
 
 SamplingConfig read_sampling_config(const Json& json) {
     const Settings settings(json, "SamplingConfig",
-                            {"steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video"});
+                            {"steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video", "size_shift"});
     SamplingConfig config;
+    bool size_shift = false;
+    settings.read("size_shift", size_shift);
+    if (size_shift) unsupported("size_shift");
     settings.read("steps", config.steps);
     settings.read("guidance", config.guidance);
     settings.read("shift", config.shift);
@@ -170,6 +186,9 @@ DDiTConfig read_ddit_config(const Json& json) {
     settings.read("rope_theta", config.rope_theta);
     choose(settings, "adaptor_tokens", ADAPTOR_TOKENS, config.adaptor_tokens);
     settings.read("audio_text", config.audio_text);
+    std::string bridge;
+    settings.read("bridge", bridge);
+    if (bridge == "none") unsupported("the bridge none");
     choose(settings, "bridge", BRIDGES, config.bridge);
     settings.read("first_block", config.first_block);
     settings.read("window", config.window);

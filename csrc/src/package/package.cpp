@@ -150,7 +150,9 @@ Package open_package(const fs::path& path, bool verify, int threads) {
     try {
         return {.path = path, .config = read_model_config(*settings), .digest = manifest.digest()};
     } catch (const Error& error) {
-        throw Error(Status::corrupt, index.string() + " describes no model: " + error.what());
+        const bool unsupported = error.status() == Status::unsupported;
+        throw Error(unsupported ? Status::unsupported : Status::corrupt,
+                    index.string() + (unsupported ? " describes another model: " : " describes no model: ") + error.what());
     }
 }
 

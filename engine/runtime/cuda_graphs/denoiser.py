@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ...model.bridges import Context
 from ...model.denoiser import AudioInputs, Denoiser, JointInputs, Modulation, VideoContextRef, VideoInputs
+from ...model.tower_step import TowerStep
 from ...types import Conditioning, Velocities
 from ..delegate import Delegate
 from .capture import Capture, CudaCapture
@@ -39,8 +41,10 @@ class CudaGraphDenoiser(Delegate):
     Tensors that are given as texts, contexts or indices must not be written in place afterwards. Batches of several
     threads can use one denoiser: :meth:`operations` is a lock that each of them holds for a step.
 
-    Passes of more than ``max_rows`` rows are not captured: they keep the device busy for longer than the host needs to
-    launch them, and padding them would cost more than it saves. The least recently used graphs are deleted beyond
+    A graph has at most ``max_rows`` rows: more keep the device busy for longer than the host needs to launch them, and
+    padding them would cost more than it saves. The sampling loop keeps its batches below that
+    (``sampling/sequential.py``); the takes of one request, which read the same contexts, are split here over several
+    replays, and any other pass of more rows is not captured. The least recently used graphs are deleted beyond
     ``max_graphs`` graphs, and beyond ``max_bytes`` of outputs and static inputs (a quarter of the device's memory by
     default). ``capture`` and ``order`` replace those of CUDA in tests. Raises ``ValueError`` for a model that is not on
     a CUDA device, unless ``capture`` is given.
@@ -84,14 +88,26 @@ class CudaGraphDenoiser(Delegate):
     @torch.inference_mode()
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
+        if inputs.num_rows > self.max_rows:
+            source = self._audio.buffer_of(inputs.audio_context)
+            return self._record_read(source, self.model.video_pass(inputs))
+        return self._run_video(inputs, None)
+
+    @torch.inference_mode()
+    def video_step(self, inputs: VideoInputs, step: TowerStep) -> Context:
+        """A pass with the Euler step around it, in one graph. -> what :meth:`video_pass` returns besides the velocity.
+
+        The rows, at most ``max_rows``, are those of ``step``, which takes the place of latents and modulation.
+        """
+        return self._run_video(inputs, step)[1]
+
+    def _run_video(self, inputs: VideoInputs, step: TowerStep | None) -> tuple[Tensor, Context]:
         rows, context, context_rows = inputs.num_rows, inputs.audio_context, inputs.context_rows
         source = self._audio.buffer_of(context)
-        if rows > self.max_rows:
-            return self._record_read(source, self.model.video_pass(inputs))
         padded_outputs = _padded_outputs(inputs.num_outputs, rows)
+        own = {"latents": GraphInput(inputs.latents), **_modulation_inputs(inputs.modulation)}
         graph_inputs = {
-            "latents": GraphInput(inputs.latents),
-            **_modulation_inputs(inputs.modulation),
+            **(own if step is None else _step_inputs(step)),
             **_keys_and_values(inputs.text),
             **_indices(
                 text_of_row=inputs.text_of_row,
@@ -105,11 +121,16 @@ class CudaGraphDenoiser(Delegate):
         }
         layers = 0 if context is None else len(context)
 
-        def function(static: Tensors) -> tuple[Tensor, Context]:
-            return self.model.video_pass(
+        def function(static: Tensors) -> tuple[Tensor | None, Context]:
+            if step is None:
+                latents, modulation = static["latents"], _modulation(static)
+            else:
+                latents, times = _step(static).row_inputs(self.dtype)
+                modulation = Modulation(*times)
+            velocity, contexts = self.model.video_pass(
                 VideoInputs(
-                    static["latents"],
-                    _modulation(static),
+                    latents,
+                    modulation,
                     _conditioning(static),
                     static["text_of_row"],
                     audio_context=_context(static, layers, source),
@@ -121,25 +142,37 @@ class CudaGraphDenoiser(Delegate):
                     pixels=static.get("pixels"),
                 )
             )
+            return _finish(static, step, velocity), contexts
 
         (velocity, contexts), buffer = self._video.run(
             padded_outputs, graph_inputs, function, source=source, returns_contexts=context_rows is not None
         )
         returned = _returned_contexts(buffer, contexts, 0 if context_rows is None else len(context_rows))
-        return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], returned
+        return _first(velocity, inputs.num_outputs, rows), returned
 
     @torch.inference_mode()
     def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        rows, context, ref = len(inputs.latents), inputs.video_context, inputs.video_context_ref
-        source = self._video.buffer_of(context)
-        if rows > self.max_rows:
+        if len(inputs.text_of_row) > self.max_rows:
+            if parts := _split(inputs, self.max_rows):
+                return torch.cat([self._run_audio(part, None)[0].clone() for part in parts]), []
+            source = self._video.buffer_of(inputs.video_context)
             return self._record_read(source, self.model.audio_pass(inputs))
+        return self._run_audio(inputs, None)
+
+    @torch.inference_mode()
+    def audio_step(self, inputs: AudioInputs, step: TowerStep) -> Context:
+        """As :meth:`video_step`, of the audio; ``step`` takes the place of latents and time tokens."""
+        return self._run_audio(inputs, step)[1]
+
+    def _run_audio(self, inputs: AudioInputs, step: TowerStep | None) -> tuple[Tensor, Context]:
+        rows, context, ref = len(inputs.text_of_row), inputs.video_context, inputs.video_context_ref
+        source = self._video.buffer_of(context)
         padded_outputs, layers = _padded_outputs(inputs.num_outputs, rows), 0 if context is None else len(context)
         text_tokens = self._text_tokens(inputs.text)
+        own = {"latents": GraphInput(inputs.latents), "time_token": GraphInput(inputs.time_token)}
         graph_inputs = {
-            "latents": GraphInput(inputs.latents),
-            "time_token": GraphInput(inputs.time_token),
+            **(own if step is None else _step_inputs(step)),
             **text_tokens,
             **(_indices(text_of_row=inputs.text_of_row) if text_tokens else {}),
             **(_contexts(context) if source is None else {}),
@@ -148,27 +181,33 @@ class CudaGraphDenoiser(Delegate):
             graph_inputs["positions"] = GraphInput(ref.positions, immutable=True, exact=True)
             graph_inputs |= _indices(context_of_row=ref.context_of_row)
 
-        def function(static: Tensors) -> tuple[Tensor, Context]:
+        def function(static: Tensors) -> tuple[Tensor | None, Context]:
             positions = static.get("positions")
             reference = None if positions is None else VideoContextRef(positions, static.get("context_of_row"))
-            return self.model.audio_pass(
+            if step is None:
+                latents, time_token = static["latents"], static["time_token"]
+            else:
+                latents, times = _step(static).row_inputs(self.dtype)
+                time_token = times[0][:, 0]
+            velocity, contexts = self.model.audio_pass(
                 AudioInputs(
-                    static["latents"],
-                    static["time_token"],
+                    latents,
+                    time_token,
                     _conditioning(static),
-                    static.get("text_of_row", static["latents"]),
+                    static.get("text_of_row", latents),
                     video_context=_context(static, layers, source),
                     video_context_ref=reference,
                     num_outputs=padded_outputs,
                 )
             )
+            return _finish(static, step, velocity), contexts
 
         returns_contexts = self.config.bridge == "audio_rope"
         (velocity, contexts), buffer = self._audio.run(
             padded_outputs, graph_inputs, function, source=source, returns_contexts=returns_contexts
         )
         returned = _returned_contexts(buffer, contexts, rows)
-        return velocity[: rows if inputs.num_outputs is None else inputs.num_outputs], returned
+        return _first(velocity, inputs.num_outputs, rows), returned
 
     @torch.inference_mode()
     def joint_pass(self, inputs: JointInputs) -> Velocities:
@@ -233,6 +272,55 @@ def _padded_outputs(num_outputs: int | None, rows: int) -> int | None:
     if num_outputs is None or padded_size(num_outputs) >= padded_size(rows):
         return None
     return padded_size(num_outputs)
+
+
+def _first(velocity: Any, num_outputs: int | None, rows: int) -> Any:
+    """The velocity of the rows that were asked for; None, what the graph of a whole step returns, stays None."""
+    return None if velocity is None else velocity[: rows if num_outputs is None else num_outputs]
+
+
+def _split(inputs: AudioInputs, max_rows: int) -> list[AudioInputs]:
+    """Passes of at most ``max_rows`` rows each, of rows that read given contexts; none where contexts are returned."""
+    ref, rows = inputs.video_context_ref, len(inputs.latents)
+    if max_rows == 0 or ref is None or ref.context_of_row is None or inputs.num_outputs is not None:
+        return []
+    parts = [slice(first, first + max_rows) for first in range(0, rows, max_rows)]
+    return [
+        replace(
+            inputs,
+            latents=inputs.latents[part],
+            time_token=inputs.time_token[part],
+            text_of_row=inputs.text_of_row[part],
+            video_context_ref=VideoContextRef(ref.positions, ref.context_of_row[part]),
+        )
+        for part in parts
+    ]
+
+
+def _step_inputs(step: TowerStep) -> dict[str, GraphInput]:
+    """The tensors of a step, of which the first two are its state."""
+    return {
+        "step_latents": GraphInput(step.latents, version=step.version),
+        "step_steps": GraphInput(step.steps, version=step.version),
+        "step_grid": GraphInput(step.grid, immutable=True),
+        **{f"step_times{i}": GraphInput(part, immutable=True) for i, part in enumerate(step.times)},
+        **{f"step_{name}": GraphInput(getattr(step, name), immutable=True) for name in ("samples", "rows", "weights")},
+    }
+
+
+def _step(static: Tensors) -> TowerStep:
+    """The step whose tensors are static inputs."""
+    names = "latents", "steps", "grid", "samples", "rows", "weights"
+    times = tuple(tensor for name, tensor in static.items() if name.startswith("step_times"))
+    return TowerStep(version=0, times=times, **{name: static[f"step_{name}"] for name in names})
+
+
+def _finish(static: Tensors, step: TowerStep | None, velocity: Tensor) -> Tensor | None:
+    """The velocity of a pass; of a step nothing, once its latents have moved."""
+    if step is None:
+        return velocity
+    _step(static).update(velocity)
+    return None
 
 
 def _indices(**indices: Tensor | None) -> dict[str, GraphInput]:

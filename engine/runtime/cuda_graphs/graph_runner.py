@@ -32,7 +32,7 @@ class CapturedGraph:
 
     replay: Callable[[], Any]
     outputs: Any
-    inputs: Sequence[StaticInput]
+    inputs: Mapping[str, StaticInput]
     source: CapturedGraph | None
     number: int
 
@@ -40,7 +40,7 @@ class CapturedGraph:
     def output_bytes(self) -> int:
         """Bytes of the outputs; intermediate values lie in memory that is shared by the pool."""
         storages = (leaf.untyped_storage() for leaf in tree_leaves(self.outputs) if leaf is not None)
-        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+        return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 @dataclass(eq=False)
@@ -86,7 +86,9 @@ class GraphCache:
     @property
     def bytes(self) -> int:
         """Bytes of all outputs and static inputs, without the intermediate values, whose memory each pool shares."""
-        inputs = {id(static): static.tensor.nbytes for graph in self._graphs.values() for static in graph.inputs}
+        inputs = {
+            id(static): static.tensor.nbytes for graph in self._graphs.values() for static in graph.inputs.values()
+        }
         return sum(graph.output_bytes for graph in self._graphs.values()) + sum(inputs.values())
 
     def get(self, key: Hashable) -> CapturedGraph | None:
@@ -102,12 +104,17 @@ class GraphCache:
         function: Callable[[Tensors], Any],
         inputs: Mapping[str, StaticInput],
         source: CapturedGraph | None,
+        restore: Callable[[], None],
     ) -> CapturedGraph:
-        """Capture ``function`` of the static inputs, and replay it once."""
+        """Capture ``function`` of the static inputs, and replay it once.
+
+        ``restore`` puts states back, which the warm-up of the capture has updated.
+        """
         tensors = {name: static.tensor for name, static in inputs.items()}
         replay = self._capture(lambda: function(tensors), pool)
+        restore()
         self.num_captures += 1
-        graph = CapturedGraph(replay, replay(), list(inputs.values()), source, next(self._numbers))
+        graph = CapturedGraph(replay, replay(), dict(inputs), source, next(self._numbers))
         self._graphs[key] = graph
         self._evict(graph)
         return graph
@@ -151,7 +158,8 @@ class GraphRunner:
     ) -> tuple[Any, OutputBuffer]:
         """``function`` of the static inputs, by replay. -> its outputs, and the buffer in which they lie.
 
-        ``constants`` are all values besides the inputs on which the function depends. ``source`` is a buffer of another
+        ``constants`` are all values besides the inputs on which the function depends. States among the inputs are
+        copied back. ``source`` is a buffer of another
         runner whose current outputs the function reads in place. ``returns_contexts`` says that the outputs will be
         read after the next call.
         """
@@ -162,11 +170,19 @@ class GraphRunner:
         static_inputs = self._static_inputs.copy_from(inputs)
         shapes = tuple((name, static.tensor.shape, static.tensor.dtype) for name, static in static_inputs.items())
         key = buffer.pool, constants, shapes, None if source_graph is None else source_graph.number
+        states = {name: graph_input for name, graph_input in inputs.items() if graph_input.version is not None}
+
+        def restore() -> None:
+            for name, state in states.items():
+                static_inputs[name].fill(state.value)
+
         graph = self.cache.get(key)
         if graph is None:
-            graph = self.cache.capture(key, buffer.pool, function, static_inputs, source_graph)
+            graph = self.cache.capture(key, buffer.pool, function, static_inputs, source_graph, restore)
         else:
             graph.replay()
+        for name, state in states.items():
+            static_inputs[name].copy_back(state)
         buffer.graph, buffer.contexts, buffer.reads = graph, [], []
         buffer.written = self._last_replay = self.order.record_event()
         if source is not None:

@@ -23,13 +23,16 @@ class GraphInput:
     """A tensor that a captured graph reads.
 
     ``axis`` is the axis whose size varies (rows, prompts, contexts); it is padded unless ``exact``. An ``immutable``
-    tensor is never written in place, and is copied only when it is a different tensor object than the last one.
+    tensor is never written in place, and is copied only when it is a different tensor object than the last one. A
+    tensor with a ``version`` is state: the graph updates its static input, from which it is copied back after the
+    replay as the next version. It is copied in only where that is not what the static input holds.
     """
 
     value: Tensor
     axis: int = 0
     immutable: bool = False
     exact: bool = False
+    version: int | None = None
 
     @property
     def padded_shape(self) -> tuple[int, ...]:
@@ -52,17 +55,29 @@ class StaticInput:
         first = value.narrow(axis, 0, min(1, value.shape[axis]))
         self.tensor = torch.empty(shape, dtype=value.dtype, device=value.device).copy_(first.expand(shape))
         self._source: weakref.ref[Tensor] | None = None
+        self._version: int | None = None
 
-    def copy_from(self, value: Tensor, *, immutable: bool) -> None:
-        """Copy ``value`` in; an immutable one only if it is not the tensor that was copied last."""
-        if immutable and self._source is not None and self._source() is value:
+    def copy_from(self, source: GraphInput) -> None:
+        """Copy its value in, unless it is there already: an immutable one, or this version of a state."""
+        value, keeps = source.value, source.immutable or source.version is not None
+        if keeps and self._source is not None and self._source() is value and self._version == source.version:
             return
+        self.fill(value)
+        self._source, self._version = weakref.ref(value), source.version
+
+    def copy_back(self, source: GraphInput) -> None:
+        """Copy the state that the graph has updated back into its tensor, as the next version."""
+        assert source.version is not None
+        source.value.copy_(self.tensor.narrow(self.axis, 0, source.value.shape[self.axis]), non_blocking=True)
+        self._source, self._version = weakref.ref(source.value), source.version + 1
+
+    def fill(self, value: Tensor) -> None:
+        """Copy ``value`` in."""
         count, size = value.shape[self.axis], self.tensor.shape[self.axis]
         self.tensor.narrow(self.axis, 0, count).copy_(value, non_blocking=True)
         if count < size and not value.is_floating_point():
             padding = self.tensor.narrow(self.axis, count, size - count)
             padding.copy_(value.narrow(self.axis, 0, 1).expand_as(padding), non_blocking=True)
-        self._source = weakref.ref(value)
 
 
 class StaticInputs:
@@ -83,6 +98,6 @@ class StaticInputs:
             static = self._tensors.get(key)
             if static is None:
                 static = self._tensors[key] = StaticInput(graph_input.value, graph_input.axis, shape)
-            static.copy_from(graph_input.value, immutable=graph_input.immutable)
+            static.copy_from(graph_input)
             static_inputs[name] = static
         return static_inputs

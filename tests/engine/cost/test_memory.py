@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from syncflow.engine.batching import Limits
-from syncflow.engine.cost.memory import LiveMemoryMode, MemoryEstimator, peak_bytes
+from syncflow.engine.cost.memory import WORKSPACE, LiveMemoryMode, MemoryEstimator, peak_bytes
 from syncflow.engine.engine import Engine
+from syncflow.engine.runtime.cuda_graphs.capture import eager_capture
+from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Request
 
@@ -81,3 +83,24 @@ def test_what_can_never_fit_is_refused_at_once(engine):
         assert len(clips) == 1
         with pytest.raises(ValueError, match="memory"):
             small.submit(PROMPT, steps=1, seconds=60.0, width=256, height=256)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_graphs_take_what_is_predicted(engine, memory, overlap):
+    """Contexts, static inputs and states of every bucket, as real graphs have them."""
+    prepared = engine.pipeline.prepare(Request(PROMPT, seconds=0.5, steps=2))
+    job, batches = engine.pipeline.encode(prepared), [2, 1]
+    real = CudaGraphDenoiser(engine.components.ddit, overlap=overlap, capture=eager_capture)
+    for requests in batches:
+        batch = batch_of(real)
+        batch.join([job] * requests)
+        while not batch.step():
+            pass
+    predicted = memory.graphs(prepared.sequence, prepared.plan, batches, overlap=overlap)
+    assert predicted.buffers == real.graphs.bytes
+    step = memory.step_of(prepared.sequence, prepared.plan)
+    assert predicted.pools >= (2 + overlap) * 2 * step
+    assert predicted.workspaces == (2 + 3 + 2 * overlap) * WORKSPACE
+    assert predicted.total == predicted.buffers + predicted.pools + predicted.workspaces
+    more = memory.graphs(prepared.sequence, prepared.plan, [4, *batches], overlap=overlap)
+    assert more.buffers > predicted.buffers

@@ -10,11 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from syncflow.engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from syncflow.engine.sampling.guidance import combine, sync_guidance, text_guidance
-from syncflow.engine.sampling.sequential import batch_of
+from syncflow.engine.sampling.sequential import SequentialBatch, batch_of
 from syncflow.engine.types import Latents
 
 from ..plain import AUDIO_SHAPE, HEARING_JOBS, JOBS, job
@@ -129,16 +130,43 @@ def test_many_rows_are_left_to_the_model(models, name):
     assert alone.graphs.num_captures == 0
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+@given(st.data())
+@settings(max_examples=4)
+def test_a_batch_of_many_rows_is_split_over_graphs(models, name, data):
+    """Requests of 2 or 3 rows each, 4 rows a graph: nothing is left to the model."""
+    denoiser = captured(models[name], max_rows=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(denoiser, "_record_read", None)
+        batch = SequentialBatch(denoiser, max_rows=denoiser.max_rows)
+        plans = [6.0, combine([text_guidance(4.0), sync_guidance(2.0)])]
+        jobs = [job(seed, steps=3, guidance=data.draw(st.sampled_from(plans))) for seed in range(4)]
+        come_and_go([batch], batch_of(models[name]), jobs, data)
+    assert denoiser.graphs.num_captures > 0
+    assert max(key[2][0][1][0] for key in denoiser.graphs._graphs) <= 4
+
+
+@pytest.mark.parametrize("name", ["adaptor", "adaptor, text"])
+def test_many_takes_are_split_over_graphs(models, name, monkeypatch):
+    denoiser = captured(models[name], max_rows=4)
+    monkeypatch.setattr(denoiser, "_record_read", None)
+    jobs = [job(1, steps=3, takes=(4, 5, 6, 7, 8)), job(2, steps=2)]
+    batch, expected = SequentialBatch(denoiser, max_rows=4), batch_of(models[name])
+    for one in (batch, expected):
+        one.join(jobs)
+        for _ in range(2):
+            one.step()
+    assert_same(batch.latents, expected.latents)
+
+
 # The number of captures, and what is copied
 
 
 def _memory(denoiser):
     """The tensors that its graphs hold."""
     for one in denoiser.graphs._graphs.values():
-        yield from (static.tensor for static in one.inputs)
-        velocity, rest = one.outputs
-        yield velocity
-        yield from rest if isinstance(rest, list) else [rest]
+        yield from (static.tensor for static in one.inputs.values())
+        yield from (leaf for leaf in tree_leaves(one.outputs) if leaf is not None)
 
 
 def sample_all(denoiser, *jobs):
@@ -214,6 +242,7 @@ def test_texts_contexts_and_indices_are_copied_when_they_change(models, name):
     for _ in range(9 if lead else 3):
         batch.step()
     small = {"latents", "video_latents", "audio_latents", "block_modulation", "time_embedding", "time_token"}
+    small |= {"step_latents", "step_steps"}  # which the graph updates itself
     with Copies(denoiser) as copies:
         batch.step()
     assert copies.names and copies.names <= small

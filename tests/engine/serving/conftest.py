@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+import uvicorn
 from fastapi.testclient import TestClient
 
 from syncflow import Clip, Engine, Limits
@@ -57,6 +60,27 @@ def start(engine: Engine, tmp_path: Path) -> Iterator[Callable[..., TestClient]]
 
     yield begin
     stop()
+
+
+@contextmanager
+def running(engine: Engine, data: Path, **settings: Any) -> Iterator[str]:
+    """A server on a free port of the loopback, in a thread: its URL."""
+    given = ServerSettings(**{"data": data, "drain": 20.0, "preview_every": 2, **settings})
+    app = create_app(engine, given, inspect=lambda clip: inspect_clip(clip).to_dict())
+    config = uvicorn.Config(app, port=0, log_config=None)
+    server, socket = uvicorn.Server(config), config.bind_socket()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
+    thread.start()
+    yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(60)
+
+
+@pytest.fixture(scope="module")
+def live_url(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A running server that the tests of a file share."""
+    with running(engine, tmp_path_factory.mktemp("live") / "data") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,17 @@ from functools import partial
 import pytest
 import torch
 
+from syncflow.engine.batching import Limits
 from syncflow.engine.components import Components
 from syncflow.engine.engine import Engine, bundled_model
 from syncflow.engine.exports import ExportLocations
 from syncflow.engine.runtime import pytorch
+from syncflow.engine.runtime.cuda_graphs.capture import eager_capture
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from syncflow.engine.runtime.selection import choose as choose_module
 from syncflow.engine.runtime.selection.choose import choose
 from syncflow.engine.runtime.selection.settings import ComputeDevice, TorchOptions, resolve_settings
+from syncflow.engine.types import Request
 
 from ..conftest import CONFIGS
 from ..tape import TapeCapture
@@ -148,6 +151,39 @@ def test_an_engine_passes_its_settings_on(gpu):
     assert engine.describe()["captured_graphs"] > 0
     eager = Engine(components, runtime="torch", cuda_graphs=False, overlap=False).describe()
     assert not any(eager[name] for name in ("cuda_graphs", "overlap", "fp8", "compile"))
+
+
+@pytest.mark.slow
+def test_batches_are_captured_at_the_start_within_a_budget(gpu, monkeypatch):
+    """Those of the model's own clip, the largest first; a clip of its size then needs no capture."""
+    monkeypatch.setattr(pytorch, "CudaGraphDenoiser", partial(CudaGraphDenoiser, capture=eager_capture))
+    components, limits = Components.load(bundled_model()), Limits(batch=2)
+    engine = Engine(components, runtime="auto", precision="float32", limits=limits, capture_seconds=600)
+    told = engine.describe()
+    assert told["captured_batches"] == [2, 1]
+    batch = engine.backend.make_batch()
+    batch.join([engine.backend.encode(engine.pipeline.prepare(Request(prompt, steps=3))) for prompt in ("a", "b")])
+    while not batch.step():
+        pass
+    assert engine.describe()["captured_graphs"] == told["captured_graphs"] > 0
+    prepared = engine.pipeline.prepare(Request("a ball"))
+    least = engine.memory.graphs(prepared.sequence, prepared.plan, [1], overlap=True)
+    assert engine.backend.capture(2, 600, least.total - 1) == ()
+    assert engine.backend.capture(2, 0, 1 << 62) == ()
+    engine.backend.deterministic = True
+    assert engine.backend.capture(2, 600, least.total) == (1,)
+
+
+@pytest.mark.slow
+def test_an_engine_splits_a_batch_over_graphs(gpu, monkeypatch):
+    """16 requests are 32 rows of text guidance, and a graph holds 16."""
+    engine = Engine(Components.load(bundled_model()), runtime="auto", limits=Limits(batch=16))
+    monkeypatch.setattr(CudaGraphDenoiser, "_record_read", None)
+    job = engine.backend.encode(engine.pipeline.prepare(Request("a ball", steps=1, seconds=0.25, video_lead=0.0)))
+    batch = engine.backend.make_batch()
+    batch.join([job] * 16)
+    assert [len(one.jobs) for one in batch.batches] == [8, 8]
+    assert batch.step() == list(range(16))
 
 
 @pytest.mark.parametrize("runtime", ["auto", "torch", "compiled", "torch-plain"])
