@@ -66,6 +66,10 @@ def open_package(path: str | Path) -> Package:
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"there is no model folder {path}")
+    if not (path / MANIFEST).is_file() and (path / "config.json").is_file():
+        raise ValueError(
+            f"{path} is no model package: it has no {MANIFEST}; `syncflow import` makes a package of published weights"
+        )
     manifest, index = read_json(path, MANIFEST), read_json(path, INDEX)
     if manifest.get("schema") != SCHEMA:
         raise ValueError(f"{path} has package schema {manifest.get('schema')}; this version reads schema {SCHEMA}")

@@ -179,6 +179,8 @@ def test_what_folders_are(published: tuple[Path, Path, Path], tmp_path: Path) ->
     for path, word in zip(published, ("STDiT3", "video autoencoder", "T5"), strict=True):
         found = describe(path)
         assert found.kind == "published" and word in found.what and not found.problems
+    with pytest.raises(ValueError, match="`syncflow import` makes a package of published weights"):
+        open_package(published[0])
     assert describe(tmp_path).kind == "unknown"
     (package / "ddit" / "source.json").unlink()
     assert describe(package).kind == "unknown" and "source.json" in describe(package).problems[0]
