@@ -205,9 +205,10 @@ def kernels(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Time the kernels beside their baselines on a GPU, or (--aot) report registers, spills and shared memory.
+    """Time the kernels beside their baselines on a GPU, or (--aot) report registers, shared memory, predicted times.
 
-    Exit code 1 if a kernel spills registers or needs more shared memory than the architecture has.
+    With --aot, exit code 1 if a kernel spills registers, needs more shared memory than the architecture has, waits
+    after every matrix instruction, or can overflow an index.
     """
     os.environ.pop("TRITON_INTERPRET", None)  # read when the kernels are first imported, here and in the workers
     overrides = dict(map(_parse_tiles, tiles or []))
@@ -245,7 +246,7 @@ def _report_aot(
 ) -> None:
     from tqdm import tqdm
 
-    from ..benchmarks.kernels import cases, compiled
+    from ..benchmarks.kernels import cases, compiled, predicted_step
 
     tasks = compiled.plan(
         arch,
@@ -257,10 +258,16 @@ def _report_aot(
     )
     with tqdm(total=len(tasks), desc=f"compiling for {arch}", file=sys.stderr, leave=False, disable=None) as bar:
         rows = compiled.compile_all(tasks, jobs, bar.update)
+    steps = []
+    if arch == predicted_step.PREDICTED_ARCH and operations is None and "bfloat16" in (dtypes or compiled.DTYPES):
+        steps = [predicted_step.predict_step(fp8=fp8) for fp8 in (False, True)]
     if json:
-        options.show_json({"arch": arch, "rows": [row.to_dict() for row in rows]})
+        found = {"rows": [row.to_dict() for row in rows], "steps": [one.to_dict() for one in steps]}
+        options.show_json({"arch": arch, **found})
     else:
         print(compiled.table(rows))
+        if steps:
+            print(f"\n{predicted_step.table(steps)}")
     faults = [fault for row in rows if (fault := row.fault(arch)) is not None]
     if faults:
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""

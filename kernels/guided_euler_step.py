@@ -198,7 +198,7 @@ def plan_launches(
 
 
 def _contiguous_rows(v: Tensor) -> Tensor:
-    """``v`` with contiguous rows, which may lie apart (a model that also predicts variances returns such a slice)."""
+    """``v`` with contiguous rows, perhaps with gaps between them: with variances it is part of an output."""
     expected = 1
     for size, stride in zip(reversed(v.shape[1:]), reversed(v.stride()[1:]), strict=True):
         if size != 1 and stride != expected:

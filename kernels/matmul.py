@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .attention_ops import dot_add
+from .attention_ops import INTERPRETED, dot_add
 from .launch import Launch, libraries_allowed, tiles, tl, triton
 
 GELU_RATE = tl.constexpr(-2 * math.sqrt(2 / math.pi) * math.log2(math.e))  # tanh as a power of 2
@@ -70,7 +70,7 @@ def epilogue(
     y += tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
     m_out = m_m[:, None] & m_n[None, :]
     o_tile = i_token.to(tl.int64) * N
-    o_out = (o_m - i_token)[:, None] * N + o_n[None, :]
+    o_out = tl.arange(0, y.shape[0])[:, None] * N + o_n[None, :]
     if GELU:
         y = gelu_tanh(y)
     if GATED:
@@ -110,6 +110,7 @@ def matmul_kernel(
     S_X: tl.constexpr,
     S_WEIGHT: tl.constexpr,
     SCALED: tl.constexpr,
+    FAST: tl.constexpr,
     GELU: tl.constexpr,
     GATED: tl.constexpr,
     PART: tl.constexpr,
@@ -122,7 +123,8 @@ def matmul_kernel(
 ):
     """A tile of BLOCK_M tokens and BLOCK_N channels.
 
-    SCALED: 8-bit codes, with a scale for every token of x and every channel of W. GELU: its tanh form. GATED: times
+    SCALED: 8-bit codes, with a scale for every token of x and every channel of W; the running sum stays in the matrix
+    units where FAST, else they give the sum of BLOCK_K products to float32. GELU: its tanh form. GATED: times
     ``table[PART] + modulation[row, frame, PART]``, plus ``residual``; s_row, s_frame and S_PART stride ``modulation``,
     and UNIFORM says that a tile lies within one of its rows and frames.
     Programs go through GROUP tiles of tokens for each tile of channels, so that both are found in the L2 cache.
@@ -150,7 +152,10 @@ def matmul_kernel(
             m_k = (first + o_k < K)[None, :]
             a = tl.load(p_x + first, mask=m_k, other=0.0)
             b = tl.load(p_weight + first, mask=m_k, other=0.0)
-        y = dot_add(a, tl.trans(b), y)
+        if SCALED and not FAST and not INTERPRETED:
+            y = tl.dot(a, tl.trans(b), y, max_num_imprecise_acc=BLOCK_K)
+        else:
+            y = dot_add(a, tl.trans(b), y)
 
     i_token = i_m * BLOCK_M
     if BLOCK_N < 128:
@@ -205,12 +210,13 @@ def matmul_launch(
     *,
     gelu: bool = False,
     scales: tuple[Tensor, Tensor] | None = None,
+    fast_accum: bool = True,
     gate: tuple[Tensor, Tensor, Tensor, int] | None = None,
 ) -> Launch:
     """out (M, N) from x (M, K) and W (N, K), whose last axes are contiguous.
 
-    ``scales`` (M,) and (N,) of 8-bit codes; ``gate`` is residual (R, T, S, N), table (P, N), modulation (R, T or 1, P,
-    N) and the part that is the gate.
+    ``scales`` (M,) and (N,) of 8-bit codes, whose sums ``fast_accum`` leaves to the matrix units; ``gate`` is residual
+    (R, T, S, N), table (P, N), modulation (R, T or 1, P, N) and the part that is the gate.
     """
     x_scales, weight_scales = scales or (bias, bias)
     arguments: dict[str, Tensor | int] = {"residual": bias, "table": bias, "modulation": bias}
@@ -252,6 +258,7 @@ def matmul_launch(
             "S_X": int(x.stride(0)),
             "S_WEIGHT": int(weight.stride(0)),
             "SCALED": scales is not None,
+            "FAST": fast_accum,
             "GELU": gelu,
             "GATED": gate is not None,
             **constants,

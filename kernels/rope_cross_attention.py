@@ -24,7 +24,6 @@ from torch import Tensor
 from . import native, reference_ops
 from .attention_ops import (
     LOG2_E,
-    cosine_sine,
     load_head,
     online_softmax_finish,
     online_softmax_update,
@@ -35,6 +34,11 @@ from .attention_ops import (
 )
 from .fake_shapes import fake_cross_attention
 from .launch import Launch, attention_tiles, head_tiles, operation, supported, tiles, tl, triton
+from .rotate_keys import load_angles, rotate_keys
+from .split_keys import combine_launch, part_buffers, store_part
+
+SPLIT_KEYS = 1024  # from which several programs share the keys of a query
+KEYS_FIRST = 2  # tiles of queries up to which each rotates the keys faster than a pass of its own does
 
 
 def reference(
@@ -104,9 +108,7 @@ def cpu(
 @triton.jit
 def apply_rope(x, positions, frequencies, FIRST: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr):
     """Channels FIRST .. FIRST + COLUMNS - 1 of rows at ``positions``, rotated, in float32."""
-    o_pair = FIRST // 2 + tl.arange(0, COLUMNS // 2)
-    b_frequency = tl.load(frequencies + o_pair, mask=o_pair < WIDTH // 2, other=0.0).to(tl.float32)
-    cos, sin = cosine_sine(positions[:, None] * b_frequency[None, :])
+    cos, sin = load_angles(frequencies, positions, FIRST, COLUMNS, WIDTH)
     return rotate(x.to(tl.float32), cos, sin, x.shape[0], COLUMNS)
 
 
@@ -122,6 +124,9 @@ def rope_cross_attention_kernel(
     own_k,
     own_v,
     out,
+    parts,
+    totals,
+    tops,
     queries,
     keys,
     own_keys,
@@ -143,6 +148,7 @@ def rope_cross_attention_kernel(
     SO_V_HEAD: tl.constexpr,
     SHARED: tl.constexpr,
     OWN: tl.constexpr,
+    ROTATED: tl.constexpr,
     WINDOWED: tl.constexpr,
     WINDOW: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -150,16 +156,19 @@ def rope_cross_attention_kernel(
     TAIL: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    SPLITS: tl.constexpr,
 ):
     """BLOCK_Q queries of one head of one row; with a window, over the tiles between its first and its last key.
 
     The row's own keys, its tail, follow the last one of the context in the same tile: a rotation to position 0 changes
     nothing. They, where not ``OWN``, and ``context_of_row``, where not ``SHARED``, are stand-ins that nothing reads.
+    ``ROTATED``: ``k`` is rotated already. Axis 1 of the grid shares the keys among SPLITS programs, whose results go to
+    ``parts``, ``totals`` and ``tops`` (``split_keys.py``), or with one of them to ``out``; nothing uses the others.
     """
     i_program = tl.program_id(0)
     q_tiles = tl.cdiv(queries, BLOCK_Q)
     i_tile = i_program % q_tiles
-    i_head = (i_program // q_tiles) % HEADS
+    i_head = ((i_program // q_tiles) % HEADS).to(tl.int64)
     i_row = (i_program // (q_tiles * HEADS)).to(tl.int64)
     i_context = i_row
     if SHARED:
@@ -185,16 +194,21 @@ def rope_cross_attention_kernel(
     last = end
     if OWN:
         last = end + own_keys
+    if SPLITS > 1:
+        each = tl.cdiv(tl.cdiv(last - begin, SPLITS), BLOCK_K) * BLOCK_K
+        begin += tl.program_id(1) * each
+        last = tl.minimum(last, begin + each)
     top = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_Q,), tl.float32)
     main = tl.zeros((BLOCK_Q, MAIN), tl.float32)
     tail = main
     if TAIL > 0:
         tail = tl.zeros((BLOCK_Q, TAIL), tl.float32)
-    for first in range(begin, last, BLOCK_K):
+    least = tl.maximum(last, begin + 1)
+    tl.assume(least > begin)  # a loop that may not run at all would serialise the matrix products
+    for first in range(begin, least, BLOCK_K):
         o_key = first + tl.arange(0, BLOCK_K)
         m_key = o_key < last
-        at_key = tl.load(k_positions + o_key, mask=o_key < end, other=0.0).to(tl.float32)
         p_key = k + i_context * sk_context + i_head * SK_HEAD + o_key.to(tl.int64) * sk_token
         p_value = v + i_context * sv_context + i_head * SV_HEAD + o_key.to(tl.int64) * sv_token
         if OWN:
@@ -205,9 +219,12 @@ def rope_cross_attention_kernel(
             p_value = tl.where(o_key < end, p_value, p_own_value)
         b_k, b_k_tail = load_head(p_key, m_key, WIDTH, MAIN, TAIL)
         b_v, b_v_tail = load_head(p_value, m_key, WIDTH, MAIN, TAIL)
-        b_k = rounded(apply_rope(b_k, at_key, frequencies, 0, MAIN, WIDTH), k.dtype.element_ty)
-        if TAIL > 0:
-            b_k_tail = rounded(apply_rope(b_k_tail, at_key, frequencies, MAIN, TAIL, WIDTH), k.dtype.element_ty)
+        if WINDOWED or not ROTATED:
+            at_key = tl.load(k_positions + o_key, mask=o_key < end, other=0.0).to(tl.float32)
+        if not ROTATED:
+            b_k = rounded(apply_rope(b_k, at_key, frequencies, 0, MAIN, WIDTH), k.dtype.element_ty)
+            if TAIL > 0:
+                b_k_tail = rounded(apply_rope(b_k_tail, at_key, frequencies, MAIN, TAIL, WIDTH), k.dtype.element_ty)
         m_pair = m_key[None, :]
         if WINDOWED:
             m_near = tl.abs(at_query[:, None] - at_key[None, :]) <= WINDOW
@@ -216,9 +233,13 @@ def rope_cross_attention_kernel(
             m_pair = m_pair & m_near
         logits = tl.where(m_pair, scores(b_q, b_q_tail, b_k, b_k_tail, TAIL), float("-inf"))
         top, total, main, tail = online_softmax_update(logits, b_v, b_v_tail, top, total, main, tail, TAIL)
-    main, tail = online_softmax_finish(total, main, tail, TAIL)
-    p_out = out + ((i_row * queries + o_query) * HEADS + i_head) * WIDTH
-    store_head(p_out, m_query, main, tail, WIDTH, MAIN, TAIL)
+    if SPLITS > 1:
+        i_part = ((i_row * HEADS + i_head) * SPLITS + tl.program_id(1)) * queries
+        store_part(parts, totals, tops, i_part, o_query, m_query, main, tail, total, top, WIDTH, MAIN, TAIL)
+    else:
+        main, tail = online_softmax_finish(total, main, tail, TAIL)
+        p_out = out + ((i_row * queries + o_query) * HEADS + i_head) * WIDTH
+        store_head(p_out, m_query, main, tail, WIDTH, MAIN, TAIL)
 
 
 @triton.jit
@@ -252,7 +273,11 @@ def plan_launches(
     tail_k: Tensor | None = None,
     tail_v: Tensor | None = None,
 ) -> tuple[Tensor, list[Launch]] | None:
-    """One launch over all heads and rows."""
+    """The keys rotated once where several tiles of queries read them, the attention, and the combination of its parts.
+
+    Long contexts are read by four programs, each a part: without a window, whose keys are few. Both choices depend on
+    lengths alone, so that the result of a request does not depend on its batch.
+    """
     rows, queries, heads, width = q.shape
     head = head_tiles(int(width))
     if head is None or not supported(q, k, v, tail_k, tail_v):
@@ -262,21 +287,29 @@ def plan_launches(
     q, k, v, own_k, own_v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, *own))
     out = q.new_empty(rows, queries, heads * width)
     key = {"dtype": q.dtype, "width": int(width), "length": queries, "keys": k.shape[1]}
-    choice = tiles.choose("rope_cross_attention", attention_tiles(q.dtype, head), **key)
+    heuristic = {**attention_tiles(q.dtype, head), "SPLITS": 4 if window < 0 and k.shape[1] >= SPLIT_KEYS else 1}
+    choice = tiles.choose("rope_cross_attention", heuristic, **key)
+    k_positions, frequencies, launches = k_positions.contiguous(), frequencies.contiguous(), []
+    if rotated := queries > KEYS_FIRST * choice["BLOCK_Q"] and k.shape[1] > 0:
+        turned, before = rotate_keys(k[:, None], positions=(k_positions, frequencies))
+        k, launches = turned[:, 0], [before]
+    split = choice["SPLITS"] > 1
+    buffers = part_buffers(q, choice["SPLITS"]) if split else (out, out, out)
     launch = Launch(
         rope_cross_attention_kernel,
-        (-(-queries // choice["BLOCK_Q"]) * heads * rows,),
+        (-(-queries // choice["BLOCK_Q"]) * heads * rows, choice["SPLITS"]),
         {
             "q": q,
             "k": k,
             "v": v,
             "q_positions": q_positions.contiguous(),
-            "k_positions": k_positions.contiguous(),
-            "frequencies": frequencies.contiguous(),
+            "k_positions": k_positions,
+            "frequencies": frequencies,
             "context_of_row": k_positions if context_of_row is None else context_of_row.contiguous(),
             "own_k": own_k,
             "own_v": own_v,
             "out": out,
+            **dict(zip(("parts", "totals", "tops"), buffers, strict=True)),
             "queries": queries,
             "keys": k.shape[1],
             "own_keys": 0 if tail_k is None else own_k.shape[1],
@@ -300,13 +333,14 @@ def plan_launches(
             "SO_V_HEAD": int(own_v.stride(2)),
             "SHARED": context_of_row is not None,
             "OWN": tail_k is not None,
+            "ROTATED": rotated,
             "WINDOWED": window >= 0,
             "WINDOW": float(window),
             **head,
         },
         choice,
     )
-    return out, [launch]
+    return out, [*launches, launch, *([combine_launch(buffers, out)] if split else [])]
 
 
 rope_cross_attention = operation(reference, plan_launches, cpu, fake_cross_attention)

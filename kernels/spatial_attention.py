@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import native
 from .fake_shapes import fake_self_attention
-from .flash import flash_launch
+from .flash import flash_launches
 from .launch import Launch, head_tiles, operation, supported
 from .reference_ops import attend, head_norm
 
@@ -37,7 +37,7 @@ def plan_launches(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float) -
         return None
     out = qkv.new_empty(rows, frames, tokens, heads * width)
     q_weight, k_weight = q_weight.contiguous(), k_weight.contiguous()
-    return out, [flash_launch("spatial_attention", qkv, out, q_weight, k_weight, None, eps, axis=2)]
+    return out, flash_launches("spatial_attention", qkv, out, q_weight, k_weight, None, eps, axis=2)
 
 
 spatial_attention = operation(reference, plan_launches, cpu, fake_self_attention)

@@ -10,6 +10,8 @@ qkv (R, T, S, 3, n, d), q_weight and k_weight (d,), rope (T, d / 2, 2) cosine an
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from . import native, reference_ops
@@ -26,7 +28,7 @@ from .attention_ops import (
     store_head,
 )
 from .fake_shapes import fake_self_attention
-from .flash import flash_launch
+from .flash import flash_launches
 from .launch import Launch, head_tiles, operation, supported, tiles, tl, triton
 
 
@@ -71,11 +73,11 @@ def temporal_attention_kernel(
 
     Row i of a tile is frame i % frames of position i // frames; a query sees the keys of its own position.
     """
-    i_heads = tl.program_id(0)
+    i_heads = tl.program_id(0).to(tl.int64)
     i_tile = tl.program_id(1).to(tl.int64)
     i_row = tl.program_id(2).to(tl.int64)
     o_row = tl.arange(0, ROWS)
-    o_position, o_frame = o_row // frames, o_row % frames
+    o_position, o_frame = o_row // frames, (o_row % frames).to(tl.int64)
     o_token = i_tile * positions + o_position
     m_row = (o_position < positions) & (o_token < tokens)
     same = o_position[:, None] == o_position[None, :]
@@ -133,8 +135,9 @@ def plan_launches(
     heuristic = {"ROWS": 32 if wide else 64, "HEADS_EACH": 1, "num_warps": 8, "num_stages": 1}
     choice = tiles.choose("temporal_attention", heuristic, dtype=qkv.dtype, width=int(width), length=frames)
     if frames > choice["ROWS"]:
-        return out, [flash_launch("flash", qkv, out, q_weight, k_weight, rope, eps, axis=1)]
+        return out, flash_launches("flash", qkv, out, q_weight, k_weight, rope, eps, axis=1)
     positions = choice["ROWS"] // max(frames, 1)
+    choice["HEADS_EACH"] = math.gcd(int(heads), choice["HEADS_EACH"])  # a rule of another model's heads leaves none out
     launch = Launch(
         temporal_attention_kernel,
         (heads // choice["HEADS_EACH"], -(-tokens // positions), rows) if frames else (0,),

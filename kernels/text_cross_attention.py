@@ -62,7 +62,7 @@ def text_cross_attention_kernel(
     i_program = tl.program_id(0)
     q_tiles = tl.cdiv(queries, BLOCK_Q)
     i_tile = i_program % q_tiles
-    i_head = (i_program // q_tiles) % HEADS
+    i_head = ((i_program // q_tiles) % HEADS).to(tl.int64)
     i_row = (i_program // (q_tiles * HEADS)).to(tl.int64)
     i_text = tl.load(text_of_row + i_row).to(tl.int64)
     length = tl.load(lengths + i_text).to(tl.int32)
@@ -82,11 +82,15 @@ def text_cross_attention_kernel(
     tail = main
     if TAIL > 0:
         tail = tl.zeros((BLOCK_Q, TAIL), tl.float32)
+    p_key = k + i_text * sk_text + i_head * SK_HEAD
+    p_value = v + i_text * sv_text + i_head * SV_HEAD
+    tl.assume(length > 0)  # a loop that may not run at all would serialise the matrix products
     for first in range(0, length, BLOCK_K):
         o_key = first + tl.arange(0, BLOCK_K)
         m_key = o_key < length
-        b_k, b_k_tail = load_head(k + i_text * sk_text + i_head * SK_HEAD + o_key * sk_token, m_key, WIDTH, MAIN, TAIL)
-        b_v, b_v_tail = load_head(v + i_text * sv_text + i_head * SV_HEAD + o_key * sv_token, m_key, WIDTH, MAIN, TAIL)
+        o_token = o_key.to(tl.int64)
+        b_k, b_k_tail = load_head(p_key + o_token * sk_token, m_key, WIDTH, MAIN, TAIL)
+        b_v, b_v_tail = load_head(p_value + o_token * sv_token, m_key, WIDTH, MAIN, TAIL)
         logits = tl.where(m_key[None, :], scores(b_q, b_q_tail, b_k, b_k_tail, TAIL), float("-inf"))
         top, total, main, tail = online_softmax_update(logits, b_v, b_v_tail, top, total, main, tail, TAIL)
     main, tail = online_softmax_finish(total, main, tail, TAIL)

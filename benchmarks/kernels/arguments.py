@@ -159,6 +159,16 @@ def _rope(n: RandomTensors, s: Sizes) -> Arguments:
     return (queries, keys, values, q_positions, k_positions, frequencies, 30.0 if s.ragged else -1.0, rows, *time)
 
 
+def _rope_window(n: RandomTensors, s: Sizes) -> Arguments:
+    """Video tokens that read the audio within one latent frame, each row its own."""
+    width = s.channels // s.heads
+    queries = n.normal(s.rows, s.frames * s.tokens, s.heads, width)
+    keys, values = n.normal(s.rows, s.audio, 2, s.heads, width).unbind(2)
+    frames, tokens = (torch.arange(m, device=n.device, dtype=torch.float32) for m in (s.frames, s.audio))
+    q_positions, k_positions = frames[:, None].expand(-1, s.tokens).flatten(), tokens * (s.frames / s.audio)
+    return (queries, keys, values, q_positions, k_positions, n.normal(width // 2, dtype=torch.float32), 1.0)
+
+
 def _norm(part: int) -> Factory:
     def make(n: RandomTensors, s: Sizes) -> Arguments:
         x = n.normal(s.rows, s.frames, s.tokens, s.channels)
@@ -219,11 +229,11 @@ def _gated_linear(inner: Callable[[Sizes], int], part: int) -> Factory:
     return make
 
 
-def _fp8(inner: Callable[[Sizes], int], outer: Callable[[Sizes], int], gelu: bool) -> Factory:
+def _fp8(inner: Callable[[Sizes], int], outer: Callable[[Sizes], int], gelu: bool, fast_accum: bool = True) -> Factory:
     def make(n: RandomTensors, s: Sizes) -> Arguments:
         codes, scales = n.quantised(s.rows, s.frames, s.tokens, inner(s))
         weight, weight_scales = n.quantised(outer(s), inner(s))
-        return (codes, scales, weight, weight_scales / inner(s) ** 0.5, n.normal(outer(s), scale=0.1), gelu)
+        return (codes, scales, weight, weight_scales / inner(s) ** 0.5, n.normal(outer(s), scale=0.1), gelu, fast_accum)
 
     return make
 
@@ -266,7 +276,8 @@ FACTORIES: dict[str, dict[str, tuple[str, Factory]]] = {
     "gated_residual": {"attention": (_VIDEO, _gate)},
     "text_cross_attention": {"text": ("R={s.rows} N={q} L={s.text} n={s.heads} d={d}", _text)},
     "rope_cross_attention": {
-        "audio": ("R={s.rows} N={s.audio} M={s.context_tokens} E=1 n={s.audio_heads} d={a}", _rope)
+        "audio": ("R={s.rows} N={s.audio} M={s.context_tokens} E=1 n={s.audio_heads} d={a}", _rope),
+        "video": ("R={s.rows} N={q} M={s.audio} window=1 n={s.heads} d={d}", _rope_window),
     },
     "linear_gelu": {"mlp": ("M={m} K={s.channels} N={s.hidden}", _gelu)},
     "gated_linear": {
@@ -276,6 +287,10 @@ FACTORIES: dict[str, dict[str, tuple[str, Factory]]] = {
     "modulated_layer_norm_fp8": {"block": (_VIDEO, _norm(3))},
     "fp8_linear": {
         "qkv": ("M={m} K={s.channels} N={three}", _fp8(lambda s: s.channels, lambda s: 3 * s.channels, False)),
+        "qkv, float32 sums": (
+            "M={m} K={s.channels} N={three}",
+            _fp8(lambda s: s.channels, lambda s: 3 * s.channels, False, fast_accum=False),
+        ),
         "gelu": ("M={m} K={s.channels} N={s.hidden}", _fp8(lambda s: s.channels, lambda s: s.hidden, True)),
         "mlp": ("M={m} K={s.hidden} N={s.channels}", _fp8(lambda s: s.hidden, lambda s: s.channels, False)),
     },

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ...kernels.reference_ops import head_norm, rope_table, rotate
 from .harness import Variant
@@ -41,14 +41,16 @@ def _attention_baselines(split: Split, join: Join) -> dict[str, Variant]:
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """FlexAttention, with a mask (B, 1, 1, M) over the keys or none."""
+    """FlexAttention, with a mask (B or 1, 1, N or 1, M) of what each query may attend to, or none."""
     from torch.nn.attention.flex_attention import flex_attention
 
     if mask is None:
         return flex_attention(q, k, v)
 
-    def score(value: Tensor, b: Tensor, _head: Tensor, _query: Tensor, key: Tensor) -> Tensor:
-        return value.masked_fill(~mask[b, 0, 0, key], float("-inf"))
+    allowed = mask.expand(q.shape[0], 1, q.shape[2], k.shape[2])
+
+    def score(value: Tensor, b: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return value.masked_fill(~allowed[b, 0, query, key], float("-inf"))
 
     return flex_attention(q, k, v, score_mod=score)
 
@@ -127,17 +129,24 @@ def _rope_split(
     q_positions: Tensor,
     k_positions: Tensor,
     frequencies: Tensor,
-    _window: float,
-    context_of_row: Tensor,
-    tail_k: Tensor,
-    tail_v: Tensor,
+    window: float,
+    context_of_row: Tensor | None = None,
+    tail_k: Tensor | None = None,
+    tail_v: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """RoPE of both sides in plain PyTorch; the context of every row gathered, its tail appended."""
+    """RoPE of both sides in plain PyTorch; the context of every row gathered, its tail appended; a mask of a window."""
     q, k = (
         rotate(x, rope_table(positions[:, None] * frequencies)) for x, positions in ((q, q_positions), (k, k_positions))
     )
-    k, v = (torch.cat((x[context_of_row], tail), 1) for x, tail in ((k, tail_k), (v, tail_v)))
-    return tuple(x.transpose(1, 2) for x in (q, k, v))
+    if context_of_row is not None:
+        k, v = k[context_of_row], v[context_of_row]
+    if tail_k is not None and tail_v is not None:
+        k, v = torch.cat((k, tail_k), 1), torch.cat((v, tail_v), 1)
+    arranged = tuple(x.transpose(1, 2) for x in (q, k, v))
+    if window < 0:
+        return arranged
+    near = (q_positions[:, None] - k_positions).abs() <= window
+    return (*arranged, pad(near, (0, k.shape[1] - near.shape[1]), value=True)[None, None])
 
 
 def _token_order_join(o: Tensor, *_: object) -> Tensor:

@@ -63,7 +63,7 @@ class Case:
         function = reference(self.operation)
         with torch.no_grad():
             outputs = function(*arguments)
-        moved = sum(map(_bytes, [*tree_leaves(arguments), *tree_leaves(outputs)]))
+        moved = bytes_of(arguments) + bytes_of(outputs)
         return Work(moved, flops(lambda: function(*arguments)))
 
     def launches(self, dtype: torch.dtype) -> list[Launch]:
@@ -122,8 +122,12 @@ def odd_cases(operations: Sequence[str] = OPERATIONS) -> list[Case]:
     return [Case(name, place, s) for name in operations for s in ODD for place in FACTORIES[name]]
 
 
+def bytes_of(tensors: object) -> int:
+    """Bytes of the distinct elements of all tensors; a repeated axis counts once."""
+    return sum(map(_bytes, tree_leaves(tensors)))
+
+
 def _bytes(leaf: object) -> int:
-    """Of the distinct elements of a tensor; a repeated axis counts once."""
     if not isinstance(leaf, Tensor):
         return 0
     extents = (size for size, stride in zip(leaf.shape, leaf.stride(), strict=True) if stride)

@@ -1,4 +1,4 @@
-"""Registers, spills and shared memory of every kernel at the shapes of the presets, compiled without a GPU.
+"""Registers, spills, shared memory and predicted time of every kernel at the shapes of the presets, without a GPU.
 
 Cases with the same specialisation are compiled once, in worker processes.
 """
@@ -9,36 +9,46 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from typing import Any
 
 import torch
 
 from ...kernels.launch import Launch, tiles
-from ...kernels.launch.aot import SHARED_LIMIT, architecture, resources, specialise
+from ...kernels.launch.aot import SHARED_LIMIT, Inspection, architecture, inspect, specialise
+from ...kernels.launch.index_ranges import overflowing_products
 from .cases import OPERATIONS, PRESETS, Case, cases, known
+from .predicted import PREDICTED_ARCH, launch_work, predict
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-HEAD = ("kernel", "shape", "dtype", "registers", "spills", "shared", "tensor core", "widest load")
+HEAD = ("kernel", "shape", "dtype", "registers", "spills", "shared", "tensor core", "waits", "predicted us", "bound us")
+# Of an attention for its matrix products in an iteration: for its logits and for its sums. Each of its four products in
+# float32 is three of tf32, on operands that are split in registers between them.
+MOST_WAITS = {"bfloat16": 3, "float16": 3, "float32": 12}
 Overrides = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One launch of a case, and the cases that share its machine code."""
+    """One launch of a case, and the cases that share its machine code, itself among them."""
 
     arch: str
     case: Case
     dtype: str
     position: int
     overrides: Overrides = field(default_factory=dict)
-    same: tuple[str, ...] = ()
+    same: tuple[Case, ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """Resources of one kernel at one shape, in bytes (spills per thread); ``error`` if it did not compile."""
+    """Resources of one kernel at one shape, in bytes (spills per thread); ``error`` if it did not compile.
+
+    ``waits_per_loop`` and ``serialised`` as in :class:`~syncflow.kernels.launch.aot.Resources`; ``overflows``: products
+    of indices and strides that can leave 32 bits in one of ``cases``. ``predicted_us`` and ``bound_us`` are those of an
+    H100 (``predicted.py``), None for another architecture.
+    """
 
     operation: str
     place: str
@@ -52,6 +62,11 @@ class Row:
     tensor_core: str | None = None
     load_bytes: int = 0
     loads: dict[int, int] = field(default_factory=dict)
+    waits_per_loop: int = 0
+    serialised: str | None = None
+    overflows: tuple[str, ...] = ()
+    predicted_us: float | None = None
+    bound_us: float | None = None
     cases: tuple[str, ...] = ()
     error: str | None = None
 
@@ -64,6 +79,13 @@ class Row:
             return f"{where} spills {self.spills} bytes a thread"
         if self.shared_bytes > SHARED_LIMIT[arch]:
             return f"{where} takes {self.shared_bytes} bytes of shared memory; {arch} has {SHARED_LIMIT[arch]}"
+        if self.serialised is not None:
+            return f"{where} waits after every matrix instruction: {self.serialised}"
+        most = MOST_WAITS[self.dtype]
+        if "attention" in self.operation and self.waits_per_loop > most:
+            return f"{where} waits {self.waits_per_loop} times an iteration for its products, more than {most}"
+        if self.overflows:
+            return f"{where} has a 32-bit product that can overflow: {self.overflows[0]}"
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +111,7 @@ def tasks_of(
     """One task for every distinct specialisation among the cases."""
     architecture(arch)
     tasks: dict[str, Task] = {}
-    same: dict[str, list[str]] = {}
+    same: dict[str, list[Case]] = {}
     known(tuple(overrides or ()), OPERATIONS)
     with _choosing(arch, overrides or {}):
         for case in chosen:
@@ -99,22 +121,30 @@ def tasks_of(
                         continue
                     key = repr((case.operation, launch.kernel.__name__, specialise(launch)))
                     tasks.setdefault(key, Task(arch, case, dtype, position, overrides or {}))
-                    same.setdefault(key, []).append(str(case))
+                    same.setdefault(key, []).append(case)
     return [Task(t.arch, t.case, t.dtype, t.position, t.overrides, tuple(same[key])) for key, t in tasks.items()]
 
 
 def compile_one(task: Task) -> Row:
     """Compile the kernel of a task and read its report."""
+    torch_dtype = DTYPES[task.dtype]
     with _choosing(task.arch, task.overrides):
-        launch = task.case.launches(DTYPES[task.dtype])[task.position]
+        launches = [case.launches(torch_dtype)[task.position] for case in (task.case, *task.same)]
+    launch, names = launches[0], tuple(map(str, task.same))
     options = {name: int(value) for name, value in launch.tiles.items()}
     about = (task.case.operation, task.case.place, _name(launch), task.case.shape, task.dtype, options)
     try:
-        found = asdict(resources(launch, task.arch))
+        found: Inspection = inspect(launch, task.arch)
     except Exception as error:
         lines = str(error).strip().splitlines()
-        return Row(*about, cases=task.same, error=f"{type(error).__name__}: {lines[-1] if lines else ''}")
-    return Row(*about, **found, cases=task.same)
+        return Row(*about, cases=names, error=f"{type(error).__name__}: {lines[-1] if lines else ''}")
+    overflows = dict.fromkeys(line for one in launches for line in overflowing_products(found.ttir, one))
+    row = Row(*about, **asdict(found.resources), overflows=tuple(overflows), cases=names)
+    if task.arch != PREDICTED_ARCH:
+        return row
+    work = launch_work(launch, task.case.work(torch_dtype))
+    time = predict(launch, found.code, found.resources, work, task.dtype)
+    return replace(row, predicted_us=time.predicted_us, bound_us=time.bound_us)
 
 
 def compile_all(tasks: Sequence[Task], jobs: int | None = None, done: Callable[[], object] = lambda: None) -> list[Row]:
@@ -137,7 +167,7 @@ def compile_all(tasks: Sequence[Task], jobs: int | None = None, done: Callable[[
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    lines = ["| " + " | ".join(HEAD) + " |", "|---|---|---|--:|--:|--:|---|--:|"]
+    lines = ["| " + " | ".join(HEAD) + " |", "|---|---|---|--:|--:|--:|---|--:|--:|--:|"]
     for row in rows:
         cells: list[object] = [
             f"{row.operation}, {row.place} ({row.kernel})",
@@ -147,7 +177,8 @@ def table(rows: Sequence[Row]) -> str:
             row.spills,
             row.shared_bytes,
         ]
-        cells += [row.tensor_core or "-", row.load_bytes] if row.error is None else ["failed", "-"]
+        times = ["-" if us is None else f"{us:.1f}" for us in (row.predicted_us, row.bound_us)]
+        cells += [row.tensor_core or "-", row.waits_per_loop, *times] if row.error is None else ["failed", *"---"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -29,12 +29,13 @@ LEAST_SECONDS = 2e-4  # of one replay
 ROUNDS = 25
 CHECKED_BYTES, CHECKED_FLOPS = 1 << 29, 1e12  # a larger case is checked at the batch of one
 LIBRARY = ("linear_gelu", "gated_linear", "fp8_linear")  # operations that a GPU's library may do instead of a kernel
+FAST_STEP, FAST_BITS = 32, 13  # products of 8 bits that a matrix unit of Hopper adds at once, bits that its sum keeps
 ALLOWED = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}  # relative error of a baseline
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to compute an operation: its kernel or a baseline.
+    """An implementation of an operation: its kernel or a baseline.
 
     ``setup`` makes what ``run`` takes, before the clock starts; ``restore(output, *arguments)`` then brings the output
     into the operation's own layout for the check. ``compiled``: ``run`` goes through ``torch.compile``. ``tiles`` are
@@ -106,22 +107,27 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Truth:
-    """Arguments of a case with the operation's result in float64, and in plain PyTorch in their own type."""
+    """Arguments of a case with the operation's result in float64, and in plain PyTorch in their own type.
+
+    ``sum_error``: what the sums of a GPU's matrix units may lose, as a share of the largest result.
+    """
 
     arguments: Arguments
     exact: list[Tensor]
     plain: list[Tensor]
     dtype: torch.dtype = field(default=torch.float32)
+    sum_error: float = 0.0
 
     def margin(self, output: object) -> float:
-        """Error over what the tolerance rule allows: twice that of plain PyTorch and one rounding of the largest."""
+        """Error over what the tolerance rule allows: twice that of plain PyTorch, one rounding of the largest, and
+        what sums that are not kept in float32 lose."""
         worst = 0.0
         for a, p, e, eps in zip(readable(output), self.plain, self.exact, _roundings(output), strict=True):
             if a.shape != e.shape:
                 raise ValueError(f"an output of shape {tuple(a.shape)} must be {tuple(e.shape)}")
             if not a.numel():
                 continue
-            allowed = 2 * (p.double() - e).abs().max().item() + eps * e.abs().max().item()
+            allowed = 2 * (p.double() - e).abs().max().item() + (eps + self.sum_error) * e.abs().max().item()
             error = (a.double() - e).abs().max().item()
             worst = max(worst, error / allowed if error == error else math.inf)
         return worst
@@ -170,7 +176,19 @@ def truth(case: Case, dtype: torch.dtype, device: str) -> Truth:
 
     with torch.no_grad():
         exact = readable(formula(*tree_map(widen, arguments)))
-        return Truth(arguments, exact, readable(formula(*arguments)), dtype)
+        return Truth(arguments, exact, readable(formula(*arguments)), dtype, sum_error(case.operation, arguments))
+
+
+def sum_error(operation: str, arguments: Arguments) -> float:
+    """What the sums of 8-bit products may lose, as a share of the largest.
+
+    Hopper's matrix units keep 13 bits after the leading one of a running sum and cut the rest, once every 32 products:
+    all K / 32 times with ``fast_accum``, else up to the next addition in float32, after 128 products.
+    """
+    if operation != "fp8_linear":
+        return 0.0
+    length, fast_accum = arguments[0].shape[-1], arguments[6]
+    return (length if fast_accum else min(length, 128)) / FAST_STEP * 2.0**-FAST_BITS
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .language import INSTALLED, interpreted, triton
 from .launching import Launch
+from .machine_code import SERIALISED, MachineCode, assembler_warnings
 
 # Bytes of shared memory that one program may take (CUDA programming guide, table of technical specifications).
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_89": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
@@ -55,6 +56,8 @@ class Resources:
     ``registers`` and ``spills`` (bytes of local memory) of a thread, ``shared_bytes`` of a program; ``tensor_core`` the
     matrix instruction that it uses (``wgmma``, ``tcgen05``, ``mma``) or None. ``loads`` counts the global loads by
     their bytes a thread, asynchronous copies among them (a bulk copy counts as 16); ``load_bytes`` is the widest.
+    ``waits_per_loop``: how often an iteration of the main loop waits for matrix instructions; ``serialised``: what
+    ptxas says where it waits after every one (C7515), else None.
     """
 
     registers: int
@@ -63,6 +66,17 @@ class Resources:
     tensor_core: str | None
     load_bytes: int
     loads: dict[int, int]
+    waits_per_loop: int
+    serialised: str | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A compiled kernel: what it takes, its machine code, and its TTIR (Triton's own intermediate representation)."""
+
+    resources: Resources
+    code: MachineCode
+    ttir: str
 
 
 def architecture(name: str) -> int:
@@ -102,6 +116,29 @@ def specialise(launch: Launch) -> Specialisation:
 
 def compile_launch(launch: Launch, arch: str) -> Any:
     """Triton's compiled kernel for ``arch`` (``sm_90``). Raises ``ValueError`` where kernels cannot be compiled."""
+    source, target, options = _source(launch, arch)
+    return triton.compile(source, target=target, options=options)
+
+
+def ttir(launch: Launch, arch: str) -> str:
+    """The kernel in Triton's intermediate representation, without compiling it further; errors as above."""
+    from triton._C.libtriton import ir
+    from triton.compiler.compiler import make_backend
+
+    source, target, chosen = _source(launch, arch)
+    backend = make_backend(target)
+    options = backend.parse_options(dict(chosen))
+    context, stages = ir.context(), dict[str, Any]()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    backend.add_stages(stages, options, source.language)
+    functions, modules = backend.get_codegen_implementation(options), backend.get_module_map()
+    module = source.make_ir(target, options, functions, modules, context)
+    return str(stages["ttir"](module, {}))
+
+
+def _source(launch: Launch, arch: str) -> tuple[Any, Any, dict[str, int]]:
+    """What Triton compiles, for which GPU, and with which options."""
     capability = architecture(arch)
     if not INSTALLED:
         raise ValueError("compiling kernels needs triton; install it with `pip install syncflow[gpu]`")
@@ -112,27 +149,30 @@ def compile_launch(launch: Launch, arch: str) -> Any:
 
     chosen = specialise(launch)
     source = ASTSource(launch.kernel, chosen.signature, chosen.constants, chosen.attributes)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=chosen.options)
+    return source, GPUTarget("cuda", capability, 32), chosen.options
 
 
-def resources(launch: Launch, arch: str) -> Resources:
+def inspect(launch: Launch, arch: str) -> Inspection:
     """Compile, and read the report on the machine code and the instructions that were chosen."""
     compiled = compile_launch(launch, arch)
-    report = _report(compiled.asm["cubin"])
+    report, code = _report(compiled.asm["cubin"]), MachineCode.of(compiled.asm["cubin"])
     ptx = compiled.asm["ptx"]
     units = set(_MATRIX.findall(ptx))
     used = next(
         (unit.partition(".")[0] for unit in ("wgmma.mma_async", "tcgen05.mma", "mma.sync") if unit in units), None
     )
     widths = load_widths(ptx)
-    return Resources(
+    found = Resources(
         registers=max(int(n) for n in re.findall(r"\bREG:(\d+)", report)),
         spills=max(int(n) for n in re.findall(r"\bSTACK:(\d+)", report)),
         shared_bytes=int(compiled.metadata.shared),
         tensor_core=used,
         load_bytes=max(widths, default=0),
         loads=widths,
+        waits_per_loop=code.waits_per_loop,
+        serialised=_serialised(code, ptx, arch),
     )
+    return Inspection(found, code, compiled.asm["ttir"])
 
 
 def load_widths(ptx: str) -> dict[int, int]:
@@ -145,6 +185,13 @@ def load_widths(ptx: str) -> dict[int, int]:
     if bulk := len(_BULK.findall(ptx)):
         found[16] += bulk
     return dict(sorted(found.items()))
+
+
+def _serialised(code: MachineCode, ptx: str, arch: str) -> str | None:
+    """The warning of ptxas, which is asked only where the code shows a wait for every other matrix instruction."""
+    if 2 * code.count("WARPGROUP.DEPBAR") < sum(one.multiplies_matrices for one in code.instructions) + 1:
+        return None
+    return next((line for line in assembler_warnings(ptx, arch) if SERIALISED in line), None)
 
 
 def _report(cubin: bytes) -> str:

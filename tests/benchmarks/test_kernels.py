@@ -117,6 +117,20 @@ def test_margin_follows_the_rule():
         known.margin(torch.zeros(3))
 
 
+def test_sums_of_8_bit_products_have_a_tolerance_of_their_own():
+    """K / 32 cuts after 13 bits, as Hopper's matrix units make them, pass; twice as many do not."""
+    (case,) = (one for one in cases.micro_cases(["fp8_linear"]) if one.place == "mlp")
+    known = harness.truth(case, torch.float32, "cpu")
+    (exact,) = known.exact
+    steps = case.arguments("meta", torch.float32)[0].shape[-1] / 32
+    assert known.sum_error == steps * 2**-13
+    cut = exact + exact.abs().max() * steps * 2**-13
+    assert known.margin(cut) <= 1 < known.margin(exact + 2 * (cut - exact))
+    assert harness.truth(cases.micro_cases(["gated_linear"])[0], torch.float32, "cpu").sum_error == 0
+    exact_sums, long = (*known.arguments[:6], False), torch.empty(1, 4608)
+    assert harness.sum_error("fp8_linear", (long, *exact_sums[1:])) == 4 * 2**-13
+
+
 def test_roof_and_row():
     roofline = Roofline(2e12, {"bfloat16": 1e15, "float32": 5e14})
     assert roofline.floor(Work(10**9, 10**9), torch.bfloat16) == pytest.approx(5e-4)
@@ -221,6 +235,15 @@ def test_faults_of_a_row():
     assert "232448 bytes" in str(row.fault("sm_89"))
     spilling = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, spills=8)
     assert "spills 8" in str(spilling.fault("sm_90"))
+    serialised = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, serialised="(C7515) serialized")
+    assert "C7515" in str(serialised.fault("sm_90"))
+    for operation, refused in (("spatial_attention", True), ("linear_gelu", False)):
+        waiting = compiled.Row(operation, "video", "kernel", "R=1", "bfloat16", {}, waits_per_loop=4)
+        assert ("waits 4 times" in str(waiting.fault("sm_90"))) == refused
+    split = compiled.Row("spatial_attention", "video", "kernel", "R=1", "float32", {}, waits_per_loop=12)
+    assert split.fault("sm_90") is None
+    narrow = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, overflows=("%1 = arith.muli",))
+    assert "can overflow" in str(narrow.fault("sm_90"))
     broken = compiled.Row("op", "video", "kernel", "R=1", "bfloat16", {}, error="CompilationError: no")
     assert "does not compile" in str(broken.fault("sm_90"))
     assert "failed" in compiled.table([broken])

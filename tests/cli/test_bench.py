@@ -37,11 +37,17 @@ def mistake(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def hopper():
-    """All kernels at all shapes and in all types, for Hopper."""
+def of_hopper():
+    """All kernels at all shapes and in all types, for Hopper, and the predicted steps."""
     report = json.loads(run("--aot", "sm_90", "--json").stdout)
     assert report["arch"] == "sm_90"
-    return report["rows"]
+    return report
+
+
+@pytest.fixture(scope="module")
+def hopper(of_hopper):
+    """The rows of the kernels."""
+    return of_hopper["rows"]
 
 
 def test_every_operation_compiles_in_every_type(hopper):
@@ -60,9 +66,39 @@ def test_nothing_spills_on_hopper(hopper):
     assert not [row for row in hopper if row["shared_bytes"] > SHARED_LIMIT["sm_90"]]
 
 
+def test_matrix_products_are_not_serialised_on_hopper(hopper):
+    assert not [row for row in hopper if row["serialised"]]
+    attentions = [row for row in hopper if "attention" in row["operation"]]
+    waits = [(row["kernel"], row["waits_per_loop"]) for row in attentions if row["dtype"] != "float32"]
+    assert max(count for _, count in waits) <= 3
+    assert max(row["waits_per_loop"] for row in attentions) <= 12
+    loops = {"flash_attention_kernel", "text_cross_attention_kernel", "rope_cross_attention_kernel"}
+    assert {kernel for kernel, count in waits if count} == loops
+
+
+def test_no_index_overflows_on_hopper(hopper):
+    assert not [row["overflows"] for row in hopper if row["overflows"]]
+
+
+def test_predicted_times_are_above_the_bound(hopper):
+    assert all(row["predicted_us"] >= row["bound_us"] > 0 for row in hopper)
+
+
+def test_the_predicted_step_lists_its_parts(of_hopper):
+    plain, fp8 = of_hopper["steps"]
+    assert not plain["fp8"] and fp8["fp8"] and fp8["predicted_ms"] < plain["predicted_ms"]
+    assert plain["preset"] == "syncflow-xl" and plain["batch"] == 1
+    assert sum(plain["parts_ms"].values()) == pytest.approx(plain["predicted_ms"], abs=0.02)
+    assert plain["overlapped_ms"] <= 26 < 30 > plain["predicted_ms"]
+    operations = {call["operation"] for call in plain["calls"]}
+    assert {"linear", "linear_gelu", "gated_linear", "guided_euler_step", "gated_residual_norm"} <= operations
+    assert {name for name in operations if "attention" in name} == {name for name in NAMES if "attention" in name}
+
+
 def test_products_are_on_the_tensor_cores(hopper):
-    assert {row["operation"] for row in hopper if row["tensor_core"] == "wgmma"} == PRODUCTS
-    assert not [row for row in hopper if row["operation"] in PRODUCTS and row["tensor_core"] != "wgmma"]
+    with_products = [row for row in hopper if row["kernel"] not in ("rotate_keys_kernel", "combine_parts_kernel")]
+    assert {row["operation"] for row in with_products if row["tensor_core"] == "wgmma"} == PRODUCTS
+    assert not [row for row in with_products if row["operation"] in PRODUCTS and row["tensor_core"] != "wgmma"]
 
 
 def test_loads_are_wide(hopper):

@@ -109,6 +109,35 @@ def test_equals_complex_rotation_and_sdpa(check, dtype, context_of_row, **sizes)
     check(rope_cross_attention, formulation, *arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("queries", "keys"), [(5, 1090), (131, 70), (130, 1030)])
+def test_keys_in_parts_and_keys_rotated_first(check, dtype, queries, keys):
+    """Long contexts are read by several programs, and many queries read keys that were rotated by a kernel before."""
+    form = {"contexts": 2, "context_of_row": [1, -1, 0], "tail": 3}
+    arguments = inputs(3, queries, keys, 1, 40, dtype, 0, strided=True, **form)
+    kernels = [launch.kernel.__name__ for launch in rope_cross_attention.plan_launches(*arguments)[1]]
+    assert ("rotate_keys_kernel" in kernels) == (queries > 128)
+    assert ("combine_parts_kernel" in kernels) == (keys > 1024)
+    check(rope_cross_attention, formulation, *arguments)
+
+
+def test_a_window_over_many_keys_is_not_split(check):
+    arguments = inputs(1, 150, 1100, 1, 32, torch.float32, 0, window=2.5)
+    check(rope_cross_attention, formulation, *arguments)
+    assert "combine_parts_kernel" not in {
+        one.kernel.__name__ for one in rope_cross_attention.plan_launches(*arguments)[1]
+    }
+
+
+def test_the_number_of_parts_does_not_depend_on_the_rows():
+    """To the bit: a row alone, and among others."""
+    arguments = inputs(3, 4, 1100, 1, 32, torch.bfloat16, 0)
+    with torch.no_grad(), implementation("triton"):
+        together = rope_cross_attention(*arguments)
+        alone = rope_cross_attention(*(x[:1] for x in arguments[:3]), *arguments[3:])
+    assert torch.equal(together[:1], alone)
+
+
 @pytest.mark.parametrize("name", ["reference", "triton"])
 def test_a_row_without_context_and_tail_reads_nothing(name):
     arguments = inputs(2, 3, 5, 2, 32, torch.float32, 0, contexts=1, context_of_row=[-1, 0])

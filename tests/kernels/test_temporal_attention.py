@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from syncflow.kernels import implementation, rope_table, temporal_attention
+from syncflow.kernels.launch import tiles
 
 EPS = 1e-6
 
@@ -55,6 +56,22 @@ def inputs(rows, frames, tokens, heads, width, dtype, seed, strided=False):
 @settings(max_examples=40)
 def test_equals_complex_rotation_and_sdpa(check, dtype, rows, frames, tokens, heads, width, strided, seed):
     check(temporal_attention, formulation, *inputs(rows, frames, tokens, heads, width, dtype, seed, strided))
+
+
+@pytest.mark.parametrize("frames", [257, 320])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_keys_of_long_sequences_are_rotated_first(check, dtype, frames):
+    arguments = inputs(1, frames, 2, 1, 72, dtype, 0, strided=True)
+    kernels = [launch.kernel.__name__ for launch in temporal_attention.plan_launches(*arguments)[1]]
+    assert kernels == ["rotate_keys_kernel", "flash_attention_kernel"]
+    check(temporal_attention, formulation, *arguments)
+
+
+@pytest.mark.parametrize("each", [2, 4, 8])
+def test_a_tile_rule_that_does_not_divide_the_heads_leaves_none_out(check, each):
+    arguments = inputs(1, 5, 3, 6, 16, torch.float32, 0)
+    with tiles.override("temporal_attention", {"HEADS_EACH": each}):
+        check(temporal_attention, formulation, *arguments)
 
 
 def test_one_frame_attends_to_itself():

@@ -85,4 +85,5 @@ def test_the_compiler_traces_through_to_the_kernels():
     assert done.returncode == 0, done.stderr
     launches = json.loads(done.stdout)
     assert sorted(launches) == sorted(n for n in kernels.__all__ if hasattr(getattr(kernels, n), "plan_launches"))
+    assert launches.pop("rope_cross_attention") == 2, "its keys are long: the attention of their parts, then the sum"
     assert all(count == 1 for count in launches.values()), launches
