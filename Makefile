@@ -19,7 +19,7 @@ PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-r
 ALL_EXAMPLES := --hypothesis-profile=ci
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-avx2 native-test sanitize lanes check gate bench train-tiny clean
+.PHONY: help setup demo test test-fast test-avx2 native-test sanitize fuzz lanes check gate bench train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,14 @@ native-test: ## the C++ tests, where CMake and a compiler are there
 
 sanitize: ## the C++ tests under ASan with UBSan, and under TSan
 	@$(call run-presets,asan tsan)
+
+# New inputs that reach other code are kept in build/fuzz/corpus.
+FUZZ_SECONDS ?= 300
+fuzz: ## the fuzz targets with clang's libFuzzer, FUZZ_SECONDS each
+	@cmake --preset fuzz && MAKEFLAGS= cmake --build --preset fuzz --parallel $(CORES)
+	@set -e; for target in json manifest safetensors request_params; do \
+	  build/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -max_len=65536 build/fuzz/corpus/$$target; \
+	done
 
 lanes: ## the C++ tests with vectors of 4, 8 and 16 floats at every instruction level
 	@$(call run-presets,lanes-4 lanes-8 lanes-16)
