@@ -19,10 +19,18 @@ PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-r
 ALL_EXAMPLES := --hypothesis-profile=ci
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-avx2 native-test sanitize lanes check gate bench train-tiny clean
+.PHONY: help setup system-packages demo test test-fast test-avx2 native-test sanitize fuzz lanes check gate bench train-tiny clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Tests that need one of these say so and are left out where it is missing. C++: compilers, FFmpeg's headers, an HTTP library;
+# web page: a browser and its driver.
+SYSTEM_PACKAGES := clang libavcodec-dev libavformat-dev libswresample-dev libswscale-dev libcpp-httplib-dev pkg-config \
+	chromium chromium-driver
+system-packages: ## install what some tests need beside Python, on Debian and Ubuntu as root
+	@dpkg --status $(SYSTEM_PACKAGES) > /dev/null 2>&1 || \
+	  { apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends $(SYSTEM_PACKAGES); }
 
 setup: $(DEV) ## install everything into .venv, once and again when the build files change
 
@@ -66,6 +74,14 @@ native-test: ## the C++ tests, where CMake and a compiler are there
 
 sanitize: ## the C++ tests under ASan with UBSan, and under TSan
 	@$(call run-presets,asan tsan)
+
+# New inputs that reach other code are kept in build/fuzz/corpus.
+FUZZ_SECONDS ?= 300
+fuzz: ## the fuzz targets with clang's libFuzzer, FUZZ_SECONDS each
+	@cmake --preset fuzz && MAKEFLAGS= cmake --build --preset fuzz --parallel $(CORES)
+	@set -e; for target in json manifest safetensors request_params; do \
+	  build/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -max_len=65536 build/fuzz/corpus/$$target; \
+	done
 
 lanes: ## the C++ tests with vectors of 4, 8 and 16 floats at every instruction level
 	@$(call run-presets,lanes-4 lanes-8 lanes-16)

@@ -33,6 +33,7 @@ class CMakeBuild(build_ext):
                 *("cmake", "-S", str(ROOT), "-B", str(work)),
                 "-DCMAKE_BUILD_TYPE=Release",
                 "-DSYNCFLOW_PYTHON=ON",
+                "-DSYNCFLOW_LIBRARY=OFF",
                 "-DSYNCFLOW_TESTS=OFF",
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",

@@ -190,10 +190,11 @@ def read_variables() -> set[str]:
 
 
 def variables(page: str, text: str) -> list[str]:
-    """Environment variables that no code reads, and build options that CMake does not have."""
+    """Environment variables and names of the C API that there are not, and build options that CMake does not have."""
     build_options = set(re.findall(r"-D(SYNCFLOW_\w+)", text))
     named = set(re.findall(r"\bSYNCFLOW_[A-Z_]*[A-Z]\b", text))
-    faults = [f"{page}: nothing reads {name}" for name in sorted(named - build_options - read_variables())]
+    of_c = set(re.findall(r"\bSYNCFLOW_[A-Z_]*[A-Z]\b", read("csrc/include/syncflow/syncflow.h")))
+    faults = [f"{page}: nothing reads {name}" for name in sorted(named - build_options - of_c - read_variables())]
     cmake = set(re.findall(r"\b(?:option|set)\((SYNCFLOW_\w+)", read("CMakeLists.txt")))
     return faults + [f"{page}: CMake has no option {name}" for name in sorted(build_options - cmake)]
 
@@ -201,7 +202,7 @@ def variables(page: str, text: str) -> list[str]:
 def names(page: str, text: str) -> list[str]:
     """Dotted names of the package that do not exist."""
     written = "\n".join([*code_lines(text), *spans(text)])
-    dotted = set(re.findall(r"(?<![\w./-])syncflow(?:\.[A-Za-z_]\w*)+", written))
+    dotted = set(re.findall(r"(?<![\w./-])syncflow(?!\.h(?:pp)?\b)(?:\.[A-Za-z_]\w*)+", written))
     for module, imported in re.findall(r"^from (syncflow[\w.]*) import ([\w, ]+)", written, re.M):
         dotted |= {f"{module}.{name.split(' as ')[0].strip()}" for name in imported.split(",")}
     return [f"{page}: there is no {name}" for name in sorted(dotted) if not exists(name)]

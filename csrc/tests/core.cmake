@@ -1,12 +1,9 @@
 # Tests of the engine's core: packages, requests, and parity with Python (tests/native/test_core.py runs core_parity).
-if(NOT SYNCFLOW_CORE_LIBRARY)
-  set(SYNCFLOW_CORE_LIBRARY syncflow_core)
-endif()
 foreach(program package_test request_test parity)
   add_executable(core_${program} csrc/tests/core/${program}.cpp)
   target_include_directories(core_${program} PRIVATE csrc/src csrc/include csrc/tests)
   target_compile_features(core_${program} PRIVATE cxx_std_20)
-  target_link_libraries(core_${program} PRIVATE ${SYNCFLOW_CORE_LIBRARY})
+  target_link_libraries(core_${program} PRIVATE syncflow::static)
   syncflow_strict(core_${program})
 endforeach()
 set(bundled_package ${CMAKE_CURRENT_SOURCE_DIR}/engine/pretrained/syncflow-tiny)

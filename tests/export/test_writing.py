@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from syncflow.engine.exports import CONSTANTS, Export
 from syncflow.engine.package import MANIFEST
+from syncflow.engine.presets import OPEN_SORA
 from syncflow.engine.runtime.exported import GraphDenoiser, graph_names
 from syncflow.engine.runtime.selection.libraries import load
 from syncflow.engine.sampling.loop import sample
@@ -179,6 +180,9 @@ def test_refusals(models, tmp_path, monkeypatch):
     unsaved = dataclasses.replace(models["adaptor"], digest="")
     with pytest.raises(ValueError, match="only a saved model"):
         write_export(unsaved, tmp_path, "onnx")
+    config = models["adaptor"].config.replace(ddit=OPEN_SORA.ddit)
+    with pytest.raises(ValueError, match="a model without sound cannot be exported"):
+        write_export(dataclasses.replace(models["adaptor"], config=config), tmp_path, "onnx")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="needs a CUDA device"):
             write_export(models["adaptor"], tmp_path, "onnx", device="cuda")

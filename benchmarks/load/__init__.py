@@ -1,0 +1,1 @@
+"""A bounded load on a server of the loopback: what clients see, its memory, cancellation, and its throughput."""

@@ -1,0 +1,169 @@
+"""Load a server of the bundled model: ``python -m syncflow.benchmarks.load`` (extra ``load``).
+
+The exit code is 1 where a client saw a status of 500 or more or another failure, or where a cancelled video kept its
+place for more than one step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .server import Server
+
+MIB = 2**20
+SMALL = {"prompt": "a red ball bounces", "seconds": 0.5, "size": "32x32", "num_inference_steps": 2}
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the load, the cancellation and, with ``--requests``, the comparison with ``syncflow batch``."""
+    parser = argparse.ArgumentParser(prog="python -m syncflow.benchmarks.load", description=__doc__)
+    parser.add_argument("--clients", type=int, default=200, help="clients at once")
+    parser.add_argument("--seconds", type=int, default=60, help="duration of the load")
+    parser.add_argument("--queue", type=int, default=64, help="jobs that may wait")
+    parser.add_argument("--requests", type=int, default=0, help="of the comparison with syncflow batch; 0: none")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_media(folder)
+        with Server(folder, "--runtime", "torch", "--queue", str(max(given.queue, given.requests))) as server:
+            _generate(server, 16)  # so that what grows with the first requests has grown
+            before = server.resident
+            rows = _locust(server, folder, given.clients, given.seconds)
+            failures = _print(rows)
+            while server.metric("syncflow_num_queue_reqs") + server.metric("syncflow_num_in_flight_reqs"):
+                time.sleep(0.2)
+            print(
+                f"resident memory of the server: {before / MIB:.0f} MiB before, {server.resident / MIB:.0f} MiB after"
+            )
+            steps = _cancel(server)
+            print(f"steps after the deletion of a running video: {steps:g}")
+            if given.requests:
+                _compare(server, folder, given.requests)
+    return int(failures > 0 or steps > 1)
+
+
+def _write_media(folder: Path) -> None:
+    from PIL import Image
+
+    from ...engine.types import Clip
+
+    frames = np.zeros((8, 64, 64, 3), np.uint8)
+    frames[:, 20:40, 20:40] = (200, 40, 40)
+    Clip(frames, np.zeros(24_000, np.float32), 16.0, 48_000).save(folder / "clip.mp4")
+    Image.fromarray(frames[0]).save(folder / "picture.png")
+
+
+def _locust(server: Server, folder: Path, clients: int, seconds: int) -> list[dict[str, Any]]:
+    """The rows of locust, one for each kind of request."""
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--json", "--host", server.url]
+    command += [
+        "-u",
+        str(clients),
+        "-r",
+        str(clients),
+        "-t",
+        f"{seconds}s",
+        "--stop-timeout",
+        "20",
+        "-L",
+        "ERROR",
+        "--only-summary",
+    ]
+    environment = {**os.environ, "SYNCFLOW_LOAD_MEDIA": str(folder)}
+    finished = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
+    start = finished.stdout.find("[")
+    if start < 0:
+        said = finished.stderr.strip().splitlines()[-1:]
+        raise SystemExit(f"locust has not run ({''.join(said)}); pip install 'syncflow[load]' installs it")
+    return json.loads(finished.stdout[start:])
+
+
+def _print(rows: list[dict[str, Any]]) -> int:
+    """A table of response times in milliseconds. -> the number of failures."""
+    print(f"{'request':24} {'count':>7} {'failed':>7} {'p50':>7} {'p95':>7} {'p99':>7}  ms")
+    every: dict[int, int] = {}
+    for row in sorted(rows, key=lambda row: row["name"]):
+        if row["name"] == "429":
+            continue
+        times = {int(float(ms)): count for ms, count in row["response_times"].items()}
+        for ms, count in times.items():
+            every[ms] = every.get(ms, 0) + count
+        _print_row(row["name"], row["num_requests"], row["num_failures"], times)
+    failures = sum(row["num_failures"] for row in rows)
+    _print_row("all", sum(every.values()), failures, every)
+    refused = sum(row["num_requests"] for row in rows if row["name"] == "429")
+    print(f"429 with Retry-After: {refused}; failures, with every status of 500 and more: {failures}")
+    return failures
+
+
+def _print_row(name: str, count: int, failed: int, times: dict[int, int]) -> None:
+    cells = [f"{_percentile(times, share):7d}" for share in (0.5, 0.95, 0.99)]
+    print(f"{name:24} {count:7d} {failed:7d} {' '.join(cells)}")
+
+
+def _percentile(times: dict[int, int], share: float) -> int:
+    """Of a histogram: milliseconds to counts."""
+    left = share * sum(times.values())
+    for ms, count in sorted(times.items()):
+        left -= count
+        if left <= 0:
+            return ms
+    return 0
+
+
+def _cancel(server: Server) -> float:
+    """Steps that a server makes after the response to the deletion of its only running video."""
+    video = server.call("POST", "/v1/videos", {**SMALL, "num_inference_steps": 200, "seconds": 10})["id"]
+    while server.call("GET", f"/v1/videos/{video}")["progress"] < 2:
+        time.sleep(0.05)
+    server.call("DELETE", f"/v1/videos/{video}")
+    before = server.metric("syncflow_denoising_steps_total")
+    while server.metric("syncflow_num_running_reqs"):
+        time.sleep(0.02)
+    time.sleep(1)
+    return server.metric("syncflow_denoising_steps_total") - before
+
+
+def _generate(server: Server, count: int) -> float:
+    """Videos per second from the end of the first to the end of the last of ``count`` requests."""
+    name = 'syncflow_num_requests_total{status="completed"}'
+    before = server.metric(name)
+    for seed in range(count):
+        server.call("POST", "/v1/videos", {**SMALL, "seed": seed})
+    began, first = 0.0, 0.0
+    while (done := server.metric(name) - before) < count:
+        if done and not began:
+            began, first = time.perf_counter(), done
+        time.sleep(0.05)
+    return (count - first) / (time.perf_counter() - began) if began else float("nan")
+
+
+def _compare(server: Server, folder: Path, count: int) -> None:
+    """Clips per second of the server and of ``syncflow batch``, for the same requests, in alternation."""
+    prompts = folder / "prompts.jsonl"
+    row = {"prompt": SMALL["prompt"], "seconds": 0.5, "width": 32, "height": 32, "steps": 2}
+    prompts.write_text("".join(json.dumps({**row, "seed": seed}) + "\n" for seed in range(count)))
+    rates: list[tuple[float, float]] = []
+    for run in range(3):
+        command = [sys.executable, "-m", "syncflow", "batch", str(prompts), "-o", str(folder / f"clips-{run}")]
+        batch = subprocess.run([*command, "--runtime", "torch", "--json"], stdout=subprocess.PIPE, check=True)
+        rates.append((_generate(server, count), json.loads(batch.stdout)["clips_per_second"]))
+        print(f"server {rates[-1][0]:.2f} clips/s, syncflow batch {rates[-1][1]:.2f} clips/s")
+    ratio = sorted(served / made for served, made in rates)[len(rates) // 2]
+    print(f"server / syncflow batch: {ratio:.2f} (median of {len(rates)} alternating runs of {count} requests)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+# The shared library exports the functions of the header, and nothing else.
+#     cmake -DNM=nm -DLIBRARY=libsyncflow.so -DHEADER=syncflow.h -P symbols.cmake
+execute_process(COMMAND ${NM} -D --defined-only ${LIBRARY} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "[A-Za-z] [A-Za-z_][^\n]*" exported "${output}")
+list(TRANSFORM exported REPLACE "^. ([^@]*).*" "\\1")
+file(READ ${HEADER} header)
+string(REGEX MATCHALL "\nSYNCFLOW_API [^(\n]+" declared "${header}")
+list(TRANSFORM declared REPLACE ".* " "")
+list(SORT declared)
+list(SORT exported)
+if(NOT declared STREQUAL exported)
+  message(FATAL_ERROR "declared and exported functions differ\ndeclared: ${declared}\nexported: ${exported}")
+endif()
+list(LENGTH declared count)
+message(STATUS "${count} functions are declared and exported")
