@@ -16,6 +16,8 @@ from .manifest import Record
 from .outputs import Outputs, settings_of
 from .prompts import Entry
 
+CACHE_BYTES = 256 * 2**20  # of texts and schedules; prompts of a file rarely come twice
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -34,7 +36,7 @@ class EngineSettings:
     def load(self) -> Engine:
         """The engine. Raises ``ValueError`` as loading does."""
         limits = Limits(queue=self.in_flight, batch=self.batch)
-        return Engine.from_pretrained(self.model, limits=limits, **self.settings)
+        return Engine.from_pretrained(self.model, limits=limits, **{"cache_bytes": CACHE_BYTES, **self.settings})
 
 
 class ClipWriter:
