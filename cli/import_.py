@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from . import options
-
 
 def import_(
     source: Annotated[
@@ -30,8 +28,6 @@ def import_(
     progress: Annotated[bool, typer.Option("--progress", help="Print the name of every tensor.")] = False,
 ) -> None:
     """Make a model package of published weights (Open-Sora 1.2), with every tensor accounted for."""
-    options.check_output(output)
-
     from ..training.importers.opensora import export_opensora, import_opensora
 
     report = print if progress else _silent

@@ -134,7 +134,7 @@ class Request:
     sound_only: bool = False
     audio_seed: int | None = None
     takes: int = 1
-    adapters: Mapping[str, float] | None = None
+    adapters: Mapping[str, float] | None = field(default=None, hash=False)  # a dictionary has no hash
 
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():

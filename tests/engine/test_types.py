@@ -144,7 +144,7 @@ def test_any_value_is_taken_or_refused_in_one_sentence_that_names_it(name, value
         message = str(error)
         assert name.replace("negative_prompt", "negative").split("_")[0] in message and "\n" not in message
     else:
-        assert type(getattr(request, name)) in (type(None), bool, int, float, str, tuple, Clip, type(Path()))
+        assert type(getattr(request, name)) in (type(None), bool, int, float, str, tuple, dict, Clip, type(Path()))
 
 
 def test_scalars_of_numpy_become_those_of_python():
@@ -166,6 +166,10 @@ def test_scalars_of_numpy_become_those_of_python():
 
 def test_media_may_be_named_by_text():
     assert Request("", video="known.mp4").video == Path("known.mp4")
+
+
+def test_a_request_with_adapters_has_a_hash():
+    assert len({Request("a", adapters="x"), Request("a", adapters={"x": 1.0}), Request("a", adapters="y")}) == 2
 
 
 def test_clips_are_equal_when_all_of_them_is():
