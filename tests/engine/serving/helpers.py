@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,19 @@ class ServerProcess:
             begin = log.tell()
             self.process = subprocess.Popen([*command, "--runtime", "torch", *options], stdout=log, stderr=log)
         self.url = self._address(begin)
+        self._wait_until_it_answers()
+
+    def _wait_until_it_answers(self) -> None:
+        """The port is known before the server listens, which begins when stored jobs are recovered."""
+        for _ in range(1200):
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=60).close()
+            except urllib.error.URLError:
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(0.05)
+            else:
+                return
+        raise TimeoutError(self.log.read_text())
 
     def _address(self, begin: int) -> str:
         for _ in range(1200):
