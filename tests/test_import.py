@@ -37,7 +37,7 @@ def test_the_public_names_are_there():
         syncflow.nothing  # noqa: B018
 
 
-DISTRIBUTIONS = {"PIL": "pillow"}  # names that differ from those of their modules
+DISTRIBUTIONS = {"PIL": "pillow", "bs4": "beautifulsoup4"}  # names that differ from those of their modules
 
 
 def test_every_import_is_a_declared_dependency():
