@@ -125,7 +125,7 @@ def _check(settings: RenderSettings, clips: int, workers: int | None) -> None:
         raise ValueError("seconds names no length; it needs at least one, from 1 to 60")
     for seconds in settings.seconds:
         if not 1 <= seconds <= 60:
-            raise ValueError(f"seconds is {seconds:g}; it must be from 1 to 60")
+            raise ValueError(f"seconds is {seconds}; it must be from 1 to 60")
     if not 8 <= settings.fps <= 120:
         raise ValueError(f"fps is {settings.fps}; it must be from 8 to 120")
     if settings.size % 2 or not 32 <= settings.size <= 1024:
