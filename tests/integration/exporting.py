@@ -141,7 +141,7 @@ def check_cpp(exported: Exported, folder: Path) -> None:
     built = [runtime for runtime in exported.runtimes if has_backend(runtime)]
     if not built:
         pytest.skip(
-            "libsyncflow is built without these back ends; `make native-test` builds those whose library is there"
+            "libsyncflow is built without these back ends; docs/cpp.md says how to build them"
         )
     parts = Components.load(exported.package)
     for runtime in built:

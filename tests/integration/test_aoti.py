@@ -105,7 +105,7 @@ def test_code_for_another_torch_or_machine(compiled, changes, message):
 
 def test_libsyncflow_refuses_what_is_not_right(exported, tmp_path):
     if not has_backend("aoti"):
-        pytest.skip("libsyncflow is built without AOTInductor; `make native-test` builds it where libtorch is there")
+        pytest.skip("libsyncflow is built without AOTInductor; docs/cpp.md says how to build it")
     package = tmp_path / "model"
     shutil.copytree(exported.package, package)
     graphs = package / "exports" / "aoti" / "cpu"

@@ -50,7 +50,7 @@ int main(int count, char** arguments) {
     std::fputc('\n', stderr);
     if (!clip) return fail(clip.error());
     if (const auto saved = clip->save(arguments[3]); !saved) return fail(saved.error());
-    std::printf("%s: %lld frames of %lldx%lld; first step after %.3f s, steps %.3f s (%.3f s of processor time), in all %.3f s\n", arguments[3],
+    std::printf("%s: %lld frames of %lldx%lld; first step after %.3f s (processor %.3f s), steps %.3f s (processor %.3f s), in all %.3f s\n", arguments[3],
         static_cast<long long>(clip->num_frames()), static_cast<long long>(clip->width()), static_cast<long long>(clip->height()), first_step,
-        last_step - first_step, last_processor - first_processor, seconds_since(begin));
+        first_processor, last_step - first_step, last_processor - first_processor, seconds_since(begin));
 }

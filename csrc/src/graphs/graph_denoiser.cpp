@@ -108,7 +108,8 @@ std::vector<Tensor> GraphDenoiser::run(const std::string& name, const NamedTenso
     } catch (const std::bad_alloc&) {
         throw;
     } catch (const std::exception& error) {
-        throw Error(Status::internal, spec.file.string() + " fails: " + error.what());
+        const std::string message = error.what();
+        throw Error(Status::internal, spec.file.string() + " fails: " + message.substr(0, message.find('\n')));
     }
     throw Error(Status::corrupt, spec.file.string() + " has other outputs than its manifest says");
 }

@@ -66,7 +66,7 @@ class GraphRuntime {
 };
 
 // Every module defines this function and exports it as `syncflow_open_graph_runtime`. Like all of a module it throws nothing but
-// standard exceptions whose message is a sentence.
+// standard exceptions; of a message, which may go on with a library's stack, the first line counts.
 std::unique_ptr<GraphRuntime> open_graph_runtime(const ExportOrigin& origin, int threads);
 
 // The exported function: null where `version` is not that of the module, as classes cross the border.
