@@ -193,7 +193,7 @@ class AudioTower(nn.Module):
         adapted = self.adaptors[index](pooled, rope) if self.adaptors else pooled
         return self._layer(index).cross_attn.pack(adapted)
 
-    def context(self, index: int, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
+    def context(self, index: int, feature: Tensor, rows: Tensor | slice, rope: Tensor) -> Tensor:
         """:meth:`adapt` of rows (C,) of the features (R, T, S, D) of layer ``index``: once a video pass."""
         return self.adapt(index, self.pool(feature)[rows], rope)
 

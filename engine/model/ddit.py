@@ -22,6 +22,7 @@ from ..types import Conditioning, Velocities
 from .audio import AudioTower, NoAudioTower
 from .bridges import AudioRopeBridge, Context, GlobalLocalBridge, global_local_clocks, make_bridge, video_clock
 from .denoiser import (
+    ALL_ROWS,
     AudioInputs,
     JointInputs,
     Modulation,
@@ -205,7 +206,7 @@ class DDiT(nn.Module):
             v_audio, context = self.audio_pass(AudioInputs(*audio))
             inputs = VideoInputs(*video, audio_context=context, audio_context_of_row=of_row, frame_times=frame_times)
             return Velocities(self.video_pass(inputs)[0], v_audio)
-        v_video, context = self.video_pass(VideoInputs(*video, context_rows=rows, frame_times=frame_times))
+        v_video, context = self.video_pass(VideoInputs(*video, context_rows=ALL_ROWS, frame_times=frame_times))
         ref = VideoContextRef(self.video_token_positions(frame_times, spatial_tokens(self.config, z_v)), of_row)
         v_audio, _ = self.audio_pass(AudioInputs(*audio, video_context=context, video_context_ref=ref))
         return Velocities(v_video, v_audio)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...model.bridges import Context
-from ...model.denoiser import AudioInputs, Denoiser, JointInputs, Modulation, VideoContextRef, VideoInputs
+from ...model.denoiser import ALL_ROWS, AudioInputs, Denoiser, JointInputs, Modulation, VideoContextRef, VideoInputs
 from ...model.tower_step import TowerStep
 from ...types import Conditioning, Velocities
 from ..delegate import Delegate
@@ -103,6 +103,7 @@ class CudaGraphDenoiser(Delegate):
 
     def _run_video(self, inputs: VideoInputs, step: TowerStep | None) -> tuple[Tensor, Context]:
         rows, context, context_rows = inputs.num_rows, inputs.audio_context, inputs.context_rows
+        every_row = isinstance(context_rows, slice)  # the padded ones too
         source = self._audio.buffer_of(context)
         padded_outputs = _padded_outputs(inputs.num_outputs, rows)
         own = {"latents": GraphInput(inputs.latents), **_modulation_inputs(inputs.modulation)}
@@ -113,7 +114,7 @@ class CudaGraphDenoiser(Delegate):
                 text_of_row=inputs.text_of_row,
                 audio_context_of_row=inputs.audio_context_of_row,
                 prefix_of_row=inputs.prefix_of_row,
-                context_rows=context_rows,
+                context_rows=None if every_row else context_rows,
             ),
             **_frame_times_input(inputs),
             **({} if inputs.pixels is None else {"pixels": GraphInput(inputs.pixels, immutable=True, exact=True)}),
@@ -137,17 +138,19 @@ class CudaGraphDenoiser(Delegate):
                     audio_context_of_row=static.get("audio_context_of_row"),
                     prefix_of_row=static.get("prefix_of_row"),
                     num_outputs=padded_outputs,
-                    context_rows=static.get("context_rows"),
+                    context_rows=ALL_ROWS if every_row else static.get("context_rows"),
                     frame_times=static.get("frame_times"),
                     pixels=static.get("pixels"),
                 )
             )
             return _finish(static, step, velocity), contexts
 
+        constants, returns_contexts = (padded_outputs, every_row), context_rows is not None
         (velocity, contexts), buffer = self._video.run(
-            padded_outputs, graph_inputs, function, source=source, returns_contexts=context_rows is not None
+            constants, graph_inputs, function, source=source, returns_contexts=returns_contexts
         )
-        returned = _returned_contexts(buffer, contexts, 0 if context_rows is None else len(context_rows))
+        count = 0 if context_rows is None else rows if isinstance(context_rows, slice) else len(context_rows)
+        returned = _returned_contexts(buffer, contexts, count)
         return _first(velocity, inputs.num_outputs, rows), returned
 
     @torch.inference_mode()

@@ -91,14 +91,16 @@ class NativeAudioTower(AudioTower):
             NativeAdaptor(cast("ModalityAdaptor", adaptor), layer.cross_attn, pooled=pooled)
             for adaptor, layer in zip(tower.adaptors, layers, strict=False)
         ]
+        self._all_rows = lru_cache(SHAPES)(outside_inference_mode(torch.arange))
         self.token_positions = lru_cache(SHAPES)(outside_inference_mode(tower.token_positions))  # type: ignore[method-assign]
         if pooled:  # then positions depend on the frame times alone
             self.video_positions = TensorCache(outside_inference_mode(tower.video_positions))  # type: ignore[method-assign, assignment]
 
-    def context(self, index: int, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
+    def context(self, index: int, feature: Tensor, rows: Tensor | slice, rope: Tensor) -> Tensor:
         """See :class:`~syncflow.engine.model.audio.AudioTower`."""
         if not self._contexts or not runs_natively(feature):
             return super().context(index, feature, rows, rope)
+        rows = self._all_rows(feature.shape[0]) if isinstance(rows, slice) else rows
         return self._contexts[index](feature, rows, rope)
 
     def run_layers(
