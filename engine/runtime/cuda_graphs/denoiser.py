@@ -111,7 +111,7 @@ class CudaGraphDenoiser(Delegate):
 
     def _run_video(self, inputs: VideoInputs, step: TowerStep | None) -> tuple[Tensor, Context]:
         rows, context, context_rows = inputs.num_rows, inputs.audio_context, inputs.context_rows
-        every_row = isinstance(context_rows, slice)  # the padded ones too
+        every_row = isinstance(context_rows, slice)  # then the padded ones too
         source = self._audio.buffer_of(context)
         padded_outputs = _padded_outputs(inputs.num_outputs, rows)
         own = {"latents": GraphInput(inputs.latents), **_modulation_inputs(inputs.modulation)}
@@ -122,7 +122,7 @@ class CudaGraphDenoiser(Delegate):
                 text_of_row=inputs.text_of_row,
                 audio_context_of_row=inputs.audio_context_of_row,
                 prefix_of_row=inputs.prefix_of_row,
-                context_rows=None if every_row else context_rows,
+                context_rows=None if isinstance(context_rows, slice) else context_rows,
             ),
             **_frame_times_input(inputs),
             **({} if inputs.pixels is None else {"pixels": GraphInput(inputs.pixels, immutable=True, exact=True)}),
