@@ -4,8 +4,8 @@
 
 100 clips of one prompt, 100 prompts, 60 durations, 50 requests that fail, 50 that are cancelled, and 20 engines that
 are made and dropped; SHARE takes fewer of each. Some of each come before, so that libraries, caches and the allocator's
-arenas, of which every thread gets one, have reached their size; the cache of texts is kept small. Prints a line for each kind, and fails where memory grows by more
-than ``GROWTH`` bytes or a thread or a file is left.
+arenas, of which every thread gets one, have reached their size; the cache of texts is kept small. Prints a line for
+each kind, and fails where memory grows by more than ``GROWTH`` bytes or a thread or a file is left.
 """
 
 from __future__ import annotations

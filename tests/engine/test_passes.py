@@ -160,14 +160,14 @@ def test_audio_positions_are_seconds_on_both_sides(model, monkeypatch):
 
     The time token is the tail, which stands at 0.
     """
-    clocks = []
+    calls = []
     attend = audio.rope_cross_attention
-    monkeypatch.setattr(audio, "rope_cross_attention", lambda *args: clocks.append(args[3:]) or attend(*args))
+    monkeypatch.setattr(audio, "rope_cross_attention", lambda *args: calls.append(args[3:]) or attend(*args))
     given = inputs()
     run(model, **given)
-    assert len(clocks) == SMALL.depth
+    assert len(calls) == SMALL.depth
     tokens = (SIDE // SMALL.patch) ** 2
-    for layer, (sounds, context, frequencies, window, _, *tail) in zip(model.audio.layers, clocks, strict=True):
+    for layer, (sounds, context, frequencies, window, _, *tail) in zip(model.audio.layers, calls, strict=True):
         torch.testing.assert_close(sounds, torch.arange(float(AUDIO)))
         torch.testing.assert_close(context, torch.tensor([6.25] * tokens + [18.75] * tokens))
         torch.testing.assert_close(frequencies, 1e4 ** (-torch.arange(0, 8, 2) / 8))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model.audio import AudioLayer, AudioState, AudioTower, ModalityAdaptor
-from ...model.bridges import Context, Reader
+from ...model.bridges import Context, LayerBridge
 from ...model.video import STDiTBlock, VideoState, VideoTower
 from .blocks import (
     NativeAdaptor,
@@ -58,15 +58,15 @@ class NativeVideoTower(VideoTower):
     def run_layers(
         self,
         state: VideoState,
-        readers: Mapping[int, Reader],
+        layer_bridges: Mapping[int, LayerBridge],
         prefix_of_row: Tensor | None,
         num_outputs: int | None,
         keep: Callable[[int, Tensor], Tensor] | None,
     ) -> tuple[VideoState, list[Tensor]]:
         """See :class:`~syncflow.engine.model.video.VideoTower`; all blocks in one call where no audio is read."""
         x = state.x
-        if readers or prefix_of_row is not None or not runs_natively(x):
-            return super().run_layers(state, readers, prefix_of_row, num_outputs, keep)
+        if layer_bridges or prefix_of_row is not None or not runs_natively(x):
+            return super().run_layers(state, layer_bridges, prefix_of_row, num_outputs, keep)
         features = x.new_empty(1 if keep is None else len(self.blocks) // 2, *x.shape)
         attended = [features[i // 2 % len(features)] if i % 2 else None for i in range(len(self.blocks))]
         x, normed = self.blocks[0].begin(x, None, None, state.block_modulation)
