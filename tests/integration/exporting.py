@@ -140,9 +140,7 @@ def check_cpp(exported: Exported, folder: Path) -> None:
     """libsyncflow with the same graphs computes the same velocities and clip."""
     built = [runtime for runtime in exported.runtimes if has_backend(runtime)]
     if not built:
-        pytest.skip(
-            "libsyncflow is built without these back ends; docs/cpp.md says how to build them"
-        )
+        pytest.skip("libsyncflow is built without these back ends; docs/cpp.md says how to build them")
     parts = Components.load(exported.package)
     for runtime in built:
         engine = exported.engine(runtime)
