@@ -74,11 +74,10 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[dict[st
     done = subprocess.run(
         [sys.executable, CHILD, *command], capture_output=True, text=True, check=True, env=environment
     )
-    *output, last = done.stdout.splitlines()
-    measured = json.loads(last)
+    measured, printed = json.loads(done.stdout), done.stderr  # where child.py sends what the command prints
     if measured["code"] != 0:
-        raise ValueError(f"{command[0]} failed: {' '.join(output)[-300:]}")
-    return {"whole": measured["seconds"], "peak": measured["peak_bytes"] / 1e6}, "\n".join(output)
+        raise ValueError(f"{command[0]} failed: {printed.strip()[-300:]}")
+    return {"whole": measured["seconds"], "peak": measured["peak_bytes"] / 1e6}, printed
 
 
 def measure(program: Path, rounds: int) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
