@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
 from syncflow.benchmarks import instructions, step
-from syncflow.benchmarks.step import Timing
+from syncflow.benchmarks.alternating import Timing
 from syncflow.cli import main
 from syncflow.engine.engine import Engine
 from syncflow.engine.runtime.delegate import Delegate
@@ -61,31 +60,6 @@ def test_a_wrong_velocity_shows(engine):
     _, row = step.compare(engine, {"off": RuntimeChoice(Off(engine.components.ddit), "off", "")}, 1, ONCE)
     assert 5e-3 < row.rel_err < 2e-2
     assert row.launches is None
-
-
-def test_in_turn():
-    told = []
-    seconds = step.alternate({"a": lambda: told.append("a"), "b": lambda: told.append("b")}, Timing(3))
-    assert told == ["a", "a", "b", "b"] * 5  # two rounds that do not count, and in each the first time
-    assert len(seconds["a"]) == len(seconds["b"]) == 3
-
-
-def test_progress_is_told():
-    told = []
-
-    def bar(rounds, desc):
-        for k in rounds:
-            told.append((desc, k))
-            yield k
-
-    step.alternate({"a": lambda: None}, Timing(2, progress=bar), "batch 8")
-    assert told == [("batch 8", k) for k in range(4)]
-
-
-def test_cpu_time_leaves_out_what_others_compute():
-    """Waiting is what a process does while others have its cores."""
-    seconds = step.alternate({"waits": lambda: time.sleep(0.05)}, Timing(3, clock=time.process_time))
-    assert max(seconds["waits"]) < 0.04
 
 
 def test_json(engine, monkeypatch, capsys):
