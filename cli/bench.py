@@ -38,7 +38,8 @@ def step(
     runtimes: Annotated[
         str,
         typer.Option(
-            help="Runtimes, comma-separated: auto, torch, torch-plain, native, compiled, onnxruntime, openvino, aoti."
+            help="Runtimes, comma-separated: auto, torch, torch-plain, native, compiled, onnxruntime, openvino, aoti; "
+            "or all: auto and what other software would use."
         ),
     ] = "auto",
     instructions: Instructions = None,
@@ -54,6 +55,10 @@ def step(
     clips: Annotated[
         bool, typer.Option("--clips", help="Time whole clips of 8 steps, from sentences to frames and sound, instead.")
     ] = False,
+    at_least: Annotated[
+        float | None,
+        typer.Option(min=0, help="Exit code 1 unless auto is more than so many times as fast as the fastest other."),
+    ] = None,
     history: options.History = None,
     model: options.Model = None,
     json: options.Json = False,
@@ -74,7 +79,9 @@ def step(
 
     check_instructions(instructions)
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
-    names = options.choices("runtime", runtimes, RUNTIMES)
+    names = steps.available(engine) if runtimes == "all" else options.choices("runtime", runtimes, RUNTIMES)
+    if at_least is not None and "auto" not in names:
+        raise ValueError("--at-least is about the runtime auto; --runtimes must have it")
     kind: Any = clip if clips else steps
     chosen = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
     seconds = time.perf_counter if clock == "wall" else time.process_time
@@ -94,6 +101,8 @@ def step(
             print(f"8 sounds of one video, {steps.TAKE_STEPS} steps, {one.name}: {times}")
         if clock == "cpu":
             print("times are CPU time of all threads together")
+    if at_least is not None and any(row.over_fastest is not None and row.over_fastest.low <= at_least for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from syncflow.benchmarks import instructions, step
+from syncflow.benchmarks import clip, instructions, step
 from syncflow.benchmarks.alternating import Timing
 from syncflow.cli import main
 from syncflow.engine.engine import Engine
@@ -62,6 +62,33 @@ def test_a_wrong_velocity_shows(engine):
     assert row.launches is None
 
 
+def test_auto_is_compared_with_the_fastest_of_the_others():
+    seconds = {"reference": [9.0, 8.0, 9.0], "torch": [3.0, 2.0, 3.0], "auto": [1.5, 1.0, 1.0]}
+    found = step.over_fastest(seconds, "auto")
+    assert found["fastest_other"] == "torch"
+    assert (found["over_fastest"].median, found["over_fastest"].low, found["over_fastest"].high) == (2.0, 2.0, 3.0)
+
+
+def test_what_runs_here_is_found(engine):
+    found = step.available(engine)
+    assert found[:2] == ["auto", "torch-plain"] and set(found) <= {"auto", *step.BASELINES}
+    assert "onnxruntime" not in found  # nothing was exported
+
+
+def test_clips_are_compared_with_the_reference_loop(engine):
+    reference, own = clip.compare(engine, step.runtimes(engine, ["torch"]), 1, ONCE, steps=1)
+    assert (reference.name, reference.ratio) == ("reference, batch 1", 1.0)
+    assert own.runtime == "torch" and own.ms_p50 > 0 and own.fastest_other is None
+    assert "| torch, batch 1 |" in clip.table([reference, own])
+
+
+def test_other_clips_are_refused(engine):
+    wrong = RuntimeChoice(Off(engine.components.ddit), "off", "")
+    wrong.denoiser.audio_pass = lambda inputs: (lambda v, c: (-v, c))(*engine.components.ddit.audio_pass(inputs))
+    with pytest.raises(ValueError, match="off makes other clips than the reference loop"):
+        clip.makers(engine, {"off": wrong}, 1, steps=1)
+
+
 def test_json(engine, monkeypatch, capsys):
     automatic = choose_without_exports(engine.components.ddit).runtime
     monkeypatch.setattr(
@@ -85,6 +112,7 @@ def test_json(engine, monkeypatch, capsys):
     [
         (("--runtimes", "tensorflow"), "runtime"),
         (("--runtimes", "onnxruntime"), "syncflow export"),
+        (("--runtimes", "native", "--at-least", "0.97"), "--runtimes must have it"),
         (("--runtimes", "native", "--fp8"), "fp8 is an option of the runtimes auto, torch, compiled"),
     ],
 )
