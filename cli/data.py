@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from . import options
+
 app = typer.Typer(help="Make training data.", no_args_is_help=True)
 
 
@@ -25,10 +27,14 @@ def impacts(
     split: Annotated[
         Literal["train", "unseen"], typer.Option(help="Kinds of objects: train, or unseen, which no training clip has.")
     ] = "train",
+    seconds: Annotated[
+        str, typer.Option(help="Length of the clips, 1 to 60; several, separated by commas, are taken in turn.")
+    ] = "2",
     workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None,
 ) -> None:
     """Render clips of balls that fall and bounce, with the sound and the exact time of every impact."""
     from ..training.data.impacts import render_impacts
 
-    render_impacts(out, clips, seed, split=split, workers=workers)
+    lengths = options.numbers("seconds", seconds)
+    render_impacts(out, clips, seed, split=split, seconds=lengths, workers=workers)
     print(f"{out}: {clips} clips")

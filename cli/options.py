@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,6 +68,26 @@ def choices(name: str, text: str, known: Sequence[Any]) -> list[Any]:
         if one not in known:
             raise ValueError(f"{name} is {one!r}; it must be one of {', '.join(known)}")
     return found
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """Comma-separated finite numbers, at least one."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(map(math.isfinite, found)):
+        raise ValueError(f"{name} is {text!r}; write a number, or several with commas between them, for example 2,4,8")
+    return found
+
+
+def whole_numbers(name: str, text: str, most: int) -> list[int]:
+    """Comma-separated whole numbers from 1 to ``most``, at least one."""
+    found = numbers(name, text)
+    for one in found:
+        if not (one.is_integer() and 1 <= one <= most):
+            raise ValueError(f"{name} is {one:g}; it must be a whole number from 1 to {most}")
+    return [int(one) for one in found]
 
 
 def size(text: str | None) -> tuple[int | None, int | None]:

@@ -57,6 +57,12 @@ def serve(
     ] = 5,
     preview_every: Annotated[int, typer.Option(help="Steps between two previews, from 1.")] = 5,
     drain: Annotated[float, typer.Option(help="Seconds that jobs in progress have after SIGTERM, from 0.")] = 30.0,
+    otlp_traces_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Send spans to this OTLP endpoint, such as http://127.0.0.1:4318/v1/traces; default: OTEL_*."
+        ),
+    ] = None,
     model: options.Model = None,
     runtime: options.Runtime = "auto",
     precision: options.RuntimePrecision = "auto",
@@ -73,7 +79,7 @@ def serve(
     if not 0 <= port <= 65_535:
         raise ValueError(f"port is {port}; it must be a whole number from 0 to 65535")
     try:
-        from ..engine.serving import app, logs, server
+        from ..engine.serving import app, logs, server, tracing
         from ..engine.serving.settings import DAY, GIB, MIB, RequestLimits, ServerSettings, UploadLimits
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("syncflow"):
@@ -97,6 +103,7 @@ def serve(
     from ..engine.batching import Limits
     from ..engine.engine import Engine
 
+    spans = tracing.configured(otlp_traces_endpoint)
     logs.configure()
     engine = Engine.from_pretrained(
         model,
@@ -108,7 +115,7 @@ def serve(
         deterministic=deterministic,
         limits=Limits(batch=batch, queue=max(64, settings.in_flight)),
     )
-    server.serve(app.create_app(engine, settings, inspect=_inspect), host, port)
+    server.serve(app.create_app(engine, settings, inspect=_inspect, tracing=spans), host, port)
     engine.close()
 
 

@@ -44,12 +44,20 @@ def train(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE, any other setting of the stage; repeatable.")
     ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(
+            help="Lengths to train on, in frames, separated by commas: each video is taken at the longest that it "
+            "fills; default: the preset's length."
+        ),
+    ] = None,
     windows: Annotated[
         int, typer.Option(min=1, help="Random windows of every video that is longer than a clip; 1 to 1000.")
     ] = 4,
     model: Annotated[Path | None, typer.Option(help="Model package to start from; default: the run's own.")] = None,
 ) -> None:
     """Train the codecs and the stages: video, audio with a frozen video tower, joint."""
+    from ..engine.config import MAX_SECONDS
     from ..engine.presets import preset as named
     from ..training import recipes
     from ..training.config import STAGES
@@ -69,9 +77,10 @@ def train(
     options.check_output(run / "train.json")
     named_stages = recipes.WHOLE.get(preset, STAGES) if stage == "all" else [s for s in STAGES if s == stage]
     stages = [recipes.stage_config(preset, s, changes) for s in named_stages]
-    clips = recipes.clip_folder(data, config, stages[0].seed if stages else 0, windows)
+    lengths = options.whole_numbers("frames", frames, most=round(MAX_SECONDS * config.sequence.fps)) if frames else []
+    clips = recipes.clip_folders(data, config, lengths, stages[0].seed if stages else 0, windows)
     if stage in ("codecs", "all"):
-        recipes.train_codecs(clips, run)
+        recipes.train_codecs(clips[0], run)
     for number, stage_config in enumerate(stages):
         package = recipes.train_stage(clips, run, config, stage_config, model if number == 0 else None)
         print(f"{package}: after stage {stage_config.stage}")

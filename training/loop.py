@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,29 +49,39 @@ class Average:
 
 
 class Batches:
-    """Random batches of a latent set, on the device, addressed by step."""
+    """Random batches of latent sets, on the device, addressed by step; each batch is of one set, thus of one length.
+
+    A batch of the first set has ``config.batch`` rows, one of another set as many as have the same number of tokens.
+    Sets are chosen so often that every clip is seen equally often.
+    """
 
     def __init__(
-        self, latents: LatentSet, text_encoder: TextEncoder, config: TrainConfig, device: torch.device
+        self, latents: Sequence[LatentSet], text_encoder: TextEncoder, config: TrainConfig, device: torch.device
     ) -> None:
-        self.latents, self.config, self.device = latents, config, device
-        captions = sorted(set(latents.captions))
+        self.latents, self.device = latents, device
+        captions = sorted({caption for one in latents for caption in one.captions})
         ids, mask = text_encoder.tokenize(captions)
         index = {caption: i for i, caption in enumerate(captions)}
-        self.text = torch.tensor([index[caption] for caption in latents.captions])
+        self.text = [torch.tensor([index[caption] for caption in one.captions]) for one in latents]
         self.ids, self.mask = ids.to(device), mask.to(device)
+        self.rows = [
+            max(1, round(config.batch * len(latents[0].frame_times) / len(one.frame_times))) for one in latents
+        ]
+        self.shares = torch.tensor([len(one) / rows for one, rows in zip(latents, self.rows, strict=True)])
 
     def at(self, generator: torch.Generator) -> Batch:
-        picks = torch.randint(len(self.latents), (self.config.batch,), generator=generator)
+        chosen = int(torch.multinomial(self.shares, 1, generator=generator)) if len(self.latents) > 1 else 0
+        latents = self.latents[chosen]
+        picks = torch.randint(len(latents), (self.rows[chosen],), generator=generator)
         rows = picks.numpy()
-        text = self.text[picks].to(self.device)
+        text = self.text[chosen][picks].to(self.device)
         return Batch(
-            torch.from_numpy(self.latents.video[rows]).float().to(self.device),
-            torch.from_numpy(self.latents.audio[rows]).float().to(self.device),
+            torch.from_numpy(latents.video[rows]).float().to(self.device),
+            torch.from_numpy(latents.audio[rows]).float().to(self.device),
             self.ids[text],
             self.mask[text],
-            torch.full((len(picks),), float(self.latents.fps), device=self.device),
-            torch.tensor(self.latents.frame_times, device=self.device),
+            torch.full((len(picks),), float(latents.fps), device=self.device),
+            torch.tensor(latents.frame_times, device=self.device),
         )
 
 
@@ -80,8 +91,8 @@ def schedule(progress: float, step: int, config: TrainConfig) -> float:
     return warm * min(1.0, max(0.0, 1 - progress) / max(config.decay, 1e-9))
 
 
-def train(model: DDiT, text_encoder: TextEncoder, latents: LatentSet, config: TrainConfig, run: Path) -> None:
-    """Train one stage in place; the model holds the averaged weights afterwards.
+def train(model: DDiT, text_encoder: TextEncoder, latents: Sequence[LatentSet], config: TrainConfig, run: Path) -> None:
+    """Train one stage in place on clips of one or several lengths; the model holds the averaged weights afterwards.
 
     Continues from ``run/checkpoint.pt`` if it exists and belongs to the same stage.
     """

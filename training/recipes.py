@@ -1,12 +1,13 @@
 """Training recipes of the presets, and the path from clips to a model package.
 
-A run folder holds ``codecs/`` (video and audio autoencoder), ``latents/`` (the cache), a folder per stage with its
-checkpoint and TensorBoard events, and ``model/``, the engine package after the last finished stage.
+A run folder holds ``codecs/`` (video and audio autoencoder), ``latents/`` (a cache per length), a folder per stage
+with its checkpoint and TensorBoard events, and ``model/``, the engine package after the last finished stage.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..engine.config import ModelConfig
 from ..engine.model import DDiT
 from .codecs import train_audio_codec, train_video_codec
 from .config import Stage, TrainConfig
-from .data.clips import ClipFolder
+from .data.clips import ClipFolder, by_length, find_clips
 from .data.latents import cached_latents
 from .loop import train
 from .lora import add_branches, take_branches
@@ -56,7 +57,7 @@ WHOLE: dict[str, tuple[Stage, ...]] = {"syncflow-tiny": ("video", "audio"), "syn
 
 
 def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
-    """Both codecs, on the first ``limit`` clips, one after the other; finished ones are kept."""
+    """Both codecs, on the first ``limit`` clips of one length, one after the other; finished ones are kept."""
     folder = run / "codecs"
     wanted = [name for name in ("video_vae", "audio_vae") if not (folder / name / "config.json").is_file()]
     if not wanted:
@@ -70,19 +71,22 @@ def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
 
 
 def train_stage(
-    clips: ClipFolder, run: Path, preset: ModelConfig, config: TrainConfig, start: Path | None = None
+    clips: Sequence[ClipFolder], run: Path, preset: ModelConfig, config: TrainConfig, start: Path | None = None
 ) -> Path:
     """One stage, from ``start`` or ``run/model`` (or from nothing) to ``run/model``. Returns the package's folder.
 
-    With ``config.lora`` the model stays as it is, and an adapter is trained, to ``run/adapter``, which is returned.
-    Raises ``ValueError`` where there is no model to train an adapter of.
+    ``clips`` are a folder for each length. With ``config.lora`` the model stays as it is, and an adapter is trained, to
+    ``run/adapter``, which is returned. Raises ``ValueError`` where there is no model to train an adapter of.
     """
     target = run / "model"
     package = start or (target if target.exists() else None)
     if config.lora and package is None:
         raise ValueError(f"an adapter needs a model; {target} is not there, and none is named to start from")
     components = Components.load(package) if package else fresh(preset, run / "codecs", config.seed)
-    latents = cached_latents(clips, run / "latents", components.config.sequence, components.video, components.audio)
+    latents = [
+        cached_latents(one, run / "latents" / f"{one.sequence.frames}-frames", components.video, components.audio)
+        for one in clips
+    ]
     if config.lora:
         add_branches(components.ddit, config.lora, config.seed)
         train(components.ddit, components.text, latents, config, run / f"{config.stage}-lora")
@@ -115,10 +119,24 @@ def fresh(preset: ModelConfig, codecs: Path, seed: int = 0) -> Components:
     return Components(preset, DDiT(shape), video, audio, text)
 
 
-def clip_folder(data: Path, preset: ModelConfig, seed: int = 0, windows: int = WINDOWS) -> ClipFolder:
-    """The clips of a folder at the preset's sequence: ``windows`` random ones of each where videos are longer."""
-    clips = ClipFolder(data, preset.sequence, window="random", seed=seed, windows=windows)
-    return clips if clips.is_longer() else ClipFolder(data, preset.sequence)
+def clip_folders(
+    data: Path, preset: ModelConfig, frames: Sequence[int] = (), seed: int = 0, windows: int = WINDOWS
+) -> list[ClipFolder]:
+    """The clips of a folder at the preset's sequence, one ``ClipFolder`` for each length in ``frames``.
+
+    A video belongs to the longest length that it fills; without ``frames`` all have the preset's own. ``windows``
+    random ones are taken of each video where some are longer. The preset's length comes first, if a video has it.
+    Raises ``ValueError`` for a length that the preset's codecs cannot carry.
+    """
+    sequence = preset.sequence
+    entries = find_clips(data)
+    groups = by_length(entries, sequence.fps, frames) if frames else {sequence.frames: entries}
+    folders = []
+    for length in sorted(groups, key=lambda length: (length != sequence.frames, length)):
+        own = sequence.replace(seconds=length / sequence.fps) if length != sequence.frames else sequence
+        clips = ClipFolder(data, own, window="random", seed=seed, windows=windows, entries=groups[length])
+        folders.append(clips if clips.is_longer() else ClipFolder(data, own, entries=groups[length]))
+    return folders
 
 
 def stage_config(preset: str, stage: Stage, changes: dict[str, Any]) -> TrainConfig:

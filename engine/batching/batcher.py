@@ -82,7 +82,7 @@ class Batcher(Generic[Q, J, L, R]):
             request=request,
             handle=handle,
             shape=self._backend.shape(request),
-            memory=self._backend.memory(request),
+            memory=0 if self._scheduler.limits.memory is None else self._backend.memory(request),
             submitted_at=self._clock(),
             priority=priority,
             timeout=deadline,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from functools import partial
@@ -66,6 +67,7 @@ class Handle(Generic[R]):
     def __init__(self, on_final: Callable[[State], None] | None = None) -> None:
         self._changed = threading.Condition()
         self._state = State.QUEUED
+        self._times = {State.QUEUED: time.monotonic()}
         self._progress = Progress(0, 0)
         self._result: R | None = None
         self._error: BaseException | None = None
@@ -85,6 +87,11 @@ class Handle(Generic[R]):
     def progress(self) -> Progress:
         """Steps done and steps in all."""
         return self._progress
+
+    @property
+    def times(self) -> Mapping[State, float]:
+        """When the request first came into each state that it has reached: seconds of ``time.monotonic``."""
+        return dict(self._times)
 
     def done(self) -> bool:
         """Whether the state is final."""
@@ -196,6 +203,7 @@ class Handle(Generic[R]):
             if self.done():
                 return False
             self._state = state
+            self._times.setdefault(state, time.monotonic())
             self._progress = self._progress if progress is None else progress
             watchers = tuple(self._watchers)
             self._changed.notify_all()
@@ -210,6 +218,7 @@ class Handle(Generic[R]):
             if self.done():
                 return False
             self._state, self._result, self._error = state, result, error
+            self._times[state] = time.monotonic()
             on_final, watchers, callbacks = self._on_final, self._watchers, self._callbacks
             self._on_final, self._watchers, self._callbacks = None, [], []
             self._changed.notify_all()

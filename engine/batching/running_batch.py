@@ -48,8 +48,9 @@ class BackendBatch(Protocol[J_contra, L_co]):
 class Backend(Protocol[Q_contra, J, L, R_co]):
     """What a batcher needs of a model. An error that a method raises is the error of its request.
 
-    ``shape`` and ``memory`` run in the thread that submits; ``encode`` and ``decode`` in thread pools, beside the
-    steps; ``make_batch`` and the batches that it returns in the step thread, within ``stepping``.
+    ``shape`` and, where memory is limited, ``memory`` run in the thread that submits; ``encode`` and ``decode`` in
+    thread pools, beside the steps; ``make_batch`` and the batches that it returns in the step thread, within
+    ``stepping``.
     """
 
     def start_thread(self) -> None:

@@ -37,7 +37,8 @@ class Stats:
     """A snapshot of a batcher.
 
     ``states``: requests now in each of the first four states, and since the start in each of the final ones. ``queue``
-    requests wait, ``running`` are in ``batches``, ``memory`` bytes are reserved. ``steps`` of batches and
+    requests wait, ``running`` are in ``batches``, ``memory`` bytes are reserved (0 without a limit of memory, for which
+    alone they are predicted). ``steps`` of batches and
     ``request_steps`` of requests were done since the start; ``steps_per_second`` over the last 10 s. ``wait`` is from
     submission to the first step, ``run`` from there to the end of the last.
     """

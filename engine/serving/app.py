@@ -21,18 +21,21 @@ from .derived import Inspect
 from .middleware import RequestMiddleware
 from .service import SWEEP, Service
 from .settings import MIB, ServerSettings
+from .tracing import Tracing
 
 STATIC = Path(__file__).parent / "static"
 log = logging.getLogger("syncflow.serving")
 
 
-def create_app(engine: Engine, settings: ServerSettings, *, inspect: Inspect | None = None) -> FastAPI:
+def create_app(
+    engine: Engine, settings: ServerSettings, *, inspect: Inspect | None = None, tracing: Tracing | None = None
+) -> FastAPI:
     """The application; its lifespan runs the stored jobs.
 
-    ``inspect`` measures motion, impacts and onsets of a clip for the web page. Raises ``ValueError`` for a data folder,
-    a database or a file of keys that cannot be used.
+    ``inspect`` measures motion, impacts and onsets of a clip for the web page; ``tracing`` makes spans. Raises
+    ``ValueError`` for a data folder, a database or a file of keys that cannot be used.
     """
-    service = Service(engine, settings, inspect)
+    service = Service(engine, settings, inspect, tracing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,7 +61,7 @@ def create_app(engine: Engine, settings: ServerSettings, *, inspect: Inspect | N
     app.include_router(routes_server.router)
     app.mount("/", StaticFiles(directory=STATIC, html=True), name="page")
     # A data: URL is a third longer than its file; the rest is for the other fields.
-    app.add_middleware(RequestMiddleware, service.metrics, settings.uploads.bytes * 4 // 3 + MIB)
+    app.add_middleware(RequestMiddleware, service.metrics, settings.uploads.bytes * 4 // 3 + MIB, tracing)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 

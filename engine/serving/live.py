@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from ..batching import Handle
 from ..types import Clip
@@ -34,6 +35,9 @@ class LiveJob:
         self.first_step_at: float | None = None
         self.queued_at = time.monotonic()
         self.dispatched = self.ended = self.deleted = False
+        self.span: Any = None  # of OpenTelemetry
+        self.completed = False
+        self.error: str | None = None  # its type
         self._lock = threading.Lock()
         self._watchers: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
@@ -41,6 +45,13 @@ class LiveJob:
     def progress(self) -> int:
         """Percent of the steps that are done, at most 99 before the end."""
         return min(99, 100 * self.step // max(self.steps, 1))
+
+    @property
+    def outcome(self) -> str:
+        """How it ended; ``requeued``: the server stopped."""
+        if self.completed or self.error is not None:
+            return "completed" if self.completed else "failed"
+        return "cancelled" if self.deleted else "requeued"
 
     @property
     def watched(self) -> bool:

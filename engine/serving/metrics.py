@@ -78,7 +78,10 @@ class _EngineCollector:
             "syncflow_num_running_reqs": ("Requests that are being stepped.", stats.running),
             "syncflow_num_batches": ("Batches that are being stepped.", stats.batches),
             "syncflow_steps_per_second": ("Steps of batches over the last 10 s.", stats.steps_per_second),
-            "syncflow_reserved_memory_bytes": ("Predicted memory of the requests in the engine.", stats.memory),
+            "syncflow_reserved_memory_bytes": (
+                "Predicted memory of the requests in the engine, where it has a limit.",
+                stats.memory,
+            ),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)

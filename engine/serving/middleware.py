@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from contextlib import nullcontext
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .errors import ApiError, respond
 from .logs import request_id
 from .metrics import Metrics
+from .tracing import Tracing
 
 log = logging.getLogger("syncflow.serving.http")
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
@@ -30,8 +32,8 @@ SECURITY = {
 class RequestMiddleware:
     """A request of more than ``limit`` bytes is refused (413), before it is read if it says its length."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, limit: int) -> None:
-        self.app, self.metrics, self.limit = app, metrics, limit
+    def __init__(self, app: ASGIApp, metrics: Metrics, limit: int, tracing: Tracing | None = None) -> None:
+        self.app, self.metrics, self.limit, self.tracing = app, metrics, limit, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -51,11 +53,16 @@ class RequestMiddleware:
                     headers.setdefault(name, value)
             await send(message)
 
-        try:
-            await self._limited(scope, receive, respond_with_headers)
-        finally:
-            self._record(scope, int(status[0]), status[1], time.perf_counter() - began)
-            request_id.reset(token)
+        traced = None if scope["path"] in QUIET else self.tracing
+        with nullcontext() if traced is None else traced.request(scope, found) as span:
+            try:
+                await self._limited(scope, receive, respond_with_headers)
+            finally:
+                method, route = _named(scope, int(status[0]))
+                self._record(scope, method, route, int(status[0]), status[1], time.perf_counter() - began)
+                if span is not None:
+                    Tracing.answered(span, method, route, int(status[0]))
+                request_id.reset(token)
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = ApiError(413, f"the request is too large; at most {self.limit:,} bytes are read", "too_large")
@@ -75,13 +82,17 @@ class RequestMiddleware:
 
         await self.app(scope, counted, send)
 
-    def _record(self, scope: Scope, status: int, first: float, seconds: float) -> None:
-        route: Any = scope.get("route")
-        path = getattr(route, "path", None) or ("static" if status in (200, 206, 304) else "unknown")
-        method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD", "OPTIONS") else "other"
+    def _record(self, scope: Scope, method: str, path: str, status: int, first: float, seconds: float) -> None:
         self.metrics.http.labels(method, path, str(status)).inc()
         self.metrics.http_time.labels(method, path).observe(first)
         values = {"method": method, "route": path, "status": status, "ms": round(1000 * seconds, 1)}
         tenant = scope.get("state", {}).get("tenant")
         level = logging.DEBUG if path in QUIET else logging.INFO
         log.log(level, "request", extra=values | ({} if tenant is None else {"tenant": tenant}))
+
+
+def _named(scope: Scope, status: int) -> tuple[str, str]:
+    """Method and route of a request, of a few values each."""
+    route: Any = scope.get("route")
+    path = getattr(route, "path", None) or ("static" if status in (200, 206, 304) else "unknown")
+    return scope["method"] if scope["method"] in ("GET", "POST", "DELETE", "HEAD", "OPTIONS") else "other", path

@@ -21,6 +21,7 @@ from ..engine import Engine
 from .app import create_app
 from .errors import ApiError, respond
 from .settings import GIB, ServerSettings
+from .tracing import configured
 
 PATHS = ("/v1/videos/sync", "/v1/models", "/health", "/ready", "/metrics", "/openapi.json")
 KEPT_SECONDS = 600.0  # that a client has to read its file
@@ -90,6 +91,7 @@ def replica_app(settings: ReplicaSettings) -> FastAPI:
             retention=KEPT_SECONDS,
             disk=2 * GIB,
         ),
+        tracing=configured(),
     )
     app.state.folder = folder
     app.add_middleware(OnlyPaths)

@@ -15,7 +15,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from .errors import ApiError, from_validation, wrong_value
 from .schemas import DataUrl, JsonVideoCreateParams, VideoCreateParams
@@ -69,7 +69,7 @@ def _url(reference: DataUrl) -> str:
 
 async def _from_form(request: Request) -> Body:
     try:
-        form = await request.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+        form = await _parsed(request)
     except (MultiPartException, HTTPException) as error:
         detail = getattr(error, "detail", None) or getattr(error, "message", "")
         raise ApiError(422, f"the form cannot be read: {detail}", "invalid_form") from None
@@ -77,6 +77,28 @@ async def _from_form(request: Request) -> Body:
         raise ApiError(422, "the form cannot be read: it is damaged", "invalid_form") from None
     upload = form.get(FIELD)
     return Body(_validated(VideoCreateParams, _values(form)), upload.file if isinstance(upload, UploadFile) else None)
+
+
+class _Parser(MultiPartParser):
+    """Knows whether the last boundary came; the parser takes a form that was cut off, without the part at its end."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        super().on_end()
+        self.ended = True
+
+
+async def _parsed(request: Request) -> FormData:
+    if not request.headers["content-type"].lower().startswith("multipart/"):
+        return await request.form(max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+    limits = {"max_files": 1, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_BYTES}
+    parser = _Parser(request.headers, request.stream(), **limits)
+    form = await parser.parse()
+    if not parser.ended:
+        await form.close()
+        raise MultiPartException("it ends before its last boundary")
+    return form
 
 
 def _values(form: FormData) -> dict[str, Any]:

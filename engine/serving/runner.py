@@ -28,6 +28,7 @@ from .metrics import Metrics
 from .previews import LatentProjection
 from .settings import ServerSettings
 from .store import JobStore, VideoJob
+from .tracing import Tracing
 from .translation import make_request, refused
 
 log = logging.getLogger("syncflow.serving")
@@ -38,9 +39,16 @@ class Runner:
     """Runs the queued jobs of a store. Safe to use from any thread."""
 
     def __init__(
-        self, engine: Engine, store: JobStore, folder: DataFolder, settings: ServerSettings, metrics: Metrics
+        self,
+        engine: Engine,
+        store: JobStore,
+        folder: DataFolder,
+        settings: ServerSettings,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
     ) -> None:
-        self.engine, self.store, self.folder, self.settings, self.metrics = engine, store, folder, settings, metrics
+        self.engine, self.store, self.folder, self.settings = engine, store, folder, settings
+        self.metrics, self.tracing = metrics, tracing
         self.durations = Durations()
         sequence = engine.config.sequence
         self._projection = LatentProjection.fit(engine.components.video, sequence, engine.device)
@@ -64,6 +72,8 @@ class Runner:
     def add(self, job: VideoJob) -> None:
         """Take in a queued job."""
         live = LiveJob(job.id, job.tenant, job.params["num_inference_steps"])
+        if self.tracing is not None:
+            live.span = self.tracing.begin(job, self.engine.config.name)
         with self._changed:
             self._live[job.id] = live
             self._queue.push(job.id, job.tenant, job.number)
@@ -219,6 +229,7 @@ class Runner:
         if not self.store.complete(live.id, result):  # it was deleted meanwhile
             self.folder.remove(live.id)
             return
+        live.completed = True
         self.folder.remove_upload(live.id)
         now = time.monotonic()
         began, stepped = live.first_step_at or now, live.started_at or now
@@ -233,7 +244,8 @@ class Runner:
             self.store.fail(live.id, "invalid_request", message)
         else:
             self.store.fail(live.id, "server_error", "the video could not be made; the server's log has the job's id")
-        log.error("a job has failed", extra={"job_id": live.id, "error": type(error).__name__})
+        live.error = type(error).__name__
+        log.error("a job has failed", extra={"job_id": live.id, "error": live.error})
         self.metrics.jobs.labels("failed").inc()
 
     def _end(self, live: LiveJob) -> None:
@@ -245,6 +257,8 @@ class Runner:
             if live.dispatched:
                 self._queue.end(live.tenant)
             self._changed.notify_all()
+        if self.tracing is not None:
+            self.tracing.end(live, {} if live.handle is None else live.handle.times)
         live.handle = None
         live.notify()
 

@@ -23,20 +23,25 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(app: FastAPI, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ``ValueError`` for an address that cannot be used."""
-    service = app.state.service
-    config = uvicorn.Config(
+def configuration(app: FastAPI, host: str, port: int) -> uvicorn.Config:
+    """What uvicorn is told."""
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
+        http="h11",  # has a limit for headers
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(service.settings.drain) + STREAMS,
+        timeout_graceful_shutdown=int(app.state.service.settings.drain) + STREAMS,
         timeout_keep_alive=30,
         h11_max_incomplete_event_size=64 * 1024,
     )
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ``ValueError`` for an address that cannot be used."""
+    config = configuration(app, host, port)
     server = Server(config)
     try:
         socket = config.bind_socket()

@@ -21,6 +21,7 @@ from .runner import Runner
 from .schemas import Take, Video, VideoCreateParams, VideoError
 from .settings import MIB, ServerSettings, retry_after
 from .store import JobStore, NewJob, VideoJob
+from .tracing import Tracing
 from .translation import complete_params, make_request, refused
 from .uploads import FIELD, MediaKind
 
@@ -32,15 +33,18 @@ KEPT_FREE = 64 * MIB  # of the disk
 class Service:
     """The engine, the jobs and the limits of a server."""
 
-    def __init__(self, engine: Engine, settings: ServerSettings, inspect: Inspect | None = None) -> None:
-        self.engine, self.settings, self.inspect = engine, settings, inspect
+    def __init__(
+        self, engine: Engine, settings: ServerSettings, inspect: Inspect | None = None, tracing: Tracing | None = None
+    ) -> None:
+        self.engine, self.settings, self.inspect, self.tracing = engine, settings, inspect, tracing
         self.keys, self.rates, self.metrics = KeyRing.load(settings.keys), RateLimiter(), Metrics()
         self.folder = DataFolder(settings.data)
         self.store = JobStore(settings.database_url, self.folder.server)
-        self.runner = Runner(engine, self.store, self.folder, settings, self.metrics)
+        self.runner = Runner(engine, self.store, self.folder, settings, self.metrics, tracing)
         self.metrics.observe(engine.describe(), self.runner.counts, engine.batcher.stats)
         self.draining = False
-        engine.backend.memory(engine.pipeline.prepare(Request("the first estimate takes seconds")))
+        if engine.limits.memory is not None:
+            engine.backend.memory(engine.pipeline.prepare(Request("the first estimate takes seconds")))
         self.started_at = time.time()
 
     def prepare(self, given: VideoCreateParams, kind: MediaKind | None, upload: Path | None) -> dict[str, Any]:
@@ -50,7 +54,8 @@ class Service:
         try:
             with reading_isolated(self.settings.uploads.reading):
                 prepared = self.engine.pipeline.prepare(make_request(params, upload))
-            needed, most = self.engine.backend.memory(prepared), self.engine.limits.memory
+            most = self.engine.limits.memory
+            needed = 0 if most is None else self.engine.backend.memory(prepared)
         except ValueError as error:
             raise refused(error, upload) from error
         if most is not None and needed > most:
@@ -150,6 +155,8 @@ class Service:
         finished = self.runner.drain(self.settings.drain)
         self.store.close()
         self.folder.close()
+        if self.tracing is not None:
+            self.tracing.close()
         return finished
 
     def _forget(self, job: VideoJob) -> bool:

@@ -10,15 +10,55 @@ import resource
 import signal
 import sys
 import warnings
+from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 
+import av
 import numpy as np
+from PIL import Image
 
 from syncflow.engine.media import load_audio, load_clip, load_picture, probe
 
 SECONDS = 20  # of the processor, for one file
 MEMORY = 6 * 2**30  # bytes of address space
+
+
+KINDS = {
+    "mp4": ("libx264", "aac"),
+    "mkv": ("libx264", "aac"),
+    "webm": ("libvpx", "libopus"),
+    "avi": ("mpeg4", "libmp3lame"),
+    "ts": ("mpeg2video", "mp2"),
+}
+
+
+def write(path: Path, video_codec: str, audio_codec: str) -> None:
+    with av.open(str(path), "w") as container:
+        audio = container.add_stream(audio_codec, rate=48_000, layout="stereo")
+        if video_codec:
+            video = container.add_stream(video_codec, rate=25)
+            video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+            for index in range(15):
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 9 * index, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = index, Fraction(1, 25)
+                container.mux(video.encode(frame))
+            container.mux(video.encode())
+        tone = 0.5 * np.sin(np.arange(28_800) / 20)
+        resampler = av.AudioResampler(format=audio.format.name, layout="stereo", rate=48_000)
+        frame = av.AudioFrame.from_ndarray(np.stack([tone, tone]).astype(np.float32), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = 48_000, 0, Fraction(1, 48_000)
+        for part in (*resampler.resample(frame), None):
+            container.mux(audio.encode(part))
+
+
+def write_samples(folder: Path) -> None:
+    """A short file of every kind."""
+    for kind, codecs in KINDS.items():
+        write(folder / f"file.{kind}", *codecs)
+    write(folder / "file.ogg", "", "libopus")
+    pictures = [Image.fromarray(np.full((32, 32, 3), level, np.uint8)) for level in (40, 120)]
+    pictures[0].save(folder / "file.webp", save_all=True, append_images=pictures[1:], duration=100)
 
 
 def damage(data: bytes, random: np.random.Generator) -> bytes:

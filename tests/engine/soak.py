@@ -3,9 +3,9 @@
     python tests/engine/soak.py [SHARE]
 
 100 clips of one prompt, 100 prompts, 60 durations, 50 requests that fail, 50 that are cancelled, and 20 engines that
-are made and dropped; SHARE takes fewer of each. A little of each comes before, so that libraries and caches have
-reached their size; the cache of texts is kept small. Prints a line for each kind, and fails where memory grows by more
-than ``GROWTH`` bytes or a thread or a file is left.
+are made and dropped; SHARE takes fewer of each. Some of each come before, so that libraries, caches and the allocator's
+arenas, of which every thread gets one, have reached their size; the cache of texts is kept small. Prints a line for
+each kind, and fails where memory grows by more than ``GROWTH`` bytes or a thread or a file is left.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from syncflow import Cancelled, Engine
 
 SETTINGS = {"steps": 2, "seconds": 0.5}
 CACHE_BYTES = 4_000_000
+WARM_UP = {"clips": 20, "prompts": 20, "durations": 30, "failing": 10, "cancelled": 10, "engines": 12}
 GROWTH = 24 * 2**20  # bytes over all requests of a kind, of which an allocator keeps some
 COUNTS = {"clips": 100, "prompts": 100, "durations": 60, "failing": 50, "cancelled": 50, "engines": 20}
 SETTLING = 20.0  # seconds until the threads of a dropped engine have ended
@@ -117,7 +118,7 @@ def main(share: float) -> None:
     engine.submit("a ball", **SETTINGS).result(60)
     own = threading.active_count()
     for name, work in KINDS.items():
-        work(engine, max(3, round(COUNTS[name] * share / 5)))
+        work(engine, max(3, round(WARM_UP[name] * share)))
     threads, files, grown = settled(own), open_files(), []
     first = before = resident()
     print(f"after warm-up: {before / 2**20:.1f} MiB, {threads} threads, {files} open files", flush=True)

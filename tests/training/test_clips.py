@@ -11,7 +11,7 @@ import pytest
 from syncflow.engine.config import ModelConfig, SequenceConfig
 from syncflow.engine.types import Clip
 from syncflow.training.data import ClipFolder, render_impacts
-from syncflow.training.recipes import clip_folder
+from syncflow.training.recipes import clip_folders
 
 TINY = SequenceConfig(seconds=1.0, width=32, height=32)
 
@@ -105,11 +105,22 @@ def test_training_takes_random_windows_of_longer_videos(videos: Path, tmp_path: 
     copy(videos, tmp_path)
     write_jsonl(tmp_path, {"file_name": "a.mp4", "text": "it brightens"})
     preset = ModelConfig(sequence=TINY)
-    folder = clip_folder(tmp_path, preset, seed=5)
+    (folder,) = clip_folders(tmp_path, preset, seed=5)
     assert (folder.window, folder.seed, len(folder)) == ("random", 5, 4)
     write_jsonl(tmp_path, {"file_name": "more/b.mp4", "text": "it is short"})
-    folder = clip_folder(tmp_path, preset)
+    (folder,) = clip_folders(tmp_path, preset)
     assert (folder.window, len(folder)) == ("first", 1)
+
+
+def test_a_video_belongs_to_the_longest_length_that_it_fills(tmp_path: Path) -> None:
+    render_impacts(tmp_path, 5, seed=9, seconds=(1, 2, 1.8125), workers=1, progress=False)
+    preset = ModelConfig(sequence=SequenceConfig(width=64, height=64))
+    folders = clip_folders(tmp_path, preset, (20, 29, 32, 48))
+    names = {folder.sequence.frames: [entry.path.stem[-1] for entry in folder.entries] for folder in folders}
+    assert names == {32: ["1", "4"], 20: ["0", "3"], 29: ["2"]}
+    assert next(iter(names)) == 32  # the preset's own length comes first
+    assert [len(folder[0]["frames"]) for folder in folders] == [32, 20, 29]
+    assert folders[2].sequence.padding == 3
 
 
 def test_rendered_folder_is_a_data_set(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class Clips:
     window: str = "first"
     windows: int = 1
     seed: int = 0
+    sequence: SequenceConfig = SEQUENCE
 
     @property
     def entries(self):
@@ -68,7 +69,7 @@ def codecs():
 
 
 def cached(clips, cache, codecs, sequence=SEQUENCE):
-    return cached_latents(clips, cache, sequence, *codecs, batch=2, workers=0)
+    return cached_latents(replace(clips, sequence=sequence), cache, *codecs, batch=2, workers=0)
 
 
 def test_latents_are_those_of_the_codecs(clips, tmp_path, codecs):

@@ -103,7 +103,7 @@ STAGES = [
 def test_a_stage_moves_what_it_trains_and_nothing_else(stage, train_text, moving, latents, tmp_path):
     model, words = parts()
     before = states(model, words)
-    train(model, words, latents, config(stage=stage, steps=2, train_text=train_text), tmp_path)
+    train(model, words, [latents], config(stage=stage, steps=2, train_text=train_text), tmp_path)
     after = states(model, words)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if name.startswith(moving) and not name.endswith("freqs")}
@@ -113,7 +113,7 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(stage, train_text, moving
 def test_bfloat16_trains_too(latents, tmp_path):
     AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision otherwise
     model, words = parts()
-    train(model, words, latents, config(stage="audio", steps=1, precision="bf16"), tmp_path)
+    train(model, words, [latents], config(stage="audio", steps=1, precision="bf16"), tmp_path)
     AcceleratorState._reset_state(reset_partial_state=True)
     assert all(tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in states(model, words).values())
 
@@ -153,7 +153,7 @@ def test_muon_has_the_matrices_inside_blocks():
 def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, latents, tmp_path, monkeypatch):
     settings = config(stage=stage, steps=4, train_text=True, checkpoint_minutes=0.0)
     straight, straight_words = parts()
-    train(straight, straight_words, latents, settings, tmp_path / "straight")
+    train(straight, straight_words, [latents], settings, tmp_path / "straight")
 
     class Killed(Exception):
         pass
@@ -167,11 +167,11 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, latents, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Average, "update", kill)
         with pytest.raises(Killed):
-            train(model, words, latents, settings, tmp_path / "killed")
+            train(model, words, [latents], settings, tmp_path / "killed")
     assert torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"] == 2
 
     resumed, resumed_words = parts()
-    train(resumed, resumed_words, latents, settings, tmp_path / "killed")
+    train(resumed, resumed_words, [latents], settings, tmp_path / "killed")
     expected, actual = states(straight, straight_words), states(resumed, resumed_words)
     assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
 
@@ -198,7 +198,7 @@ def test_only_a_trained_text_encoder_drops(train_text, latents):
     assert (objective.training, model.video.training, model.audio.training) == (True, True, False)
     assert words.training is train_text
     generator = torch.Generator().manual_seed(0)
-    batch = Batches(latents, words, settings, torch.device("cpu")).at(generator)
+    batch = Batches([latents], words, settings, torch.device("cpu")).at(generator)
     sample = sample_flow(batch, settings, generator)
     losses = {objective(batch, sample)["loss"].item() for _ in range(3)}
     assert len(losses) == (3 if train_text else 1)
@@ -216,7 +216,7 @@ def test_dropout_is_that_of_the_step(train_text, latents, tmp_path):
             train(
                 model,
                 words,
-                latents,
+                [latents],
                 config(stage="video", steps=count, train_text=train_text, decay=0.0),
                 tmp_path / name,
             )
@@ -226,15 +226,15 @@ def test_dropout_is_that_of_the_step(train_text, latents, tmp_path):
 
 def test_a_finished_run_is_left_as_it_is(latents, tmp_path):
     model, words = parts()
-    train(model, words, latents, config(steps=2), tmp_path)
+    train(model, words, [latents], config(steps=2), tmp_path)
     again, again_words = parts()
-    train(again, again_words, latents, config(steps=2), tmp_path)
+    train(again, again_words, [latents], config(steps=2), tmp_path)
     torch.testing.assert_close(states(again, again_words), states(model, words), rtol=0, atol=0)
 
 
 def test_the_model_holds_the_averages_and_the_checkpoint_the_last_weights(latents, tmp_path):
     model, words = parts()
-    train(model, words, latents, config(stage="video", steps=3), tmp_path)
+    train(model, words, [latents], config(stage="video", steps=3), tmp_path)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert saved["step"] == 3
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -245,14 +245,14 @@ def test_the_model_holds_the_averages_and_the_checkpoint_the_last_weights(latent
 
 def test_a_checkpoint_of_another_stage_is_refused(latents, tmp_path):
     model, words = parts()
-    train(model, words, latents, config(stage="video", steps=1), tmp_path)
+    train(model, words, [latents], config(stage="video", steps=1), tmp_path)
     with pytest.raises(ValueError, match="belongs to stage video, not to stage audio; choose another run folder"):
-        train(model, words, latents, config(stage="audio", steps=1), tmp_path)
+        train(model, words, [latents], config(stage="audio", steps=1), tmp_path)
 
 
 def test_a_checkpoint_is_written_beside_and_renamed(latents, tmp_path, monkeypatch):
     model, words = parts()
-    train(model, words, latents, config(steps=1), tmp_path)
+    train(model, words, [latents], config(steps=1), tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
     def cut(state, file):
@@ -261,12 +261,12 @@ def test_a_checkpoint_is_written_beside_and_renamed(latents, tmp_path, monkeypat
 
     monkeypatch.setattr(loop.torch, "save", cut)
     with pytest.raises(OSError, match="no space left"):
-        train(model, words, latents, config(steps=2), tmp_path)
+        train(model, words, [latents], config(steps=2), tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 def test_a_run_says_what_it_is(latents, tmp_path):
-    train(*parts(), latents, config(steps=1, seed=3), tmp_path)
+    train(*parts(), [latents], config(steps=1, seed=3), tmp_path)
     assert TrainConfig.from_dict(json.loads((tmp_path / "train.json").read_text())) == config(steps=1, seed=3)
     assert list((tmp_path / "tensorboard").iterdir())
 
@@ -275,7 +275,7 @@ def test_another_seed_trains_otherwise(latents, tmp_path):
     runs = []
     for seed in (0, 1):
         model, words = parts()
-        train(model, words, latents, config(steps=1, seed=seed), tmp_path / str(seed))
+        train(model, words, [latents], config(steps=1, seed=seed), tmp_path / str(seed))
         runs.append(states(model, words))
     assert not torch.equal(runs[0]["video.final_layer.linear.weight"], runs[1]["video.final_layer.linear.weight"])
 
@@ -284,7 +284,7 @@ def test_training_learns(latents, tmp_path):
     """Twenty steps on five clips: the loss on the training draws falls."""
     model, words = parts()
     settings = config(stage="joint", steps=30, batch=16, lr=1e-2, matrix_lr=1e-2)
-    batches = Batches(latents, words, settings, torch.device("cpu"))
+    batches = Batches([latents], words, settings, torch.device("cpu"))
 
     def loss():
         total = 0.0
@@ -298,7 +298,7 @@ def test_training_learns(latents, tmp_path):
         return total
 
     before = loss()
-    train(model, words, latents, settings, tmp_path)
+    train(model, words, [latents], settings, tmp_path)
     assert loss() < 0.8 * before
 
 
@@ -338,7 +338,7 @@ def test_frozen_parameters_are_not_averaged():
 
 def test_batches_pair_latents_with_their_captions(latents):
     words = Words()
-    batches = Batches(latents, words, config(batch=64), torch.device("cpu"))
+    batches = Batches([latents], words, config(batch=64), torch.device("cpu"))
     made = batches.at(torch.Generator().manual_seed(0))
     assert made.video.dtype == made.audio.dtype == torch.float32
     assert made.fps.tolist() == [16.0] * 64
@@ -372,3 +372,37 @@ def test_recipes_that_are_refused(settings, message):
 def test_a_setting_of_the_wrong_kind_is_refused():
     with pytest.raises(ValueError, match="batch is 'many'; it must be a whole number"):
         TrainConfig().replace(batch="many")
+
+
+def test_a_batch_is_of_one_length_and_of_as_many_tokens(latents):
+    """Sets of other lengths take part as often as their clips; a longer clip leaves space for fewer rows."""
+    longer = LatentSet(
+        np.zeros((2, *latents.video.shape[1:2], 4, *latents.video.shape[3:]), np.float16),
+        np.zeros((2, 2 * latents.audio.shape[1], latents.audio.shape[2]), np.float16),
+        CAPTIONS[:2],
+        16,
+        (0.125, 0.375, 0.625, 0.875),
+    )
+    _, words = parts()
+    batches = Batches([latents, longer], words, config(batch=4), torch.device("cpu"))
+    counts = {2: 0, 4: 0}
+    for step in range(300):
+        batch = batches.at(torch.Generator().manual_seed(step))
+        rows, length = len(batch.video), len(batch.frame_times)
+        assert (batch.video.shape[2], rows) in {(2, 4), (4, 2)} and batch.video.shape[2] == length
+        assert len(batch.audio) == len(batch.ids) == rows
+        counts[length] += rows
+    each = counts[4] / 2 / (counts[2] / len(latents))
+    assert 0.7 < each < 1.4  # a clip of either set is seen equally often
+
+
+def test_training_on_several_lengths(latents, tmp_path):
+    longer = LatentSet(
+        np.repeat(latents.video, 2, 2), np.repeat(latents.audio, 2, 1), CAPTIONS, 16, (0.125, 0.375, 0.625, 0.875)
+    )
+    model, words = parts()
+    before = states(model, words)
+    train(model, words, [latents, longer], config(stage="joint", steps=4), tmp_path)
+    after = states(model, words)
+    assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
+    assert any(not torch.equal(before[name], after[name]) for name in before)

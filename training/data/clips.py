@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -48,8 +48,9 @@ class ClipFolder:
     Captions stand in ``metadata.jsonl`` or ``metadata.csv`` (``file_name``, ``text``: the Hugging Face convention) or
     in a ``.txt`` file beside each video. ``window`` is the first one of a video or a random one, drawn from (seed,
     epoch, index) among those that begin with a frame; ``windows`` are taken of every video, one after the other. A
-    video that is shorter than the window is continued by its last frame and silence. Raises ``ValueError`` for a folder
-    without clips, for a clip without file or caption and, on access, for a file that cannot be read.
+    video that is shorter than the window is continued by its last frame and silence. ``entries`` are those of the
+    folder to take, all by default. Raises ``ValueError`` for a folder without clips, for a clip without file or caption
+    and, on access, for a file that cannot be read.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ClipFolder:
         window: Window = "first",
         seed: int = 0,
         windows: int = 1,
+        entries: Sequence[ClipEntry] | None = None,
     ) -> None:
         if window not in ("first", "random"):
             raise ValueError(f"window is {window!r}; it must be 'first' or 'random'")
@@ -69,7 +71,7 @@ class ClipFolder:
         self.seed = seed
         self.windows = whole_between("windows", windows, 1, MOST_WINDOWS)
         self.epoch = 0
-        self.entries = find_clips(self.path)
+        self.entries = list(entries) if entries is not None else find_clips(self.path)
 
     def __len__(self) -> int:
         return len(self.entries) * self.windows
@@ -116,6 +118,18 @@ class ClipFolder:
     def _places(self, path: Path) -> int:
         """How many windows of the video begin with a frame and end in it; 1 for one that is shorter."""
         return 1 + max(0, int(probe(path).seconds * self.sequence.fps + 1e-6) - self.sequence.frames)
+
+
+def by_length(entries: Sequence[ClipEntry], fps: int, lengths: Sequence[int]) -> dict[int, list[ClipEntry]]:
+    """Every video under the longest of ``lengths`` (frames at ``fps``) that it fills, one that fills none under the
+    shortest; lengths without a video are left out.
+    """
+    ordered = sorted(set(lengths))
+    found: dict[int, list[ClipEntry]] = {length: [] for length in ordered}
+    for entry in entries:
+        frames = int(probe(entry.path).seconds * fps + 1e-6)
+        found[max((length for length in ordered if length <= frames), default=ordered[0])].append(entry)
+    return {length: chosen for length, chosen in found.items() if chosen}
 
 
 def find_clips(folder: str | Path) -> list[ClipEntry]:

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ...engine.codecs import AudioCodec, VideoCodec
-from ...engine.config import SequenceConfig
 from .clips import ClipFolder, ClipSample
 
 SCHEMA = 2  # of the index
@@ -38,9 +37,9 @@ class LatentSet:
         return len(self.captions)
 
 
-def fingerprint(clips: ClipFolder, sequence: SequenceConfig, *modules: torch.nn.Module) -> str:
+def fingerprint(clips: ClipFolder, *modules: torch.nn.Module) -> str:
     """Changes with the list of clips, their windows, the sequence and every codec weight."""
-    digest = hashlib.sha256(json.dumps({"schema": SCHEMA} | sequence.to_dict(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps({"schema": SCHEMA} | clips.sequence.to_dict(), sort_keys=True).encode())
     digest.update("\n".join(str(e.path.relative_to(clips.path)) for e in clips.entries).encode())
     digest.update(f"{clips.window} {clips.windows} {clips.seed}".encode())
     for module in modules:
@@ -52,16 +51,16 @@ def fingerprint(clips: ClipFolder, sequence: SequenceConfig, *modules: torch.nn.
 def cached_latents(
     clips: ClipFolder,
     cache: Path,
-    sequence: SequenceConfig,
     video_codec: VideoCodec,
     audio_codec: AudioCodec,
     *,
     batch: int = 16,
     workers: int = 1,
 ) -> LatentSet:
-    """The latents of all clips, from the cache when it fits, else encoded now with a progress bar."""
+    """The latents of all clips of one length, from the cache when it fits, else encoded now with a progress bar."""
+    sequence = clips.sequence
     index_file = cache / "index.json"
-    wanted = fingerprint(clips, sequence, video_codec, audio_codec)
+    wanted = fingerprint(clips, video_codec, audio_codec)
     if index_file.is_file() and json.loads(index_file.read_text())["fingerprint"] == wanted:
         return open_latents(cache)
     cache.mkdir(parents=True, exist_ok=True)
@@ -77,7 +76,10 @@ def cached_latents(
         num_workers=workers,
         collate_fn=list,
     )
-    with torch.inference_mode(), tqdm(total=count, desc="encoding clips", unit="clip", disable=None) as bar:
+    with (
+        torch.inference_mode(),
+        tqdm(total=count, desc=f"encoding clips of {sequence.frames} frames", unit="clip", disable=None) as bar,
+    ):
         for items in loader:
             rows = slice(len(captions), len(captions) + len(items))
             frames = torch.from_numpy(np.stack([item["frames"] for item in items]))

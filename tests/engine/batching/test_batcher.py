@@ -114,6 +114,11 @@ def test_memory_is_held_from_preparation_to_the_end_of_decoding(start, model, as
     assert batcher.stats().memory == 0
 
 
+def test_memory_is_predicted_for_a_limit_alone(start, model, ask):
+    model.memory = None  # would raise
+    assert start(Limits(batch=2)).submit(ask(0)).result(30)
+
+
 def test_an_idle_batcher_sleeps(start, ask):
     batcher = start()
     batcher.submit(ask(0)).result(30)
@@ -126,7 +131,7 @@ def test_an_idle_batcher_sleeps(start, ask):
 
 
 def test_stats_follow_the_requests(blocked, model, ask):
-    batcher, first = blocked(Limits(batch=1, ahead=0))
+    batcher, first = blocked(Limits(batch=1, ahead=0, memory=100))
     waits = [batcher.submit(ask(seed, steps=3, shape="first", cost=5)) for seed in (1, 2)]
     waits[1].cancel()
     found = batcher.stats()

@@ -54,6 +54,19 @@ def test_the_first_end_is_the_only_one(handle, finals, state):
             handle.result()
 
 
+def test_times_are_those_of_the_first_arrival_in_a_state(handle):
+    for state in (State.PREPARING, State.RUNNING):
+        handle.advance(state)
+    began = handle.times[State.RUNNING]
+    handle.advance(State.RUNNING, Progress(1, 2))
+    handle.cancel()
+    handle.advance(State.DECODING)
+    times = handle.times
+    assert times[State.RUNNING] == began
+    assert [*times] == [State.QUEUED, State.PREPARING, State.RUNNING, State.CANCELLED]
+    assert sorted(times.values()) == [*times.values()]
+
+
 def test_of_many_who_end_it_at_once_one_does(finals):
     for _ in range(50):
         finals.clear()

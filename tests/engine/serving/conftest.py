@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,9 @@ from fastapi.testclient import TestClient
 
 from syncflow import Clip, Engine, Limits
 from syncflow.engine.serving.app import create_app
+from syncflow.engine.serving.server import configuration
 from syncflow.engine.serving.settings import ServerSettings
+from syncflow.engine.serving.tracing import Tracing
 from syncflow.training.evaluation.inspection import inspect_clip
 
 from .helpers import ServerProcess
@@ -30,9 +33,9 @@ def engine() -> Iterator[Engine]:
         yield made
 
 
-def open_client(engine: Engine, data: Path, **settings: Any) -> TestClient:
+def open_client(engine: Engine, data: Path, tracing: Tracing | None = None, **settings: Any) -> TestClient:
     given = ServerSettings(**{"data": data, "drain": 20.0, "preview_every": 1, **settings})
-    app = create_app(engine, given, inspect=lambda clip: inspect_clip(clip).to_dict())
+    app = create_app(engine, given, inspect=lambda clip: inspect_clip(clip).to_dict(), tracing=tracing)
     return TestClient(app, raise_server_exceptions=False).__enter__()
 
 
@@ -67,10 +70,12 @@ def running(engine: Engine, data: Path, **settings: Any) -> Iterator[str]:
     """A server on a free port of the loopback, in a thread: its URL."""
     given = ServerSettings(**{"data": data, "drain": 20.0, "preview_every": 2, **settings})
     app = create_app(engine, given, inspect=lambda clip: inspect_clip(clip).to_dict())
-    config = uvicorn.Config(app, port=0, log_config=None)
+    config = configuration(app, "127.0.0.1", 0)
     server, socket = uvicorn.Server(config), config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
     yield f"http://127.0.0.1:{socket.getsockname()[1]}"
     server.should_exit = True
     thread.join(60)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
+import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,22 +15,8 @@ from syncflow.engine.serving.errors import ApiError
 from syncflow.engine.serving.settings import MIB, UploadLimits
 from syncflow.engine.serving.uploads import check_upload, from_data_url, kind_of
 
+from .fuzz_uploads import FORM, answers, attack_raw, bodies, crafted, damaged, form, refuses
 from .helpers import service_of
-
-
-def _png(width: int, height: int) -> bytes:
-    """A picture whose header promises much, in few bytes."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
 
 
 def _small_png() -> bytes:
@@ -40,42 +26,60 @@ def _small_png() -> bytes:
 
 
 ID3 = b"ID3\x04\0\0\0\0\0\x05xxxxx"
-REFUSED = {
-    "empty": b"",
-    "text": b"hello",
-    "html": b"<script>alert(1)</script>",
-    "playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n",
-    "playlist behind a tag": ID3 + b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
-    "ffconcat": b"ffconcat version 1.0\nfile /etc/passwd\n",
-    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "zip": b"PK\3\4" + bytes(100),
-    "python": b"\x80\x04cos\nsystem\n",
-}
+READ = ("truncated", "a bomb", "an impossible size", "atoms within atoms", "a wave of 4 GiB")  # by a reader's process
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_other_kinds_of_files_are_refused(client, name):
-    response = client.post("/v1/videos", data={"prompt": "x"}, files={"input_reference": REFUSED[name]})
-    assert response.status_code == 422 and response.json()["error"]["param"] == "input_reference"
-    assert not list(service_of(client).folder.uploads.iterdir())
+@pytest.fixture
+def post(client):
+    """Posts a body, after which no upload may be left."""
+
+    def call(kind: str, body: bytes) -> tuple[int, bytes]:
+        response = client.post("/v1/videos", content=body, headers={"Content-Type": kind})
+        assert response.status_code == 200 or not list(service_of(client).folder.uploads.iterdir())
+        return response.status_code, response.content
+
+    return call
 
 
 @pytest.mark.slow
-def test_damaged_and_huge_files_are_refused_cleanly(client, clip_file):
-    whole = clip_file.read_bytes()
-    files = {
-        "truncated": whole[: len(whole) // 2],
-        "header alone": whole[:64],
-        "a bomb": _png(60_000, 60_000),
-        "an impossible size": _png(2**31 - 1, 2**31 - 1),
-        "noise": whole[:40] + bytes(range(256)) * 20,
-    }
-    for name, content in files.items():
-        response = client.post("/v1/videos", data={"prompt": "x"}, files={"input_reference": ("../../etc/x", content)})
-        assert response.status_code == 422, (name, response.text)
-        message = response.json()["error"]["message"]
-        assert message.startswith("input_reference") and "/" not in message.replace("60000x60000", ""), message
-    assert not list(service_of(client).folder.uploads.iterdir())
+def test_hostile_files_are_refused(client, post, clip_file, tmp_path):
+    """The bounded form of ``python -m tests.engine.serving.fuzz_uploads``."""
+    sample, path = clip_file.read_bytes(), tmp_path / "file"
+    for name, content in crafted(sample).items():
+        path.write_bytes(content)
+        if name in READ or kind_of(path) is None:
+            refuses(post, FORM, form(content, "../../etc/x"), name)
+    files = damaged([sample], np.random.default_rng(0))
+    for _ in range(3):
+        status, content = post(FORM, form(next(files)))
+        assert status in (200, 422), content
+        if status == 200:
+            client.delete(f"/v1/videos/{json.loads(content)['id']}")
+    assert client.get("/health").status_code == 200
+
+
+def test_damaged_bodies_are_refused(post, clip_file):
+    for name, (kind, body) in bodies(clip_file.read_bytes()).items():
+        refuses(post, kind, body, name)
+
+
+def test_what_is_no_http_is_refused(live_url):
+    attack_raw(live_url)
+    assert answers(live_url)
+
+
+@pytest.mark.parametrize("signal", ["SEGV", "KILL"])
+def test_a_file_that_ends_its_reader(client, post, clip_file, tmp_path, monkeypatch, signal):
+    reader = tmp_path / "python"
+    reader.write_text(f"#!/bin/sh\nkill -{signal} $$\n")
+    reader.chmod(0o755)
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.executable", str(reader))
+        status, content = post(FORM, form(clip_file.read_bytes()))
+    error = json.loads(content)["error"]
+    assert (status, error["param"]) == (422, "input_reference") and "its reader crashed (ended by signal" in error[
+        "message"
+    ]
     assert client.get("/health").status_code == 200
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -28,11 +28,13 @@ MAX_CLIPS = 1_000_000
 
 @dataclass(frozen=True)
 class RenderSettings:
-    """What a folder of rendered clips depends on, apart from the number of clips."""
+    """What a folder of rendered clips depends on, apart from the number of clips; ``seconds`` are its lengths, one clip
+    after the other.
+    """
 
     seed: int
     split: Split
-    seconds: float
+    seconds: tuple[float, ...]
     fps: int
     size: int
     sample_rate: int
@@ -40,10 +42,16 @@ class RenderSettings:
     def scene(self, index: int) -> tuple[Scene, str]:
         """Scene and caption of clip ``index``: a function of (seed, index) and the settings alone."""
         rng = np.random.default_rng((self.seed, index))
+        seconds = self.seconds[index % len(self.seconds)]
         scene = sample_scene(
-            rng, self.split, seconds=self.seconds, fps=self.fps, size=self.size, sample_rate=self.sample_rate
+            rng, self.split, seconds=seconds, fps=self.fps, size=self.size, sample_rate=self.sample_rate
         )
         return scene, sample_caption(rng, scene.look)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dump``; a single length is a number."""
+        lengths = self.seconds[0] if len(self.seconds) == 1 else list(self.seconds)
+        return asdict(self) | {"seconds": lengths}
 
 
 def render_clip(scene: Scene) -> tuple[Clip, list[Event]]:
@@ -62,7 +70,7 @@ def sample_clip(
     sample_rate: int = 48_000,
 ) -> tuple[Clip, str, list[Event]]:
     """Clip ``index`` of the data set of ``seed``, in memory: clip, caption, events."""
-    scene, text = RenderSettings(seed, split, seconds, fps, size, sample_rate).scene(index)
+    scene, text = RenderSettings(seed, split, (seconds,), fps, size, sample_rate).scene(index)
     clip, events = render_clip(scene)
     return clip, text, events
 
@@ -73,7 +81,7 @@ def render_impacts(
     seed: int = 0,
     split: Split = "train",
     *,
-    seconds: float = 2.0,
+    seconds: float | Sequence[float] = 2.0,
     fps: int = 16,
     size: int = 64,
     sample_rate: int = 48_000,
@@ -83,11 +91,12 @@ def render_impacts(
     """Render ``clip_000000.mp4`` ... and ``metadata.jsonl`` (Hugging Face folder convention) into ``out``.
 
     Each line of the metadata has ``file_name``, ``text``, ``events`` (time in seconds, speed, surface) and ``object``.
-    A second run with the same settings renders only what is missing, so it resumes or extends. ``workers`` processes
-    (all cores by default). Raises ``ValueError`` for a bad setting, for a folder that holds other settings and for an
-    output that cannot be written.
+    Of several lengths in ``seconds``, clip i has number i, counted round and round. A second run with the same settings
+    renders only what is missing, so it resumes or extends. ``workers`` processes (all cores by default). Raises
+    ``ValueError`` for a bad setting, for a folder that holds other settings and for an output that cannot be written.
     """
-    settings = RenderSettings(seed, split, seconds, fps, size, sample_rate)
+    lengths = tuple(map(float, seconds)) if isinstance(seconds, Sequence) else (float(seconds),)
+    settings = RenderSettings(seed, split, lengths, fps, size, sample_rate)
     _check(settings, clips, workers)
     out = Path(out)
     try:
@@ -112,8 +121,11 @@ def _check(settings: RenderSettings, clips: int, workers: int | None) -> None:
         raise ValueError(f"seed is {settings.seed}; it must not be negative")
     if settings.split not in ("train", "unseen"):
         raise ValueError(f"split is {settings.split!r}; it must be 'train' or 'unseen'")
-    if not 1 <= settings.seconds <= 60:
-        raise ValueError(f"seconds is {settings.seconds}; it must be from 1 to 60")
+    if not settings.seconds:
+        raise ValueError("seconds names no length; it needs at least one, from 1 to 60")
+    for seconds in settings.seconds:
+        if not 1 <= seconds <= 60:
+            raise ValueError(f"seconds is {seconds}; it must be from 1 to 60")
     if not 8 <= settings.fps <= 120:
         raise ValueError(f"fps is {settings.fps}; it must be from 8 to 120")
     if settings.size % 2 or not 32 <= settings.size <= 1024:
@@ -126,9 +138,9 @@ def _claim(out: Path, settings: RenderSettings) -> None:
     """Write the settings into a new folder; refuse one that was rendered with others."""
     path = out / SETTINGS_FILE
     if not path.exists():
-        _write(path, json.dumps(asdict(settings)))
-    elif (found := json.loads(path.read_text())) != asdict(settings):
-        changed = ", ".join(f"{k} {found.get(k)!r} not {v!r}" for k, v in asdict(settings).items() if found.get(k) != v)
+        _write(path, json.dumps(settings.to_dict()))
+    elif (found := json.loads(path.read_text())) != (wanted := settings.to_dict()):
+        changed = ", ".join(f"{k} {found.get(k)!r} not {v!r}" for k, v in wanted.items() if found.get(k) != v)
         raise ValueError(f"{out} holds clips rendered with other settings ({changed}); choose another folder")
 
 
