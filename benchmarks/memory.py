@@ -95,11 +95,8 @@ def allocated(work: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as recorded:
         work()
-    events: list[Any] = [
-        event
-        for event in recorded.profiler.kineto_results.events()
-        if event.name() == "[memory]"  # type: ignore[union-attr]
-    ]
+    profiler: Any = recorded.profiler
+    events: list[Any] = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda one: one.start_ns()):
         now += event.nbytes()

@@ -86,8 +86,14 @@ class StepRoofline:
         parts = self.components
         floor = sum(one.floor_ms for one in parts)
         memory = sum(one.floor_ms * one.memory_share for one in parts)
-        counts = (sum(getattr(one, name) for one in parts) for name in ("flops", "bytes", "launches"))
-        return Component("step", *counts, floor, memory / floor)
+        return Component(
+            name="step",
+            flops=sum(one.flops for one in parts),
+            bytes=sum(one.bytes for one in parts),
+            launches=sum(one.launches for one in parts),
+            floor_ms=floor,
+            memory_share=memory / floor,
+        )
 
     @property
     def matrix_ms(self) -> float:
