@@ -65,7 +65,7 @@ def engine_of(name: str) -> Engine:
 def measure(name: str, batch: int) -> Peak:
     """The peak of sampling ``batch`` requests together, and of decoding them one after the other."""
     engine = engine_of(name)
-    side = {} if name == "tiny" else {"width": MID_SIDE, "height": MID_SIDE}
+    side: dict[str, Any] = {} if name == "tiny" else {"width": MID_SIDE, "height": MID_SIDE}
     asked = [
         Request(PROMPTS[i % len(PROMPTS)], seed=i, guidance=6.0, steps=STEPS, video_lead=0.0, **side)
         for i in range(batch)
