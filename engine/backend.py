@@ -52,7 +52,7 @@ class ModelBackend:
     @cached_property
     def memory_model(self) -> MemoryEstimator:
         """Predicts the device memory of requests."""
-        return MemoryEstimator(self.components)
+        return MemoryEstimator(self.components, self.denoiser.dtype)
 
     def start_thread(self) -> None:
         """Make the model's device the current one of this thread."""

@@ -19,13 +19,13 @@ from .backend import ModelBackend
 from .batching import Batcher, Handle, Limits, OnStep, Policy
 from .components import Components
 from .config import SequenceConfig
-from .cost.memory import MemoryEstimator
+from .cost.memory import MemoryEstimator, weight_bytes
 from .exports import ExportLocations
 from .model import DDiT
 from .pipeline import Pipeline, PreparedRequest
 from .runtime.float32 import float32_products, set_float32_products
 from .runtime.pytorch import PlainTorchDenoiser
-from .runtime.selection.choose import choose, in_precision
+from .runtime.selection.choose import choose, in_precision, weights_in_use
 from .runtime.selection.settings import TorchOptions
 from .runtime.selection.timing import Workload
 from .runtime.threads import limit_threads
@@ -86,13 +86,14 @@ class Engine:
         self.threads = limit_threads()
         options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
         ddit, found = in_precision(runtime, components.ddit, self.device, precision, options)
-        self.components = components = replace(components, ddit=ddit)  # lets go of weights in another type
-        for module in (ddit, components.video, components.audio, components.text):
+        components = replace(components, ddit=ddit.eval())  # lets go of weights in another type
+        for module in (components.video, components.audio, components.text):
             module.to(self.device).eval()
         set_float32_products(found, self.device)
         self.export_locations = ExportLocations(folder, components.digest)
         self.chosen = choose(runtime, ddit, self.export_locations, found, task, options=options)
         self.denoiser = self.chosen.denoiser
+        self.components = components = replace(components, ddit=weights_in_use(self.denoiser, ddit))
         cache_bytes = whole_between("cache_bytes", cache_bytes, 0, MAX_MEMORY)
         self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device, cache_bytes)
         self.backend = ModelBackend(
@@ -148,8 +149,9 @@ class Engine:
     def describe(self) -> dict[str, Any]:
         """The model, the device, the runtime with its options, and the reason for its choice.
 
-        ``step_ms``: milliseconds of a step in every runtime that was timed; ``timed``: when, and under which
-        conditions; ``others``: why other runtimes were not chosen.
+        ``weight_bytes``: of all parts of the model; where a library runs its graphs, of their weights in its memory by
+        their number. ``step_ms``: milliseconds of a step in every runtime that was timed; ``timed``: when, and under
+        which conditions; ``others``: why other runtimes were not chosen.
         """
         return {
             "model": self.config.name,
@@ -159,6 +161,7 @@ class Engine:
             "deterministic": self.backend.deterministic,
             "captured_batches": list(self.captured_batches),
             "float32_products": float32_products(self.device),
+            "weight_bytes": weight_bytes(self.components),
         } | self.chosen.describe()
 
     @overload

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
-from ..engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs, spatial_tokens
+from ..engine.model.denoiser import ALL_ROWS, AudioInputs, VideoContextRef, VideoInputs, spatial_tokens
 from .config import TrainConfig
 from .stages import trained_modules
 
@@ -130,7 +130,7 @@ class FlowObjective(nn.Module):
         row = torch.arange(len(batch.video), device=batch.video.device)
         z_v = torch.lerp(sample.noise_video, batch.video, t_v[:, None, None, None, None])
         times = self.model.modulation(t_v[:, None], batch.fps)
-        context_rows = None if stage == "video" else row
+        context_rows = None if stage == "video" else ALL_ROWS
         inputs = VideoInputs(z_v, times, text, row, context_rows=context_rows, frame_times=batch.frame_times)
         v_video, context = self.model.video_pass(inputs)
         error = v_video.float() - (batch.video - sample.noise_video)

@@ -90,16 +90,19 @@ class GraphMemory:
 
 
 class MemoryEstimator:
-    """Estimates for one model, cached by kind of request; threads that ask for the same kind wait for one estimate."""
+    """Estimates for one model, cached by kind of request; threads that ask for the same kind wait for one estimate.
 
-    def __init__(self, components: Components) -> None:
+    ``dtype`` is the type of the latents that its towers read, by default that of its weights.
+    """
+
+    def __init__(self, components: Components, dtype: torch.dtype | None = None) -> None:
         self._config = components.config
-        modules = (components.ddit, components.video, components.audio, components.text)
-        self.weights = sum(map(_weight_bytes, modules))
+        self.weights = weight_bytes(components)
         self._decode_video = copy.deepcopy(components.video).to("meta").decode
         self._decode_audio = copy.deepcopy(components.audio).to("meta").decode
         with torch.device("meta"):
-            self._model = DDiT(components.config.ddit).to(components.ddit.dtype).eval().requires_grad_(False)
+            model = DDiT(components.config.ddit).to(dtype or components.ddit.dtype)
+        self._model = model.eval().requires_grad_(False)
         self._step = cache(self._step_bytes)
         self._decode = cache(self._decode_bytes)
         self.after_fork()
@@ -171,5 +174,7 @@ class MemoryEstimator:
         )
 
 
-def _weight_bytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+def weight_bytes(components: Components) -> int:
+    """The bytes of all weights and tables of a model's parts."""
+    modules: tuple[nn.Module, ...] = (components.ddit, components.video, components.audio, components.text)
+    return sum(tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers()))

@@ -14,6 +14,7 @@ import numpy as np
 from ..types import Clip
 from .checking import float_waveform
 from .conform import resample
+from .pictures import SCALING_THREADS
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -68,7 +69,7 @@ def encode_video(clip: Clip, target: Path | BinaryIO, container: Container, name
             audio.codec_context.bit_rate = AAC_BITS_PER_SAMPLE * rate
         for image in clip.frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            output.mux(video.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU601")))
+            output.mux(video.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU601", threads=SCALING_THREADS)))
         output.mux(video.encode())
         if audio is not None:
             waveform = resample(clip.waveform, clip.sample_rate, audio.rate)

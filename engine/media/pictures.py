@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SQUARE = Fraction(1)  # the shape of a pixel
 BACKGROUND = 255  # transparent parts are white
+SCALING_THREADS = 1  # by default FFmpeg starts one per core for every frame, and fails where it may not start them
 MAX_ASPECT = 16  # of a pixel; beyond it the header is damaged
 
 
@@ -24,7 +25,7 @@ def picture(frame: VideoFrame, size: tuple[int, int] | None, aspect: Fraction, *
     high. It stays as stored unless ``oriented``.
     """
     has_alpha = _has_alpha(frame)
-    image = frame.to_ndarray(format="rgba" if has_alpha else "rgb24")
+    image = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", threads=SCALING_THREADS)
     across, flip_x, flip_y = _orientation(frame) if oriented else (False, False, False)
     return turned(opaque(image) if has_alpha else image, across, flip_x, flip_y, size, aspect)
 
@@ -61,8 +62,10 @@ def fit(image: np.ndarray, size: tuple[int, int], aspect: Fraction = Fraction(1)
     left, top = (width - cut_width) // 2, (height - cut_height) // 2
     cut = np.ascontiguousarray(image[top : top + cut_height, left : left + cut_width])
     interpolation = "AREA" if scale > 1 else "LANCZOS"
-    resized = av.VideoFrame.from_ndarray(cut, format="rgb24").reformat(*size, interpolation=interpolation)
-    return resized.to_ndarray(format="rgb24")
+    resized = av.VideoFrame.from_ndarray(cut, format="rgb24").reformat(
+        *size, interpolation=interpolation, threads=SCALING_THREADS
+    )
+    return resized.to_ndarray(format="rgb24", threads=SCALING_THREADS)
 
 
 def opaque(image: np.ndarray) -> np.ndarray:

@@ -97,8 +97,8 @@ class AudioLayer(nn.Module):
             still = positions.new_zeros(state.tail.shape[1])
             return rope_cross_attention(queries, *tail, positions, still, state.frequencies, NO_WINDOW)
         keys, values = context.unbind(2)
-        clocks = positions, state.context_ref.positions, state.frequencies
-        return rope_cross_attention(queries, keys, values, *clocks, NO_WINDOW, state.context_ref.context_of_row, *tail)
+        rope = positions, state.context_ref.positions, state.frequencies
+        return rope_cross_attention(queries, keys, values, *rope, NO_WINDOW, state.context_ref.context_of_row, *tail)
 
     def feed_forward(self, x: Tensor, mixed: Tensor) -> Tensor:
         """x after the projection of the cross-attention and after the MLP."""
@@ -193,7 +193,7 @@ class AudioTower(nn.Module):
         adapted = self.adaptors[index](pooled, rope) if self.adaptors else pooled
         return self._layer(index).cross_attn.pack(adapted)
 
-    def context(self, index: int, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
+    def context(self, index: int, feature: Tensor, rows: Tensor | slice, rope: Tensor) -> Tensor:
         """:meth:`adapt` of rows (C,) of the features (R, T, S, D) of layer ``index``: once a video pass."""
         return self.adapt(index, self.pool(feature)[rows], rope)
 

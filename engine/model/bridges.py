@@ -22,12 +22,13 @@ from .layers import CrossAttention
 
 NO_WINDOW = -1.0
 
-Reader = Callable[[Tensor], Tensor]
+LayerBridge = Callable[[Tensor], Tensor]
+"""What a layer adds to its tokens (R, T, S, D) at its entry: what they read of the other tower."""
 Context = list[Tensor]
 """What one tower reads of the other: for each layer that reads, keys and values (C, M, 2, n, d) of C contexts."""
 
 
-class Clocks(NamedTuple):
+class RopePositions(NamedTuple):
     """Positions of queries (N,) and of what they read (M,), and rotary frequencies (d / 2,)."""
 
     queries: Tensor
@@ -48,20 +49,24 @@ def scatter_rows(branch: Tensor, rows: Tensor | None, count: int) -> Tensor:
     return branch if rows is None else branch.new_zeros(count, *branch.shape[1:]).index_copy(0, rows, branch)
 
 
-def video_clock(config: DDiTConfig, frame_times: Tensor, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
+def video_rope_positions(
+    config: DDiTConfig, frame_times: Tensor, tokens: int, audio: int, frequencies: Tensor
+) -> RopePositions:
     """Positions in latent frames of T * S video tokens, at ``frame_times`` (T,) seconds, that read A audio tokens."""
     frames = _repeated(frame_times * config.latent_fps, tokens)
-    return Clocks(frames, _audio_positions(config, audio, frequencies.device), frequencies)
+    return RopePositions(frames, _audio_positions(config, audio, frequencies.device), frequencies)
 
 
-def audio_clock(config: DDiTConfig, frame_times: Tensor, tokens: int, audio: int, frequencies: Tensor) -> Clocks:
+def audio_rope_positions(
+    config: DDiTConfig, frame_times: Tensor, tokens: int, audio: int, frequencies: Tensor
+) -> RopePositions:
     """Positions in latent frames of A audio tokens that read T * S video tokens at ``frame_times`` (T,) seconds.
 
     ``frequencies`` are radians an audio token; a latent frame has audio_rate / latent_fps of these.
     """
     frames = _repeated(frame_times * config.latent_fps, tokens)
     positions = _audio_positions(config, audio, frequencies.device)
-    return Clocks(positions, frames, frequencies * (config.audio_rate / config.latent_fps))
+    return RopePositions(positions, frames, frequencies * (config.audio_rate / config.latent_fps))
 
 
 def _audio_positions(config: DDiTConfig, audio: int, device: torch.device) -> Tensor:
@@ -93,16 +98,18 @@ class AudioRopeBridge(nn.Module):
         bridged = zip(self.layers, audio_tokens[self.first :], strict=True)
         return [cast("CrossAttention", layer).pack(tokens) for layer, tokens in bridged]
 
-    def readers(self, audio_context: Context, context_of_row: Tensor | None, clocks: Clocks) -> dict[int, Reader]:
+    def layer_bridges(
+        self, audio_context: Context, context_of_row: Tensor | None, positions: RopePositions
+    ) -> dict[int, LayerBridge]:
         """By layer, what makes of video tokens (R, T, S, D) what the bridge adds to them.
 
         ``audio_context`` from :meth:`adapt`; ``context_of_row`` (R,) int64, which of its contexts each row reads, -1
-        for none, or ``None`` for its own; ``clocks`` from :func:`video_clock`.
+        for none, or ``None`` for its own; ``positions`` from :func:`video_rope_positions`.
         """
 
         def read(layer: CrossAttention, context: Tensor, x: Tensor) -> Tensor:
             queries, (keys, values) = layer.queries(x.flatten(1, 2)), context.unbind(2)
-            branch = layer.proj(rope_cross_attention(queries, keys, values, *clocks, self.window, context_of_row))
+            branch = layer.proj(rope_cross_attention(queries, keys, values, *positions, self.window, context_of_row))
             if context_of_row is not None:  # the projection has a bias
                 branch = branch.masked_fill((context_of_row < 0)[:, None, None], 0)
             return branch.view_as(x)
@@ -111,12 +118,12 @@ class AudioRopeBridge(nn.Module):
         return {i: partial(read, cast("CrossAttention", layer), context) for i, (layer, context) in bridged}
 
 
-class GlobalLocalClocks(NamedTuple):
+class GlobalLocalPositions(NamedTuple):
     """Of the video that reads audio, the audio that reads video, the reference that reads video."""
 
-    video: Clocks
-    audio: Clocks
-    style: Clocks
+    video: RopePositions
+    audio: RopePositions
+    style: RopePositions
 
 
 class GlobalLocalLayer(nn.Module):
@@ -150,30 +157,30 @@ class GlobalLocalBridge(nn.Module):
         x_v: Tensor,
         x_a: Tensor,
         style: Tensor,
-        clocks: GlobalLocalClocks,
+        positions: GlobalLocalPositions,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What layer ``layer`` adds at its entry to the video, to the audio and to the reference tokens.
 
-        x_v (R, T, S, D), x_a (R, A, D), style (N, A_r, D); ``clocks`` from :func:`global_local_clocks`; ``rows`` (N,)
-        whose towers read each other, or ``None`` for all; the others get 0. -> the same shapes.
+        x_v (R, T, S, D), x_a (R, A, D), style (N, A_r, D); ``positions`` from :func:`global_local_positions`; ``rows``
+        (N,) whose towers read each other, or ``None`` for all; the others get 0. -> the same shapes.
         """
         part, count = cast("GlobalLocalLayer", self.layers[layer]), x_v.shape[0]
         if rows is not None:
             x_v, x_a = x_v[rows], x_a[rows]
         video = x_v.flatten(1, 2)
 
-        def read(attention: CrossAttention, x: Tensor, of: Tensor, at: Clocks, window: float) -> Tensor:
+        def read(attention: CrossAttention, x: Tensor, of: Tensor, at: RopePositions, window: float) -> Tensor:
             found = rope_cross_attention(attention.queries(x), *attention.keys_values(of), *at, window)
             return attention.proj(found)
 
-        to_video = read(part.to_video, video, x_a, clocks.video, self.window).view_as(x_v)
-        to_audio = read(part.to_audio, x_a, video, clocks.audio, self.window)
-        to_style = read(part.style, style, video, clocks.style, NO_WINDOW)
+        to_video = read(part.to_video, video, x_a, positions.video, self.window).view_as(x_v)
+        to_audio = read(part.to_audio, x_a, video, positions.audio, self.window)
+        to_style = read(part.style, style, video, positions.style, NO_WINDOW)
         return scatter_rows(to_video, rows, count), scatter_rows(to_audio, rows, count), to_style
 
 
-def global_local_clocks(
+def global_local_positions(
     config: DDiTConfig,
     frame_times: Tensor,
     tokens: int,
@@ -181,12 +188,12 @@ def global_local_clocks(
     style: int,
     video_frequencies: Tensor,
     audio_frequencies: Tensor,
-) -> GlobalLocalClocks:
+) -> GlobalLocalPositions:
     """For T * S video tokens, A audio tokens and A_r reference tokens; the reference reads without positions."""
-    to_audio = audio_clock(config, frame_times, tokens, audio, audio_frequencies)
+    to_audio = audio_rope_positions(config, frame_times, tokens, audio, audio_frequencies)
     still = to_audio.queries.new_zeros(style), torch.zeros_like(to_audio.context)
-    to_video = video_clock(config, frame_times, tokens, audio, video_frequencies)
-    return GlobalLocalClocks(to_video, to_audio, Clocks(*still, audio_frequencies))
+    to_video = video_rope_positions(config, frame_times, tokens, audio, video_frequencies)
+    return GlobalLocalPositions(to_video, to_audio, RopePositions(*still, audio_frequencies))
 
 
 def make_bridge(config: DDiTConfig) -> AudioRopeBridge | GlobalLocalBridge | None:

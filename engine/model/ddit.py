@@ -20,8 +20,16 @@ from torch import Tensor, nn
 from ..config import DDiTConfig
 from ..types import Conditioning, Velocities
 from .audio import AudioTower, NoAudioTower
-from .bridges import AudioRopeBridge, Context, GlobalLocalBridge, global_local_clocks, make_bridge, video_clock
+from .bridges import (
+    AudioRopeBridge,
+    Context,
+    GlobalLocalBridge,
+    global_local_positions,
+    make_bridge,
+    video_rope_positions,
+)
 from .denoiser import (
+    ALL_ROWS,
     AudioInputs,
     JointInputs,
     Modulation,
@@ -86,20 +94,22 @@ class DDiT(nn.Module):
 
     def _video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         z, context = inputs.latents, inputs.audio_context
-        readers = keep = None
+        layer_bridges = keep = None
         if context is not None:
             assert isinstance(self.bridge, AudioRopeBridge)
             times, frequencies = frame_times_of(self.config, z, inputs.frame_times), self.video.rope.freqs.float()
-            clocks = video_clock(self.config, times, spatial_tokens(self.config, z), context[0].shape[1], frequencies)
-            readers = self.bridge.readers(context, inputs.audio_context_of_row, clocks)
+            positions = video_rope_positions(
+                self.config, times, spatial_tokens(self.config, z), context[0].shape[1], frequencies
+            )
+            layer_bridges = self.bridge.layer_bridges(context, inputs.audio_context_of_row, positions)
         if inputs.context_rows is not None:
             times = frame_times_of(self.config, z, inputs.frame_times)
             rope = self.audio.rope_table(self.video_token_positions(times, spatial_tokens(self.config, z)))
             keep = partial(self.audio.context, rows=inputs.context_rows, rope=rope)
         rows = inputs.modulation, inputs.text, inputs.text_of_row
         if inputs.pixels is None:
-            return self.video(z, *rows, readers, inputs.prefix_of_row, inputs.num_outputs, keep)
-        assert readers is None and keep is None and inputs.prefix_of_row is None
+            return self.video(z, *rows, layer_bridges, inputs.prefix_of_row, inputs.num_outputs, keep)
+        assert layer_bridges is None and keep is None and inputs.prefix_of_row is None
         height, width = z.shape[3:]
         patch = self.config.patch
         padded = nn.functional.pad(z, (0, -width % patch, 0, -height % patch))
@@ -134,12 +144,12 @@ class DDiT(nn.Module):
         style = style.expand((z_a if bridged is None else bridged).shape[0], -1, -1)  # len() would fix it in a trace
         frequencies = self.video.rope.freqs.float(), self.audio.freqs.float()
         video_tokens = frame_times_of(self.config, z_v, inputs.frame_times), spatial_tokens(self.config, z_v)
-        clocks = global_local_clocks(self.config, *video_tokens, z_a.shape[1], style.shape[1], *frequencies)
+        positions = global_local_positions(self.config, *video_tokens, z_a.shape[1], style.shape[1], *frequencies)
         video = self.video.embed(z_v, inputs.modulation, inputs.text, inputs.text_of_row)
         audio = self.audio.embed(z_a, inputs.time_token, text_tokens, style=style, style_rows=bridged)
         for i in range(self.config.depth):
             assert audio.style is not None
-            to_video, to_audio, to_style = self.bridge(i, video.x, audio.x, audio.style, clocks, bridged)
+            to_video, to_audio, to_style = self.bridge(i, video.x, audio.x, audio.style, positions, bridged)
             if i == self.config.depth - 1 and inputs.video_output_rows is not None:
                 video, to_video = video.take(inputs.video_output_rows), to_video[inputs.video_output_rows]
             video, _ = self.video.layer(i, video, to_video, ahead=False)
@@ -205,7 +215,7 @@ class DDiT(nn.Module):
             v_audio, context = self.audio_pass(AudioInputs(*audio))
             inputs = VideoInputs(*video, audio_context=context, audio_context_of_row=of_row, frame_times=frame_times)
             return Velocities(self.video_pass(inputs)[0], v_audio)
-        v_video, context = self.video_pass(VideoInputs(*video, context_rows=rows, frame_times=frame_times))
+        v_video, context = self.video_pass(VideoInputs(*video, context_rows=ALL_ROWS, frame_times=frame_times))
         ref = VideoContextRef(self.video_token_positions(frame_times, spatial_tokens(self.config, z_v)), of_row)
         v_audio, _ = self.audio_pass(AudioInputs(*audio, video_context=context, video_context_ref=ref))
         return Velocities(v_video, v_audio)

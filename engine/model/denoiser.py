@@ -18,6 +18,9 @@ from ..types import Conditioning, Velocities
 from .bridges import Context
 from .tower_step import TowerStep
 
+ALL_ROWS = slice(None)
+"""A selection of every row in its place: a view, for which nothing is copied."""
+
 
 class Modulation(NamedTuple):
     """What the video tower needs of time and frame rate: ``block_modulation`` (R, T or 1, 6, D), shift, scale and gate
@@ -53,8 +56,9 @@ class VideoInputs:
     ``pixels`` (1,): height times width of the clip where it is not of whole patches. The latents are then padded with
     zeros to whole patches at the right and lower edge, and the positions of the tokens are scaled by this size.
 
-    An ``adaptor`` model: the pass returns contexts of ``context_rows`` (C,), or none without the tensor. Rows after the
-    first ``num_outputs`` serve for contexts alone, and a velocity returned for them means nothing.
+    An ``adaptor`` model: the pass returns contexts of ``context_rows``, an index (C,) or :data:`ALL_ROWS`, or none
+    without it. Rows after the first ``num_outputs`` serve for contexts alone, and a velocity returned for them means
+    nothing.
     """
 
     latents: Tensor
@@ -65,7 +69,7 @@ class VideoInputs:
     audio_context_of_row: Tensor | None = None
     prefix_of_row: Tensor | None = None
     num_outputs: int | None = None
-    context_rows: Tensor | None = None
+    context_rows: Tensor | slice | None = None
     frame_times: Tensor | None = None
     pixels: Tensor | None = None
 

@@ -28,7 +28,7 @@ from ...kernels import (
 )
 from ..config import DDiTConfig
 from ..types import Conditioning
-from .bridges import Reader
+from .bridges import LayerBridge
 from .denoiser import Modulation
 from .layers import EPS, CrossAttention, Linear, Mlp, ScalarEmbedding, SelfAttention, rope_frequencies
 
@@ -261,7 +261,7 @@ class VideoTower(nn.Module):
         modulation: Modulation,
         text: Conditioning,
         text_of_row: Tensor,
-        readers: Mapping[int, Reader] | None = None,
+        layer_bridges: Mapping[int, LayerBridge] | None = None,
         prefix_of_row: Tensor | None = None,
         num_outputs: int | None = None,
         keep: Callable[[int, Tensor], Tensor] | None = None,
@@ -270,19 +270,20 @@ class VideoTower(nn.Module):
         """Velocity (R, C_v, T, H, W) and, per layer, what ``keep(layer, x)`` makes of the tokens x (R, T, S, D) after
         its temporal attention, which are not kept themselves; nothing without it.
 
-        ``readers``: by layer, what a bridge makes of the tokens at its entry and adds to them. With ``prefix_of_row``
-        (R,) int64 the arguments have a row for each of P prefixes, and only the layers that have readers work on all R
-        rows: row r goes on where prefix ``prefix_of_row[r]`` ends. Rows after the first ``num_outputs`` are wanted for
-        their features alone and have no velocity. ``pixels`` (1,) as of :meth:`positions`.
+        ``layer_bridges``: by layer, what a bridge makes of the tokens at its entry and adds to them. With
+        ``prefix_of_row`` (R,) int64 the arguments have a row for each of P prefixes, and only the layers from the first
+        bridge on work on all R rows: row r goes on where prefix ``prefix_of_row[r]`` ends. Rows after the first
+        ``num_outputs`` are wanted for their features alone and have no velocity. ``pixels`` (1,) as of
+        :meth:`positions`.
         """
         state = self.embed(latents, modulation, text, text_of_row, pixels)
-        state, kept = self.run_layers(state, readers or {}, prefix_of_row, num_outputs, keep)
+        state, kept = self.run_layers(state, layer_bridges or {}, prefix_of_row, num_outputs, keep)
         return self.finish(state), kept
 
     def run_layers(
         self,
         state: VideoState,
-        readers: Mapping[int, Reader],
+        layer_bridges: Mapping[int, LayerBridge],
         prefix_of_row: Tensor | None,
         num_outputs: int | None,
         keep: Callable[[int, Tensor], Tensor] | None,
@@ -290,11 +291,11 @@ class VideoTower(nn.Module):
         """The state after all layers, and what is kept of them; arguments as of :meth:`forward`."""
         kept, last = [], self.config.depth - 1
         for i in range(self.config.depth):
-            if prefix_of_row is not None and i == min(readers, default=0):
+            if prefix_of_row is not None and i == min(layer_bridges, default=0):
                 state = state.take(prefix_of_row)
-            branch = readers[i](state.x) if i in readers else None
+            branch = layer_bridges[i](state.x) if i in layer_bridges else None
             state, feature = self.layer(
-                i, state, branch, ahead=i + 1 not in readers, num_outputs=num_outputs if i == last else None
+                i, state, branch, ahead=i + 1 not in layer_bridges, num_outputs=num_outputs if i == last else None
             )
             if keep is not None:
                 kept.append(keep(i, feature))

@@ -42,7 +42,8 @@ class CompiledDenoiser(Delegate):
 
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
-        indices = inputs.text_of_row, inputs.audio_context_of_row, inputs.prefix_of_row, inputs.context_rows
+        context_rows = None if isinstance(inputs.context_rows, slice) else inputs.context_rows
+        indices = inputs.text_of_row, inputs.audio_context_of_row, inputs.prefix_of_row, context_rows
         _mark_dynamic(inputs.text, inputs.latents, *inputs.modulation, *(inputs.audio_context or ()), *indices)
         return _without_duck_shapes(self._video, inputs)
 

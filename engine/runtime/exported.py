@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import DDiTConfig
 from ..exports import Export, GraphSpec
-from ..model.bridges import Context
+from ..model import DDiT
+from ..model.bridges import Context, GlobalLocalBridge
 from ..model.denoiser import (
     AudioInputs,
     JointInputs,
@@ -27,10 +29,24 @@ from ..model.denoiser import (
     spatial_tokens,
 )
 from ..types import Conditioning, Velocities
+from .cuda_graphs.stream_order import StepLimit, order_of
 
 Tensors = Mapping[str, Tensor]
 Run = Callable[[Tensors], Tensors]
 Load = Callable[[GraphSpec, Path], Run]
+
+
+def without_weights(model: DDiT, dtype: torch.dtype, device: torch.device) -> DDiT:
+    """A model that stands for ``model`` where graphs compute it: weights of ``dtype`` that have shapes and no values.
+
+    ``null_text`` and ``silence``, which no graph holds, are those of ``model``, on ``device``.
+    """
+    with torch.device("meta"):
+        shapes = DDiT(model.config).to(dtype).train(model.training).requires_grad_(False)
+    shapes.video.y_embedder.y_embedding = nn.Parameter(model.null_text.to(device), requires_grad=False)
+    if isinstance(model.bridge, GlobalLocalBridge) and isinstance(shapes.bridge, GlobalLocalBridge):
+        shapes.bridge.silence = nn.Parameter(model.bridge.silence.to(device), requires_grad=False)
+    return shapes
 
 
 class Graphs(Protocol):
@@ -102,8 +118,13 @@ class GraphDenoiser:
     ) -> None:
         self.config, self.run = config, run
         self.device, self.dtype = device or torch.device("cpu"), dtype
+        self.step_limit = StepLimit(order_of(self.device))
         self.null_text = null_text.to(self.device)
         self.silence = None if silence is None else silence.to(self.device, dtype)
+
+    def operations(self) -> AbstractContextManager[None]:
+        """Within, the sampling loop makes a step: on a GPU the host is never many of them ahead of the device."""
+        return self.step_limit.step()
 
     def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
         """Keys and values of all blocks for P prompts."""

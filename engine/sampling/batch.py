@@ -35,7 +35,7 @@ class Batch(ABC):
 
     ``jobs`` are the requests in order of their places, ``owner`` the place of the request that each of the audio
     latents belongs to. ``streams`` say where the towers of a one-way model run. Nothing in a step makes the host wait
-    for the device.
+    for the device, but a model may limit how many steps the host is ahead.
     """
 
     def __init__(self, model: Denoiser, cache: ConditioningCache, streams: Streams | None = None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..model.bridges import Context
 from ..model.denoiser import (
+    ALL_ROWS,
     AudioInputs,
     Denoiser,
     Modulation,
@@ -158,11 +159,11 @@ class OneWayBatch(Batch):
         rows = latents, modulation, self.text, index[f"{name}_text"]
         if name == "leading":
             num_outputs = _fewer(plan.num_outputs, plan.leading)
-            context_rows = index["context_rows"] if plan.context_rows else None
+            context_rows = ALL_ROWS if plan.all_give_contexts else index["context_rows"]
             inputs = VideoInputs(
                 *rows,
                 num_outputs=num_outputs,
-                context_rows=context_rows,
+                context_rows=context_rows if plan.context_rows else None,
                 frame_times=self.frame_times,
                 pixels=self.pixels,
             )
@@ -199,7 +200,7 @@ class OneWayBatch(Batch):
             velocity, contexts = self.model.audio_pass(inputs)
         else:
             contexts = self._stepper.audio_step(inputs, step)
-        if name == "leading" and plan.context_rows != plan.leading:
+        if name == "leading" and not plan.all_give_contexts:
             contexts = [part[index["context_rows"]] for part in contexts]
         return velocity, contexts
 

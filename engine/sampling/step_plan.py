@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from .guidance import Branch
 
@@ -53,6 +54,11 @@ class StepPlan:
     contexts: tuple[BranchRow, ...]
     leading_weights: Sums
     following_weights: Sums
+
+    @cached_property
+    def all_give_contexts(self) -> bool:
+        """Whether every leading row gives a context, so that none has to be selected."""
+        return self.context_rows == self.leading
 
     @property
     def prefixes(self) -> tuple[BranchRow, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import tempfile
@@ -14,6 +15,8 @@ from .language import triton
 
 SERIALISED = "C7515"
 """The warning of ptxas that it waits after every matrix instruction, because it cannot tell that they do not touch."""
+
+DISASSEMBLY = "kernel.sass"
 
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);")
 _LABEL = re.compile(r"^(\.L_x?_?\w+):")
@@ -45,11 +48,7 @@ class MachineCode:
     @classmethod
     def of(cls, cubin: bytes) -> MachineCode:
         """Disassembled from a cubin that holds one kernel."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "kernel.cubin")
-            path.write_bytes(cubin)
-            command = [triton.knobs.nvidia.nvdisasm.path, "-c", str(path)]
-            return cls.parse(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return cls.parse(disassemble(cubin))
 
     @classmethod
     def parse(cls, text: str) -> MachineCode:
@@ -91,6 +90,23 @@ class MachineCode:
         if not any(one.multiplies_matrices for one in body):
             return 0
         return sum(one.operation.startswith(_WAIT) for one in body)
+
+
+def disassemble(cubin: bytes) -> str:
+    """What ``nvdisasm -c`` prints. It takes most of a second to start, so Triton's cache keeps the text."""
+    from triton.runtime.cache import get_cache_manager
+
+    tool = triton.knobs.nvidia.nvdisasm
+    cache = get_cache_manager(hashlib.sha256(tool.version.encode() + cubin).hexdigest())
+    if (known := cache.get_file(DISASSEMBLY)) is not None:
+        return Path(known).read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        command = [tool.path, "-c", str(path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    cache.put(text, DISASSEMBLY, binary=False)
+    return text
 
 
 def assembler_warnings(ptx: str, arch: str) -> tuple[str, ...]:

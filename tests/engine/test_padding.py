@@ -10,7 +10,7 @@ import torch
 
 from syncflow.engine.config import ModelConfig, SequenceConfig
 from syncflow.engine.engine import Engine
-from syncflow.engine.model.bridges import audio_clock, global_local_clocks, video_clock
+from syncflow.engine.model.bridges import audio_rope_positions, global_local_positions, video_rope_positions
 from syncflow.engine.model.denoiser import AudioInputs, JointInputs, VideoInputs
 from syncflow.engine.presets import preset
 from syncflow.engine.runtime.delegate import Delegate
@@ -62,18 +62,18 @@ def test_latent_frames_stand_at_their_middle(frames):
 
 
 @pytest.mark.parametrize("frames", MIDDLES)
-def test_the_clocks_of_both_directions(frames):
+def test_the_positions_of_both_directions(frames):
     ddit, times = config("global_local").ddit, torch.tensor(MIDDLES[frames])
     middles = [4 * time for time in MIDDLES[frames] for _ in range(3)]  # in latent frames, three tokens each
     tokens = [k * 4 / 10 for k in range(7)]  # 10 audio tokens a second
-    video = video_clock(ddit, times, 3, 7, torch.ones(4))
-    audio = audio_clock(ddit, times, 3, 7, torch.ones(4))
+    video = video_rope_positions(ddit, times, 3, 7, torch.ones(4))
+    audio = audio_rope_positions(ddit, times, 3, 7, torch.ones(4))
     torch.testing.assert_close(video.queries.tolist(), middles)
     torch.testing.assert_close(video.context.tolist(), tokens)
     torch.testing.assert_close(audio.queries.tolist(), tokens)
     torch.testing.assert_close(audio.context.tolist(), middles)
     torch.testing.assert_close(audio.frequencies, torch.full((4,), 2.5))
-    both = global_local_clocks(ddit, times, 3, 7, 2, torch.ones(4), torch.ones(4))
+    both = global_local_positions(ddit, times, 3, 7, 2, torch.ones(4), torch.ones(4))
     assert torch.equal(both.video.queries, video.queries)
     assert torch.equal(both.audio.context, audio.context)
 

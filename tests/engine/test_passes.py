@@ -8,11 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from syncflow.engine.model import DDiT, audio
-from syncflow.engine.model.denoiser import AudioInputs, VideoContextRef
+from syncflow.engine.model.denoiser import ALL_ROWS, AudioInputs, VideoContextRef
+from syncflow.engine.sampling.sequential import batch_of
 from syncflow.kernels import rope_table
 
+from . import plain
 from .model_cases import AUDIO, FRAMES, ROWS, SIDE, SMALL, close, features_of, inputs, passes, randomised, run
 
 
@@ -59,6 +62,43 @@ def test_a_video_pass_gives_what_it_is_asked_for(model, data):
     assert len(found) == (0 if context_rows is None else SMALL.depth)
     for one, every in zip(found, contexts, strict=False):
         close(one, every[context_rows])
+
+
+class Selections(TorchDispatchMode):
+    """Counts the copies of selected rows of features of this shape (R, …) without R."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name in ("aten::index", "aten::index_select") and args[0].shape[1:] == self.shape
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("adaptor_tokens", ["all", "frame", "none"])
+def test_no_features_are_copied_where_every_row_gives_a_context(adaptor_tokens):
+    model = randomised(SMALL.replace(adaptor_tokens=adaptor_tokens))
+    video, _ = passes(model, inputs(3))
+    tokens = FRAMES if adaptor_tokens == "frame" else FRAMES * (SIDE // 2) ** 2
+    with Selections(tokens, SMALL.width) as selections:
+        found = model.video_pass(replace(video, num_outputs=2, context_rows=ALL_ROWS))
+    assert selections.count == 0
+    with selections:
+        expected = model.video_pass(replace(video, num_outputs=2, context_rows=torch.arange(3)))
+    assert selections.count == SMALL.depth
+    assert torch.equal(found[0], expected[0])
+    assert all(map(torch.equal, found[1], expected[1]))
+
+
+@pytest.mark.parametrize(("leads", "copies"), [((0.0, 0.0), 0), ((0.0, 1.0), plain.CONFIG.depth)])
+def test_a_step_copies_no_features_where_every_row_gives_a_context(leads, copies):
+    """The rows of a request whose sound does not move yet give no context."""
+    batch = batch_of(plain.randomised())
+    batch.join([plain.job(seed, steps=4, lead=lead) for seed, lead in enumerate(leads)])
+    with Selections(plain.VIDEO_SHAPE[1], plain.CONFIG.width) as selections:
+        batch.step()
+    assert selections.count == copies
 
 
 @given(st.data())
@@ -120,14 +160,14 @@ def test_audio_positions_are_seconds_on_both_sides(model, monkeypatch):
 
     The time token is the tail, which stands at 0.
     """
-    clocks = []
+    calls = []
     attend = audio.rope_cross_attention
-    monkeypatch.setattr(audio, "rope_cross_attention", lambda *args: clocks.append(args[3:]) or attend(*args))
+    monkeypatch.setattr(audio, "rope_cross_attention", lambda *args: calls.append(args[3:]) or attend(*args))
     given = inputs()
     run(model, **given)
-    assert len(clocks) == SMALL.depth
+    assert len(calls) == SMALL.depth
     tokens = (SIDE // SMALL.patch) ** 2
-    for layer, (sounds, context, frequencies, window, _, *tail) in zip(model.audio.layers, clocks, strict=True):
+    for layer, (sounds, context, frequencies, window, _, *tail) in zip(model.audio.layers, calls, strict=True):
         torch.testing.assert_close(sounds, torch.arange(float(AUDIO)))
         torch.testing.assert_close(context, torch.tensor([6.25] * tokens + [18.75] * tokens))
         torch.testing.assert_close(frequencies, 1e4 ** (-torch.arange(0, 8, 2) / 8))

@@ -19,6 +19,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 
 MOST_WINDOWS = 1000
+ROUNDING = 0.25  # frames
 Window = Literal["first", "random"]
 
 
@@ -117,7 +118,12 @@ class ClipFolder:
 
     def _places(self, path: Path) -> int:
         """How many windows of the video begin with a frame and end in it; 1 for one that is shorter."""
-        return 1 + max(0, int(probe(path).seconds * self.sequence.fps + 1e-6) - self.sequence.frames)
+        return 1 + max(0, whole_frames(path, self.sequence.fps) - self.sequence.frames)
+
+
+def whole_frames(path: Path, fps: int) -> int:
+    """Frames at ``fps`` that a video fills; its container may have rounded its duration by a part of a frame."""
+    return int(probe(path).seconds * fps + ROUNDING)
 
 
 def by_length(entries: Sequence[ClipEntry], fps: int, lengths: Sequence[int]) -> dict[int, list[ClipEntry]]:
@@ -127,7 +133,7 @@ def by_length(entries: Sequence[ClipEntry], fps: int, lengths: Sequence[int]) ->
     ordered = sorted(set(lengths))
     found: dict[int, list[ClipEntry]] = {length: [] for length in ordered}
     for entry in entries:
-        frames = int(probe(entry.path).seconds * fps + 1e-6)
+        frames = whole_frames(entry.path, fps)
         found[max((length for length in ordered if length <= frames), default=ordered[0])].append(entry)
     return {length: chosen for length, chosen in found.items() if chosen}
 

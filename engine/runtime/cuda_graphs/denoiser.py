@@ -10,8 +10,8 @@ step has computed are read in place. Numbers of rows are padded (``static_inputs
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from ...model.bridges import Context
-from ...model.denoiser import AudioInputs, Denoiser, JointInputs, Modulation, VideoContextRef, VideoInputs
+from ...model.denoiser import ALL_ROWS, AudioInputs, Denoiser, JointInputs, Modulation, VideoContextRef, VideoInputs
 from ...model.tower_step import TowerStep
 from ...types import Conditioning, Velocities
 from ..delegate import Delegate
 from .capture import Capture, CudaCapture
 from .graph_runner import GraphCache, GraphRunner, OutputBuffer, Tensors
 from .static_inputs import GraphInput, padded_size
-from .stream_order import CudaStreamOrder, StreamOrder
+from .stream_order import MAX_STEPS_AHEAD, StepLimit, StreamOrder, order_of
 
 MAX_GRAPHS = 128
 MAX_ROWS = 16
@@ -39,7 +39,8 @@ class CudaGraphDenoiser(Delegate):
     The outputs of a pass are valid until the next call of the same pass. Contexts are valid until the call after the
     next with ``overlap``, so that the following tower can read them while the leading tower computes the next step.
     Tensors that are given as texts, contexts or indices must not be written in place afterwards. Batches of several
-    threads can use one denoiser: :meth:`operations` is a lock that each of them holds for a step.
+    threads can use one denoiser: :meth:`operations` is a lock that each of them holds for a step. The host is at most
+    ``max_steps_ahead`` steps ahead of the device.
 
     A graph has at most ``max_rows`` rows: more keep the device busy for longer than the host needs to launch them, and
     padding them would cost more than it saves. The sampling loop keeps its batches below that
@@ -58,6 +59,7 @@ class CudaGraphDenoiser(Delegate):
         max_rows: int = MAX_ROWS,
         max_graphs: int = MAX_GRAPHS,
         max_bytes: int | None = None,
+        max_steps_ahead: int = MAX_STEPS_AHEAD,
         capture: Capture | None = None,
         order: StreamOrder | None = None,
     ) -> None:
@@ -69,7 +71,8 @@ class CudaGraphDenoiser(Delegate):
             max_bytes = int(torch.cuda.get_device_properties(model.device).total_memory * MEMORY_FRACTION)
         self.overlap, self.max_rows = overlap, max_rows
         self._lock = threading.RLock()
-        self.order = order or (CudaStreamOrder(model.device) if on_cuda else StreamOrder())
+        self.order = order or order_of(model.device)
+        self.step_limit = StepLimit(self.order, max_steps_ahead)
         self.graphs = GraphCache(capture or CudaCapture(model.device), self.order, max_graphs, max_bytes)
         leading = "audio" if self.config.bridge == "audio_rope" else "video"
         self._video, self._audio, self._joint = (
@@ -77,9 +80,14 @@ class CudaGraphDenoiser(Delegate):
             for name in ("video", "audio", "joint")
         )
 
-    def operations(self) -> AbstractContextManager[Any]:
-        """A lock, which the sampling loop holds during a step: its passes share static inputs and output buffers."""
-        return self._lock
+    @contextmanager
+    def operations(self) -> Iterator[None]:
+        """A lock, which the sampling loop holds during a step: its passes share static inputs and output buffers.
+
+        Before the step the host waits for that of ``max_steps_ahead`` steps ago, so that it never is further ahead.
+        """
+        with self._lock, self.step_limit.step():
+            yield
 
     def describe(self) -> dict[str, Any]:
         """The options that are on, and the number of captured graphs."""
@@ -103,6 +111,7 @@ class CudaGraphDenoiser(Delegate):
 
     def _run_video(self, inputs: VideoInputs, step: TowerStep | None) -> tuple[Tensor, Context]:
         rows, context, context_rows = inputs.num_rows, inputs.audio_context, inputs.context_rows
+        every_row = isinstance(context_rows, slice)  # then the padded ones too
         source = self._audio.buffer_of(context)
         padded_outputs = _padded_outputs(inputs.num_outputs, rows)
         own = {"latents": GraphInput(inputs.latents), **_modulation_inputs(inputs.modulation)}
@@ -113,7 +122,7 @@ class CudaGraphDenoiser(Delegate):
                 text_of_row=inputs.text_of_row,
                 audio_context_of_row=inputs.audio_context_of_row,
                 prefix_of_row=inputs.prefix_of_row,
-                context_rows=context_rows,
+                context_rows=None if isinstance(context_rows, slice) else context_rows,
             ),
             **_frame_times_input(inputs),
             **({} if inputs.pixels is None else {"pixels": GraphInput(inputs.pixels, immutable=True, exact=True)}),
@@ -137,17 +146,19 @@ class CudaGraphDenoiser(Delegate):
                     audio_context_of_row=static.get("audio_context_of_row"),
                     prefix_of_row=static.get("prefix_of_row"),
                     num_outputs=padded_outputs,
-                    context_rows=static.get("context_rows"),
+                    context_rows=ALL_ROWS if every_row else static.get("context_rows"),
                     frame_times=static.get("frame_times"),
                     pixels=static.get("pixels"),
                 )
             )
             return _finish(static, step, velocity), contexts
 
+        constants, returns_contexts = (padded_outputs, every_row), context_rows is not None
         (velocity, contexts), buffer = self._video.run(
-            padded_outputs, graph_inputs, function, source=source, returns_contexts=context_rows is not None
+            constants, graph_inputs, function, source=source, returns_contexts=returns_contexts
         )
-        returned = _returned_contexts(buffer, contexts, 0 if context_rows is None else len(context_rows))
+        count = 0 if context_rows is None else rows if isinstance(context_rows, slice) else len(context_rows)
+        returned = _returned_contexts(buffer, contexts, count)
         return _first(velocity, inputs.num_outputs, rows), returned
 
     @torch.inference_mode()

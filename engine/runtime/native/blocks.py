@@ -201,9 +201,9 @@ class NativeAdaptor:
     ``pooled`` if the adaptor attends over the mean of each frame's tokens.
     """
 
-    def __init__(self, adaptor: ModalityAdaptor, reader: CrossAttention, *, pooled: bool) -> None:
+    def __init__(self, adaptor: ModalityAdaptor, attention: CrossAttention, *, pooled: bool) -> None:
         self.pooled, self.width, self.heads = pooled, adaptor.attn.proj.in_features, adaptor.attn.heads
-        arrays = _arrays(adaptor) | {f"kv_linear.{name}": array for name, array in _arrays(reader.kv_linear).items()}
+        arrays = _arrays(adaptor) | {f"kv_linear.{name}": array for name, array in _arrays(attention.kv_linear).items()}
         self.made = native.EXTENSION.Adaptor(arrays, self.width, self.heads, adaptor.norm.eps)
 
     def __call__(self, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:

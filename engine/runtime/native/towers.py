@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...model.audio import AudioLayer, AudioState, AudioTower, ModalityAdaptor
-from ...model.bridges import Context, Reader
+from ...model.bridges import Context, LayerBridge
 from ...model.video import STDiTBlock, VideoState, VideoTower
 from .blocks import (
     NativeAdaptor,
@@ -58,15 +58,15 @@ class NativeVideoTower(VideoTower):
     def run_layers(
         self,
         state: VideoState,
-        readers: Mapping[int, Reader],
+        layer_bridges: Mapping[int, LayerBridge],
         prefix_of_row: Tensor | None,
         num_outputs: int | None,
         keep: Callable[[int, Tensor], Tensor] | None,
     ) -> tuple[VideoState, list[Tensor]]:
         """See :class:`~syncflow.engine.model.video.VideoTower`; all blocks in one call where no audio is read."""
         x = state.x
-        if readers or prefix_of_row is not None or not runs_natively(x):
-            return super().run_layers(state, readers, prefix_of_row, num_outputs, keep)
+        if layer_bridges or prefix_of_row is not None or not runs_natively(x):
+            return super().run_layers(state, layer_bridges, prefix_of_row, num_outputs, keep)
         features = x.new_empty(1 if keep is None else len(self.blocks) // 2, *x.shape)
         attended = [features[i // 2 % len(features)] if i % 2 else None for i in range(len(self.blocks))]
         x, normed = self.blocks[0].begin(x, None, None, state.block_modulation)
@@ -91,14 +91,16 @@ class NativeAudioTower(AudioTower):
             NativeAdaptor(cast("ModalityAdaptor", adaptor), layer.cross_attn, pooled=pooled)
             for adaptor, layer in zip(tower.adaptors, layers, strict=False)
         ]
+        self._all_rows = lru_cache(SHAPES)(outside_inference_mode(torch.arange))
         self.token_positions = lru_cache(SHAPES)(outside_inference_mode(tower.token_positions))  # type: ignore[method-assign]
         if pooled:  # then positions depend on the frame times alone
             self.video_positions = TensorCache(outside_inference_mode(tower.video_positions))  # type: ignore[method-assign, assignment]
 
-    def context(self, index: int, feature: Tensor, rows: Tensor, rope: Tensor) -> Tensor:
+    def context(self, index: int, feature: Tensor, rows: Tensor | slice, rope: Tensor) -> Tensor:
         """See :class:`~syncflow.engine.model.audio.AudioTower`."""
         if not self._contexts or not runs_natively(feature):
             return super().context(index, feature, rows, rope)
+        rows = self._all_rows(feature.shape[0]) if isinstance(rows, slice) else rows
         return self._contexts[index](feature, rows, rope)
 
     def run_layers(

@@ -25,8 +25,9 @@ from ...exports import STEP, Export, ExportLocations, Precision, VerificationRes
 from ...model import DDiT
 from ...model.denoiser import Denoiser
 from ..codecs import with_graph_codecs
-from ..delegate import describe
-from ..exported import GraphDenoiser, Sessions, graph_names
+from ..delegate import Delegate, describe
+from ..exported import GraphDenoiser, Sessions, graph_names, without_weights
+from ..fp8 import has_fp8_linears
 from ..native import VECTORS, NativeDDiT, is_expected_fastest, unsupported_reason
 from ..pytorch import DTYPES, PlainTorchDenoiser, cast, torch_denoiser
 from . import calibration, libraries
@@ -154,14 +155,29 @@ def choose_without_exports(model: DDiT, precision: str = "auto") -> RuntimeChoic
 def in_precision(
     runtime: str, model: DDiT, device: torch.device, precision: str, options: TorchOptions
 ) -> tuple[DDiT, Precision]:
-    """``model`` in the type in which ``runtime`` computes it on ``device``, and the precision of that name.
+    """``model`` on ``device`` in the type in which ``runtime`` computes it, and the precision of that name.
 
-    A model in another type than its own is a copy. Graphs of a library have weights of their own. Raises ``ValueError``
-    as :func:`choose` does for an unknown runtime or precision and for an option that does not apply.
+    A model in another type than its own is a copy. Graphs of a library have weights of their own, so for these only the
+    shapes of the model are left. Raises ``ValueError`` as :func:`choose` does for an unknown runtime or precision and
+    for an option that does not apply.
     """
     _check_runtime(runtime)
     found, _ = _resolve(runtime, model.config, device, precision, options)
-    return (model if runtime in LIBRARIES else cast(model, DTYPES[found])), found
+    if runtime in LIBRARIES:
+        return without_weights(model, DTYPES[found], device), found
+    return cast(model, DTYPES[found]).to(device), found
+
+
+def weights_in_use(denoiser: Denoiser, model: DDiT) -> DDiT:
+    """``model`` as ``denoiser``, which was chosen for it, computes it: without the weights that it replaces.
+
+    These are all of a model whose passes are graphs, and those of the linears that fp8 has as codes.
+    """
+    if isinstance(denoiser, GraphDenoiser):
+        return without_weights(model, denoiser.dtype, denoiser.device)
+    while isinstance(denoiser, Delegate):
+        denoiser = denoiser.model
+    return denoiser if isinstance(denoiser, DDiT) and has_fp8_linears(denoiser) else model
 
 
 def compute_device(device: torch.device) -> ComputeDevice:

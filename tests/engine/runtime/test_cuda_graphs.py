@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from syncflow.engine.model.denoiser import AudioInputs, VideoContextRef, VideoInputs
+from syncflow.engine.model.denoiser import ALL_ROWS, AudioInputs, VideoContextRef, VideoInputs
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from syncflow.engine.sampling.guidance import combine, sync_guidance, text_guidance
 from syncflow.engine.sampling.sequential import SequentialBatch, batch_of
@@ -272,7 +272,13 @@ def test_passes_of_any_rows(models, denoisers, rows, prompts, num_outputs, per_f
     t = torch.rand(rows, 2 if per_frame else 1, generator=generator)
     times, token = model.modulation(t, torch.full((rows,), 8.0)), model.audio_time(t[:, 0])
     context_rows = torch.arange(rows).flip(0)
-    for options in ({}, {"context_rows": context_rows}, {"context_rows": context_rows[:1], "num_outputs": num_outputs}):
+    for options in (
+        {},
+        {"context_rows": context_rows},
+        {"context_rows": ALL_ROWS},
+        {"context_rows": context_rows[:1], "num_outputs": num_outputs},
+        {"context_rows": ALL_ROWS, "num_outputs": num_outputs},
+    ):
         video = VideoInputs(z_v, times, text, text_of_row, **options)
         expected, contexts = model.video_pass(video)
         found, returned = denoiser.video_pass(video)

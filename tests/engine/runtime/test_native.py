@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from syncflow.engine.engine import Engine
 from syncflow.engine.exports import ExportLocations
 from syncflow.engine.model import DDiT
-from syncflow.engine.model.denoiser import AudioInputs, JointInputs, VideoContextRef, VideoInputs
+from syncflow.engine.model.denoiser import ALL_ROWS, AudioInputs, JointInputs, VideoContextRef, VideoInputs
 from syncflow.engine.runtime.native import WIDEST, NativeDDiT
 from syncflow.engine.runtime.native.blocks import TensorCache
 from syncflow.engine.runtime.selection.choose import choose, choose_without_exports
@@ -112,9 +112,11 @@ def test_video_and_then_audio(models, name, data):
         z_v, z_a, times_v, times_a, text, of_row = drawn_inputs(model, data)
     rows = len(z_v)
     num_outputs = data.draw(st.none() | st.integers(0, rows))
-    context_rows = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=4)))
-    reads = torch.tensor(data.draw(st.lists(st.integers(-1, len(context_rows) - 1), min_size=rows, max_size=rows)))
-    reads = data.draw(st.sampled_from([reads, None])) if len(context_rows) == rows else reads
+    some_rows = st.lists(st.integers(0, rows - 1), min_size=1, max_size=4).map(torch.tensor)
+    context_rows = data.draw(st.just(ALL_ROWS) | some_rows)
+    contexts = len(torch.arange(rows)[context_rows])
+    reads = torch.tensor(data.draw(st.lists(st.integers(-1, contexts - 1), min_size=rows, max_size=rows)))
+    reads = data.draw(st.sampled_from([reads, None])) if contexts == rows else reads
     tokens = z_v.shape[3] * z_v.shape[4] // 4
 
     def call(its, given):

@@ -1,4 +1,7 @@
-"""A steady step with CUDA graphs: two replays and what copies their states back, and nothing else on the device."""
+"""A steady step with CUDA graphs: two replays and what copies their states back, and nothing else on the device.
+
+The host is never many steps ahead of the device.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
+from syncflow.engine.runtime.cuda_graphs.stream_order import MAX_STEPS_AHEAD, StreamOrder
+from syncflow.engine.runtime.exported import GraphDenoiser
 from syncflow.engine.sampling.guidance import combine, sync_guidance, text_guidance
 from syncflow.engine.sampling.sequential import batch_of
 
-from ..plain import job
+from ..plain import CONFIG, job
 from .conftest import ONE_WAY
 from .tape import TapeCapture
 from .test_cuda_graphs import assert_same
@@ -93,6 +98,44 @@ def test_host_work_of_a_steady_step(models, name, overlap, capsys):
     assert work.operations["replay"] == 2
     assert work.counts["launches"] <= MOST_LAUNCHES
     assert work.counts["allocations"] == work.counts["synchronizations"] == 0
+
+
+class LaggingDevice(StreamOrder):
+    """A device that ends no step before the host waits for it: events are the numbers of steps."""
+
+    def __init__(self):
+        self.given = self.ended = 0
+
+    def record_event(self, *, for_host=False):
+        self.given += for_host
+        return self.given if for_host else None
+
+    def block_host(self, event):
+        assert event == self.ended + 1
+        self.ended = event
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+@pytest.mark.parametrize("name", ["adaptor", "audio_rope", "global_local"])
+def test_the_host_is_few_steps_ahead(models, name, ahead):
+    """It waits for no step before it is that far ahead, and then for one in each step, whatever the batch."""
+    device = LaggingDevice()
+    denoiser = CudaGraphDenoiser(models[name], capture=TapeCapture(), order=device, max_steps_ahead=ahead)
+    batches = [batch_of(denoiser) for _ in range(2)]
+    for batch in batches:
+        batch.join([job(1, steps=8)])
+    for step in range(8):
+        batches[step % 2].step()
+        assert device.given == step + 1
+        assert device.given - device.ended == min(step + 1, ahead)
+
+
+def test_the_host_is_few_steps_ahead_of_graphs_of_a_library():
+    denoiser, device = GraphDenoiser(CONFIG, lambda name, inputs: {}, torch.zeros(1, 1)), LaggingDevice()
+    denoiser.step_limit.order = device
+    for step in range(6):
+        with denoiser.operations():
+            assert device.given - device.ended == min(step, MAX_STEPS_AHEAD - 1)
 
 
 @pytest.mark.parametrize("name", ["adaptor", "audio_rope"])

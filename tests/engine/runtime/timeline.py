@@ -21,6 +21,10 @@ Clock = dict[str, int]  # how far each stream is known to be
 class Event:
     clock: Clock
 
+    def synchronize(self) -> None:
+        """The host waits, as in :meth:`Stream.synchronize`."""
+        HOST.wait_event(self)
+
 
 @dataclass
 class Stream:
@@ -31,8 +35,10 @@ class Stream:
 
     device = torch.device("cpu")
 
-    def record_event(self) -> Event:
-        return Event(dict(self.clock))
+    def record_event(self, event: Event | None = None) -> Event:
+        event = event or Event({})
+        event.clock = dict(self.clock)
+        return event
 
     def wait_event(self, event: Event) -> None:
         for name, at in event.clock.items():
@@ -43,7 +49,7 @@ class Stream:
 
     def synchronize(self) -> None:
         """The host waits; what it gives to any stream after that comes after all of this one."""
-        HOST.wait_event(self.record_event())
+        self.record_event().synchronize()
 
 
 HOST = Stream("host")
@@ -150,6 +156,7 @@ def races(patch: pytest.MonkeyPatch) -> Races:
     witness = Races()
     patch.setattr(torch.cuda, "current_stream", lambda device=None: witness.current)
     patch.setattr(torch.cuda, "stream", witness.on)
+    patch.setattr(torch.cuda, "Event", lambda blocking: Event({}))
     patch.setattr(Tensor, "record_stream", lambda tensor, stream: witness.hold(tensor, stream))
     return witness
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,17 +12,21 @@ import torch
 
 from syncflow.engine.batching import Limits
 from syncflow.engine.components import Components
+from syncflow.engine.cost.memory import weight_bytes
 from syncflow.engine.engine import Engine, bundled_model
 from syncflow.engine.exports import ExportLocations
 from syncflow.engine.runtime import pytorch
 from syncflow.engine.runtime.cuda_graphs.capture import eager_capture
 from syncflow.engine.runtime.cuda_graphs.denoiser import CudaGraphDenoiser
+from syncflow.engine.runtime.exported import without_weights
+from syncflow.engine.runtime.pytorch import cast
 from syncflow.engine.runtime.selection import choose as choose_module
 from syncflow.engine.runtime.selection.choose import choose
 from syncflow.engine.runtime.selection.settings import ComputeDevice, TorchOptions, resolve_settings
 from syncflow.engine.types import Request
 
 from ..conftest import CONFIGS
+from ..exported import MODEL, exported, result, stand_in
 from ..tape import TapeCapture
 
 CPU = ComputeDevice("cpu")
@@ -199,6 +204,55 @@ def test_weights_in_another_type_are_let_go(gpu, runtime):
     assert {parameter.dtype for parameter in engine.components.ddit.parameters()} == {torch.bfloat16}
     assert sum(parameter.nbytes for parameter in engine.components.ddit.parameters()) == bytes_before // 2
     assert engine.denoiser.null_text is engine.components.ddit.null_text
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_fp8_lets_go_of_the_weights_that_it_has_as_codes(gpu, monkeypatch, cuda_graphs):
+    monkeypatch.setattr(pytorch, "CudaGraphDenoiser", partial(CudaGraphDenoiser, capture=eager_capture))
+    components = Components.load(bundled_model())
+    components = replace(components, ddit=cast(components.ddit, torch.bfloat16))
+    half, video = weight_bytes(components), components.ddit.video
+    blocks = *video.spatial_blocks, *video.temporal_blocks
+    linears = [linear for block in blocks for linear in (block.attn.qkv, block.mlp.fc1)]
+    numbers, channels = (sum(f(linear.weight) for linear in linears) for f in (torch.numel, len))
+    weights = [weakref.ref(linear.weight) for linear in linears]
+    engine = Engine(components, runtime="torch", precision="bfloat16", fp8=True, cuda_graphs=cuda_graphs)
+    del components, video, blocks, linears
+    gc.collect()
+    assert not any(weight() is not None for weight in weights)
+    assert engine.describe()["weight_bytes"] == half - numbers + 4 * channels  # codes, and a scale for each channel
+    assert engine.memory.weights == engine.describe()["weight_bytes"]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "auto"])
+def test_no_weights_are_held_beside_those_of_graphs(monkeypatch, tmp_path, runtime):
+    stand_in(monkeypatch, tmp_path / "cache")
+    components = replace(Components.load(bundled_model()), digest=MODEL)
+    whole = weight_bytes(components)
+    names = {weakref.ref(parameter): name for name, parameter in components.ddit.named_parameters()}
+    engine = Engine(components, runtime=runtime, folder=exported(tmp_path, result("onnxruntime")))
+    del components
+    gc.collect()
+    assert engine.describe()["runtime"] == "onnxruntime"
+    assert {name for weight, name in names.items() if weight() is not None} <= {"video.y_embedder.y_embedding"}
+    assert engine.denoiser.null_text.data_ptr() == engine.components.ddit.null_text.data_ptr()
+    assert [tensor.is_meta for tensor in engine.components.ddit.parameters()].count(False) == 1
+    assert engine.describe()["weight_bytes"] == engine.memory.weights == whole  # the library holds as many
+
+
+def test_graphs_in_half_precision_count_half(models):
+    """Their weights by the number, and what no graph holds as it is."""
+    for name in ("adaptor", "global_local"):
+        model = models[name]
+        shapes = without_weights(model, torch.float16, torch.device("cpu"))
+        held = {name for name, parameter in shapes.named_parameters() if not parameter.is_meta}
+        assert held == {"video.y_embedder.y_embedding", *["bridge.silence"] * (name == "global_local")}
+        assert {shapes.get_parameter(name).dtype for name in held} == {torch.float32}
+        numbers = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        expected = sum(count * (4 if name in held else 2) for name, count in numbers.items())
+        assert sum(parameter.nbytes for parameter in shapes.parameters()) == expected
+        again = without_weights(shapes, torch.float16, torch.device("cpu"))
+        assert again.null_text.data_ptr() == model.null_text.data_ptr()
 
 
 def test_an_engine_in_the_type_of_its_model_makes_no_copy():
