@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .codecs.files import read_weights
+from .codecs.files import read_weights, save_tensors
 from .model import DDiT
 from .model.lora import AdaptedModel, LowRank, merge, target_layers
 from .package import read_json
@@ -96,7 +95,7 @@ class Adapter:
             "lora_dropout": 0.0,
         }
         beside = folder / f".{STEM}.part"
-        save_file(tensors, beside, metadata={"format": "pt"})
+        save_tensors(tensors, beside, {"format": "pt"})
         os.replace(beside, folder / f"{STEM}.safetensors")
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 

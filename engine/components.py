@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors.torch import save_file
 
 from .codecs import AudioCodec, TextEncoder, VideoCodec
 from .codecs.files import (
@@ -20,6 +19,7 @@ from .codecs.files import (
     load_weights,
     read_config,
     read_weights,
+    save_tensors,
     skip_initialization,
     stored,
 )
@@ -97,7 +97,7 @@ class Components:
         (part / "ddit" / "config.json").write_text(json.dumps(self.config.ddit.to_dict(), indent=2) + "\n")
         weights = {name: stored(parameter, dtype) for name, parameter in self.ddit.named_parameters()}
         tables = dict(self.ddit.named_buffers())  # rotary frequencies: half precision would turn far positions
-        save_file(weights | tables, part / "ddit" / DDIT_WEIGHTS)
+        save_tensors(weights | tables, part / "ddit" / DDIT_WEIGHTS)
         self.video.save_pretrained(part / "video_vae", dtype)
         self.audio.save_pretrained(part / "audio_vae", dtype)
         self.text.save_pretrained(part / "text_encoder")

@@ -148,12 +148,20 @@ def stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return smaller.contiguous()
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file with the permissions of any new file; the library's own can be read by their owner alone."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata)
+    path.chmod(mode)
+
+
 def write_component(
     folder: Path, config: Mapping[str, Any], module: nn.Module, stem: str, dtype: torch.dtype | None = None
 ) -> None:
     """Write weights (``stored`` in ``dtype``), then ``config.json``; each beside its place, then renamed."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -162,7 +170,7 @@ def write_component(
             tensors[name] = stored(tensor, dtype)
         seen.add(tensor.data_ptr())
     beside = folder / f".{stem}.safetensors.part"
-    save_file(tensors, beside, metadata={"format": "pt"})
+    save_tensors(tensors, beside, {"format": "pt"})
     os.replace(beside, folder / f"{stem}.safetensors")
     beside = folder / ".config.json.part"
     beside.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -62,6 +62,14 @@ def test_round_trip(components, tmp_path):
     assert not loaded.ddit.training
 
 
+def test_who_may_read_a_folder_may_read_its_weights(saved, tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    weights = list(saved.rglob("*.safetensors"))
+    assert len(weights) == 4
+    assert {file.stat().st_mode for file in weights} == {plain.stat().st_mode}
+
+
 def test_half_precision_on_disk_and_single_in_memory(saved, components):
     stored = load_file(saved / "ddit" / DDIT_WEIGHTS)
     parameters = dict(components.ddit.named_parameters())
