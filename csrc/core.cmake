@@ -6,8 +6,11 @@ set(SYNCFLOW_CORE_SOURCES
   csrc/src/codecs/video_vae.cpp
   csrc/src/engine/conform.cpp
   csrc/src/engine/known_media.cpp
-  csrc/src/engine/native_backend.cpp
+  csrc/src/engine/model_backend.cpp
   csrc/src/engine/task.cpp
+  csrc/src/graphs/export.cpp
+  csrc/src/graphs/graph_denoiser.cpp
+  csrc/src/graphs/module.cpp
   csrc/src/model/audio_tower.cpp
   csrc/src/model/ddit.cpp
   csrc/src/model/layers.cpp

@@ -91,8 +91,14 @@ double random_double(Random& random) {
 void submit(World& world, Random& random) {
     static const std::vector<std::uint8_t> frames(4 * 8 * 8 * 3, 100);
     static const std::vector<float> waveform(500, 0.25F);
-    syncflow_request_params params;
+    // A struct_size promises that so many bytes are there.
+    struct {
+        syncflow_request_params params;
+        std::array<unsigned char, 4096> later;
+    } given = {};
+    syncflow_request_params& params = given.params;
     check(syncflow_request_params_init(&params, sizeof params), world);
+    given.later[0] = random.below(2) == 0 ? 1 : 0;
     params.prompt = PROMPTS[static_cast<std::size_t>(random.below(PROMPTS.size()))];
     params.seed = static_cast<std::uint64_t>(random.below(100));
     params.steps = static_cast<std::int32_t>(random.pick({0, 1, 2, 3, 5, -1}));

@@ -62,6 +62,6 @@ if(TARGET syncflow)
   add_test(NAME bundled_model COMMAND bundled_model_test ${bundled_model})
   if(NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize" AND NOT SYNCFLOW_LANES)
     add_test(NAME installed_examples COMMAND ${CMAKE_COMMAND} -DBUILD=${CMAKE_BINARY_DIR} -DSOURCE=${CMAKE_CURRENT_SOURCE_DIR}
-      -DWORK=${CMAKE_BINARY_DIR}/installed -DPACKAGE=${bundled_model} -P ${CMAKE_CURRENT_SOURCE_DIR}/csrc/tests/installed.cmake)
+      -DWORK=${CMAKE_BINARY_DIR}/installed -DPACKAGE=${bundled_model} -DCXX=${CMAKE_CXX_COMPILER} -P ${CMAKE_CURRENT_SOURCE_DIR}/csrc/tests/installed.cmake)
   endif()
 endif()

@@ -24,6 +24,8 @@ from syncflow.engine.runtime.exported import graph_names
 from syncflow.engine.runtime.selection.calibration import TIE_RATIO
 from syncflow.kernels import native
 
+from ..native.parity import compare, has_backend
+
 PROMPTS = ("a large red rubber ball bounces on a wooden floor", "a small green metal ball falls on a stone floor")
 BOUND = 1e-4
 NATIVE = () if native.EXTENSION is None else ("native",)
@@ -132,3 +134,14 @@ def check_auto(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(described["step_ms"].values()) >= TIE_RATIO * described["step_ms"][described["runtime"]]
     request = Request(PROMPTS[0], seed=3, steps=2, seconds=0.5)
     assert min(alike(engine.generate(request), exported.engine("torch").generate(request))) >= 40
+
+
+def check_cpp(exported: Exported, folder: Path) -> None:
+    """libsyncflow with the same graphs computes the same velocities and clip."""
+    built = [runtime for runtime in exported.runtimes if has_backend(runtime)]
+    if not built:
+        pytest.skip("libsyncflow is built without these back ends; docs/cpp.md says how to build them")
+    parts = Components.load(exported.package)
+    for runtime in built:
+        engine = exported.engine(runtime)
+        compare(parts, exported.package, {"seconds": 0.5, "guidance": 3.0}, folder, runtime, engine.denoiser)

@@ -7,7 +7,9 @@ compiled graphs, with the wrappers around its kernels unoptimised.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -20,7 +22,8 @@ from syncflow.engine.runtime.exported import graph_names
 from syncflow.export.verification import graph_error
 from syncflow.export.writing import graphs_of
 
-from .exporting import Exported, check_auto, check_clips, check_files, export
+from ..native.parity import PROGRAM, has_backend
+from .exporting import Exported, check_auto, check_clips, check_cpp, check_files, export
 
 CPU = torch.device("cpu")
 
@@ -64,6 +67,10 @@ def test_the_same_seed_is_the_same_clip(exported, count, clip):
     check_clips(exported, count, **clip)
 
 
+def test_libsyncflow_computes_the_same(exported, tmp_path):
+    check_cpp(exported, tmp_path)
+
+
 def test_the_same_seed_is_the_same_file(exported, tmp_path):
     check_files(exported, tmp_path)
 
@@ -94,3 +101,37 @@ def test_machine_code_is_not_loaded_from_a_changed_file(compiled, tmp_path):
 def test_code_for_another_torch_or_machine(compiled, changes, message):
     with pytest.raises(ValueError, match=message):
         aoti.sessions(dataclasses.replace(compiled, **changes), CPU)
+
+
+def test_libsyncflow_refuses_what_is_not_right(exported, tmp_path):
+    if not has_backend("aoti"):
+        pytest.skip("libsyncflow is built without AOTInductor; docs/cpp.md says how to build it")
+    package = tmp_path / "model"
+    shutil.copytree(exported.package, package)
+    graphs = package / "exports" / "aoti" / "cpu"
+    manifest = graphs / "manifest.json"
+    right = json.loads(manifest.read_text())
+    (result,) = right["proofs"]
+
+    def refusal() -> str:
+        run = subprocess.run([PROGRAM, "clip", package, "{}", "aoti"], capture_output=True, text=True)
+        assert run.returncode == 1
+        return run.stderr
+
+    for changes, message in (
+        ({"schema": 1}, "export schema 1, and this version reads schema 2"),
+        ({"model": "0" * 64}, "belongs to another model"),
+        ({"proofs": []}, "were not verified in aoti"),
+        ({"proofs": [result | {"errors": result["errors"] | {"denoise_audio": 1.0}}]}, "denoise_audio wrong in aoti"),
+        ({"graphs": {}}, "it has no prepare_text"),
+        ({"versions": {"torch": "2.0.0"}}, "compiled by torch 2.0.0"),
+        ({"machine": "sm_90"}, "compiled for sm_90"),
+    ):
+        manifest.write_text(json.dumps(right | changes))
+        assert message in refusal()
+    manifest.write_text(json.dumps(right))
+    file = graphs / "denoise_audio.pt2"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert "denoise_audio.pt2 does not match its checksum" in refusal()
+    shutil.rmtree(graphs)
+    assert "there are none in" in refusal()

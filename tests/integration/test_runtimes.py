@@ -8,7 +8,7 @@ import pytest
 
 from syncflow.engine.runtime.exported import graph_names
 
-from .exporting import BOUND, Exported, call, check_auto, check_clips, check_files, export
+from .exporting import BOUND, Exported, call, check_auto, check_clips, check_cpp, check_files, export
 
 PAPERS = ("syncflow", "syncphony", "harmony")
 CLIPS = ({"seconds": 0.5}, {"seconds": 1.0, "width": 96})
@@ -42,6 +42,10 @@ def test_every_runtime_computes_every_graph(exported):
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_same_seed_is_the_same_clip(exported, clip, count):
     check_clips(exported, count, **clip)
+
+
+def test_libsyncflow_computes_the_same(exported, tmp_path):
+    check_cpp(exported, tmp_path)
 
 
 def test_the_same_seed_is_the_same_file(exported, tmp_path):

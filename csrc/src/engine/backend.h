@@ -64,13 +64,15 @@ class Backend {
     virtual Preview preview(const RequestState& request, bool frames) = 0;
 };
 
+inline constexpr const char* NATIVE = "native";
+
 struct BackendOptions {
-    std::string name = "native";
+    std::string name = NATIVE;  // or a runtime of exported graphs: "aoti", "onnxruntime", "openvino"
     int threads = 0;  // that compute; 0: one for each processor that the process may use
     bool verify = true;  // whether all files are compared with the checksums of the manifest
 };
 
-// Reads a package. Throws Status::not_found, corrupt or unsupported with a sentence that names the file.
+// Reads a package, and for a runtime of exported graphs its export. Throws Status::not_found, corrupt or unsupported with a sentence that names the file.
 std::unique_ptr<Backend> open_backend(const std::filesystem::path& package, const BackendOptions& options = {});
 
 }  // namespace syncflow::engine

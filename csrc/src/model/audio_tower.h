@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "model/denoiser.h"
 #include "model/layers.h"
 #include "model/shape_tables.h"
 #include "package/model_config.h"
@@ -12,12 +13,6 @@
 #include "syncflow/blocks.h"
 
 namespace syncflow::engine {
-
-// What one tower reads of the other: for each layer that reads, keys and values (C, M, 2, n, d) of C contexts.
-struct Context {
-    std::int64_t count = 0;
-    std::vector<Floats> layers;
-};
 
 // R rows between two layers. The style stands in front of the audio tokens of the first N rows.
 struct AudioState {

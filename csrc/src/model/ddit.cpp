@@ -84,11 +84,13 @@ ShapeTables DDiT::tables(const LatentShape& shape, std::span<const double> frame
     return {config_, shape, frame_times, video_.frequencies(), audio_.frequencies()};
 }
 
-std::int64_t DDiT::context_size(const ShapeTables& tables) const {
-    return (config_.bridge == Bridge::audio_rope ? tables.shape.audio_tokens : tables.context_tokens) * 2 * config_.width;
+std::shared_ptr<const PromptText> DDiT::condition(const float* states, std::int64_t length, int threads) const {
+    return video_.condition(states, length, threads);
 }
 
-std::int64_t DDiT::context_layers() const { return config_.bridge == Bridge::audio_rope ? config_.depth - config_.first_block : config_.depth; }
+Modulation DDiT::modulation(std::span<const float> times, float fps, int threads) const { return video_.modulation(times, fps, threads); }
+
+Floats DDiT::audio_time(std::span<const float> times, int threads) const { return audio_.time(times, threads); }
 
 Floats DDiT::style(std::span<const float> reference, int threads) const { return reference.empty() ? silence_ : audio_.style(reference, threads); }
 

@@ -67,21 +67,22 @@ LatentShape::LatentShape(const SequenceConfig& sequence, std::int64_t style)
       audio_tokens(sequence.audio_tokens()),
       style_tokens(style) {}
 
-ShapeTables::ShapeTables(const DDiTConfig& config, const LatentShape& of, std::span<const double> frame_times,
+ShapeTables::ShapeTables(const DDiTConfig& config, const LatentShape& of, std::span<const double> seconds,
                          std::span<const float> video_frequencies, std::span<const float> audio_frequencies)
     : shape(of),
       tokens((of.height / config.patch) * (of.width / config.patch)),
       positions(position_embedding(config, of.height / config.patch, of.width / config.patch)),
       video_rope(rope_table(counted(0, of.frames), video_frequencies)),
       audio_rope(rope_table(counted(-of.style_tokens, of.audio_tokens), audio_frequencies)),
+      frame_times(repeated(seconds, 1, 1)),
       audio_head_width_(config.audio_head_width()) {
     if (config.bridge == Bridge::adaptor) {
-        const Floats places = repeated(frame_times, config.audio_rate, config.adaptor_tokens == AdaptorTokens::frame ? 1 : tokens);
-        context_tokens = static_cast<std::int64_t>(places.size());
-        context_rope = rope_table(places, audio_frequencies);
+        context_positions = repeated(seconds, config.audio_rate, config.adaptor_tokens == AdaptorTokens::frame ? 1 : tokens);
+        context_tokens = static_cast<std::int64_t>(context_positions.size());
+        context_rope = rope_table(context_positions, audio_frequencies);
         return;
     }
-    const Floats frames = repeated(frame_times, config.latent_fps, tokens);
+    const Floats frames = repeated(seconds, config.latent_fps, tokens);
     const Floats audio = counted(0, of.audio_tokens, static_cast<float>(config.latent_fps / config.audio_rate));
     video_reads_audio = make_clock(frames, audio, video_frequencies);
     if (config.bridge == Bridge::global_local) {

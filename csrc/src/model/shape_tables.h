@@ -37,6 +37,8 @@ struct ShapeTables {
     Floats audio_rope;    // (A_r + A, d / 2, 2), the style at the positions before 0
     Floats context_rope;  // (M, d / 2, 2) of the contexts that the audio reads in an `adaptor` model
     std::int64_t context_tokens = 0;  // M
+    Floats frame_times;               // (T), the middle of each latent frame in seconds
+    Floats context_positions;         // (M) of those contexts on the clock of the audio
     Clock video_reads_audio;          // in an `audio_rope` or a `global_local` model
     Clock audio_reads_video;          // in a `global_local` model
 

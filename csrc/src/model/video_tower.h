@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "model/denoiser.h"
 #include "model/layers.h"
 #include "model/shape_tables.h"
 #include "package/model_config.h"
@@ -13,25 +14,6 @@
 #include "syncflow/blocks.h"
 
 namespace syncflow::engine {
-
-// A text as every block of the video tower reads it, and its projected tokens (L, D) where the audio tower reads them.
-struct PromptText {
-    std::vector<std::shared_ptr<const Text::Prompt>> blocks;
-    Floats tokens;
-    std::int64_t bytes = 0;
-};
-
-// The text of every row.
-struct TextRows {
-    std::vector<std::shared_ptr<const PromptText>> prompts;
-    std::vector<std::int64_t> of_row;
-};
-
-// What the tower needs of n flow times: shift, scale and gate of both halves of a block (n, 6, D), and the embedding of
-// the final layer (n, D).
-struct Modulation {
-    Floats blocks, embedding;
-};
 
 // R rows between two layers.
 struct VideoState {

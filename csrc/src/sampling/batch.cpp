@@ -4,7 +4,7 @@
 
 namespace syncflow::engine {
 
-Batch::Batch(const DDiT& model, std::span<Job* const> jobs, int threads) : model_(model), jobs_(jobs), threads_(threads) {
+Batch::Batch(const Denoiser& model, std::span<Job* const> jobs, int threads) : model_(model), jobs_(jobs), threads_(threads) {
     for (std::size_t b = 0; b < jobs.size(); ++b) {
         first_take_.push_back(static_cast<std::int64_t>(takes_.size()));
         for (std::size_t take = 0; take < jobs[b]->takes.size(); ++take) takes_.emplace_back(b, take);

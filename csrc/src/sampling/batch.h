@@ -7,7 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "model/ddit.h"
+#include "model/denoiser.h"
+#include "model/layers.h"
 #include "sampling/job.h"
 #include "sampling/step_plan.h"
 
@@ -15,7 +16,7 @@ namespace syncflow::engine {
 
 class Batch {
    public:
-    Batch(const DDiT& model, std::span<Job* const> jobs, int threads);
+    Batch(const Denoiser& model, std::span<Job* const> jobs, int threads);
 
     void step();
 
@@ -46,7 +47,7 @@ class Batch {
     Floats lead(const StepPlan& plan, Modality leader, Context& context) const;
     Floats follow(const StepPlan& plan, Modality leader, const Context& context) const;
 
-    const DDiT& model_;
+    const Denoiser& model_;
     std::span<Job* const> jobs_;
     std::vector<std::pair<std::int64_t, std::int64_t>> takes_;  // the job and the take of every sound
     std::vector<std::int64_t> first_take_;                      // of every job

@@ -8,7 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "model/ddit.h"
+#include "model/denoiser.h"
+#include "model/layers.h"
 #include "sampling/guidance.h"
 #include "sampling/schedule.h"
 #include "syncflow/floats.h"

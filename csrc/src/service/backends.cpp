@@ -2,6 +2,7 @@
 
 #include <map>
 #include <mutex>
+#include <sstream>
 #include <utility>
 
 #include "service/failure.h"
@@ -11,7 +12,12 @@ namespace {
 
 struct Backends {
     std::mutex mutex;
-    std::map<std::string, OpenBackend> by_name = {{"native", engine::open_backend}};
+    std::map<std::string, OpenBackend> by_name = {{engine::NATIVE, engine::open_backend}};
+
+    Backends() {
+        std::istringstream names(SYNCFLOW_GRAPH_RUNTIMES);
+        for (std::string name; std::getline(names, name, ',');) by_name[name] = engine::open_backend;
+    }
 };
 
 Backends& backends() {

@@ -3,7 +3,7 @@
 //     core_parity noise SEED STREAM COUNT               floats
 //     core_parity schedule STEPS SHIFT LEAD TASK START  doubles: the times of the video, then of the audio
 //     core_parity text PACKAGE PROMPT                   floats: the states of the tokens that count
-//     core_parity clip PACKAGE REQUEST                  floats: latents after every step, video and then each take; bytes of the
+//     core_parity clip PACKAGE REQUEST [BACKEND]        floats: latents after every step, video and then each take; bytes of the
 //                                                       frames; floats of every take's sound; its provenance on standard error
 //
 // A request is the JSON of its settings; media are {"frames": FILE, "sizes": [F, H, W], "fps": ..., "waveform": FILE, "sample_rate":
@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "codecs/text_encoder.h"
-#include "engine/native_backend.h"
+#include "engine/model_backend.h"
 #include "package/json.h"
 #include "package/mapped_file.h"
 #include "package/settings.h"
@@ -104,11 +104,11 @@ Request read_request(const std::string& text) {
     return request;
 }
 
-void write_clip(const std::string& package, const std::string& request) {
-    const std::unique_ptr<Backend> backend = open_backend(package);
+void write_clip(const std::string& package, const std::string& request, const std::string& name) {
+    const std::unique_ptr<Backend> backend = open_backend(package, {.name = name});
     const std::unique_ptr<RequestState> state = backend->prepare(read_request(request));
     RequestState* const one = state.get();
-    const Job& job = static_cast<const NativeRequest&>(*state).job;
+    const Job& job = static_cast<const ModelRequest&>(*state).job;
     const auto write_latents = [&] {
         write(job.video.latents);
         for (const LatentState& take : job.takes) write(take.latents);
@@ -161,7 +161,7 @@ int main(int count, char** arguments) {
         } else if (given.at(0) == "text") {
             write_states(given.at(1), given.at(2));
         } else {
-            write_clip(given.at(1), given.at(2));
+            write_clip(given.at(1), given.at(2), given.size() > 3 ? given[3] : NATIVE);
         }
     } catch (const std::exception& error) {
         std::fprintf(stderr, "%s\n", error.what());

@@ -1,4 +1,4 @@
-#include "engine/native_backend.h"
+#include "engine/model_backend.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,6 +7,8 @@
 #include <tuple>
 #include <utility>
 
+#include "graphs/graph_denoiser.h"
+#include "model/ddit.h"
 #include "package/settings.h"
 #include "sampling/batch.h"
 #include "syncflow/noise.h"
@@ -22,7 +24,8 @@ int thread_count(int asked) {
     return asked > 0 ? asked : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
-std::pair<std::int64_t, DDiT> read_ddit(const Package& package) {
+// How many parameters, and what computes them.
+std::pair<std::int64_t, std::unique_ptr<const Denoiser>> read_ddit(const Package& package, const BackendOptions& options) {
     const std::filesystem::path folder = package.path / "ddit", file = folder / "config.json";
     DDiTConfig config;
     try {
@@ -32,7 +35,8 @@ std::pair<std::int64_t, DDiT> read_ddit(const Package& package) {
     }
     Weights weights(folder / "diffusion_pytorch_model.safetensors");
     const std::int64_t parameters = weights.elements();
-    return {parameters, DDiT(config, weights)};
+    if (options.name == NATIVE) return {parameters, std::make_unique<const DDiT>(config, weights)};
+    return {parameters, open_graph_denoiser(package, config, options)};
 }
 
 Floats noise(std::uint64_t seed, std::uint32_t stream, std::int64_t count) {
@@ -58,8 +62,8 @@ void require_finite(const Floats& latents) {
     }
 }
 
-const NativeRequest& own(const RequestState& request) {
-    const auto* const native = dynamic_cast<const NativeRequest*>(&request);
+const ModelRequest& own(const RequestState& request) {
+    const auto* const native = dynamic_cast<const ModelRequest*>(&request);
     if (native == nullptr) throw Error(Status::invalid_argument, "the request is one of another back end");
     return *native;
 }
@@ -83,7 +87,7 @@ Component read_component(const std::filesystem::path& folder) {
 
 }  // namespace
 
-std::int64_t NativeRequest::memory() const {
+std::int64_t ModelRequest::memory() const {
     std::int64_t total = bytes({3 * job.video.latents.size(), job.silence.size(), job.style.size()});
     for (const LatentState& take : job.takes) total += bytes({3 * take.latents.size()});
     for (const KeptContext& kept : job.contexts) {
@@ -93,11 +97,11 @@ std::int64_t NativeRequest::memory() const {
     return total;
 }
 
-NativeBackend::NativeBackend(const Package& package, int threads) : NativeBackend(package, read_components(package, threads), threads) {}
+ModelBackend::ModelBackend(const Package& package, const BackendOptions& options) : ModelBackend(package, read_components(package, options), options) {}
 
 // The d-DiT beside the others, where there is a thread for it.
-NativeBackend::Components NativeBackend::read_components(const Package& package, int threads) {
-    auto ddit = std::async(threads > 1 ? std::launch::async : std::launch::deferred, [&] { return read_ddit(package); });
+ModelBackend::Components ModelBackend::read_components(const Package& package, const BackendOptions& options) {
+    auto ddit = std::async(options.threads > 1 ? std::launch::async : std::launch::deferred, [&] { return read_ddit(package, options); });
     VideoVae video = read_component<VideoVae>(package.path / "video_vae");
     AudioVae audio = read_component<AudioVae>(package.path / "audio_vae");
     TextEncoder text = read_component<TextEncoder>(package.path / "text_encoder");
@@ -105,10 +109,10 @@ NativeBackend::Components NativeBackend::read_components(const Package& package,
     return {.parameters = parameters, .ddit = std::move(model), .video = std::move(video), .audio = std::move(audio), .text = std::move(text)};
 }
 
-NativeBackend::NativeBackend(const Package& package, Components components, int threads)
+ModelBackend::ModelBackend(const Package& package, Components components, const BackendOptions& options)
     : hash_(package.digest),
       config_(package.config),
-      threads_(threads),
+      threads_(options.threads),
       model_(std::move(components.ddit)),
       video_(std::move(components.video)),
       audio_(std::move(components.audio)),
@@ -123,7 +127,7 @@ NativeBackend::NativeBackend(const Package& package, Components components, int 
     const SamplingConfig& sampling = config_.sampling;
     info_ = {.name = config_.name,
              .hash = hash_,
-             .backend = "native",
+             .backend = options.name,
              .bridge = name_of(config_.ddit.bridge),
              .audio_reads_video = config_.ddit.audio_reads_video(),
              .video_reads_audio = config_.ddit.video_reads_audio(),
@@ -156,11 +160,11 @@ NativeBackend::NativeBackend(const Package& package, Components components, int 
 }
 
 // Whether the parts go together.
-void NativeBackend::check_components(const Package& package) const {
+void ModelBackend::check_components(const Package& package) const {
     const std::string file = (package.path / "model_index.json").string();
     const DDiTConfig& ddit = config_.ddit;
     const SequenceConfig& sequence = config_.sequence;
-    if (!(model_.config() == ddit)) throw Error(Status::corrupt, file + " says another ddit than the components");
+    if (!(model_->config() == ddit)) throw Error(Status::corrupt, file + " says another ddit than the components");
     struct Number {
         const char* name;
         std::int64_t found, said;
@@ -180,9 +184,9 @@ void NativeBackend::check_components(const Package& package) const {
     }
 }
 
-std::unique_ptr<RequestState> NativeBackend::prepare(const Request& request) {
+std::unique_ptr<RequestState> ModelBackend::prepare(const Request& request) {
     validate(request);
-    auto made = std::make_unique<NativeRequest>();
+    auto made = std::make_unique<ModelRequest>();
     made->job.plan = plan_guidance(request, config_);
     made->task = task_of(request);
     std::tie(made->media, made->sequence) = read_media(request, config_.sequence);
@@ -194,7 +198,7 @@ std::unique_ptr<RequestState> NativeBackend::prepare(const Request& request) {
     if (made->media) known = known_latents(*made->media, made->sequence, request.strength, video_, audio_, hash_, threads_);
     Job& job = made->job;
     if (config_.ddit.bridge == Bridge::global_local) {
-        job.style = model_.style(reference.empty() ? Floats() : audio_.encode(reference, threads_), threads_);
+        job.style = model_->style(reference.empty() ? Floats() : audio_.encode(reference, threads_), threads_);
     }
     if (job.plan.any(&Branch::muted)) {
         job.silence = audio_.encode(std::vector<float>(size_of(made->sequence.samples())), threads_);
@@ -206,7 +210,7 @@ std::unique_ptr<RequestState> NativeBackend::prepare(const Request& request) {
     return made;
 }
 
-Schedule NativeBackend::schedule_of(const Request& request, Task task, const KnownLatents& known) const {
+Schedule ModelBackend::schedule_of(const Request& request, Task task, const KnownLatents& known) const {
     const SamplingConfig& sampling = config_.sampling;
     const Schedule times = schedule(request.steps.value_or(sampling.steps), request.shift.value_or(sampling.shift), request.video_lead.value_or(sampling.video_lead));
     if (task == Task::video_to_audio) return times.known_video();
@@ -215,17 +219,17 @@ Schedule NativeBackend::schedule_of(const Request& request, Task task, const Kno
     return known.video && known.video->start ? times.after(*known.video->start) : times;
 }
 
-std::shared_ptr<const PromptText> NativeBackend::prompt_text(const std::string& prompt) {
+std::shared_ptr<const PromptText> ModelBackend::prompt_text(const std::string& prompt) {
     const auto states = states_(prompt, [&] { return std::make_shared<const TextEncoder::States>(text_.encode(prompt, threads_)); });
-    return prompts_("prompt " + prompt, [&] { return model_.video().condition(states->values.data(), states->length, threads_); });
+    return prompts_("prompt " + prompt, [&] { return model_->condition(states->values.data(), states->length, threads_); });
 }
 
-std::shared_ptr<const PromptText> NativeBackend::null_text(std::int64_t length) {
-    return prompts_("null " + std::to_string(length), [&] { return model_.video().condition(model_.video().null_text().data(), length, threads_); });
+std::shared_ptr<const PromptText> ModelBackend::null_text(std::int64_t length) {
+    return prompts_("null " + std::to_string(length), [&] { return model_->condition(model_->null_text().data(), length, threads_); });
 }
 
 // A prompt, and what stands for its absence: the negative prompt, or the null text cut to the length of the prompt.
-void NativeBackend::read_texts(const Request& request, Job& job) {
+void ModelBackend::read_texts(const Request& request, Job& job) {
     std::int64_t length = config_.ddit.text_tokens;
     if (!blank(request.prompt)) {
         length = static_cast<std::int64_t>(byte_tokens(request.prompt, text_.max_tokens()).size());
@@ -235,7 +239,7 @@ void NativeBackend::read_texts(const Request& request, Job& job) {
     if (job.prompt == nullptr) job.prompt = null_text(length);
 }
 
-void NativeBackend::begin(NativeRequest& made, const KnownLatents& known, const Schedule& schedule) {
+void ModelBackend::begin(ModelRequest& made, const KnownLatents& known, const Schedule& schedule) {
     Job& job = made.job;
     const SequenceConfig& sequence = made.sequence;
     const std::int64_t style = static_cast<std::int64_t>(job.style.size()) / config_.ddit.width;
@@ -243,7 +247,7 @@ void NativeBackend::begin(NativeRequest& made, const KnownLatents& known, const 
     made.shape_ = {shape.frames, shape.padding, shape.height, shape.width, shape.audio_tokens, shape.style_tokens};
     std::string key;
     for (const std::int64_t side : made.shape_) key += std::to_string(side) + " ";
-    job.tables = tables_(key, [&] { return std::make_shared<const ShapeTables>(model_.tables(shape, sequence.frame_times())); });
+    job.tables = tables_(key, [&] { return std::make_shared<const ShapeTables>(model_->tables(shape, sequence.frame_times())); });
     // A modality that is given whole and clean stands at time 1 throughout.
     const auto grid_of = [](const std::vector<double>& times, const std::optional<Known>& given) {
         return given && given->clean && given->mask.empty() && !given->start ? std::vector<double>(times.size(), 1.0) : times;
@@ -252,8 +256,8 @@ void NativeBackend::begin(NativeRequest& made, const KnownLatents& known, const 
     const auto [video_phases, audio_phases] = cache_phases(job.plan, video_grid, audio_grid);
     const std::vector<float> video_times = times_of(video_grid), audio_times = times_of(audio_grid);
     const auto fps = static_cast<float>(sequence.fps);
-    job.video_times = video_times_(bytes_of(video_times), [&] { return std::make_shared<const Modulation>(model_.video().modulation(video_times, fps, threads_)); });
-    job.audio_times = audio_times_(bytes_of(audio_times), [&] { return std::make_shared<const Floats>(model_.audio().time(audio_times, threads_)); });
+    job.video_times = video_times_(bytes_of(video_times), [&] { return std::make_shared<const Modulation>(model_->modulation(video_times, fps, threads_)); });
+    job.audio_times = audio_times_(bytes_of(audio_times), [&] { return std::make_shared<const Floats>(model_->audio_time(audio_times, threads_)); });
     const std::int64_t channels = config_.ddit.video_channels, size = shape.frames * shape.height * shape.width;
     job.video = {noise(made.request.seed, VIDEO_STREAM, channels * size), video_grid, channels, shape.frames, known.video ? &*known.video : nullptr, video_phases};
     for (const std::uint64_t seed : made.audio_seeds) {
@@ -262,24 +266,24 @@ void NativeBackend::begin(NativeRequest& made, const KnownLatents& known, const 
     }
 }
 
-void NativeBackend::step(std::span<RequestState* const> requests) {
-    std::vector<NativeRequest*> waiting;
+void ModelBackend::step(std::span<RequestState* const> requests) {
+    std::vector<ModelRequest*> waiting;
     for (RequestState* const request : requests) {
         own(*request);
-        if (!request->done()) waiting.push_back(static_cast<NativeRequest*>(request));
+        if (!request->done()) waiting.push_back(static_cast<ModelRequest*>(request));
     }
     while (!waiting.empty()) {
         const std::vector<std::int64_t> shape = waiting.front()->shape();
         std::vector<Job*> jobs;
-        const auto others = std::stable_partition(waiting.begin(), waiting.end(), [&](const NativeRequest* one) { return one->shape() == shape; });
+        const auto others = std::stable_partition(waiting.begin(), waiting.end(), [&](const ModelRequest* one) { return one->shape() == shape; });
         for (auto one = waiting.begin(); one != others; ++one) jobs.push_back(&(*one)->job);
-        Batch(model_, jobs, threads_).step();
+        Batch(*model_, jobs, threads_).step();
         waiting.erase(waiting.begin(), others);
     }
 }
 
-std::vector<Clip> NativeBackend::decode(const RequestState& state) {
-    const NativeRequest& request = own(state);
+std::vector<Clip> ModelBackend::decode(const RequestState& state) {
+    const ModelRequest& request = own(state);
     if (!request.done()) {
         throw Error(Status::invalid_argument, "the request has done " + std::to_string(request.step()) + " of " + std::to_string(request.num_steps()) + " steps; it is decoded after the last");
     }
@@ -314,8 +318,8 @@ std::vector<Clip> NativeBackend::decode(const RequestState& state) {
     return clips;
 }
 
-Preview NativeBackend::preview(const RequestState& state, bool frames) {
-    const NativeRequest& request = own(state);
+Preview ModelBackend::preview(const RequestState& state, bool frames) {
+    const ModelRequest& request = own(state);
     const LatentShape& shape = request.job.tables->shape;
     const Job& job = request.job;
     Preview preview = {.video = {job.video.latents.begin(), job.video.latents.end()},
@@ -340,9 +344,9 @@ Preview NativeBackend::preview(const RequestState& state, bool frames) {
 }
 
 std::unique_ptr<Backend> open_backend(const std::filesystem::path& path, const BackendOptions& options) {
-    if (options.name != "native") throw Error(Status::unsupported, "there is no back end " + shown(std::string_view(options.name)) + "; there is native");
-    const int threads = thread_count(options.threads);
-    return std::make_unique<NativeBackend>(open_package(path, options.verify, threads), threads);
+    BackendOptions resolved = options;
+    resolved.threads = thread_count(options.threads);
+    return std::make_unique<ModelBackend>(open_package(path, options.verify, resolved.threads), resolved);
 }
 
 }  // namespace syncflow::engine

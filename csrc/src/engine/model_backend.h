@@ -1,4 +1,4 @@
-// The back end `native`: a model of a package on the blocks of this library, in float32 on a CPU.
+// A model of a package, in float32: its codecs and text encoder in C++, its d-DiT natively or as exported graphs.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 #include "codecs/video_vae.h"
 #include "engine/backend.h"
 #include "engine/known_media.h"
-#include "model/ddit.h"
+#include "model/denoiser.h"
 #include "package/package.h"
 #include "sampling/job.h"
 
@@ -45,7 +45,7 @@ class RecentValues {
 };
 
 // A request of this back end.
-class NativeRequest : public RequestState {
+class ModelRequest : public RequestState {
    public:
     std::int64_t step() const override { return job.step(); }
     std::int64_t num_steps() const override { return job.steps(); }
@@ -61,10 +61,11 @@ class NativeRequest : public RequestState {
     std::vector<std::int64_t> shape_;
 };
 
-class NativeBackend : public Backend {
+class ModelBackend : public Backend {
    public:
-    // Throws Status::not_found, corrupt or unsupported for components that are missing, damaged, foreign or do not go together.
-    NativeBackend(const Package& package, int threads);
+    // `options.name` says who computes the d-DiT: NATIVE or a runtime of exported graphs. Throws Status::not_found, corrupt or
+    // unsupported for components or exports that are missing, damaged, foreign or do not go together.
+    ModelBackend(const Package& package, const BackendOptions& options);
 
     const ModelInfo& info() const override { return info_; }
     std::unique_ptr<RequestState> prepare(const Request& request) override;
@@ -72,30 +73,28 @@ class NativeBackend : public Backend {
     std::vector<Clip> decode(const RequestState& request) override;
     Preview preview(const RequestState& request, bool frames) override;
 
-    const DDiT& model() const { return model_; }
-
    private:
     struct Components {
         std::int64_t parameters;  // of the d-DiT
-        DDiT ddit;
+        std::unique_ptr<const Denoiser> ddit;
         VideoVae video;
         AudioVae audio;
         TextEncoder text;
     };
 
-    NativeBackend(const Package& package, Components components, int threads);
-    static Components read_components(const Package& package, int threads);
+    ModelBackend(const Package& package, Components components, const BackendOptions& options);
+    static Components read_components(const Package& package, const BackendOptions& options);
     void check_components(const Package& package) const;
     Schedule schedule_of(const Request& request, Task task, const KnownLatents& known) const;
     std::shared_ptr<const PromptText> prompt_text(const std::string& prompt);
     std::shared_ptr<const PromptText> null_text(std::int64_t length);
     void read_texts(const Request& request, Job& job);
-    void begin(NativeRequest& made, const KnownLatents& known, const Schedule& schedule);
+    void begin(ModelRequest& made, const KnownLatents& known, const Schedule& schedule);
 
     std::string hash_;
     ModelConfig config_;
     int threads_;
-    DDiT model_;
+    std::unique_ptr<const Denoiser> model_;
     VideoVae video_;
     AudioVae audio_;
     TextEncoder text_;
