@@ -24,8 +24,9 @@ from syncflow.engine.sampling.loop import sample
 from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Request
 
+from .alternating import Timing, alternate
 from .arrivals import Arrival, Outcome, StepCost, simulate
-from .step import PROMPTS, Timing, alternate, requests
+from .step import PROMPTS, requests
 
 QUEUE = 100_000  # requests that may wait: enough that none is refused
 WARM_UP = 0.1  # share of the first requests, which find empty replicas and do not count

@@ -24,17 +24,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .step import quiet
+from .alternating import quiet, ratio
 
 Progress = Callable[..., Iterable[int]]  # called like ``tqdm``
 ROOT = Path(__file__).parents[1]
 WORKER = Path(__file__).with_name("compare_worker.py")
 NATIVE = ("csrc", "CMakeLists.txt", "setup.py")  # what the native part is built from
 STEPS = 8  # in a round
-RESAMPLES = 2000
-CONFIDENCE = 95  # percent
+MOST = 4  # times as many rounds, where a ratio is not certain
 
 
 @dataclass(frozen=True)
@@ -127,44 +125,47 @@ class Worker:
 
 
 def compare(
-    base: Worker, own: Worker, chosen: Sequence[Workload], rounds: int, progress: Any = quiet
+    base: Worker,
+    own: Worker,
+    chosen: Sequence[Workload],
+    rounds: int,
+    progress: Any = quiet,
+    least: float | None = None,
 ) -> list[Comparison]:
-    """Every workload in both, in alternation, after one round that does not count; the order changes every round."""
+    """Every workload in both, in alternation, after one round that does not count; the order changes every round.
+
+    While the interval of a ratio has ``least`` in it, as many rounds are added, up to ``MOST`` times as many.
+    """
     seconds: dict[str, list[tuple[float, float]]] = {workload.name: [] for workload in chosen}
     same = dict.fromkeys(seconds, True)
-    for k in progress(range(rounds + 1), desc="comparing"):
-        for workload in chosen:
-            order = (base, own) if k % 2 else (own, base)
-            found = {worker: worker.run(workload) for worker in order}
-            (base_seconds, base_digest), (own_seconds, own_digest) = found[base], found[own]
-            same[workload.name] &= base_digest == own_digest
-            if k:
-                seconds[workload.name].append((base_seconds, own_seconds))
-    return [_comparison(name, pairs, same_bits=same[name]) for name, pairs in seconds.items()]
+    for extension in range(MOST):
+        for k in progress(range(rounds + (extension == 0)), desc="comparing"):
+            for workload in chosen:
+                order = (base, own) if k % 2 else (own, base)
+                found = {worker: worker.run(workload) for worker in order}
+                (base_seconds, base_digest), (own_seconds, own_digest) = found[base], found[own]
+                same[workload.name] &= base_digest == own_digest
+                if k or extension:
+                    seconds[workload.name].append((base_seconds, own_seconds))
+        rows = [_comparison(name, pairs, same_bits=same[name]) for name, pairs in seconds.items()]
+        if least is None or not any(row.low < least <= row.high for row in rows):
+            break
+    return rows
 
 
 def _comparison(name: str, pairs: Sequence[tuple[float, float]], *, same_bits: bool) -> Comparison:
     base, own = np.array(pairs).T
-    low, high = median_interval(base / own)
+    found = ratio(base, own)
     return Comparison(
         workload=name,
         base_ms=round(1e3 * float(np.median(base)), 3),
         own_ms=round(1e3 * float(np.median(own)), 3),
-        ratio=round(float(np.median(base / own)), 4),
-        low=round(low, 4),
-        high=round(high, 4),
+        ratio=found.median,
+        low=found.low,
+        high=found.high,
         rounds=len(pairs),
         same_bits=same_bits,
     )
-
-
-def median_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The bootstrap percentile interval of the median."""
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(values, (RESAMPLES, len(values))), axis=1)
-    tail = (100 - CONFIDENCE) / 2
-    low, high = np.percentile(medians, (tail, 100 - tail))
-    return float(low), float(high)
 
 
 def revision(name: str) -> str:
@@ -215,29 +216,31 @@ def working_tree() -> Iterator[Path]:
 
 
 def compare_revision(
-    name: str,
+    name: str | None,
     chosen: Sequence[Workload],
     rounds: int,
     *,
     model: Path | None = None,
     runtime: str = "auto",
     slow_down: float = 0.0,
+    least: float | None = None,
     progress: Progress = quiet,
     report: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """The working tree against a revision. -> ``revision``, the ``runtime`` of each, ``rows`` of :class:`Comparison`.
 
-    ``slow_down`` lengthens every step of the working tree by this share, to show that a gate fails. Raises
-    ``ValueError`` for an unknown revision and where an engine does not start.
+    Without a name, against itself. ``slow_down`` lengthens every step of the working tree by this share, to show that a
+    gate fails; ``least`` as in :func:`compare`. Raises ``ValueError`` for an unknown revision and where an engine does
+    not start.
     """
-    commit = revision(name)
+    commit = "working tree" if name is None else revision(name)
     with ExitStack() as stack:
-        base_source = stack.enter_context(extracted(commit, report))
+        base_source = stack.enter_context(working_tree() if name is None else extracted(commit, report))
         own_source = stack.enter_context(working_tree())
         report("loading both engines")
         base = stack.enter_context(Worker(base_source, model=model, runtime=runtime))
         own = stack.enter_context(Worker(own_source, model=model, runtime=runtime, slow_down=slow_down))
-        rows = compare(base, own, chosen, rounds, progress)
+        rows = compare(base, own, chosen, rounds, progress, least)
         runtimes = {"base": base.loaded["runtime"], "own": own.loaded["runtime"]}
     return {"revision": commit, "runtimes": runtimes, "rows": rows}
 

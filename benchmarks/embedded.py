@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from .compare import median_interval
+from .alternating import median_interval
 
 PROMPT = "a large red rubber ball bounces on a wooden floor"
 SEED = 7

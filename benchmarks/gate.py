@@ -1,8 +1,14 @@
-"""Performance regression gate: two ratios, measured within one process at every instruction level of this machine.
+"""Performance regression gate: ratios within one run, which hold on machines of any speed and under other load.
 
-They show a kernel that compiles to slow code at one level and a bad choice of the runtime, on machines of any speed:
-the rate of the linear kernel over that of a loop of multiply-adds, and the time of a step in plain PyTorch over that in
-the chosen runtime. Noise only lowers them, so the best of a few tries counts.
+At every instruction level of this machine, in one process: the rate of the linear kernel over that of a loop of
+multiply-adds, which shows a kernel that compiles to slow code at one level, and the time of a step in plain PyTorch
+over that in the chosen runtime, which shows a bad choice. Noise only lowers them, so the best of a few tries counts.
+
+Against another revision, in two processes: the ratio of the times of steps in alternation (``compare.py``). It fails
+where the whole interval of 95 % confidence is below the least, and takes more rounds while it is not certain.
+
+Why not instruction counts: counters of the processor are missing on many virtual machines, and a count does not show
+what waits for memory or for a register that was spilled.
 """
 
 from __future__ import annotations
@@ -24,10 +30,18 @@ from syncflow.engine.runtime.selection.choose import choose
 from syncflow.engine.runtime.selection.timing import measure
 from syncflow.kernels import native
 
+from . import compare, instructions
+
 LEAST_LINEAR = 0.5  # of the rate of multiply-adds alone
 LEAST_STEP = 0.95  # times as fast as plain PyTorch; runtimes within 5 % count as equally fast
 TRIES = 5
-SHAPE = (256, 128, 512)  # rows, inputs and outputs of the linear layer: those of an MLP of the bundled model
+LEAST_REVISION = 0.95  # times as fast as the other revision
+ROUNDS = 20
+SLOW_STEP = 0.10  # share by which a planted step is slower
+SLOW_CALLS = 2  # a planted kernel is called so often
+# Rows, inputs and outputs of the linear layer: the second one of an MLP of the bundled model. Its sums are long, so
+# that what follows them, which is not multiply-adds, counts little.
+SHAPE = (256, 512, 128)
 LINEAR_ROUNDS = 200
 
 
@@ -60,8 +74,11 @@ def best_of(tries: int, least: float, ratio: Callable[[], float]) -> tuple[float
     return best, count
 
 
-def check_linear(tries: int = TRIES) -> Check:
-    """The linear kernel on one thread against a loop of multiply-adds. Raises ``ValueError`` without the C++ part."""
+def check_linear(tries: int = TRIES, calls: int = 1) -> Check:
+    """The linear kernel on one thread against a loop of multiply-adds. Raises ``ValueError`` without the C++ part.
+
+    With ``calls`` above 1 it takes as many times as long, as a slow kernel would.
+    """
     extension = native.EXTENSION
     if extension is None:
         raise ValueError("the gate needs the C++ part, which was not built or is switched off by SYNCFLOW_NATIVE=0")
@@ -76,7 +93,8 @@ def check_linear(tries: int = TRIES) -> Check:
             peak = max(peak, extension.multiply_add_rate(0.01))
             for _ in range(LINEAR_ROUNDS // 4):
                 began = time.perf_counter()
-                extension.linear(x, packed, bias, y, False, 1)
+                for _ in range(calls):
+                    extension.linear(x, packed, bias, y, False, 1)
                 seconds = min(seconds, time.perf_counter() - began)
         return rows * inputs * outputs / seconds / peak
 
@@ -103,19 +121,47 @@ def check_step(tries: int = TRIES) -> Check:
     return Check(str(native.instructions()), "step", best, LEAST_STEP, count, detail)
 
 
-def check_level() -> list[Check]:
-    """All checks, at the instruction level of this process."""
-    return [check_linear(), check_step()]
+def check_revision(revision: str | None, slow_down: float = 0.0) -> list[Check]:
+    """Steps of the working tree against those of a revision, or against its own.
+
+    ``slow_down`` is a planted fault: the share by which every step of the working tree takes longer.
+    """
+    chosen = compare.workloads((1, 8), clip=False)
+    found = compare.compare_revision(revision, chosen, ROUNDS, slow_down=slow_down, least=LEAST_REVISION)
+    name = found["revision"][:12]
+    return [
+        Check(
+            instructions=instructions.used(),
+            name=row.workload,
+            ratio=row.high,
+            least=LEAST_REVISION,
+            tries=row.rounds,
+            detail=f"{row.ratio:.3f} times as fast as {name}, at most this with 95 % confidence",
+        )
+        for row in found["rows"]
+    ]
 
 
-def check_all_levels() -> list[Check]:
-    """All checks at every level of this machine, each level in a new process with an empty cache."""
+def check_level(plant: bool = False) -> list[Check]:
+    """The checks at the instruction level of this process; ``plant`` slows the kernel."""
+    return [check_linear(calls=SLOW_CALLS if plant else 1), check_step()]
+
+
+def check_all_levels(plant: str | None = None) -> list[Check]:
+    """The checks at every level of this machine, each level in a new process with an empty cache.
+
+    ``plant`` is the level at which the kernel is slowed. Raises ``ValueError`` for one that this machine has not.
+    """
     if native.EXTENSION is None:
         check_linear()
+    levels = native.EXTENSION.instruction_levels()
+    if plant is not None and plant not in levels:
+        raise ValueError(f"the level is {plant!r}; this machine has {', '.join(levels)}")
     checks: list[Check] = []
-    for level in native.EXTENSION.instruction_levels():
+    for level in levels:
         with tempfile.TemporaryDirectory(prefix="syncflow-") as cache:
             command = [sys.executable, "-m", "syncflow", "bench", "gate", "--instructions", level, "--json"]
+            command += ["--plant", level] if level == plant else []
             environment = os.environ | {"SYNCFLOW_CACHE": cache, "SYNCFLOW_CALIBRATION": "on"}
             ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
         if not ran.stdout.strip():
@@ -124,6 +170,65 @@ def check_all_levels() -> list[Check]:
             found.pop("passed")
             checks.append(Check(**found))
     return checks
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """How many of ``runs`` of the gate ``failed`` with what was ``planted``, and whether it should have."""
+
+    planted: str
+    runs: int
+    failed: int
+    expected: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether every run failed, or none, as it should."""
+        return self.failed == (self.runs if self.expected else 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dump``."""
+        return asdict(self) | {"holds": self.holds}
+
+
+def demonstrate(runs: int, report: Callable[[str], object]) -> list[Demonstration]:
+    """The gate with nothing planted ``runs`` times, with a slow step, and with a slow kernel at each level.
+
+    Nothing planted means the working tree against itself. ``report`` is told what every run found.
+    """
+
+    def failed(planted: str, run: Callable[[], list[Check]], count: int = 1) -> int:
+        found = 0
+        for k in range(count):
+            checks = run()
+            faults = [one for one in checks if not one.passed]
+            found += bool(faults)
+            ratios = ", ".join(f"{one.instructions} {one.name} {one.ratio:.2f}" for one in checks)
+            report(f"{planted}, run {k + 1} of {count} {'fails' if faults else 'passes'}: {ratios}")
+        return found
+
+    def whole() -> list[Check]:
+        return check_all_levels() + check_revision(None)
+
+    slow = f"a step that is {SLOW_STEP:.0%} slower"
+    found = [
+        Demonstration("nothing", runs, failed("nothing", whole, runs), False),
+        Demonstration(slow, 1, failed(slow, lambda: check_revision(None, SLOW_STEP)), True),
+    ]
+    for level in native.EXTENSION.instruction_levels():
+        name = f"a kernel that is {SLOW_CALLS} times as slow at {level}"
+        count = failed(name, lambda level=level: check_all_levels(level))  # type: ignore[misc]
+        found.append(Demonstration(name, 1, count, True))
+    return found
+
+
+def demonstrations_table(found: list[Demonstration]) -> str:
+    """Demonstrations as a Markdown table."""
+    lines = ["| planted | runs | failed | |", "|---|--:|--:|---|"]
+    for one in found:
+        verdict = "as it should" if one.holds else "NOT as it should"
+        lines.append(f"| {one.planted} | {one.runs} | {one.failed} | {verdict} |")
+    return "\n".join(lines)
 
 
 def table(checks: list[Check]) -> str:

@@ -133,9 +133,14 @@ def check(
     return cost, summarize(arrivals, predicted, number), summarize(arrivals, measured, number)
 
 
+def errors(predicted: Service, measured: Service) -> dict[str, float]:
+    """The shares by which the predicted throughput and 95th percentile are too large."""
+    return {name: getattr(predicted, name) / getattr(measured, name) - 1 for name in ("throughput", "p95")}
+
+
 def table(predicted: Service, measured: Service) -> str:
-    """Markdown: each figure as predicted and as measured, and their ratio."""
-    lines = ["| | predicted | measured | measured / predicted |", "|---|--:|--:|--:|"]
+    """Markdown: each figure as predicted and as measured, and the error of the prediction."""
+    lines = ["| | predicted | measured | error |", "|---|--:|--:|--:|"]
     for name, label in (
         ("throughput", "requests a second"),
         ("mean", "mean latency, s"),
@@ -144,7 +149,7 @@ def table(predicted: Service, measured: Service) -> str:
         ("p99", "p99, s"),
     ):
         expected, found = getattr(predicted, name), getattr(measured, name)
-        lines.append(f"| {label} | {expected:.3g} | {found:.3g} | {found / expected:.3f} |")
+        lines.append(f"| {label} | {expected:.3g} | {found:.3g} | {expected / found - 1:+.1%} |")
     return "\n".join(lines)
 
 
@@ -158,6 +163,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16, help="steps of a request")
     parser.add_argument("--requests", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-most", type=float, help="exit code 1 if throughput or p95 is off by more percent")
     given = parser.parse_args()
     if min(given.replicas, given.threads, given.steps, given.requests) < 1 or given.load <= 0:
         parser.error("--replicas, --threads, --steps, --requests must be 1 or more, and --load more than 0")
@@ -166,6 +172,10 @@ def main() -> None:
     each, fixed, decode = (f"{1e3 * seconds:.3g} ms" for seconds in (cost.each, cost.fixed, cost.decode))
     print(f"a step takes {fixed} and {each} for each request, a decoding {decode}\n")
     print(table(predicted, measured))
+    if given.at_most is not None:
+        worst = max(abs(error) for error in errors(predicted, measured).values())
+        print(f"\nthroughput and p95 are predicted within {worst:.1%}; allowed are {given.at_most:g} %")
+        raise SystemExit(worst > given.at_most / 100)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ baseline's before anything is timed.
 
 from __future__ import annotations
 
+import os
+import shutil
 import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,6 +23,7 @@ from syncflow.engine.engine import Engine, workload
 from syncflow.engine.model.denoiser import Denoiser
 from syncflow.engine.runtime.exported import GraphDenoiser
 from syncflow.engine.runtime.selection.choose import RuntimeChoice, choose
+from syncflow.engine.runtime.selection.libraries import LIBRARIES, export_for, version_of
 from syncflow.engine.runtime.selection.settings import TorchOptions
 from syncflow.engine.sampling.conditioning_cache import ConditioningCache
 from syncflow.engine.sampling.job import Job
@@ -32,7 +33,9 @@ from syncflow.engine.types import Latents, Request
 from syncflow.kernels.launch import implementation
 
 from . import instructions
-from .library_only import LIBRARIES, LibraryOnly
+from .alternating import Ratio, Timing, alternate, ratio
+from .library_only import LIBRARIES as LIBRARY_ONLY
+from .library_only import LibraryOnly
 
 PROMPTS = (
     "a large red rubber ball bounces on a wooden floor",
@@ -41,38 +44,38 @@ PROMPTS = (
     "a large white wooden ball rolls on a wooden floor",
 )
 Work = tuple[int, int, int]
-PAUSE = 0.02  # seconds
 STEPS = 200  # of the schedule: more than a run takes
 TAKE_STEPS, TAKE_ROUNDS = 8, 5
+BASELINES = ("torch-plain", "compiled", "onnxruntime", "openvino")  # what other software would use
 COUNTED = ("torch", "torch-plain")  # runtimes whose operations PyTorch can count
 
 
-def quiet(rounds: Sequence[int], desc: str) -> Iterable[int]:
-    """No progress bar: takes the place of ``tqdm``."""
-    return rounds
-
-
 @dataclass(frozen=True)
-class Timing:
-    """Timed ``rounds``, a ``clock`` in seconds, and ``progress``, called like ``tqdm``.
+class Variant:
+    """A way to make a step: ``step`` makes one, ``rel_err`` is the error of its velocities.
 
-    ``time.perf_counter`` measures latency. ``time.process_time`` adds up the CPU time of all threads, spinning ones
-    included: for machines under other load.
+    ``launches`` are operations sent to the device and ``bytes`` the size of their arguments and results; None for
+    runtimes that do not run PyTorch operations. ``flops`` of a step: of the reference loop its own, of a runtime those
+    of the batched step in PyTorch, of which a runtime may need fewer.
     """
 
-    rounds: int = 20
-    clock: Callable[[], float] = time.perf_counter
-    progress: Callable[..., Iterable[int]] = quiet
+    name: str
+    runtime: str
+    step: Callable[[], object]
+    rel_err: float
+    flops: int
+    launches: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """``ms_p50`` of a step; ``ratio`` of the reference loop's time to it; ``rel_err`` of its velocities.
+    """``ms_p50`` of a step; ``ratio`` of the reference loop's time to it, which is within ``low`` and ``high`` with
+    95 % confidence; ``rel_err`` of its velocities.
 
-    ``instructions``: the highest instruction level in use ("x86-64-v3", …). ``flops`` of a step: of the reference loop
-    its own, of a runtime those of the batched step in PyTorch, of which a runtime may need fewer; ``gflops`` is the
-    rate, in 1e9 a second. ``launches`` are operations sent to the device and ``bytes`` the size of their arguments and
-    results; None for runtimes that do not run PyTorch operations.
+    ``instructions``: the highest instruction level in use ("x86-64-v3", …). ``gflops`` is the rate, in 1e9 a second.
+    The rest as in :class:`Variant`. Of ``auto`` alone, ``fastest_other`` is the fastest of the others, and
+    ``over_fastest`` how many times as fast ``auto`` is.
     """
 
     name: str
@@ -80,11 +83,15 @@ class Row:
     instructions: str
     ms_p50: float
     ratio: float
+    low: float
+    high: float
     gflops: float
     rel_err: float
     launches: int | None
     flops: int
     bytes: int | None
+    fastest_other: str | None = None
+    over_fastest: Ratio | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dump``."""
@@ -124,77 +131,84 @@ def runtimes(
     return found
 
 
-def compare(engine: Engine, chosen: Mapping[str, RuntimeChoice], batch: int, timing: Timing) -> list[Row]:
-    """Rows for a batch: the reference loop, then every runtime, one step of each in every round.
+def available(engine: Engine) -> list[str]:
+    """``auto``, and the runtimes that other software would use for this model here, in order of :data:`BASELINES`."""
+    found = ["auto"]
+    for name in BASELINES:
+        try:
+            if name in LIBRARIES:
+                export_for(name, engine.components.ddit, engine.export_locations, "float32")
+                version_of(name)
+        except ValueError:
+            continue
+        if name != "compiled" or engine.device.type == "cuda" or shutil.which(os.environ.get("CXX", "c++")):
+            found.append(name)
+    return found
+
+
+def variants(engine: Engine, chosen: Mapping[str, RuntimeChoice], batch: int) -> list[Variant]:
+    """The reference loop and every runtime, each after its first step, whose velocities were compared.
 
     A runtime of exported graphs is followed by its library alone, with the same graphs.
     """
     jobs = requests(engine, batch)
     reference, counted = (PlainReferenceLoop(engine.components.ddit, jobs) for _ in range(2))
-    steppers: dict[str, Any] = {"reference": reference}
-    runtime_of, before, errors = {"reference": "reference"}, reference.latents, {"reference": 0.0}
+    before = reference.latents
     launches, reference_flops, traffic = _work(counted.step)
-    counts: dict[str, tuple[int, int]] = {"reference": (launches, traffic)}
     reference.step()
     expected = reference.latents
-    for name, runtime in chosen.items():
-        steppers[name], runtime_of[name] = batch_of(runtime.denoiser, overlap=runtime.overlap), runtime.runtime
-        steppers[name].join(jobs)
-        steppers[name].step()
-        errors[name] = _error(steppers[name].latents, expected, before)
-        if runtime.runtime in COUNTED:
-            launches, _, traffic = _work(steppers[name].step)
-            counts[name] = launches, traffic
-        if isinstance(runtime.denoiser, GraphDenoiser) and name in LIBRARIES:
-            alone = LibraryOnly(name, runtime.denoiser, jobs)
-            steppers[f"{name} alone"], errors[f"{name} alone"] = alone, alone.error
-            runtime_of[f"{name} alone"] = name
     plain = batch_of(engine.components.ddit)
     plain.join(jobs)
     batched_flops = flops(plain.step)
-    seconds = alternate({name: stepper.step for name, stepper in steppers.items()}, timing, f"batch {batch}")
-    median = {name: statistics.median(times) for name, times in seconds.items()}
+    found = [Variant("reference", "reference", reference.step, 0.0, reference_flops, launches, traffic)]
+    for name, runtime in chosen.items():
+        stepper = batch_of(runtime.denoiser, overlap=runtime.overlap)
+        stepper.join(jobs)
+        stepper.step()
+        error, counts = _error(stepper.latents, expected, before), {}
+        if runtime.runtime in COUNTED:
+            launches, _, traffic = _work(stepper.step)
+            counts = {"launches": launches, "bytes": traffic}
+        found.append(Variant(name, runtime.runtime, stepper.step, error, batched_flops, **counts))
+        if isinstance(runtime.denoiser, GraphDenoiser) and name in LIBRARY_ONLY:
+            alone = LibraryOnly(name, runtime.denoiser, jobs)
+            found.append(Variant(f"{name} alone", name, alone.step, alone.error, batched_flops))
+    return found
+
+
+def compare(engine: Engine, chosen: Mapping[str, RuntimeChoice], batch: int, timing: Timing) -> list[Row]:
+    """Rows for a batch: the reference loop, then every runtime, one step of each in every round."""
+    every = variants(engine, chosen, batch)
+    seconds = alternate({one.name: one.step for one in every}, timing, f"batch {batch}")
     rows = []
-    for name in steppers:
-        count = reference_flops if name == "reference" else batched_flops
-        launched, moved = counts.get(name, (None, None))
+    for one in every:
+        median, against = statistics.median(seconds[one.name]), ratio(seconds["reference"], seconds[one.name])
+        automatic = one.name.startswith("auto")
         rows.append(
             Row(
-                name=f"{name}, batch {batch}",
-                runtime=runtime_of[name],
+                name=f"{one.name}, batch {batch}",
+                runtime=one.runtime,
                 instructions=instructions.used(),
-                ms_p50=round(1e3 * median[name], 3),
-                ratio=round(median["reference"] / median[name], 3),
-                gflops=round(count / median[name] / 1e9, 2),
-                rel_err=errors[name],
-                launches=launched,
-                flops=count,
-                bytes=moved,
+                ms_p50=round(1e3 * median, 3),
+                ratio=against.median,
+                low=against.low,
+                high=against.high,
+                gflops=round(one.flops / median / 1e9, 2),
+                rel_err=one.rel_err,
+                launches=one.launches,
+                flops=one.flops,
+                bytes=one.bytes,
+                **(over_fastest(seconds, one.name) if automatic else {}),
             )
         )
     return rows
 
 
-def alternate(
-    functions: Mapping[str, Callable[[], object]], timing: Timing, desc: str = "timing"
-) -> dict[str, list[float]]:
-    """Seconds of every function in every round, in alternation, after two warm-up rounds.
-
-    Each timed call follows a pause, in which the spinning threads of the function before go to sleep, and one untimed
-    call, after which threads and caches are as in a running loop.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for k in timing.progress(range(timing.rounds + 2), desc=desc):
-        for name, function in functions.items():
-            time.sleep(PAUSE)
-            function()
-            _synchronize()
-            start = timing.clock()
-            function()
-            _synchronize()
-            if k >= 2:
-                seconds[name].append(timing.clock() - start)
-    return seconds
+def over_fastest(seconds: Mapping[str, Sequence[float]], own: str) -> dict[str, Any]:
+    """``fastest_other``: the name of the fastest of the others; ``over_fastest``: how many times as fast ``own`` is."""
+    others = {name: statistics.median(times) for name, times in seconds.items() if name != own}
+    fastest = min(others, key=lambda name: others[name])
+    return {"fastest_other": fastest, "over_fastest": ratio(seconds[fastest], seconds[own])}
 
 
 @dataclass(frozen=True)
@@ -255,24 +269,23 @@ class Traffic(TorchDispatchMode):
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as Markdown."""
+    """Rows as Markdown, and a sentence on ``auto``."""
     lines = [
-        "| step | ms | reference / own | GFLOP/s | error | launches | GFLOP | MB |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| step | ms | reference / own | 95 % interval | GFLOP/s | error | launches | GFLOP | MB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         launches = "" if row.launches is None else f"{row.launches}"
         traffic = "" if row.bytes is None else f"{row.bytes / 1e6:.0f}"
-        speed = f"{row.ms_p50:.1f}", f"{row.ratio:.2f}", f"{row.gflops:.1f}"
+        speed = f"{row.ms_p50:.1f}", f"{row.ratio:.2f}", f"{row.low:.2f} to {row.high:.2f}", f"{row.gflops:.1f}"
         cells = (row.name, *speed, f"{row.rel_err:.1e}", launches, f"{row.flops / 1e9:.2f}", traffic)
         lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        f"{row.name} is {row.over_fastest} times as fast as {row.fastest_other}, the fastest of the others"
+        for row in rows
+        if row.over_fastest is not None
+    ]
     return "\n".join(lines)
-
-
-def _synchronize() -> None:
-    """Wait until a GPU has computed all that it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def _error(found: Latents, expected: Latents, before: Latents) -> float:

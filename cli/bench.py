@@ -1,18 +1,22 @@
-"""``syncflow bench``: benchmarks of steps, kernels and approximate options, and counts of FLOPs."""
+"""``syncflow bench``: all of its commands; here those of steps, kernels, approximate options and FLOPs."""
 
 from __future__ import annotations
 
 import os
 import sys
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from . import options
 from .bench_engine import capacity, compare, profile
+from .bench_gate import check_instructions, gate, limit_instructions
+from .bench_limits import history, memory, roofline, scaling
 
-app = typer.Typer(help="Benchmark steps, kernels and approximate options, and count FLOPs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Measure steps, kernels and memory beside baselines and limits; find regressions.", no_args_is_help=True
+)
 Names = list[str] | None
 Instructions = Annotated[
     str | None,
@@ -21,7 +25,7 @@ Instructions = Annotated[
     ),
 ]
 
-for command in (compare, profile, capacity):
+for command in (compare, gate, profile, roofline, scaling, memory, capacity, history):
     app.command()(command)
 
 
@@ -34,7 +38,8 @@ def step(
     runtimes: Annotated[
         str,
         typer.Option(
-            help="Runtimes, comma-separated: auto, torch, torch-plain, native, compiled, onnxruntime, openvino, aoti."
+            help="Runtimes, comma-separated: auto, torch, torch-plain, native, compiled, onnxruntime, openvino, aoti; "
+            "or all: auto and what other software would use."
         ),
     ] = "auto",
     instructions: Instructions = None,
@@ -47,6 +52,14 @@ def step(
     overlap: options.Overlap = None,
     fp8: options.Fp8 = False,
     autotune: options.Autotune = False,
+    clips: Annotated[
+        bool, typer.Option("--clips", help="Time whole clips of 8 steps, from sentences to frames and sound, instead.")
+    ] = False,
+    at_least: Annotated[
+        float | None,
+        typer.Option(min=0, help="Exit code 1 unless auto is more than so many times as fast as the fastest other."),
+    ] = None,
+    history: options.History = None,
     model: options.Model = None,
     json: options.Json = False,
 ) -> None:
@@ -54,31 +67,42 @@ def step(
 
     Runtimes of exported graphs need `syncflow export` first.
     """
-    _limit_instructions(instructions)
+    limit_instructions(instructions)
     import time
 
+    from ..benchmarks import clip
     from ..benchmarks import step as steps
+    from ..benchmarks.alternating import Timing
     from ..engine.engine import Engine
     from ..engine.runtime.selection.choose import RUNTIMES
     from ..engine.runtime.selection.settings import TorchOptions
 
-    _check_instructions(instructions)
+    check_instructions(instructions)
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
-    names = options.choices("runtime", runtimes, RUNTIMES)
+    names = steps.available(engine) if runtimes == "all" else options.choices("runtime", runtimes, RUNTIMES)
+    if at_least is not None and "auto" not in names:
+        raise ValueError("--at-least is about the runtime auto; --runtimes must have it")
+    kind: Any = clip if clips else steps
     chosen = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
-    timing = steps.Timing(rounds, time.perf_counter if clock == "wall" else time.process_time, options.progress_bar)
-    rows = [row for size in batch or (1, 8) for row in steps.compare(engine, chosen, size, timing)]
-    takes = [] if engine.config.ddit.video_reads_audio else steps.takes(engine, chosen, timing)
+    seconds = time.perf_counter if clock == "wall" else time.process_time
+    timing = Timing(rounds, seconds, options.progress_bar, str(engine.device))
+    rows: list[Any] = [row for size in batch or (1, 8) for row in kind.compare(engine, chosen, size, timing)]
+    takes = [] if clips or engine.config.ddit.video_reads_audio else steps.takes(engine, chosen, timing)
+    figures = {f"{row.name}, ms": row.ms_p50 for row in rows}
+    figures |= {f"{row.name} over {row.fastest_other}": row.over_fastest.median for row in rows if row.over_fastest}
+    options.record(history, "bench step --clips" if clips else "bench step", figures)
     if json:
         found = {"rows": [row.to_dict() for row in rows], "takes": [one.to_dict() for one in takes]}
         options.show_json({"clock": clock, **found})
     else:
-        print(steps.table(rows))
+        print(kind.table(rows))
         for one in takes:
             times = f"{one.eight_ms:.0f} ms, {one.ratio:.2f} times the {one.one_ms:.0f} of one"
             print(f"8 sounds of one video, {steps.TAKE_STEPS} steps, {one.name}: {times}")
         if clock == "cpu":
             print("times are CPU time of all threads together")
+    if at_least is not None and any(row.over_fastest is not None and row.over_fastest.low <= at_least for row in rows):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -111,31 +135,6 @@ def calibrate(
             print(f"{name:20} {ms:9.2f} ms a step")
         print("not cached: the cache cannot be written" if timed.file is None else f"cached in {timed.file}")
     print(f"auto takes {chosen.runtime}: {chosen.why}")
-
-
-@app.command()
-def gate(
-    instructions: Annotated[
-        str | None, typer.Option(help="Instruction level to check; default: every level of this machine.")
-    ] = None,
-    json: options.Json = False,
-) -> None:
-    """Check two speed ratios at every instruction level; exit code 1 if one is too low.
-
-    The linear kernel must reach half the rate of a loop of multiply-adds, and a step of the runtime that `auto` takes
-    must be no slower than in plain PyTorch.
-    """
-    _limit_instructions(instructions)
-    from ..benchmarks import gate as gates
-
-    _check_instructions(instructions)
-    checks = gates.check_all_levels() if instructions is None else gates.check_level()
-    if json:
-        options.show_json({"checks": [check.to_dict() for check in checks]})
-    else:
-        print(gates.table(checks))
-    if not all(check.passed for check in checks):
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -216,22 +215,6 @@ def kernels(
         _report_aot(aot, dtype, preset, operation, batch, overrides, jobs, json)
     else:
         _time_kernels(dtype, preset, operation, batch, json)
-
-
-def _limit_instructions(level: str | None) -> None:
-    """Limit the instruction level of this process, which starts again if libraries were loaded already."""
-    if level is not None:
-        from ..benchmarks import instructions
-
-        instructions.limit(level)
-
-
-def _check_instructions(level: str | None) -> None:
-    """Check that the native part has the instruction level. Raises ``ValueError`` if not."""
-    if level is not None:
-        from ..benchmarks import instructions
-
-        instructions.check(level)
 
 
 def _report_aot(

@@ -110,8 +110,8 @@ def capacity(
 ) -> None:
     """Simulate how many replicas of the engine serve a load in time; requests arrive as a Poisson process."""
     from ..benchmarks import capacity as planning
+    from ..benchmarks.alternating import Timing
     from ..benchmarks.arrivals import StepCost
-    from ..benchmarks.step import Timing
     from ..engine.engine import Engine
 
     if step_ms is None:

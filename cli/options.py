@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,10 @@ Model = Annotated[
     Path | None, typer.Option("--model", help="Model package (a folder); default: the bundled syncflow-tiny.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+History = Annotated[
+    Path | None,
+    typer.Option("--history", help="Folder to add the figures to (see `syncflow bench history`); default: none."),
+]
 Runtime = Annotated[
     str,
     typer.Option(
@@ -115,6 +119,14 @@ def check_output(path: Path, *suffixes: str) -> None:
 def show_json(values: dict[str, Any]) -> None:
     """Print one JSON object."""
     print(json.dumps(values, indent=2))
+
+
+def record(history: Path | None, command: str, figures: Mapping[str, float]) -> None:
+    """Add figures to the history in a folder, unless that is None."""
+    if history is not None:
+        from ..benchmarks.history import record
+
+        record(history, command, figures)
 
 
 def progress_bar(rounds: Sequence[int], desc: str) -> Iterable[int]:

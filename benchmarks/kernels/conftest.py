@@ -11,25 +11,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from syncflow.benchmarks.kernels.cases import OPERATIONS, Case, cases
 from syncflow.benchmarks.kernels.harness import Outcome, Roofline, compare, measure_roofline
 from syncflow.benchmarks.kernels.variants import variants
+from syncflow.benchmarks.replay import CLOCK, replay
 
 DEVICE, DTYPE = "cuda", torch.bfloat16
-
-
-class DeviceClock:
-    """A timer of device time, advanced by the measured seconds."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Add the seconds of a round."""
-        self.now += seconds
-
-
-CLOCK = DeviceClock()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -79,5 +63,4 @@ def record(measured: BenchmarkFixture, outcome: Outcome) -> None:
     measured.extra_info |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
     measured.extra_info |= outcome.to_dict()
     if outcome.timing is not None:
-        samples = iter(outcome.timing.samples)
-        measured.pedantic(lambda: CLOCK.advance(next(samples)), rounds=len(outcome.timing.samples))
+        replay(measured, outcome.timing.samples)

@@ -12,15 +12,14 @@ rest of the layers repeat the second.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ...engine.cost.counting import meta_model
@@ -31,6 +30,7 @@ from ...engine.runtime.fp8 import with_fp8
 from ...engine.sampling.sequential import batch_of
 from ...kernels.launch import Launch, tiles
 from ...kernels.launch.aot import Inspection, inspect, specialise
+from ..step_recorder import StepRecorder, product_sizes
 from .cases import Work, bytes_of, reference, syncflow_operation
 from .predicted import CLOCK, LAUNCH_US, MATRIX, MEMORY, PREDICTED_ARCH, SMS, START, launch_work, predict
 
@@ -40,7 +40,6 @@ EDGE = 1.7e-6 / (
     128 * 256
 )  # seconds a wave and output of a tile, in which it fills its pipeline and writes its results
 LIBRARY = ("linear_gelu", "gated_linear", "fp8_linear")
-PARTS = ("video tower", "adaptors", "contexts", "audio tower", "loop")
 
 
 @dataclass(frozen=True)
@@ -120,12 +119,13 @@ def predict_step(name: str = "syncflow-xl", batch: int = 1, *, fp8: bool = False
             running = batch_of(model)
             running.join([synthetic_job(shallow, 3) for _ in range(batch)])
             running.step()  # makes what later steps keep
-            with _Recorder(model, times) as recorder:
+            calls: Counter[Call] = Counter()
+            with StepRecorder(model, partial(times.count, calls)):
                 running.step()
-        counts.append(recorder.calls)
+        counts.append(calls)
     total = {call: counts[0][call] + (config.ddit.depth - 1) * (n - counts[0][call]) for call, n in counts[1].items()}
-    calls = (Call(**{**asdict(call), "count": count}) for call, count in total.items() if count)
-    return PredictedStep(name, batch, fp8, tuple(calls))
+    all_calls = (Call(**{**asdict(call), "count": count}) for call, count in total.items() if count)
+    return PredictedStep(name, batch, fp8, tuple(all_calls))
 
 
 def product_us(m: int, n: int, k: int, dtype: str, bytes_moved: int) -> float:
@@ -154,12 +154,17 @@ class _Times:
     def __init__(self) -> None:
         self._inspected: dict[str, Inspection] = {}
 
+    def count(self, calls: Counter[Call], part: str, name: str, arguments: tuple[Any, ...], output: object) -> None:
+        """Add an operation to ``calls``."""
+        us, launches = self.of(name, arguments, output)
+        calls[Call(part, name.removeprefix("syncflow::"), _shape(name, arguments, output), us, launches)] += 1
+
     def of(self, name: str, arguments: tuple[Any, ...], output: object) -> tuple[float, int]:
         """Microseconds and launches of an operation of PyTorch or of this package."""
         if name.startswith("syncflow::"):
             return self._own(name.removeprefix("syncflow::"), arguments)
         moved = bytes_of(arguments) + bytes_of(output)
-        sizes = _product_sizes(name, arguments, output)
+        sizes = product_sizes(name, arguments, output)
         if sizes is not None:
             return product_us(*sizes, "bfloat16", moved), 1
         return 1e6 * moved / MEMORY, 1
@@ -194,57 +199,6 @@ class _Times:
         return found, len(launches)
 
 
-class _Recorder(TorchDispatchMode):
-    """Counts the operations that reach the device, by the module that calls them."""
-
-    def __init__(self, model: nn.Module, times: _Times) -> None:
-        super().__init__()
-        self.model, self.times = model, times
-        self.calls: Counter[Call] = Counter()
-        self._stack: list[str] = []
-        self._off = False
-
-    def __enter__(self) -> _Recorder:
-        self._hooks = [hook for name, one in self.model.named_modules() for hook in self._hook(name, one)]
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        for hook in self._hooks:
-            hook.remove()
-
-    def _hook(self, name: str, module: nn.Module) -> Iterator[Any]:
-        yield module.register_forward_pre_hook(lambda *_: self._stack.append(name))
-        yield module.register_forward_hook(lambda *_: self._stack.pop() and None)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if not func.is_view and _on_device(args, output):
-            with self._paused():
-                name = func.name().removeprefix("aten::").partition(".")[0]
-                us, launches = self.times.of(name, args, output)
-            call = Call(self._part(), name.removeprefix("syncflow::"), _shape(name, args, output), us, launches)
-            self.calls[call] += 1
-        return output
-
-    @contextmanager
-    def _paused(self) -> Iterator[None]:
-        with torch.utils._python_dispatch._disable_current_modes():
-            yield
-
-    def _part(self) -> str:
-        video = any(name.startswith("video") for name in self._stack)
-        if any(name.startswith("audio.adaptors") for name in self._stack):
-            return "adaptors"
-        audio = any(name.startswith("audio") for name in self._stack)
-        return "contexts" if video and audio else "video tower" if video else "audio tower" if audio else "loop"
-
-
-def _on_device(args: object, output: object) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.is_meta and leaf.numel() for leaf in tree_leaves((args, output)))
-
-
 def _work(name: str, arguments: tuple[Any, ...]) -> Work:
     """The least work of an operation of this package, as in ``cases.py``."""
     function: Callable[..., Any] = reference(name)
@@ -252,21 +206,8 @@ def _work(name: str, arguments: tuple[Any, ...]) -> Work:
     return Work(bytes_of(arguments) + bytes_of(output), flops(lambda: function(*arguments)))
 
 
-def _product_sizes(name: str, args: tuple[Any, ...], output: object) -> tuple[int, int, int] | None:
-    """M, N and K of a matrix product of PyTorch, None of another operation."""
-    if name in ("mm", "addmm", "linear"):
-        x, weight = (args[0], args[1]) if name != "addmm" else (args[1], args[2])
-        n = weight.shape[0] if name == "linear" else weight.shape[1]
-        return prod(x.shape[:-1]), n, x.shape[-1]
-    if name == "convolution":
-        weight = args[1]
-        assert isinstance(output, Tensor)
-        return output.numel() // weight.shape[0], weight.shape[0], weight[0].numel()
-    return None
-
-
 def _shape(name: str, args: tuple[Any, ...], output: object) -> str:
-    sizes = _product_sizes(name, args, output)
+    sizes = product_sizes(name, args, output)
     if sizes is not None:
         return "M={} N={} K={}".format(*sizes)
     first = next((leaf for leaf in tree_leaves((args, output)) if isinstance(leaf, Tensor)), None)

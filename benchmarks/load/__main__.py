@@ -12,8 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from .server import Server
 
 MIB = 2**20
 SMALL = {"prompt": "a red ball bounces", "seconds": 0.5, "size": "32x32", "num_inference_steps": 2}
+RUNS = 5  # of the comparison
+SAMPLES = 5  # of the memory during the load
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
 
@@ -37,21 +41,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_media(folder)
-        with Server(folder, "--runtime", "torch", "--queue", str(max(given.queue, given.requests))) as server:
-            _generate(server, 16)  # so that what grows with the first requests has grown
-            before = server.resident
-            rows = _locust(server, folder, given.clients, given.seconds)
-            failures = _print(rows)
-            while server.metric("syncflow_num_queue_reqs") + server.metric("syncflow_num_in_flight_reqs"):
-                time.sleep(0.2)
-            print(
-                f"resident memory of the server: {before / MIB:.0f} MiB before, {server.resident / MIB:.0f} MiB after"
-            )
-            steps = _cancel(server)
-            print(f"steps after the deletion of a running video: {steps:g}")
-            if given.requests:
+        with Server(folder / "load", "--runtime", "torch", "--queue", str(given.queue)) as server:
+            _generate(server, min(16, given.queue))  # so that what grows with the first requests has grown
+            with _memory(server, given.seconds) as resident:
+                failures = _print(_locust(server, folder, given.clients, given.seconds))
+            _wait_until_idle(server)
+            resident.append(server.resident)
+            print(f"resident memory of the server: {', '.join(f'{each / MIB:.0f}' for each in resident)} MiB")
+            steps = max(_cancel(server) for _ in range(3))
+            print(f"steps after the deletion of a running video: {steps:g} (the most of 3)")
+        if given.requests:
+            with Server(folder / "compared", "--runtime", "torch", "--queue", str(given.requests)) as server:
                 _compare(server, folder, given.requests)
     return int(failures > 0 or steps > 1)
+
+
+@contextmanager
+def _memory(server: Server, seconds: float) -> Iterator[list[int]]:
+    """Resident bytes of a server: now, and at equal intervals of ``seconds`` for as long as the block lasts."""
+    samples, ended = [server.resident], threading.Event()
+
+    def watch() -> None:
+        while len(samples) < SAMPLES and not ended.wait(seconds / (SAMPLES - 1)):
+            samples.append(server.resident)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _wait_until_idle(server: Server) -> None:
+    while server.metric("syncflow_num_queue_reqs") + server.metric("syncflow_num_in_flight_reqs"):
+        time.sleep(0.2)
 
 
 def _write_media(folder: Path) -> None:
@@ -68,19 +93,7 @@ def _write_media(folder: Path) -> None:
 def _locust(server: Server, folder: Path, clients: int, seconds: int) -> list[dict[str, Any]]:
     """The rows of locust, one for each kind of request."""
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--json", "--host", server.url]
-    command += [
-        "-u",
-        str(clients),
-        "-r",
-        str(clients),
-        "-t",
-        f"{seconds}s",
-        "--stop-timeout",
-        "20",
-        "-L",
-        "ERROR",
-        "--only-summary",
-    ]
+    command += f"-u {clients} -r {clients} -t {seconds}s --stop-timeout 20 -L ERROR --only-summary".split()
     environment = {**os.environ, "SYNCFLOW_LOAD_MEDIA": str(folder)}
     finished = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
     start = finished.stdout.find("[")
@@ -156,7 +169,8 @@ def _compare(server: Server, folder: Path, count: int) -> None:
     row = {"prompt": SMALL["prompt"], "seconds": 0.5, "width": 32, "height": 32, "steps": 2}
     prompts.write_text("".join(json.dumps({**row, "seed": seed}) + "\n" for seed in range(count)))
     rates: list[tuple[float, float]] = []
-    for run in range(3):
+    _generate(server, count)
+    for run in range(RUNS):
         command = [sys.executable, "-m", "syncflow", "batch", str(prompts), "-o", str(folder / f"clips-{run}")]
         batch = subprocess.run([*command, "--runtime", "torch", "--json"], stdout=subprocess.PIPE, check=True)
         rates.append((_generate(server, count), json.loads(batch.stdout)["clips_per_second"]))

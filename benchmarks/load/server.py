@@ -18,6 +18,7 @@ class Server:
     """A server on a free port of the loopback, until the end of the block."""
 
     def __init__(self, folder: Path, *options: str) -> None:
+        folder.mkdir(exist_ok=True)
         self.log = folder / "server.log"
         command = [sys.executable, "-m", "syncflow", "serve", "--data", str(folder / "data"), "--port", "0", *options]
         with self.log.open("w") as log:

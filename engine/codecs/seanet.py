@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ...kernels.launch.eager import eager_on_cpu
+from ...kernels.launch.eager import computes_as_on_cpu
 from ..validation import refuse, shown, whole_between
 
 NORMS = ("weight_norm", "time_group_norm")
@@ -171,7 +171,7 @@ class TransposedConv(nn.Module):
         self.sides = total - after, after
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self._convolved(x) if eager_on_cpu((x,)) else self.conv(x))
+        x = self.norm(self._convolved(x) if computes_as_on_cpu(x) else self.conv(x))
         return x[..., self.sides[0] : x.shape[-1] - self.sides[1]]
 
     def _convolved(self, x: Tensor) -> Tensor:

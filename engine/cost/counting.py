@@ -76,6 +76,8 @@ def _shape(value: Any) -> Hashable:
     """The key of a call: shapes and dtypes of tensors at any depth, and every other value itself."""
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype
+    if isinstance(value, slice):
+        return value.start, value.stop, value.step
     if isinstance(value, Mapping):
         return tuple((name, _shape(part)) for name, part in value.items())
     if isinstance(value, (tuple, list)):

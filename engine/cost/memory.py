@@ -11,14 +11,17 @@ import copy
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ...kernels.launch.eager import estimating_for_cpu
 from ..components import Components
 from ..config import SequenceConfig
 from ..forking import remember
@@ -33,11 +36,19 @@ from ..sampling.sequential import batch_of
 WORKSPACE = 32 << 20  # bytes of PyTorch's workspace for cuBLAS on Hopper; on other GPUs it is 8 MiB
 
 
-class LiveMemoryMode(TorchDispatchMode):
-    """Counts the bytes of live tensors that operations allocated: ``now``, and the ``peak``."""
+CONVOLUTIONS = (torch.ops.aten.conv3d.default, torch.ops.aten.convolution.default)
+SMALL = 20480  # batch x channels x frames x height, up to which PyTorch unfolds the input of a convolution on a CPU
 
-    def __init__(self) -> None:
+
+class LiveMemoryMode(TorchDispatchMode):
+    """Counts the bytes of live tensors that operations allocated: ``now``, and the ``peak``.
+
+    ``on_cpu``: with the buffer into which PyTorch unfolds the input of a small 3-D convolution on a CPU.
+    """
+
+    def __init__(self, *, on_cpu: bool = False) -> None:
         super().__init__()
+        self.on_cpu = on_cpu
         self.now = self.peak = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
@@ -49,15 +60,17 @@ class LiveMemoryMode(TorchDispatchMode):
                 self.now += storage.nbytes()
                 self.peak = max(self.peak, self.now)
                 weakref.finalize(storage, self._freed, storage.nbytes())
+        if self.on_cpu and func in CONVOLUTIONS:
+            self.peak = max(self.peak, self.now + _unfolded_bytes(args[0], args[1], found))
         return found
 
     def _freed(self, size: int) -> None:
         self.now -= size
 
 
-def peak_bytes(work: Callable[[], object]) -> int:
-    """The peak of the bytes that a call of ``work`` allocates."""
-    with torch.inference_mode(), LiveMemoryMode() as memory:
+def peak_bytes(work: Callable[[], object], *, on_cpu: bool = False) -> int:
+    """The peak of the bytes that a call of ``work`` allocates; ``on_cpu`` as in :class:`LiveMemoryMode`."""
+    with torch.inference_mode(), LiveMemoryMode(on_cpu=on_cpu) as memory:
         work()
     return memory.peak
 
@@ -100,6 +113,7 @@ class MemoryEstimator:
         self.weights = weight_bytes(components)
         self._decode_video = copy.deepcopy(components.video).to("meta").decode
         self._decode_audio = copy.deepcopy(components.audio).to("meta").decode
+        self._on_cpu = components.ddit.device.type == "cpu"
         with torch.device("meta"):
             model = DDiT(components.config.ddit).to(dtype or components.ddit.dtype)
         self._model = model.eval().requires_grad_(False)
@@ -113,6 +127,12 @@ class MemoryEstimator:
         with self._lock:
             alone, added = self._step(sequence, plan, takes, 1), self.step_of(sequence, plan, takes)
             return MemoryEstimate(self.weights + max(0, alone - added), max(added, self._decode(sequence)))
+
+    def peak(self, sequence: SequenceConfig, plan: GuidancePlan, requests: int = 1, takes: int = 1) -> int:
+        """The most bytes while so many requests of a kind are sampled together and decoded one after the other."""
+        with self._lock:
+            alone, added = self._step(sequence, plan, takes, 1), self.step_of(sequence, plan, takes)
+            return self.weights + max(alone + (requests - 1) * added, self._decode(sequence))
 
     def after_fork(self) -> None:
         """In a forked child, where the lock may be held by a thread that is not there."""
@@ -168,10 +188,19 @@ class MemoryEstimator:
         s, d = sequence, self._config.ddit
         video = torch.zeros(1, d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
         audio = torch.zeros(1, s.audio_tokens, d.audio_channels, device="meta")
-        return max(
-            peak_bytes(lambda: self._decode_video(video, s.frames)),
-            peak_bytes(lambda: self._decode_audio(audio, s.samples)),
-        )
+        with estimating_for_cpu() if self._on_cpu else nullcontext():
+            return max(
+                peak_bytes(lambda: self._decode_video(video, s.frames), on_cpu=self._on_cpu),
+                peak_bytes(lambda: self._decode_audio(audio, s.samples), on_cpu=self._on_cpu),
+            )
+
+
+def _unfolded_bytes(x: Tensor, weight: Tensor, output: Tensor) -> int:
+    """Bytes of the unfolded input (1, C, T, H, W) of a 3-D convolution, 0 where PyTorch does not unfold it."""
+    kernel = weight.shape[2:]
+    if weight.ndim != 5 or max(kernel[1:]) > 3 or max(kernel) == 1 or prod(x.shape[:4]) > SMALL or x.shape[0] > 1:
+        return 0
+    return x.element_size() * weight[0].numel() * prod(output.shape[2:])
 
 
 def weight_bytes(components: Components) -> int:

@@ -111,12 +111,14 @@ def disassemble(cubin: bytes) -> str:
 
 def assembler_warnings(ptx: str, arch: str) -> tuple[str, ...]:
     """What ptxas warns of when it assembles a kernel for ``arch`` (``sm_90``), each as one line."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
     target = re.search(r"^\.target (sm_\w+)", ptx, re.MULTILINE)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx, encoding="utf-8")
         name = target.group(1) if target else arch
-        tool = triton.knobs.nvidia.ptxas_blackwell if name.startswith("sm_10") else triton.knobs.nvidia.ptxas
+        tool = get_ptxas(int(re.sub(r"\D", "", name)))  # Triton's own choice, as it reads the version of the PTX
         command = [tool.path, f"--gpu-name={name}", str(source), "-o", str(Path(folder, "kernel.cubin"))]
         said = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = (said.stdout + said.stderr).splitlines()

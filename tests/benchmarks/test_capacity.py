@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -87,3 +88,11 @@ def test_replicas_run_what_was_predicted():
     assert cost.each > 0 and cost.decode > 0
     assert 0 < measured.p95 < math.inf and 0 < predicted.p95 < math.inf
     assert "requests a second" in replicas.table(predicted, measured)
+
+
+def test_the_error_of_a_prediction_is_relative_to_what_was_measured():
+    load, cost = capacity.Load(rate=1, steps=4, requests=100), StepCost(0.01, 0.02)
+    predicted = capacity.predict(load, cost, 2, 8)
+    measured = replace(predicted, p95=predicted.p95 / 1.1, throughput=predicted.throughput / 0.95)
+    assert replicas.errors(predicted, measured) == pytest.approx({"p95": 0.1, "throughput": -0.05})
+    assert "| +10.0% |" in replicas.table(predicted, measured)

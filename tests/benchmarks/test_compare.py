@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from syncflow.benchmarks import compare
+from syncflow.benchmarks import alternating, compare
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,10 +58,10 @@ def test_the_interval_holds_the_median_and_narrows_with_more_rounds():
     rng = np.random.default_rng(1)
     few, many = 1 + 0.1 * rng.standard_normal(8), 1 + 0.1 * rng.standard_normal(400)
     for values in (few, many):
-        low, high = compare.median_interval(values)
+        low, high = alternating.median_interval(values)
         assert low <= np.median(values) <= high
-    assert np.ptp(compare.median_interval(many)) < np.ptp(compare.median_interval(few)) / 2
-    assert compare.median_interval(np.full(5, 1.25)) == (1.25, 1.25)
+    assert np.ptp(alternating.median_interval(many)) < np.ptp(alternating.median_interval(few)) / 2
+    assert alternating.median_interval(np.full(5, 1.25)) == (1.25, 1.25)
 
 
 def test_an_unknown_revision_is_refused():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from syncflow.benchmarks import gate
+from syncflow.benchmarks import compare, gate
 from syncflow.engine.runtime.pytorch import PlainTorchDenoiser
 from syncflow.engine.runtime.selection.choose import RuntimeChoice
 from syncflow.kernels import native
@@ -36,20 +37,80 @@ def test_a_check_passes_from_its_least_ratio_on():
 
 
 @needs_native
-def test_a_planted_slow_kernel_fails(monkeypatch):
-    loops = native.EXTENSION
-
-    def slow(*arguments):
-        time.sleep(0.003)
-        loops.linear(*arguments)
-
-    planted = SimpleNamespace(
-        linear=slow, pack=loops.pack, packed_size=loops.packed_size, multiply_add_rate=loops.multiply_add_rate
-    )
-    monkeypatch.setattr(native, "EXTENSION", planted)
-    monkeypatch.setattr(native, "instructions", loops.instructions)
-    check = gate.check_linear(tries=2)
+def test_a_planted_slow_kernel_fails():
+    """Half as fast, which the best of a few tries does not hide."""
+    check = gate.check_linear(tries=2, calls=2)
     assert not check.passed and check.tries == 2 and check.ratio > 0
+
+
+@needs_native
+def test_a_level_that_this_machine_has_not_is_refused():
+    with pytest.raises(ValueError, match="the level is 'x86-64-v9'; this machine has baseline"):
+        gate.check_all_levels("x86-64-v9")
+
+
+def compared(monkeypatch, *ratios):
+    """Comparisons with these ratios and intervals, in place of two engines."""
+    asked = []
+
+    def compare_revision(revision, chosen, rounds, *, slow_down, least):
+        asked.append((revision, slow_down, least))
+        rows = [
+            compare.Comparison(one.name, 10.0, 10.0, ratio, low, high, rounds, True)
+            for one, (low, ratio, high) in zip(chosen, ratios, strict=True)
+        ]
+        return {"revision": "0123456789abcdef", "rows": rows}
+
+    monkeypatch.setattr(gate.compare, "compare_revision", compare_revision)
+    return asked
+
+
+def test_only_a_certain_loss_against_a_revision_fails(monkeypatch):
+    asked = compared(monkeypatch, (0.90, 0.94, 0.96), (0.89, 0.91, 0.93))
+    noisy, slow = gate.check_revision("HEAD", 0.1)
+    assert noisy.passed and not slow.passed
+    assert asked == [("HEAD", 0.1, 0.95)]
+    assert slow.detail.startswith("0.910 times as fast as 0123456789ab")
+
+
+def test_rounds_are_added_until_a_ratio_is_certain():
+    """Times of the own tree: 0.97 of the others', with noise."""
+
+    class Worker:
+        def __init__(self, factor):
+            self.factor, self.runs, self.rng = factor, 0, np.random.default_rng(round(1000 * factor))
+
+        def run(self, workload):
+            self.runs += 1
+            return self.factor * float(self.rng.normal(1, 0.05)), "same"
+
+    base, own = Worker(1.0), Worker(1.0 / 0.96)
+    chosen = compare.workloads([1], clip=False)
+    (row,) = compare.compare(base, own, chosen, 20, least=0.95)
+    assert row.rounds in (40, 60, 80) and base.runs == own.runs == row.rounds + 1
+    (plain,) = compare.compare(Worker(1.0), Worker(1.0 / 0.96), chosen, 20)
+    assert plain.rounds == 20
+    (certain,) = compare.compare(Worker(1.0), Worker(1.5), chosen, 20, least=0.95)
+    assert certain.rounds == 20 and certain.is_slower(0.95)
+
+
+def test_demonstrations_say_whether_they_hold(monkeypatch):
+    def level(plant=None):
+        return [gate.Check("baseline", "linear", 0.3 if plant else 0.7, 0.5, 1, "")]
+
+    def revision(name, slow_down=0.0):
+        return [gate.Check("baseline", "step", 0.92 if slow_down else 1.0, 0.95, 1, "")]
+
+    monkeypatch.setattr(gate, "check_all_levels", level)
+    monkeypatch.setattr(gate, "check_revision", revision)
+    monkeypatch.setattr(gate.native, "EXTENSION", SimpleNamespace(instruction_levels=lambda: ["baseline", "v3"]))
+    told = []
+    found = gate.demonstrate(3, told.append)
+    assert [(one.runs, one.failed) for one in found] == [(3, 0), (1, 1), (1, 1), (1, 1)]
+    assert all(one.holds for one in found) and len(told) == 6
+    assert "NOT" not in gate.demonstrations_table(found)
+    monkeypatch.setattr(gate, "check_revision", lambda name, slow_down=0.0: [])
+    assert [one.holds for one in gate.demonstrate(1, told.append)] == [True, False, True, True]
 
 
 @needs_native

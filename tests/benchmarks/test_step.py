@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
-from syncflow.benchmarks import instructions, step
-from syncflow.benchmarks.step import Timing
+from syncflow.benchmarks import clip, instructions, step
+from syncflow.benchmarks.alternating import Timing
 from syncflow.cli import main
 from syncflow.engine.engine import Engine
 from syncflow.engine.runtime.delegate import Delegate
@@ -63,29 +62,31 @@ def test_a_wrong_velocity_shows(engine):
     assert row.launches is None
 
 
-def test_in_turn():
-    told = []
-    seconds = step.alternate({"a": lambda: told.append("a"), "b": lambda: told.append("b")}, Timing(3))
-    assert told == ["a", "a", "b", "b"] * 5  # two rounds that do not count, and in each the first time
-    assert len(seconds["a"]) == len(seconds["b"]) == 3
+def test_auto_is_compared_with_the_fastest_of_the_others():
+    seconds = {"reference": [9.0, 8.0, 9.0], "torch": [3.0, 2.0, 3.0], "auto": [1.5, 1.0, 1.0]}
+    found = step.over_fastest(seconds, "auto")
+    assert found["fastest_other"] == "torch"
+    assert (found["over_fastest"].median, found["over_fastest"].low, found["over_fastest"].high) == (2.0, 2.0, 3.0)
 
 
-def test_progress_is_told():
-    told = []
-
-    def bar(rounds, desc):
-        for k in rounds:
-            told.append((desc, k))
-            yield k
-
-    step.alternate({"a": lambda: None}, Timing(2, progress=bar), "batch 8")
-    assert told == [("batch 8", k) for k in range(4)]
+def test_what_runs_here_is_found(engine):
+    found = step.available(engine)
+    assert found[:2] == ["auto", "torch-plain"] and set(found) <= {"auto", *step.BASELINES}
+    assert "onnxruntime" not in found  # nothing was exported
 
 
-def test_cpu_time_leaves_out_what_others_compute():
-    """Waiting is what a process does while others have its cores."""
-    seconds = step.alternate({"waits": lambda: time.sleep(0.05)}, Timing(3, clock=time.process_time))
-    assert max(seconds["waits"]) < 0.04
+def test_clips_are_compared_with_the_reference_loop(engine):
+    reference, own = clip.compare(engine, step.runtimes(engine, ["torch"]), 1, ONCE, steps=1)
+    assert (reference.name, reference.ratio) == ("reference, batch 1", 1.0)
+    assert own.runtime == "torch" and own.ms_p50 > 0 and own.fastest_other is None
+    assert "| torch, batch 1 |" in clip.table([reference, own])
+
+
+def test_other_clips_are_refused(engine):
+    wrong = RuntimeChoice(Off(engine.components.ddit), "off", "")
+    wrong.denoiser.audio_pass = lambda inputs: (lambda v, c: (-v, c))(*engine.components.ddit.audio_pass(inputs))
+    with pytest.raises(ValueError, match="off makes other clips than the reference loop"):
+        clip.makers(engine, {"off": wrong}, 1, steps=1)
 
 
 def test_json(engine, monkeypatch, capsys):
@@ -111,6 +112,7 @@ def test_json(engine, monkeypatch, capsys):
     [
         (("--runtimes", "tensorflow"), "runtime"),
         (("--runtimes", "onnxruntime"), "syncflow export"),
+        (("--runtimes", "native", "--at-least", "0.97"), "--runtimes must have it"),
         (("--runtimes", "native", "--fp8"), "fp8 is an option of the runtimes auto, torch, compiled"),
     ],
 )

@@ -101,8 +101,8 @@ function showPreview({ image, frames }) {
 async function showResult(video) {
   clearInterval(animation);
   stage("result");
-  find("result-prompt").textContent = video.prompt || "(no prompt)";
-  const facts = [video.task, `${video.seconds} s`, video.size, `${video.num_inference_steps} steps`, `seed ${video.seed}`];
+  find("result-prompt").textContent = video.prompt || form.TASKS[video.task];
+  const facts = [form.TASKS[video.task], `${video.seconds} s`, video.size, `${video.num_inference_steps} steps`, `seed ${video.seed}`];
   find("result-facts").textContent = facts.join(" · ");
   find("result-error").hidden = !video.error;
   find("result-error").textContent = video.error?.message ?? "";
@@ -131,7 +131,7 @@ function entry(video) {
   const button = Object.assign(document.createElement("button"), { type: "button" });
   const blank = Object.assign(document.createElement("span"), { className: "blank" });
   const text = document.createElement("span");
-  const title = Object.assign(document.createElement("b"), { textContent: video.prompt || `(${video.task})` });
+  const title = Object.assign(document.createElement("b"), { textContent: video.prompt || form.TASKS[video.task] });
   const when = new Date(video.created_at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   const facts = [STATES[video.status], video.takes.length > 1 ? `${video.takes.length} takes` : "", when].filter(Boolean);
   const line = Object.assign(document.createElement("span"), { className: "quiet", textContent: facts.join(" · ") });

@@ -2,7 +2,7 @@
 
 import { ApiError } from "./api.js";
 
-const TASKS = {
+export const TASKS = {
   "text-to-audio-video": "Text to video and sound",
   "video-to-audio": "Soundtrack for a video",
   "image-to-audio-video": "Video from a first picture",

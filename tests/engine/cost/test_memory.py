@@ -71,9 +71,29 @@ def test_more_of_a_request_takes_more(memory, engine):
     guided = engine.pipeline.plan(Request(PROMPT, sync_guidance=2.0))
     base = engine.config.sequence
     large = base.replace(width=256, height=256)
-    assert memory.predict(large, plan).request > 4 * memory.predict(base, plan).request
+    assert memory.step_of(large, plan) > 4 * memory.step_of(base, plan)
+    assert memory.predict(large, plan).request > memory.predict(base, plan).request
     assert memory.step_of(base, guided) > memory.step_of(base, plan)
     assert memory.step_of(base, plan, takes=8) > 2 * memory.step_of(base, plan)
+
+
+def test_the_unfolded_input_of_a_small_convolution_counts_on_a_cpu():
+    weight = torch.zeros(2, 3, 3, 3, 3, device="meta")
+
+    def work(height):
+        return lambda: torch.nn.functional.conv3d(torch.zeros(1, 3, 5, height, 6, device="meta"), weight)
+
+    output, inputs = 4 * 2 * 3 * 5 * 4, 4 * 3 * 5 * 7 * 6
+    assert peak_bytes(work(7)) == inputs + output
+    assert peak_bytes(work(7), on_cpu=True) == inputs + output + 4 * 3 * 27 * (3 * 5 * 4)
+    assert peak_bytes(work(2000), on_cpu=True) == peak_bytes(work(2000))  # a large one is not unfolded
+
+
+def test_the_peak_is_that_of_steps_or_of_decoding(memory, engine):
+    sequence, plan = engine.config.sequence, engine.pipeline.plan(Request(PROMPT))
+    one, eight = (memory.peak(sequence, plan, count) for count in (1, 8))
+    assert memory.weights < one < eight
+    assert eight - memory.weights == pytest.approx(8 * memory.step_of(sequence, plan), rel=0.2)
 
 
 def test_what_can_never_fit_is_refused_at_once(engine):

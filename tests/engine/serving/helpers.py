@@ -41,8 +41,12 @@ class ServerProcess:
         with self.log.open("a") as log:
             begin = log.tell()
             self.process = subprocess.Popen([*command, "--runtime", "torch", *options], stdout=log, stderr=log)
-        self.url = self._address(begin)
-        self._wait_until_it_answers()
+        try:
+            self.url = self._address(begin)
+            self._wait_until_it_answers()
+        except BaseException:
+            self.process.kill()
+            raise
 
     def _wait_until_it_answers(self) -> None:
         """The port is known before the server listens, which begins when stored jobs are recovered."""

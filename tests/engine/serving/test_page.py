@@ -130,7 +130,7 @@ def test_a_soundtrack_for_a_video_in_takes(page, clip_file):
     page.slide("num_inference_steps", 2)
     page.slide("takes", 2)
     page.find("#generate").click()
-    page.wait(lambda: page.text("#result-facts").startswith("video-to-audio"))
+    page.wait(lambda: page.text("#result-facts").startswith("Soundtrack for a video"))
     page.wait(lambda: len(page.all("#players .player")) == 2)
     assert "audio seed" in page.text(".player h3")
     page.keep("takes")
