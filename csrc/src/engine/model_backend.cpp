@@ -1,8 +1,10 @@
 #include "engine/model_backend.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <future>
+#include <string_view>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -344,6 +346,10 @@ Preview ModelBackend::preview(const RequestState& state, bool frames) {
 }
 
 std::unique_ptr<Backend> open_backend(const std::filesystem::path& path, const BackendOptions& options) {
+    constexpr std::array<std::string_view, 4> NAMES = {NATIVE, "aoti", "onnxruntime", "openvino"};
+    if (std::find(NAMES.begin(), NAMES.end(), options.name) == NAMES.end()) {
+        throw Error(Status::unsupported, "there is no back end " + options.name + "; there are native, aoti, onnxruntime and openvino");
+    }
     BackendOptions resolved = options;
     resolved.threads = thread_count(options.threads);
     return std::make_unique<ModelBackend>(open_package(path, options.verify, resolved.threads), resolved);
