@@ -241,7 +241,7 @@ def test_a_plan_needs_an_interval():
 
 def test_a_retake_is_the_clip_with_its_interval(engine):
     """The sound's renewals are those that it had beside its video."""
-    clip = engine.generate(PROMPT, seed=3, steps=5, seconds=0.5, branch_interval=3)
+    clip = engine.generate(PROMPT, seed=3, steps=5, seconds=1.0, branch_interval=3)
     again = engine.retake(clip)
     assert again.provenance["branch_interval"] == clip.provenance["branch_interval"] == 3
     np.testing.assert_allclose(again.waveform, clip.waveform, rtol=0, atol=1e-4)

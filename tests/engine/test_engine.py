@@ -251,7 +251,7 @@ def test_a_sound_is_drawn_without_a_video(speaking: Engine, tmp_path: Path) -> N
     first, second = speaking.generate(PROMPT, sound_only=True, takes=2, **SHORT)
     assert first.frames.shape == (0, 64, 64, 3) and first.latents is None
     assert first.seconds == 0.5 and first.waveform.shape == (24_000,)
-    assert np.abs(first.waveform - second.waveform).max() > 0.01
+    assert np.abs(first.waveform - second.waveform).max() > 0.3 * np.abs(first.waveform).max() > 1e-4
     assert first.provenance["task"] == "text-to-audio" and "sync_guidance" not in first.provenance
     heard = load_audio(first.save(tmp_path / "sound.wav"))
     np.testing.assert_allclose(heard, first.waveform, rtol=0, atol=1e-4)
