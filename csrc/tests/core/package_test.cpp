@@ -159,8 +159,8 @@ void refuses_damaged_packages(const fs::path& bundled) {
     refuse(Status::corrupt, "it lacks video.spatial_blocks.6", false, [](const PackageCopy& copy) { copy.replace("ddit/config.json", "\"depth\": 6", "\"depth\": 900"); });
     refuse(Status::corrupt, "DDiTConfig has no setting 'deepth'", false, [](const PackageCopy& copy) { copy.replace("ddit/config.json", "\"depth\"", "\"deepth\""); });
     refuse(Status::corrupt, "it must be", false, [](const PackageCopy& copy) { copy.replace("model_index.json", "\"fps\": 16", "\"fps\": 0"); });
-    refuse(Status::unsupported, "chunk_frames 17 is a setting", false, [](const PackageCopy& copy) { copy.replace("model_index.json", "\"fps\": 16", "\"fps\": 16, \"chunk_frames\": 17"); });
-    refuse(Status::unsupported, "the bridge none", false, [](const PackageCopy& copy) { copy.replace("model_index.json", "\"audio_text\": false", "\"bridge\": \"none\""); });
+    refuse(Status::unsupported, "chunk_frames 17 is a setting", false, [](const PackageCopy& copy) { copy.replace("model_index.json", "\"chunk_frames\": 0", "\"chunk_frames\": 17"); });
+    refuse(Status::unsupported, "the bridge none", false, [](const PackageCopy& copy) { copy.replace("model_index.json", "\"bridge\": \"adaptor\"", "\"bridge\": \"none\""); });
     refuse(Status::unsupported, "AutoencoderKL", false, [](const PackageCopy& copy) { copy.replace("video_vae/config.json", "AutoencoderKLLTXVideo", "AutoencoderKLOther"); });
     refuse(Status::unsupported, "an audio codec of the class", false, [](const PackageCopy& copy) { copy.replace("audio_vae/config.json", "AudioCodec", "Dac"); });
     refuse(Status::unsupported, "must be a T5", false, [](const PackageCopy& copy) { copy.replace("text_encoder/config.json", "\"model_type\": \"t5\"", "\"model_type\": \"bert\""); });
