@@ -261,12 +261,14 @@ def conflicts(page: str, text: str) -> list[str]:
 CHECKS: tuple[Check, ...] = (links, sections, commands, options, targets, extras, variables, names, paths, identifiers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_documents(check, page):
     assert check(page, read(page)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [sections, extras], ids=lambda check: check.__name__)
 def test_references_in_code(check):
     """``docs/x.md`` with a section, and ``pip install syncflow[…]``, in docstrings, comments and messages."""

@@ -48,6 +48,7 @@ def test_of_a_backlog_continuous_batching_is_done_no_later(arrivals, batch, cost
     assert continuous.makespan <= static.makespan + 1e-9
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(several(shapes=1), st.integers(1, 5), COSTS)
 def test_continuous_batching_takes_no_more_steps_and_is_done_at_most_a_step_later(arrivals, batch, cost):
@@ -58,6 +59,7 @@ def test_continuous_batching_takes_no_more_steps_and_is_done_at_most_a_step_late
     assert continuous.makespan <= static.makespan + cost.of(batch) + 1e-9
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(several(shapes=3), st.integers(1, 5), COSTS)
 def test_of_several_shapes_it_is_done_at_most_a_step_of_each_later(arrivals, batch, cost):

@@ -13,6 +13,7 @@ from syncflow.engine.sampling.guidance import text_guidance
 RATES = Rates("a device", 1e12, 1e11, "given")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("-tiny")])
 def test_the_components_have_the_flops_of_the_step(name):
     """To within what is computed once a schedule, not once a step."""
@@ -22,6 +23,7 @@ def test_the_components_have_the_flops_of_the_step(name):
     assert ("bridge" in [one.name for one in found.components]) is (config.ddit.bridge != "adaptor")
 
 
+@pytest.mark.slow
 def test_a_step_of_two_clips_has_twice_the_flops():
     one, two = (step_roofline(preset("syncflow-tiny"), RATES, batch).total for batch in (1, 2))
     assert two.flops == 2 * one.flops and one.bytes < two.bytes < 2 * one.bytes
@@ -36,6 +38,7 @@ def test_the_floor_is_bound_by_memory_or_by_products():
     assert slow_products.total.memory_share < 1e-3
 
 
+@pytest.mark.slow
 def test_deep_models_are_counted_from_shallow_ones():
     config = preset("syncflow-tiny")
     shallow = config.replace(ddit=config.ddit.replace(depth=4))
@@ -46,6 +49,7 @@ def test_deep_models_are_counted_from_shallow_ones():
     assert six == four + 2 * (four - three)
 
 
+@pytest.mark.slow
 def test_table_and_plot(tmp_path):
     found = step_roofline(preset("syncflow-tiny"), DATA_SHEETS["h100"], dtype="bfloat16")
     lines = roofline.table(found, [Standing("measured", 2 * found.matrix_ms)]).splitlines()

@@ -75,6 +75,7 @@ def test_requests_come_and_go(models, name, data):
     come_and_go(batch_of(models[name]), data.draw(st.lists(requests, min_size=1, max_size=4)), data)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=20)
 def test_requests_with_a_reference_come_and_go(models, data):
@@ -91,6 +92,7 @@ class Beside(Streams):
     overlap = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adaptor", "audio_rope"])
 @given(st.data())
 @settings(max_examples=10)
@@ -101,6 +103,7 @@ def test_the_following_tower_may_move_first(models, name, data):
     come_and_go(batch, data.draw(st.lists(requests, min_size=1, max_size=3)), data)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=10)
 def test_requests_come_and_go_in_a_sequential_batch(models, data):

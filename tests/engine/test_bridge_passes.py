@@ -28,6 +28,7 @@ def one(video: VideoInputs, row: int) -> VideoInputs:
     return VideoInputs(video.latents[index], modulation, video.text, video.text_of_row[index])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_block", [0, 2])
 @examples(st.data())
 @settings(max_examples=20)

@@ -162,6 +162,7 @@ def test_half_precision_runs(bridge):
     assert velocities.audio.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["syncphony-xl", "harmony-xl", "syncflow-xl"])
 def test_the_full_size_forward_without_memory(name):
     config = preset(name)

@@ -249,6 +249,7 @@ def test_a_retake_is_the_clip_with_its_interval(engine):
     assert np.abs(exact.waveform - clip.waveform).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_what_it_takes_of_memory_is_predicted(engine):
     """Every step stays within what the first is predicted to take, differences included."""
     memory = MemoryEstimator(engine.components)

@@ -159,6 +159,7 @@ def test_diffusers_reads_our_folder(codec: VideoCodec, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.as_tensor(vae.config["latents_std"]), codec.scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", FOREIGN)
 @pytest.mark.parametrize("frames", [5, 8])
 def test_other_classes_in_their_own_format(class_name: str, frames: int, tmp_path: Path) -> None:
@@ -174,6 +175,7 @@ def test_other_classes_in_their_own_format(class_name: str, frames: int, tmp_pat
     assert decoded.shape == (1, frames, 16, 16, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_name", ["AutoencoderKLWan", "AutoencoderKLHunyuanVideo"])
 def test_classes_that_code_the_first_frame_alone_see_every_frame(class_name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

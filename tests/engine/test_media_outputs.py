@@ -147,6 +147,7 @@ def test_long_names_are_written_or_refused(clip: Clip, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_reading_in_another_process_gives_the_same(clip: Clip, tmp_path: Path) -> None:
     path = save_clip(
         dataclasses.replace(clip, latents=np.ones((4, 2, 6, 8), np.float32)), tmp_path / "c.mp4", latents=True

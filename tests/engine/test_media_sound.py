@@ -51,6 +51,7 @@ def test_layouts_are_mixed_by_bs_775(layout: str, expected: list[float], tmp_pat
     assert gains(tmp_path / "sound.mov", layout, len(expected)) == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 8, 16, 24, 64])
 def test_many_channels_without_a_layout_are_mixed(channels: int, tmp_path: Path) -> None:
     """More than eight planes of a frame lie where PyAV does not look."""

@@ -156,6 +156,7 @@ def test_only_standard_operators_and_no_traces_of_the_machine(written: Path) -> 
     assert not any(text in written.read_bytes() for text in (b"site-packages", b".py", b"pkg.torch"))
 
 
+@pytest.mark.slow
 def test_the_same_bytes_twice(written: Path, tmp_path: Path) -> None:
     again = export_graph(block(), example(), DYNAMIC, OUTPUTS, tmp_path / "block.onnx")
     assert again.read_bytes() == written.read_bytes()
@@ -170,6 +171,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return export_graph(block(), example(), DYNAMIC, OUTPUTS, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
 def test_large_weights_stand_beside_the_graph(written: Path, apart: Path, load: Load) -> None:
     assert {file.name for file in apart.parent.iterdir()} == {"block.onnx", "block.onnx.data"}
@@ -187,6 +189,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_graph(block().half(), halves(), DYNAMIC, OUTPUTS, tmp_path_factory.mktemp("half") / "block.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
 def test_half_precision(half: Path, load: Load) -> None:
     inputs = halves()
@@ -206,6 +209,7 @@ class Square(nn.Module):
         return left + right * round(a.shape[0] ** 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", RUNTIMES.values(), ids=RUNTIMES)
 def test_numbers_that_depend_on_a_length(tmp_path: Path, load: Load) -> None:
     path = export_graph(Square(), {"a": torch.randn(3, 2, 5)}, {"a": {0: "N"}}, ["y"], tmp_path / "square.onnx")
@@ -226,6 +230,7 @@ class Fixed(nn.Module):
         return a.view(2, 3) if len(a) == 6 else a
 
 
+@pytest.mark.slow
 def test_a_length_that_became_another_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="was promised"):
         export_graph(Pair(), {"a": A, "b": B}, {"a": {0: "N"}, "b": {0: "M"}}, ["y"], tmp_path / "graph.onnx")

@@ -37,6 +37,7 @@ def inputs(leading, k, n, dtype, seed, gelu=False):
     return codes, scales, weight_codes, weight_scales, torch.randn(n, generator=generator).to(dtype), gelu
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @given(
     leading=st.sampled_from([(1,), (5,), (130,), (2, 3, 7)]),

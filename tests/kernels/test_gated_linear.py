@@ -39,6 +39,7 @@ def inputs(shape, k, n, dtype, seed, *, frames=1, rows_dtype=None, part=0):
     return numbers(*shape, k), weight, numbers(n), numbers(*shape, n), *modulation, part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @given(
     shape=st.sampled_from([(1, 1, 1), (2, 3, 5), (1, 2, 64), (3, 2, 32), (2, 1, 130)]),

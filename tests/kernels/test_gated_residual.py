@@ -27,6 +27,7 @@ def inputs(rows, frames, tokens, width, dtype, seed, *, part=0, per_frame=False,
     return (x.to(dtype), branch.to(dtype), table.to(tables), modulation.to(tables), part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @given(
     rows=st.integers(0, 2),

@@ -35,6 +35,7 @@ def inputs(rows, frames, tokens, width, dtype, seed, *, parts=(0, 3), gated=True
     return (x, branch, gate_table if gated else None, modulation.to(dtype), parts[0], norm_table, parts[1], EPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @given(
     rows=st.integers(0, 2),

@@ -74,6 +74,7 @@ def shared_by_requests(shape):
 MASKS = [None, per_request, per_frame, shared_by_requests, tuple]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @given(
     branches=st.lists(st.integers(1, 3), min_size=1, max_size=4),
@@ -86,6 +87,7 @@ def test_equals_loops(check, dtype, branches, shape, mask_of, seed):
     check(guided_euler_step, loops, *entry(branches, shape, dtype, seed, mask_of))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copy", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @given(
     branches=st.lists(st.integers(1, 3), min_size=1, max_size=3),

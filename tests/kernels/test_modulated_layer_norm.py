@@ -33,6 +33,7 @@ def inputs(rows, frames, tokens, width, dtype, seed, *, parts=6, part=0, per_fra
     return ((x if strided else x.contiguous()).to(dtype), table.to(tables), modulation.to(tables), part, EPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @given(
     rows=st.integers(0, 2),

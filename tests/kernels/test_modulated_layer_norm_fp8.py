@@ -61,6 +61,7 @@ def check_codes(arguments):
         assert (codes.float().abs().amax(-1) == 448).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @given(
     rows=st.integers(0, 2),

@@ -109,6 +109,7 @@ def test_equals_complex_rotation_and_sdpa(check, dtype, context_of_row, **sizes)
     check(rope_cross_attention, formulation, *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("queries", "keys"), [(5, 1090), (131, 70), (130, 1030)])
 def test_keys_in_parts_and_keys_rotated_first(check, dtype, queries, keys):
@@ -129,6 +130,7 @@ def test_a_window_over_many_keys_is_not_split(check):
     }
 
 
+@pytest.mark.slow
 def test_the_number_of_parts_does_not_depend_on_the_rows():
     """To the bit: a row alone, and among others."""
     arguments = inputs(3, 4, 1100, 1, 32, torch.bfloat16, 0)
@@ -147,6 +149,7 @@ def test_a_row_without_context_and_tail_reads_nothing(name):
     assert read[1].abs().min() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reference", "triton"])
 @pytest.mark.parametrize("keys", [8, 64, 90])
 def test_a_tail_is_further_keys_at_position_zero(name, keys):

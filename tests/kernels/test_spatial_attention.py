@@ -27,6 +27,7 @@ def inputs(rows, frames, tokens, heads, width, dtype, seed, strided=False):
     return ((qkv.transpose(0, 1) if strided else qkv).to(dtype), *(w.to(dtype) for w in weights), EPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(
     rows=st.integers(0, 2),

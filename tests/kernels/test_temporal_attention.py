@@ -58,6 +58,7 @@ def test_equals_complex_rotation_and_sdpa(check, dtype, rows, frames, tokens, he
     check(temporal_attention, formulation, *inputs(rows, frames, tokens, heads, width, dtype, seed, strided))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [257, 320])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_keys_of_long_sequences_are_rotated_first(check, dtype, frames):

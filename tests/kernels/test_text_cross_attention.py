@@ -41,6 +41,7 @@ def inputs(rows, texts, tokens, words, heads, width, dtype, seed, strided=False)
     return (q.to(dtype), k.to(dtype), v.to(dtype), lengths, text_of_row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(
     rows=st.integers(0, 3),

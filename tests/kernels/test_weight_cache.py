@@ -102,6 +102,7 @@ def test_weights_that_may_change_unseen_are_not_kept():
     assert cacheable(frozen(1))
 
 
+@pytest.mark.slow
 def test_evicted_with_the_weight():
     make, weight = Counted(), frozen(1)
     cached(make, weight)

@@ -46,6 +46,7 @@ def test_pairs_are_one_to_one_and_within_tolerance(a: list[float], b: list[float
     assert (matches.reference, matches.found) == (len(a), len(b))
 
 
+@pytest.mark.slow
 @given(moments, moments, tolerances, st.randoms(use_true_random=False))
 def test_neither_order_nor_roles_change_the_score(a: list[float], b: list[float], tolerance: float, random) -> None:
     matches = match_times(a, b, tolerance)

@@ -39,6 +39,7 @@ def silenced(clip: Clip) -> Clip:
     return replace(clip, waveform=np.zeros_like(clip.waveform))
 
 
+@pytest.mark.slow
 def test_rendered_clips_score_high_and_shuffled_ones_low(rendered) -> None:
     clips, prompts, _ = rendered
     scores = evaluate_generation(clips, prompts, seed=1)

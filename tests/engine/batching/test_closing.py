@@ -87,6 +87,7 @@ def test_the_context_manager_cancels_after_an_exception(model, ask):
     assert handle.state is State.CANCELLED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [None, "encode", "step", "decode"])
 def test_nothing_of_a_finished_request_is_kept(start, model, ask, bad):
     held = []

@@ -45,6 +45,7 @@ def caught():
         return without_frames(error), weakref.ref(tensor)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_frames_stays_but_their_text():
     error, tensor = caught()
     gc.collect()

@@ -67,6 +67,7 @@ def test_affinity_is_respected(monkeypatch, tmp_path):
     assert threads.available_cpus(tmp_path, tmp_path / "nothing") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variable", "expected"), [(None, 1), ("2", 2)])
 def test_an_engine_computes_with_what_is_available(variable, expected):
     code = """
@@ -85,6 +86,7 @@ print(limit_threads(), torch.get_num_threads())
 WAITING = "import syncflow, os; print(os.environ.get('GOMP_SPINCOUNT'))"
 
 
+@pytest.mark.slow
 def test_idle_threads_sleep_soon_unless_the_user_says_otherwise():
     def found(code, **variables):
         environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}

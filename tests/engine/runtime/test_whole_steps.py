@@ -115,6 +115,7 @@ class LaggingDevice(StreamOrder):
         self.ended = event
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ahead", [1, 2, 5])
 @pytest.mark.parametrize("name", ["adaptor", "audio_rope", "global_local"])
 def test_the_host_is_few_steps_ahead(models, name, ahead):

@@ -159,7 +159,9 @@ def raw(url: str, content: bytes) -> bytes:
             connection.sendall(content)
             connection.shutdown(socket.SHUT_WR)
             return connection.recv(64)
-        except (BrokenPipeError, ConnectionResetError):
+        except TimeoutError:
+            raise
+        except OSError:  # of several kinds: the server closed the connection first
             return b""
 
 

@@ -62,6 +62,7 @@ def test_the_document_has_examples_and_names_every_field(client):
     assert {part.partition('"')[0] for part in references} <= document["components"]["schemas"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_client_of_openai(live_url, clip_file, tmp_path):
     openai = pytest.importorskip("openai")

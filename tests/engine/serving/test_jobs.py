@@ -14,6 +14,7 @@ from syncflow.engine.serving.store import NewJob, new_id
 from .helpers import FAST, finished, service_of
 
 
+@pytest.mark.slow
 def test_jobs_survive_the_end_of_the_server(start):
     client = start(in_flight=1, drain=0.0)
     requests = [FAST | {"seed": seed, "num_inference_steps": 8} for seed in (1, 2, 3)]

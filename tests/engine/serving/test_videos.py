@@ -34,6 +34,7 @@ def test_a_video_is_made_of_a_sentence(client, engine, tmp_path):
     assert content.content == expected.save(tmp_path / "expected.mp4").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_request_gives_the_same_bytes_alone_in_a_batch_and_after_a_restart(start):
     def content(client, video_id):
         assert finished(client, video_id)["status"] == "completed"
@@ -47,6 +48,7 @@ def test_the_same_request_gives_the_same_bytes_alone_in_a_batch_and_after_a_rest
     assert content(client, client.post("/v1/videos", json=FAST).json()["id"]) == alone
 
 
+@pytest.mark.slow
 def test_without_deterministic_the_others_of_a_batch_change_no_more_than_rounding(tmp_path):
     """Frames by 60 dB of peak signal-to-noise ratio, sounds by a thousandth of full scale."""
     with Engine.from_pretrained(runtime="torch", device="cpu", limits=Limits(batch=4)) as engine:
@@ -67,6 +69,7 @@ def test_without_deterministic_the_others_of_a_batch_change_no_more_than_roundin
     assert np.abs(sound - other_sound).max() <= 1e-3
 
 
+@pytest.mark.slow
 def test_parameters_that_are_returned_reproduce_the_video(client):
     first = client.post("/v1/videos", json={"prompt": "a ball", "num_inference_steps": 2, "takes": 2}).json()
     again = client.post("/v1/videos", json=first["params"]).json()
@@ -197,6 +200,7 @@ def test_a_damaged_body_is_refused(client, content, kind, status):
     assert client.post("/v1/videos", content=content, headers={"Content-Type": kind}).status_code == status
 
 
+@pytest.mark.slow
 def test_pages(start):
     client = start()
     ids = [client.post("/v1/videos", json=FAST | {"seed": seed}).json()["id"] for seed in range(5)]

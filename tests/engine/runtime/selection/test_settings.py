@@ -191,6 +191,7 @@ def test_an_engine_splits_a_batch_over_graphs(gpu, monkeypatch):
     assert batch.step() == list(range(16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["auto", "torch", "compiled", "torch-plain"])
 def test_weights_in_another_type_are_let_go(gpu, runtime):
     """Of a model in half precision no float32 weights stay beside it."""
@@ -206,6 +207,7 @@ def test_weights_in_another_type_are_let_go(gpu, runtime):
     assert engine.denoiser.null_text is engine.components.ddit.null_text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_fp8_lets_go_of_the_weights_that_it_has_as_codes(gpu, monkeypatch, cuda_graphs):
     monkeypatch.setattr(pytorch, "CudaGraphDenoiser", partial(CudaGraphDenoiser, capture=eager_capture))
@@ -224,6 +226,7 @@ def test_fp8_lets_go_of_the_weights_that_it_has_as_codes(gpu, monkeypatch, cuda_
     assert engine.memory.weights == engine.describe()["weight_bytes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "auto"])
 def test_no_weights_are_held_beside_those_of_graphs(monkeypatch, tmp_path, runtime):
     stand_in(monkeypatch, tmp_path / "cache")
