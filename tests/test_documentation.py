@@ -297,6 +297,7 @@ def test_no_file_has_conflict_markers():
     assert [fault for name in tracked() for fault in conflicts(name, read(name))] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "right", "wrong"),
     [

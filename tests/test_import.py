@@ -44,6 +44,7 @@ DISTRIBUTIONS = {
 }  # names that differ from those of their modules
 
 
+@pytest.mark.slow
 def test_every_import_is_a_declared_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     groups = (project["dependencies"], *project["optional-dependencies"].values())

@@ -54,6 +54,7 @@ def test_requests_past_their_deadline_are_dropped_and_full_queues_refuse():
     assert len(found.latencies) == 2
 
 
+@pytest.mark.slow
 def test_one_replica_with_single_batches_waits_as_queueing_theory_says():
     """M/D/1: the mean wait is rho / (2 (1 - rho)) service times."""
     load = capacity.Load(rate=0.6, steps=10, requests=8_000)

@@ -29,6 +29,7 @@ def test_a_step_of_two_clips_has_twice_the_flops():
     assert two.flops == 2 * one.flops and one.bytes < two.bytes < 2 * one.bytes
 
 
+@pytest.mark.slow
 def test_the_floor_is_bound_by_memory_or_by_products():
     config = preset("syncflow-tiny")
     slow_memory = step_roofline(config, Rates("", 1e18, 1e9, "")).total

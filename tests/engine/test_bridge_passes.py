@@ -66,6 +66,7 @@ def test_audio_rows_without_a_velocity_still_have_contexts(count):
         assert torch.equal(part, other)
 
 
+@pytest.mark.slow
 @examples(st.data())
 @settings(max_examples=20)
 def test_a_joint_pass_gives_what_it_is_asked_for(data):

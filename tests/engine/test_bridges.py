@@ -107,6 +107,7 @@ def test_a_row_does_not_depend_on_its_neighbours(bridge):
         torch.testing.assert_close(together.audio[one], alone.audio, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "other"), [("z_v", "audio"), ("t_v", "audio"), ("z_a", "video"), ("t_a", "video")])
 @pytest.mark.parametrize("bridge", BRIDGES)
 def test_who_reads_whom(bridge, what, other):

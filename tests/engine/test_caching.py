@@ -239,6 +239,7 @@ def test_a_plan_needs_an_interval():
         every(0)
 
 
+@pytest.mark.slow
 def test_a_retake_is_the_clip_with_its_interval(engine):
     """The sound's renewals are those that it had beside its video."""
     clip = engine.generate(PROMPT, seed=3, steps=5, seconds=1.0, branch_interval=3)

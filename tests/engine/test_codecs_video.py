@@ -208,6 +208,7 @@ def test_image_autoencoder_goes_frame_by_frame(tmp_path: Path) -> None:
         assert (codec.decode(codec.encode(frames), 5)[:, 3].movedim(-1, 1) - shown).abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_statistics_of_other_classes(tmp_path: Path) -> None:
     diffusers.AutoencoderKLWan.from_config(FOREIGN["AutoencoderKLWan"]).save_pretrained(tmp_path / "wan")
     wan = VideoCodec.from_pretrained(tmp_path / "wan")

@@ -53,6 +53,7 @@ CONFIGS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(CONFIGS)
 def test_json_round_trip(config):
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

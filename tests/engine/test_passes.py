@@ -46,6 +46,7 @@ def test_contexts_are_keys_and_values_of_the_adapted_tokens(adaptor_tokens):
         close(context.unbind(2), model.audio.layers[i].cross_attn.keys_values(x))
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=30)
 def test_a_video_pass_gives_what_it_is_asked_for(model, data):
@@ -101,6 +102,7 @@ def test_a_step_copies_no_features_where_every_row_gives_a_context(leads, copies
     assert selections.count == copies
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=30)
 def test_audio_rows_read_the_contexts_that_they_are_given(model, data):

@@ -197,6 +197,7 @@ def test_half_precision(half: Path, load: Load) -> None:
     assert largest_error(load(half)(inputs), block().half().double()(*wide)) <= 4e-3
 
 
+@pytest.mark.slow
 def test_weights_of_an_earlier_graph_do_not_stay(written: Path, tmp_path: Path) -> None:
     (tmp_path / "sum.onnx.data").write_bytes(b"weights")
     export_graph(Pair(), {"a": A, "b": B}, {}, ["y"], tmp_path / "sum.onnx")

@@ -122,6 +122,7 @@ def test_keys_in_parts_and_keys_rotated_first(check, dtype, queries, keys):
     check(rope_cross_attention, formulation, *arguments)
 
 
+@pytest.mark.slow
 def test_a_window_over_many_keys_is_not_split(check):
     arguments = inputs(1, 150, 1100, 1, 32, torch.float32, 0, window=2.5)
     check(rope_cross_attention, formulation, *arguments)
@@ -195,6 +196,7 @@ def test_no_keys_read_nothing(name):
         assert torch.equal(rope_cross_attention(q, k, v, *rest), torch.zeros(2, 3, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reference", "triton"])
 def test_tokens_outside_the_window_do_not_count(name):
     """Video frames of 20 tokens read 100 audio tokens within one frame, as Syncphony's bridge does."""

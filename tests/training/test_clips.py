@@ -63,6 +63,7 @@ def test_three_ways_to_caption_give_the_same_samples(videos: Path, tmp_path: Pat
             assert (sample["frames"] == reference["frames"]).all()
 
 
+@pytest.mark.slow
 def test_random_windows_differ_by_epoch_stay_inside_and_keep_sound_with_picture(videos: Path, tmp_path: Path) -> None:
     copy(videos, tmp_path)
     write_jsonl(tmp_path, {"file_name": "a.mp4", "text": "it brightens"})

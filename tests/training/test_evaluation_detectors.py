@@ -94,6 +94,7 @@ def test_a_soft_sound_is_heard_over_the_tail_of_a_loud_one_and_in_noise() -> Non
     assert audio_onsets(sound + noise, RATE) == pytest.approx([0.3, 0.7], abs=0.01)
 
 
+@pytest.mark.slow
 def test_onsets_of_rendered_clips(rendered) -> None:
     matches = pool(match_times(times, audio_onsets(sound, 48_000), 1 / FPS) for _, sound, _, times in rendered)
     errors = [
@@ -106,11 +107,13 @@ def test_onsets_of_rendered_clips(rendered) -> None:
     assert np.mean(errors) < 0.015
 
 
+@pytest.mark.slow
 def test_impacts_of_rendered_clips(rendered) -> None:
     matches = pool(match_times(times, video_events(frames, FPS), 1 / FPS) for frames, _, _, times in rendered)
     assert matches.f1 >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [48, 64, 128])
 @pytest.mark.parametrize("fps", [12.0, 16.0, 30.0])
 def test_impacts_at_other_sizes_and_rates(size: int, fps: float) -> None:

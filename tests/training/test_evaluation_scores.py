@@ -82,6 +82,7 @@ def test_video_to_audio_is_scored_against_the_true_times(rendered) -> None:
     assert evaluate_v2a([silenced(clip) for clip in clips], times).v2a_onset_f1 == 0
 
 
+@pytest.mark.slow
 def test_what_blind_sounds_score_is_beside_it(rendered) -> None:
     clips, prompts, times = rendered
     scores = evaluate_generation(clips, prompts, seed=1)
@@ -173,6 +174,7 @@ def test_any_clip_can_be_inspected_and_drawn(name: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["report.png"]
 
 
+@pytest.mark.slow
 def test_the_report_is_a_picture_with_the_prompt_in_it(rendered, tmp_path: Path) -> None:
     from matplotlib.image import imread
 

@@ -259,6 +259,7 @@ def test_unwritable_output_is_one_sentence(tmp_path: Path) -> None:
         render_impacts(tmp_path / "file" / "out", 1, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "fps", "size"), [(1.0, 8, 32), (4.0, 24, 128)])
 def test_other_formats(seconds: float, fps: int, size: int) -> None:
     for index in range(3):

@@ -25,6 +25,7 @@ def run(shares, costs, seconds):
     return order
 
 
+@pytest.mark.slow
 @given(GROUPS)
 def test_the_wait_between_two_steps_is_bounded(costs):
     shares = FairShare()

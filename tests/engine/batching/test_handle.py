@@ -222,6 +222,7 @@ def test_waiting_does_not_run_the_loop():
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_an_ended_handle_holds_nothing_but_its_result():
     class Thing:
         pass

@@ -43,6 +43,7 @@ def written(path: Path, *lines: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 @given(st.lists(ROWS, min_size=1, max_size=5))
 def test_a_row_is_the_same_request_in_every_format(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("prompts")

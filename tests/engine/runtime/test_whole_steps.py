@@ -82,6 +82,7 @@ def tensors(tree):
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [False, True], ids=["one buffer", "two buffers"])
 @pytest.mark.parametrize("name", ONE_WAY)
 def test_host_work_of_a_steady_step(models, name, overlap, capsys):
@@ -139,6 +140,7 @@ def test_the_host_is_few_steps_ahead_of_graphs_of_a_library():
             assert device.given - device.ended == min(step, MAX_STEPS_AHEAD - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adaptor", "audio_rope"])
 def test_batches_take_turns_with_the_same_graphs(models, name):
     """The state of each is put back where another has used the graph, and where another graph has moved it."""

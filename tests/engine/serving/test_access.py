@@ -18,6 +18,7 @@ def keys(tmp_path):
     return path, {name: {"Authorization": f"Bearer {add_key(path, name)}"} for name in ("alice", "bob")}
 
 
+@pytest.mark.slow
 def test_tenants_do_not_see_each_other(start, keys):
     path, headers = keys
     client = start(keys=path)
@@ -35,6 +36,7 @@ def test_tenants_do_not_see_each_other(start, keys):
     assert one != other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer wrong", "Basic YTpi", "bearer sf-"], ids=str)
 def test_missing_and_wrong_keys_are_refused(start, keys, given):
     client = start(keys=keys[0])

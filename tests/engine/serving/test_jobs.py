@@ -107,6 +107,7 @@ def test_a_full_queue_asks_to_come_back(start):
             client.delete(f"/v1/videos/{response.json()['id']}")
 
 
+@pytest.mark.slow
 def test_results_expire_and_the_oldest_go_where_the_disk_is_full(start):
     client = start()
     service = service_of(client)

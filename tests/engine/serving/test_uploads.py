@@ -83,6 +83,7 @@ def test_a_file_that_ends_its_reader(client, post, clip_file, tmp_path, monkeypa
     assert client.get("/health").status_code == 200
 
 
+@pytest.mark.slow
 def test_limits_hold_before_decoding(tmp_path, clip_file):
     with pytest.raises(ApiError, match=r"has 1 s; at most 0\.5 s"):
         check_upload(clip_file, UploadLimits(seconds=0.5))

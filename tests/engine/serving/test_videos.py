@@ -20,6 +20,7 @@ from .conftest import open_client
 from .helpers import FAST, finished, service_of
 
 
+@pytest.mark.slow
 def test_a_video_is_made_of_a_sentence(client, engine, tmp_path):
     created = client.post("/v1/videos", json=FAST)
     assert created.status_code == 200
@@ -283,6 +284,7 @@ def test_what_the_server_says_of_itself(start):
     assert state["queue"]["stored"] == {"completed": 1} and state["engine"]["model"] == "syncflow-tiny"
 
 
+@pytest.mark.slow
 def test_previews_are_close_to_the_frames(engine):
     import torch
 

@@ -42,6 +42,7 @@ def test_the_full_size_tower_has_the_published_tensors() -> None:
     assert stdit3_config({"model_type": "STDiT3"}) == OPEN_SORA.ddit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("table", [True, False], ids=["with rope.freqs", "without"])
 def test_the_same_bits_come_back(
@@ -63,6 +64,7 @@ def assert_same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["shards", "pt", "old pt", "file"])
 def test_layouts(published: tuple[Path, Path, Path], tmp_path: Path, layout: str) -> None:
     given, source = stdit3_tensors(), tmp_path / "source"
@@ -86,6 +88,7 @@ def test_layouts(published: tuple[Path, Path, Path], tmp_path: Path, layout: str
     assert package.config.ddit == stdit3_config(STDIT3)
 
 
+@pytest.mark.slow
 def test_a_package_in_another_precision(published: tuple[Path, Path, Path], tmp_path: Path) -> None:
     package = import_opensora(*published, tmp_path / "package", dtype=torch.float16)
     found = files.open_tensors(package.component("ddit")).infos
@@ -112,6 +115,7 @@ def broken(kind: str) -> tuple[dict[str, Tensor], str]:
     return given, f"NaN or infinity in {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["missing", "extra", "misshapen", "whole numbers", "nan", "inf"])
 def test_a_planted_tensor_is_refused_with_its_name(
     published: tuple[Path, Path, Path], tmp_path: Path, kind: str
