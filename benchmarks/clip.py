@@ -5,9 +5,7 @@ Text encoder and codecs are the same in all; the baseline samples in the referen
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -18,31 +16,11 @@ from syncflow.engine.runtime.selection.choose import RuntimeChoice
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.types import Clip, Latents, Request
 
-from . import instructions
-from .alternating import Ratio, Timing, alternate, ratio
-from .step import PROMPTS, PlainReferenceLoop, over_fastest
+from .alternating import Timing, alternate
+from .step import PROMPTS, PlainReferenceLoop, RuntimeRow, over_fastest_sentences, runtime_fields
 
 STEPS = 8
 ERROR = 0.02  # of frames and sound, in root mean squares, relative to the reference loop's clip
-
-
-@dataclass(frozen=True)
-class ClipRow:
-    """``ms_p50`` of a batch of clips, and ``ratio`` of the reference loop's time to it; the rest as in ``step.Row``."""
-
-    name: str
-    runtime: str
-    instructions: str
-    ms_p50: float
-    ratio: float
-    low: float
-    high: float
-    fastest_other: str | None = None
-    over_fastest: Ratio | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dump``."""
-        return asdict(self)
 
 
 def makers(
@@ -78,37 +56,20 @@ def makers(
 
 def compare(
     engine: Engine, chosen: Mapping[str, RuntimeChoice], batch: int, timing: Timing, steps: int = STEPS
-) -> list[ClipRow]:
+) -> list[RuntimeRow]:
     """Rows for a batch: the reference loop, then every runtime, in alternation."""
     seconds = alternate(makers(engine, chosen, batch, steps), timing, f"clips, batch {batch}")
-    rows = []
-    for name, times in seconds.items():
-        against = ratio(seconds["reference"], times)
-        rows.append(
-            ClipRow(
-                name=f"{name}, batch {batch}",
-                runtime=chosen[name].runtime if name in chosen else name,
-                instructions=instructions.used(),
-                ms_p50=round(1e3 * statistics.median(times), 1),
-                ratio=against.median,
-                low=against.low,
-                high=against.high,
-                **(over_fastest(seconds, name) if name.startswith("auto") else {}),
-            )
-        )
-    return rows
+    return [
+        RuntimeRow(**runtime_fields(seconds, name, chosen[name].runtime if name in chosen else name, batch, digits=1))
+        for name in seconds
+    ]
 
 
-def table(rows: list[ClipRow], steps: int = STEPS) -> str:
+def table(rows: list[RuntimeRow], steps: int = STEPS) -> str:
     """Rows as Markdown, and a sentence on ``auto``."""
     lines = [f"| clips of {steps} steps | ms | reference / own | 95 % interval |", "|---|--:|--:|--:|"]
     lines += [f"| {one.name} | {one.ms_p50:.0f} | {one.ratio:.2f} | {one.low:.2f} to {one.high:.2f} |" for one in rows]
-    lines += [
-        f"{one.name} is {one.over_fastest} times as fast as {one.fastest_other}, the fastest of the others"
-        for one in rows
-        if one.over_fastest is not None
-    ]
-    return "\n".join(lines)
+    return "\n".join(lines + over_fastest_sentences(rows))
 
 
 def _error(made: Clip, expected: Clip) -> float:

@@ -68,14 +68,13 @@ class Variant:
     bytes: int | None = None
 
 
-@dataclass(frozen=True)
-class Row:
-    """``ms_p50`` of a step; ``ratio`` of the reference loop's time to it, which is within ``low`` and ``high`` with
-    95 % confidence; ``rel_err`` of its velocities.
+@dataclass(frozen=True, kw_only=True)
+class RuntimeRow:
+    """``ms_p50`` of what a runtime did; ``ratio`` of the reference loop's time to it, which is within ``low`` and
+    ``high`` with 95 % confidence.
 
-    ``instructions``: the highest instruction level in use ("x86-64-v3", …). ``gflops`` is the rate, in 1e9 a second.
-    The rest as in :class:`Variant`. Of ``auto`` alone, ``fastest_other`` is the fastest of the others, and
-    ``over_fastest`` how many times as fast ``auto`` is.
+    ``instructions``: the highest instruction level in use ("x86-64-v3", …). Of ``auto`` alone, ``fastest_other`` is the
+    fastest of the others, and ``over_fastest`` how many times as fast ``auto`` is.
     """
 
     name: str
@@ -85,17 +84,23 @@ class Row:
     ratio: float
     low: float
     high: float
-    gflops: float
-    rel_err: float
-    launches: int | None
-    flops: int
-    bytes: int | None
     fastest_other: str | None = None
     over_fastest: Ratio | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dump``."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(RuntimeRow):
+    """A step: ``rel_err`` of its velocities, ``gflops`` its rate in 1e9 a second, the rest as in :class:`Variant`."""
+
+    gflops: float
+    rel_err: float
+    launches: int | None
+    flops: int
+    bytes: int | None
 
 
 class PlainReferenceLoop(ReferenceLoop):
@@ -180,28 +185,34 @@ def compare(engine: Engine, chosen: Mapping[str, RuntimeChoice], batch: int, tim
     """Rows for a batch: the reference loop, then every runtime, one step of each in every round."""
     every = variants(engine, chosen, batch)
     seconds = alternate({one.name: one.step for one in every}, timing, f"batch {batch}")
-    rows = []
-    for one in every:
-        median, against = statistics.median(seconds[one.name]), ratio(seconds["reference"], seconds[one.name])
-        automatic = one.name.startswith("auto")
-        rows.append(
-            Row(
-                name=f"{one.name}, batch {batch}",
-                runtime=one.runtime,
-                instructions=instructions.used(),
-                ms_p50=round(1e3 * median, 3),
-                ratio=against.median,
-                low=against.low,
-                high=against.high,
-                gflops=round(one.flops / median / 1e9, 2),
-                rel_err=one.rel_err,
-                launches=one.launches,
-                flops=one.flops,
-                bytes=one.bytes,
-                **(over_fastest(seconds, one.name) if automatic else {}),
-            )
+    return [
+        Row(
+            **runtime_fields(seconds, one.name, one.runtime, batch, digits=3),
+            gflops=round(one.flops / statistics.median(seconds[one.name]) / 1e9, 2),
+            rel_err=one.rel_err,
+            launches=one.launches,
+            flops=one.flops,
+            bytes=one.bytes,
         )
-    return rows
+        for one in every
+    ]
+
+
+def runtime_fields(
+    seconds: Mapping[str, Sequence[float]], name: str, runtime: str, batch: int, digits: int
+) -> dict[str, Any]:
+    """The fields of a :class:`RuntimeRow` of ``name``, milliseconds with so many digits after the point."""
+    against = ratio(seconds["reference"], seconds[name])
+    return {
+        "name": f"{name}, batch {batch}",
+        "runtime": runtime,
+        "instructions": instructions.used(),
+        "ms_p50": round(1e3 * statistics.median(seconds[name]), digits),
+        "ratio": against.median,
+        "low": against.low,
+        "high": against.high,
+        **(over_fastest(seconds, name) if name.startswith("auto") else {}),
+    }
 
 
 def over_fastest(seconds: Mapping[str, Sequence[float]], own: str) -> dict[str, Any]:
@@ -280,12 +291,16 @@ def table(rows: Sequence[Row]) -> str:
         speed = f"{row.ms_p50:.1f}", f"{row.ratio:.2f}", f"{row.low:.2f} to {row.high:.2f}", f"{row.gflops:.1f}"
         cells = (row.name, *speed, f"{row.rel_err:.1e}", launches, f"{row.flops / 1e9:.2f}", traffic)
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [
+    return "\n".join(lines + over_fastest_sentences(rows))
+
+
+def over_fastest_sentences(rows: Sequence[RuntimeRow]) -> list[str]:
+    """A sentence for each row of ``auto``."""
+    return [
         f"{row.name} is {row.over_fastest} times as fast as {row.fastest_other}, the fastest of the others"
         for row in rows
         if row.over_fastest is not None
     ]
-    return "\n".join(lines)
 
 
 def _error(found: Latents, expected: Latents, before: Latents) -> float:
