@@ -25,24 +25,22 @@ from .server import Server
 
 MIB = 2**20
 SMALL = {"prompt": "a red ball bounces", "seconds": 0.5, "size": "32x32", "num_inference_steps": 2}
-RUNS = 5  # of the comparison
 SAMPLES = 5  # of the memory during the load
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the load, the cancellation and, with ``--requests``, the comparison with ``syncflow batch``."""
+    """Run the load and the cancellation."""
     parser = argparse.ArgumentParser(prog="python -m syncflow.benchmarks.load", description=__doc__)
     parser.add_argument("--clients", type=int, default=200, help="clients at once")
     parser.add_argument("--seconds", type=int, default=60, help="duration of the load")
     parser.add_argument("--queue", type=int, default=64, help="jobs that may wait")
-    parser.add_argument("--requests", type=int, default=0, help="of the comparison with syncflow batch; 0: none")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_media(folder)
         with Server(folder / "load", "--runtime", "torch", "--queue", str(given.queue)) as server:
-            _generate(server, min(16, given.queue))  # so that what grows with the first requests has grown
+            _fill(server, min(16, given.queue))  # so that what grows with the first requests has grown
             with _memory(server, given.seconds) as resident:
                 failures = _print(_locust(server, folder, given.clients, given.seconds))
             _wait_until_idle(server)
@@ -50,9 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"resident memory of the server: {', '.join(f'{each / MIB:.0f}' for each in resident)} MiB")
             steps = max(_cancel(server) for _ in range(3))
             print(f"steps after the deletion of a running video: {steps:g} (the most of 3)")
-        if given.requests:
-            with Server(folder / "compared", "--runtime", "torch", "--queue", str(given.requests)) as server:
-                _compare(server, folder, given.requests)
     return int(failures > 0 or steps > 1)
 
 
@@ -149,34 +144,11 @@ def _cancel(server: Server) -> float:
     return server.metric("syncflow_denoising_steps_total") - before
 
 
-def _generate(server: Server, count: int) -> float:
-    """Videos per second from the end of the first to the end of the last of ``count`` requests."""
-    name = 'syncflow_num_requests_total{status="completed"}'
-    before = server.metric(name)
+def _fill(server: Server, count: int) -> None:
+    """Generate some videos."""
     for seed in range(count):
         server.call("POST", "/v1/videos", {**SMALL, "seed": seed})
-    began, first = 0.0, 0.0
-    while (done := server.metric(name) - before) < count:
-        if done and not began:
-            began, first = time.perf_counter(), done
-        time.sleep(0.05)
-    return (count - first) / (time.perf_counter() - began) if began else float("nan")
-
-
-def _compare(server: Server, folder: Path, count: int) -> None:
-    """Clips per second of the server and of ``syncflow batch``, for the same requests, in alternation."""
-    prompts = folder / "prompts.jsonl"
-    row = {"prompt": SMALL["prompt"], "seconds": 0.5, "width": 32, "height": 32, "steps": 2}
-    prompts.write_text("".join(json.dumps({**row, "seed": seed}) + "\n" for seed in range(count)))
-    rates: list[tuple[float, float]] = []
-    _generate(server, count)
-    for run in range(RUNS):
-        command = [sys.executable, "-m", "syncflow", "batch", str(prompts), "-o", str(folder / f"clips-{run}")]
-        batch = subprocess.run([*command, "--runtime", "torch", "--json"], stdout=subprocess.PIPE, check=True)
-        rates.append((_generate(server, count), json.loads(batch.stdout)["clips_per_second"]))
-        print(f"server {rates[-1][0]:.2f} clips/s, syncflow batch {rates[-1][1]:.2f} clips/s")
-    ratio = sorted(served / made for served, made in rates)[len(rates) // 2]
-    print(f"server / syncflow batch: {ratio:.2f} (median of {len(rates)} alternating runs of {count} requests)")
+    _wait_until_idle(server)
 
 
 if __name__ == "__main__":

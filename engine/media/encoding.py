@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import wave
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 AAC_BITS_PER_SAMPLE = 4
+AAC_CODER = "fast"  # takes a quarter of the time of FFmpeg's default, and is meant for high bit rates
 H264_QUALITY = "12"
 VP9_QUALITY = "18"
 COLOR_ITU601 = 6
@@ -67,6 +69,8 @@ def encode_video(clip: Clip, target: Path | BinaryIO, container: Container, name
             rate = clip.sample_rate if container.audio == "aac" or clip.sample_rate in OPUS_RATES else OPUS_RATES[-1]
             audio = output.add_stream(container.audio, rate=rate, layout="mono")
             audio.codec_context.bit_rate = AAC_BITS_PER_SAMPLE * rate
+            if container.audio == "aac":
+                audio.options = {"aac_coder": AAC_CODER}
         for image in clip.frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             output.mux(video.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU601", threads=SCALING_THREADS)))
@@ -138,24 +142,25 @@ def encode_gif(clip: Clip, target: Path, name: str) -> None:
 
 def encode_wav(clip: Clip, target: Path) -> None:
     """The sound alone, in 16 bit."""
-    import av
-
-    with av.open(str(target), "w", format="wav") as container:
-        audio = container.add_stream("pcm_s16le", rate=clip.sample_rate, layout="mono")
-        if len(clip.waveform):
-            container.mux(audio.encode(audio_frame(clip.waveform, clip.sample_rate, "s16")))
-        container.mux(audio.encode())
+    with wave.open(str(target), "wb") as output:
+        output.setnchannels(1)
+        output.setsampwidth(2)
+        output.setframerate(clip.sample_rate)
+        output.writeframes(_samples_16(clip.waveform).astype("<i2").tobytes())
 
 
 def audio_frame(waveform: np.ndarray, rate: int, sample_format: str) -> AudioFrame:
     """The whole waveform as one frame of samples in a format of FFmpeg; the encoder cuts it."""
     import av
 
-    samples = float_waveform(waveform)
-    if sample_format.startswith("s16"):
-        samples = np.rint(samples * 32767).astype(np.int16)
+    samples = _samples_16(waveform) if sample_format.startswith("s16") else float_waveform(waveform)
     frame = av.AudioFrame.from_ndarray(samples[None], format=sample_format, layout="mono")
     frame.sample_rate = rate
     frame.pts = 0
     frame.time_base = Fraction(1, rate)
     return frame
+
+
+def _samples_16(waveform: np.ndarray) -> np.ndarray:
+    """Samples of 16 bit; full scale is 32767."""
+    return np.rint(float_waveform(waveform) * 32767).astype(np.int16)

@@ -15,17 +15,19 @@ from .settings import retry_after
 bearer = HTTPBearer(auto_error=False, description="An API key, where the server has a file of keys.")
 
 
-def service_of(request: Request) -> Service:
-    """The service of the application."""
+async def service_of(request: Request) -> Service:
+    """The service of the application. A coroutine: FastAPI calls a plain function in a thread."""
     service: Service = request.app.state.service
     return service
 
 
+Served = Annotated[Service, Depends(service_of)]
+
+
 async def authenticated(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+    request: Request, service: Served, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> ApiKey:
     """The key of a request. Raises :class:`ApiError`: 401 for none or a wrong one, 429 above its rate."""
-    service = service_of(request)
     key = service.keys.find(None if credentials is None else credentials.credentials)
     if key is None:
         service.metrics.refused.labels("invalid_api_key").inc()
@@ -40,4 +42,3 @@ async def authenticated(
 
 
 Key = Annotated[ApiKey, Depends(authenticated)]
-Served = Annotated[Service, Depends(service_of)]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..batching import Handle
 from ..types import Clip
+from .store import VideoJob
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class Preview:
 
 
 class LiveJob:
-    """One job until it ends. Threads of the engine change it, event loops watch it."""
+    """One stored ``job`` until it ends. Threads of the engine change it, event loops watch it."""
 
-    def __init__(self, job_id: str, tenant: str, inference_steps: int) -> None:
-        self.id, self.tenant, self.inference_steps = job_id, tenant, inference_steps
+    def __init__(self, job: VideoJob) -> None:
+        self.job, self.id, self.tenant = job, job.id, job.tenant
+        self.inference_steps: int = job.params["num_inference_steps"]
         self.step = self.steps = 0  # of the loop, which steps the modalities one after the other if one leads
         self.preview: Preview | None = None
         self.handle: Handle[list[Clip]] | None = None

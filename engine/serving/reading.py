@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from anyio.to_thread import run_sync
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
@@ -18,9 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from .errors import ApiError, from_validation, wrong_value
+from .keys import ApiKey
 from .schemas import DataUrl, JsonVideoCreateParams, VideoCreateParams
 from .service import Service
-from .store import NewJob, new_id
+from .store import NewJob, VideoJob, new_id
 from .uploads import FIELD, MediaKind, check_upload, from_data_url
 
 MAX_FIELDS = 64
@@ -122,17 +122,21 @@ def _validated(kind: type[VideoCreateParams], values: Mapping[str, Any]) -> Vide
         raise from_validation(error.errors(include_url=False, include_context=False, include_input=False)) from None
 
 
-async def store_job(body: Body, service: Service, idempotency_key: str | None) -> NewJob:
-    """Check a request, and store its upload. Raises :class:`ApiError`; nothing stays on disk then."""
-    job_id = new_id()
+def store_job(body: Body, service: Service, key: ApiKey, idempotency_key: str | None) -> VideoJob:
+    """Check a request, and store its upload and its job, or find the job of the same idempotency key. Takes a while.
+
+    Raises :class:`ApiError`; nothing stays on disk then.
+    """
+    job_id, is_new = new_id(), False
     try:
-        return await run_sync(_store_job, body, service, job_id, idempotency_key)
-    except BaseException:
-        await run_sync(service.folder.remove_upload, job_id)
-        raise
+        job, is_new = service.add(_new_job(body, service, job_id, idempotency_key), key)
+        return job
+    finally:
+        if body.file is not None and not is_new:
+            service.folder.remove_upload(job_id)
 
 
-def _store_job(body: Body, service: Service, job_id: str, idempotency_key: str | None) -> NewJob:
+def _new_job(body: Body, service: Service, job_id: str, idempotency_key: str | None) -> NewJob:
     kind: MediaKind | None = None
     upload: Path | None = None
     stored: dict[str, str] | None = None

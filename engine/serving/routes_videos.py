@@ -201,15 +201,7 @@ async def inspect_video(video_id: VideoId, service: Served, key: Key, take: Take
 async def _create(request: Request, service: Service, key: ApiKey, idempotency_key: str | None) -> VideoJob:
     service.check_accepting()
     body = await read_body(request, service)
-    new = await store_job(body, service, idempotency_key)
-    try:
-        job, is_new = await run_sync(service.add, new, key)
-    except BaseException:
-        await run_sync(service.folder.remove_upload, new.id)
-        raise
-    if not is_new:
-        await run_sync(service.folder.remove_upload, new.id)
-    return job
+    return await run_sync(store_job, body, service, key, idempotency_key)
 
 
 async def _found(service: Service, key: ApiKey, video_id: str) -> VideoJob:

@@ -57,7 +57,7 @@ class Runner:
         self._live: dict[str, LiveJob] = {}
         self._stopping = False
         self._submitters = ThreadPoolExecutor(settings.uploads.processes, "syncflow-submit")
-        self._writers = ThreadPoolExecutor(2, "syncflow-write")
+        self._writers = ThreadPoolExecutor(settings.in_flight, "syncflow-write")  # they wait for encoders and the disk
         self._dispatcher = threading.Thread(target=self._dispatch, name="syncflow-dispatch", daemon=True)
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class Runner:
 
     def add(self, job: VideoJob) -> None:
         """Take in a queued job."""
-        live = LiveJob(job.id, job.tenant, job.params["num_inference_steps"])
+        live = LiveJob(job)
         if self.tracing is not None:
             live.span = self.tracing.begin(job, self.engine.config.name)
         with self._changed:
@@ -188,10 +188,10 @@ class Runner:
             self._end(live)
 
     def _submit(self, live: LiveJob) -> None:
-        job = self.store.start(live.id)
-        if job is None or live.deleted:
+        if not self.store.start(live.id) or live.deleted:
             self._end(live)
             return
+        job = live.job
         live.started_at = time.monotonic()
         self.metrics.queue_time.observe(live.started_at - live.queued_at)
         upload = self.folder.upload(job.id) if job.upload is not None else None
@@ -230,7 +230,8 @@ class Runner:
             self.folder.remove(live.id)
             return
         live.completed = True
-        self.folder.remove_upload(live.id)
+        if live.job.upload is not None:
+            self.folder.remove_upload(live.id)
         now = time.monotonic()
         began, stepped = live.first_step_at or now, live.started_at or now
         self.durations.add(live.inference_steps, now - began, max(began - stepped, 0.0))

@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Row
 
 from .errors import ApiError, wrong_value
 from .files import JOB_ID
 from .keys import ApiKey
 from .settings import DAY, retry_after
-from .tables import connect, jobs, usage
+from .statements import Change, Statements
+from .tables import connect, jobs
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
-OPEN = ("queued", "in_progress")
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,17 @@ class VideoJob:
     tenant: str
     status: Status
     created_at: float
-    started_at: float | None
-    completed_at: float | None
     params: Mapping[str, Any]
     upload: Mapping[str, Any] | None
-    result: Mapping[str, Any] | None
-    error: Mapping[str, Any] | None
-    attempts: int
-    completions: int
+    started_at: float | None = None
+    completed_at: float | None = None
+    result: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    attempts: int = 0
+    completions: int = 0
+
+
+COLUMNS = tuple(VideoJob.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class JobStore:
 
     def __init__(self, url: str, server: str, clock: Callable[[], float] = time.time) -> None:
         self._database, self._server, self._clock = connect(url), server, clock
+        self._sql = Statements(server, COLUMNS)
         self._writing = threading.Lock()  # SQLite takes one writer at a time
 
     def close(self) -> None:
@@ -83,38 +87,34 @@ class JobStore:
             found = self._same(connection, new, key)
             if found is not None:
                 return found, False
-            self._check_room(connection, key, queue)
-            values = {
+            self._check_queue(connection, key, queue)
+            self._count_today(connection, key)
+            values: dict[str, Any] = {
                 "id": new.id,
-                "server": self._server,
                 "tenant": key.tenant,
                 "status": "queued",
                 "created_at": self._clock(),
                 "params": dict(new.params),
                 "upload": None if new.upload is None else dict(new.upload),
-                "attempts": 0,
-                "completions": 0,
-                "fingerprint": new.fingerprint,
-                "idempotency_key": new.idempotency_key,
             }
-            connection.execute(insert(jobs).values(**values))
-            stored = connection.execute(self._select().where(jobs.c.id == new.id)).one()
-        return _job(stored), True
+            stored = {"server": self._server, "fingerprint": new.fingerprint, "idempotency_key": new.idempotency_key}
+            inserted = connection.execute(self._sql.insert, values | stored)
+            assert inserted.inserted_primary_key is not None, "one row is inserted"
+            values["number"] = inserted.inserted_primary_key[0]
+        return VideoJob(**values), True
 
     def get(self, job_id: str, tenant: str | None = None) -> VideoJob | None:
         """A job, if it belongs to the tenant (None: any)."""
         if not JOB_ID.fullmatch(job_id):
             return None
-        query = self._select().where(jobs.c.id == job_id)
-        if tenant is not None:
-            query = query.where(jobs.c.tenant == tenant)
+        query = self._sql.job if tenant is None else self._sql.own_job
         with self._database.connect() as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(query, _named(job_id, tenant)).one_or_none()
         return None if row is None else _job(row)
 
     def page(self, tenant: str, after: str | None, limit: int, *, newest_first: bool) -> tuple[list[VideoJob], bool]:
         """Jobs of a tenant behind the job ``after``, and whether there are more. Raises :class:`ApiError`."""
-        query = self._select().where(jobs.c.tenant == tenant)
+        query = self._sql.jobs.where(jobs.c.tenant == tenant)
         if after is not None:
             last = self.get(after, tenant)
             if last is None:
@@ -127,18 +127,18 @@ class JobStore:
 
     def with_status(self, *statuses: Status) -> list[VideoJob]:
         """All jobs with these statuses, in the order of their creation."""
-        query = self._select().where(jobs.c.status.in_(statuses)).order_by(jobs.c.number)
+        query = self._sql.jobs.where(jobs.c.status.in_(statuses)).order_by(jobs.c.number)
         with self._database.connect() as connection:
             return [_job(row) for row in connection.execute(query)]
 
     def ids(self) -> list[str]:
         """The ids of all jobs."""
         with self._database.connect() as connection:
-            return list(connection.execute(select(jobs.c.id).where(jobs.c.server == self._server)).scalars())
+            return list(connection.execute(self._sql.ids).scalars())
 
     def finished(self, until: float | None = None, most: int = 1000) -> list[VideoJob]:
         """Jobs that have ended (before ``until``), the oldest first."""
-        query = self._select().where(jobs.c.status.in_(("completed", "failed")))
+        query = self._sql.jobs.where(jobs.c.status.in_(("completed", "failed")))
         if until is not None:
             query = query.where(jobs.c.completed_at < until)
         with self._database.connect() as connection:
@@ -146,83 +146,69 @@ class JobStore:
 
     def counts(self) -> dict[str, int]:
         """How many jobs there are in each status."""
-        query = select(jobs.c.status, func.count()).where(jobs.c.server == self._server).group_by(jobs.c.status)
         with self._database.connect() as connection:
-            return {status: count for status, count in connection.execute(query)}
+            return {status: count for status, count in connection.execute(self._sql.counts)}
 
-    def start(self, job_id: str) -> VideoJob | None:
-        """A queued job is in progress now, one attempt more; None where it is not queued any more."""
-        values = {"status": "in_progress", "started_at": self._clock(), "attempts": jobs.c.attempts + 1}
-        return self.get(job_id) if self._change(job_id, "queued", values) else None
+    def start(self, job_id: str) -> bool:
+        """A queued job is in progress now, one attempt more; whether it was queued."""
+        return self._change(self._sql.start, job_id, now=self._clock())
 
     def complete(self, job_id: str, result: Mapping[str, Any]) -> bool:
         """A job in progress is completed; whether it was in progress."""
-        values = {"result": dict(result), "completions": jobs.c.completions + 1}
-        return self._change(job_id, "in_progress", {"status": "completed", "completed_at": self._clock(), **values})
+        return self._change(self._sql.complete, job_id, now=self._clock(), manifest=dict(result))
 
     def fail(self, job_id: str, code: str, message: str) -> bool:
         """A job in progress has failed; whether it was in progress."""
-        error = {"code": code, "message": message}
-        values = {"status": "failed", "completed_at": self._clock(), "error": error}
-        return self._change(job_id, "in_progress", values)
+        reason = {"code": code, "message": message}
+        return self._change(self._sql.fail, job_id, now=self._clock(), reason=reason)
 
     def requeue(self, job_id: str, *, counted: bool) -> bool:
         """A job in progress waits again; ``counted``: the attempt counts."""
-        back = {} if counted else {"attempts": jobs.c.attempts - 1}
-        return self._change(job_id, "in_progress", {"status": "queued", "started_at": None, **back})
+        return self._change(self._sql.requeue if counted else self._sql.requeue_uncounted, job_id)
 
     def delete(self, job_id: str, tenant: str | None = None) -> bool:
         """Forget a job; whether it was there."""
-        condition = and_(jobs.c.server == self._server, jobs.c.id == job_id)
-        if tenant is not None:
-            condition = and_(condition, jobs.c.tenant == tenant)
-        with self._writing, self._database.begin() as connection:
-            return connection.execute(delete(jobs).where(condition)).rowcount == 1
+        return self._change(self._sql.delete if tenant is None else self._sql.delete_own, **_named(job_id, tenant))
 
-    def _select(self) -> Select[Any]:
-        columns = [jobs.c[name] for name in VideoJob.__dataclass_fields__]
-        return select(*columns).where(jobs.c.server == self._server)
-
-    def _change(self, job_id: str, status: Status, values: Mapping[str, Any]) -> bool:
-        condition = and_(jobs.c.server == self._server, jobs.c.id == job_id, jobs.c.status == status)
+    def _change(self, statement: Change, job_id: str, **values: Any) -> bool:
         with self._writing, self._database.begin() as connection:
-            return connection.execute(update(jobs).where(condition).values(**values)).rowcount == 1
+            return connection.execute(statement, {"job_id": job_id, **values}).rowcount == 1
 
     def _same(self, connection: Connection, new: NewJob, key: ApiKey) -> VideoJob | None:
         if new.idempotency_key is None:
             return None
-        query = self._select().add_columns(jobs.c.fingerprint)
-        query = query.where(jobs.c.tenant == key.tenant, jobs.c.idempotency_key == new.idempotency_key)
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(self._sql.same, {"owner": key.tenant, "key": new.idempotency_key}).one_or_none()
         if row is None:
             return None
         if row.fingerprint != new.fingerprint:
             raise wrong_value("Idempotency-Key", "Idempotency-Key: it came with another request before")
         return _job(row)
 
-    def _check_room(self, connection: Connection, key: ApiKey, queue: int) -> None:
-        """Count a job, or refuse it. Raises :class:`ApiError`."""
-        mine = and_(jobs.c.server == self._server, jobs.c.status.in_(OPEN))
-        unfinished = select(func.count()).where(mine, jobs.c.tenant == key.tenant)
-        if connection.execute(unfinished).scalar_one() >= key.queued:
+    def _check_queue(self, connection: Connection, key: ApiKey, queue: int) -> None:
+        """Raises :class:`ApiError` where no more jobs may wait."""
+        own, waiting = connection.execute(self._sql.open_counts, {"owner": key.tenant}).one()
+        if own >= key.queued:
             message = f"{key.queued} of your videos wait or are being made, which is your limit"
             raise ApiError(429, message, "too_many_queued", retry_after=5)
-        waiting = select(func.count()).where(jobs.c.server == self._server, jobs.c.status == "queued")
-        if connection.execute(waiting).scalar_one() >= queue:
+        if waiting >= queue:
             raise ApiError(429, f"{queue} videos wait, and no more may", "queue_full", retry_after=5)
-        day = int(self._clock() // DAY)
-        today = and_(usage.c.server == self._server, usage.c.tenant == key.tenant, usage.c.day == day)
-        created = connection.execute(select(usage.c.videos).where(today)).scalar_one_or_none()
-        if created is not None and created >= key.videos_per_day:
+
+    def _count_today(self, connection: Connection, key: ApiKey) -> None:
+        """One video more of a tenant's day. Raises :class:`ApiError` for one too many."""
+        now = self._clock()
+        today: dict[str, Any] = {"owner": key.tenant, "today": int(now // DAY)}
+        if connection.execute(self._sql.one_more_today, today | {"most": key.videos_per_day}).rowcount:
+            return
+        if connection.execute(self._sql.videos_today, today).scalar_one_or_none() is not None:
             message = f"{key.videos_per_day} videos were created today (UTC), which is your limit"
-            until = retry_after((day + 1) * DAY - self._clock())
-            raise ApiError(429, message, "quota_exceeded", retry_after=until)
-        if created is None:
-            values = {"server": self._server, "tenant": key.tenant, "day": day, "videos": 1}
-            connection.execute(insert(usage).values(**values))
-        else:
-            connection.execute(update(usage).where(today).values(videos=usage.c.videos + 1))
+            raise ApiError(429, message, "quota_exceeded", retry_after=retry_after(DAY - now % DAY))
+        connection.execute(self._sql.first_today, today)
+
+
+def _named(job_id: str, tenant: str | None) -> dict[str, str]:
+    """The parameters of a statement on a job, or on a job of a tenant."""
+    return {"job_id": job_id} if tenant is None else {"job_id": job_id, "owner": tenant}
 
 
 def _job(row: Row[Any]) -> VideoJob:
-    return VideoJob(*(row._mapping[name] for name in VideoJob.__dataclass_fields__))
+    return VideoJob(*(row._mapping[name] for name in COLUMNS))

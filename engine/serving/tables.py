@@ -64,7 +64,7 @@ def connect(url: str) -> Engine:
     Raises ``ValueError`` for a database that cannot be opened.
     """
     try:
-        engine = create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))  # a file is never disconnected
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _prepare_sqlite)
         metadata.create_all(engine)

@@ -27,6 +27,8 @@ from ..fuzz_media import damage, write_samples
 from .helpers import ServerProcess
 
 GROWTH = 96 * 2**20  # bytes that the server may grow by
+TIMEOUT = 300.0  # seconds for a response; a file is read twice, with 60 s each
+TOGETHER = 64  # files between two lines of progress
 BOUNDARY = "a-boundary"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
 FIELDS = {"prompt": "a ball", "num_inference_steps": "1", "seed": "1"}
@@ -138,7 +140,7 @@ def client_of(url: str) -> tuple[Post, Callable[[str], int]]:
     address = urlsplit(url).netloc
 
     def call(method: str, path: str, kind: str = "", body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(address, timeout=120)
+        connection = http.client.HTTPConnection(address, timeout=TIMEOUT)
         try:
             connection.request(method, path, body, {"Content-Type": kind} if kind else {})
             response = connection.getresponse()
@@ -212,8 +214,9 @@ def main(count: int, seed: int) -> int:
             with ThreadPoolExecutor(4) as pool:
                 list(pool.map(send, [next(files) for _ in range(16)]))
                 before = process.memory_info().rss
-                for begin in range(16, count, 64):
-                    list(pool.map(send, [next(files) for _ in range(min(64, count - begin))]))
+                for begin in range(16, count, TOGETHER):
+                    list(pool.map(send, [next(files) for _ in range(min(TOGETHER, count - begin))]))
+                    print(f"{statuses.total()} files: {dict(sorted(statuses.items()))}", file=sys.stderr, flush=True)
             for what, content in crafted(samples["file.mp4"]).items():
                 statuses[f"crafted {refuses(post, FORM, form(content), what)}"] += 1
             for what, (kind, body) in bodies(samples["file.mp4"]).items():

@@ -47,7 +47,8 @@ def test_a_job_goes_its_way_once(store):
     job, is_new = store.add(new, BOB, 10)
     assert is_new and (job.id, job.status, job.params) == (new.id, "queued", new.params)
     assert not store.complete(job.id, {}) and not store.fail(job.id, "x", "y")
-    assert store.start(job.id).attempts == 1 and store.start(job.id) is None
+    assert store.get(job.id) == job
+    assert store.start(job.id) and store.get(job.id).attempts == 1 and not store.start(job.id)
     assert store.requeue(job.id, counted=False) and store.get(job.id).attempts == 0
     store.start(job.id)
     assert store.complete(job.id, {"takes": []}) and not store.complete(job.id, {})
@@ -91,7 +92,7 @@ def test_limits(store):
 def test_servers_share_a_database_and_no_job(store, url):
     job, _ = store.add(_new(), BOB, 10)
     other = JobStore(url, "server 2")
-    assert other.get(job.id) is None and other.ids() == [] and not other.delete(job.id) and other.start(job.id) is None
+    assert other.get(job.id) is None and other.ids() == [] and not other.delete(job.id) and not other.start(job.id)
     other.close()
 
 
