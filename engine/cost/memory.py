@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,8 @@ class LiveMemoryMode(TorchDispatchMode):
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = _lstm_outputs(*args) if func is LSTM and args[0].is_meta else func(*args, **(kwargs or {}))
+        of_lstm = func is LSTM and args[0].is_meta
+        found: Any = _lstm_outputs(*args) if of_lstm else func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._known:
                 self._known.add(storage)
