@@ -90,6 +90,7 @@ def test_a_worker_that_ends_is_a_sentence(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_planted_slow_down_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(compare, "STEPS", 3)
     commit = git_checkout()
     found = compare.compare_revision(commit, compare.workloads([1], clip=False), 5, runtime="torch", slow_down=3.0)
     (row,) = found["rows"]
