@@ -100,7 +100,8 @@ def _model(settings: dict[str, Any], device: str) -> Any:
     from diffusers import LTXVideoTransformer3DModel
 
     with torch.device(device):
-        return LTXVideoTransformer3DModel(**settings).eval().requires_grad_(False)
+        model: Any = LTXVideoTransformer3DModel(**settings)
+    return model.eval().requires_grad_(False)
 
 
 def _inputs(config: ModelConfig, settings: dict[str, Any], batch: int, device: str) -> dict[str, Any]:

@@ -137,8 +137,8 @@ def check(
 
 def mean(one: StepCost, other: StepCost) -> StepCost:
     """Halfway between two costs."""
-    seconds = ((getattr(one, name) + getattr(other, name)) / 2 for name in ("fixed", "each", "decode"))
-    return StepCost(*seconds, beside=one.beside)
+    fixed, each, decode = ((getattr(one, name) + getattr(other, name)) / 2 for name in ("fixed", "each", "decode"))
+    return StepCost(fixed, each, decode, one.beside)
 
 
 def errors(predicted: Service, measured: Service) -> dict[str, float]:

@@ -92,6 +92,10 @@ def test_replicas_run_what_was_predicted(monkeypatch):
     assert "requests a second" in replicas.table(predicted, measured)
 
 
+def test_the_mean_of_two_costs_is_halfway():
+    assert replicas.mean(StepCost(1.0, 2.0, 3.0), StepCost(3.0, 4.0, 5.0)) == StepCost(2.0, 3.0, 4.0)
+
+
 def test_the_error_of_a_prediction_is_relative_to_what_was_measured():
     load, cost = capacity.Load(rate=1, steps=4, requests=100), StepCost(0.01, 0.02)
     predicted = capacity.predict(load, cost, 2, 8)

@@ -95,8 +95,13 @@ def test_the_command_writes_page_results_and_history(results, tmp_path, capsys) 
     ("page", "render"), [("README.md", report.readme_table), ("docs/performance.md", report.report)]
 )
 def test_pages_hold_what_the_committed_results_say(page, render) -> None:
-    results = Results(json.loads((ROOT / "docs" / "speed.json").read_text()))
-    assert report.inserted((ROOT / page).read_text()) == render(results)
+    """Nothing where `make bench` has not been run yet."""
+    shown, file = report.inserted((ROOT / page).read_text()), ROOT / "docs" / "speed.json"
+    if not file.is_file():
+        assert shown == ""
+        return
+    results = Results(json.loads(file.read_text()))
+    assert shown == render(results)
     assert {"test_step[1]", "test_step[8]", "test_clip[1]", "test_clip[8]"} <= results.rows.keys()
 
 

@@ -29,7 +29,7 @@ from ...package import sha256
 from .processor import processor
 from .timing import StepTimes
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = "calibration"
 # Environment variables that change the speed of the libraries.
 ENVIRONMENT = (
