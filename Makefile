@@ -14,9 +14,9 @@ CLIPS ?= 6000
 # What limits each library to AVX2. OpenVINO needs its own limit and oneDNN's to agree; ONNX Runtime has none.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OV_CPU_MAX_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" SYNCFLOW_INSTRUCTIONS=x86-64-v3
-# The whole suite runs all of Hypothesis's examples; a developer's run, and test-fast, a few of each.
+# Of every property a few examples are tried, and where CI is set, as .ci/run does, all of them.
 PYTEST := -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-ALL_EXAMPLES := --hypothesis-profile=ci
+EXAMPLES := $(if $(CI),--hypothesis-profile=ci)
 
 .DELETE_ON_ERROR:
 .PHONY: help setup system-packages demo test test-fast test-avx2 native-test sanitize fuzz lanes check gate bench train-tiny clean
@@ -54,13 +54,13 @@ demo: $(CORE) ## generate a clip with the bundled model: out/demo.mp4 and out/de
 	@echo "The clip is $(CURDIR)/out/demo.mp4, a plot of it is $(CURDIR)/out/demo.png"
 
 test: setup native-test ## the whole test suite: that of C++, then that of Python, a file at a time on every core
-	$(BIN)/python $(PYTEST) $(ALL_EXAMPLES)
+	$(BIN)/python $(PYTEST) $(EXAMPLES)
 
 test-fast: setup ## the Python tests that take little time, with few random examples each
 	$(BIN)/python $(PYTEST) -m "not slow"
 
 test-avx2: setup native-test ## the test suite with every library limited to AVX2, as on a processor without AVX-512
-	$(AVX2) $(BIN)/python $(PYTEST) $(ALL_EXAMPLES)
+	$(AVX2) $(BIN)/python $(PYTEST) $(EXAMPLES)
 
 # Configures, builds and tests presets of CMakePresets.json, each in a folder under build/.
 CORES = $(shell getconf _NPROCESSORS_ONLN)

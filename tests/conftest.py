@@ -4,8 +4,8 @@ Every process of the tests computes with one thread, since there is one for each
 run in their interpreter. Exports in the user's cache do not count, and runtimes are not timed: the tests choose theirs,
 and those of the timing switch it on.
 
-Hypothesis has two profiles: `fast`, the default, runs at most five examples of each property; `ci`, which `make test`
-selects with ``--hypothesis-profile=ci``, runs all of them. Both run the same examples every time.
+Hypothesis has two profiles: `fast`, the default, runs at most five examples of each property; `ci`, which ``make test``
+selects where ``CI`` is set, runs all of them. Both run the same examples every time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ import pytest
 import torch
 from hypothesis import settings
 
+from .library_caches import prepare_triton_language_once
+
 _cache = tempfile.TemporaryDirectory(prefix="syncflow-")
 os.environ["SYNCFLOW_CACHE"] = _cache.name
 os.environ["SYNCFLOW_CALIBRATION"] = "off"
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    prepare_triton_language_once()
 
 settings.register_profile("fast", settings.get_profile("ci"), max_examples=5)
 settings.load_profile("fast")

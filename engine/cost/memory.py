@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ WORKSPACE = 32 << 20  # bytes of PyTorch's workspace for cuBLAS on Hopper; on ot
 
 
 CONVOLUTIONS = (torch.ops.aten.conv3d.default, torch.ops.aten.convolution.default)
+LSTM = torch.ops.aten.lstm.input
 SMALL = 20480  # batch x channels x frames x height, up to which PyTorch unfolds the input of a convolution on a CPU
 
 
@@ -53,7 +55,8 @@ class LiveMemoryMode(TorchDispatchMode):
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
+        of_lstm = func is LSTM and args[0].is_meta
+        found: Any = _lstm_outputs(*args) if of_lstm else func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._known:
                 self._known.add(storage)
@@ -193,6 +196,12 @@ class MemoryEstimator:
                 peak_bytes(lambda: self._decode_video(video, s.frames), on_cpu=self._on_cpu),
                 peak_bytes(lambda: self._decode_audio(audio, s.samples), on_cpu=self._on_cpu),
             )
+
+
+def _lstm_outputs(x: Tensor, states: Sequence[Tensor], *_: object) -> tuple[Tensor, ...]:
+    """What an LSTM of one direction gives; on the meta device PyTorch would go through it token by token."""
+    hidden, cell = states
+    return x.new_empty(*x.shape[:-1], hidden.shape[-1]), torch.empty_like(hidden), torch.empty_like(cell)
 
 
 def _unfolded_bytes(x: Tensor, weight: Tensor, output: Tensor) -> int:

@@ -52,7 +52,7 @@ def test_one_request_equals_the_plain_loop(model, lead, known, guidance):
 
 @pytest.mark.slow
 @given(st.lists(JOBS, min_size=1, max_size=4))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_any_batch_equals_the_plain_loop(model, jobs):
     """Requests of one batch may differ in everything but shape."""
     assert_naive(model, jobs)

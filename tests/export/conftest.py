@@ -15,11 +15,14 @@ from syncflow.engine.exports import Export
 from syncflow.export.writing import write_export
 
 from ..engine.plain import CONFIG, SEQUENCE, randomised
+from ..library_caches import register_onnx_operations_once
+
+register_onnx_operations_once()
 
 BRIDGES = {
-    "adaptor": CONFIG,
+    "adaptor": CONFIG.replace(depth=1),
     "audio_rope": CONFIG.replace(bridge="audio_rope", first_block=1),
-    "global_local": CONFIG.replace(bridge="global_local", audio_text=True),
+    "global_local": CONFIG.replace(depth=1, bridge="global_local", audio_text=True),
 }
 
 

@@ -24,7 +24,10 @@ from syncflow.engine.runtime.exported import graph_names
 from syncflow.engine.runtime.selection.calibration import TIE_RATIO
 from syncflow.kernels import native
 
+from ..library_caches import register_onnx_operations_once
 from ..native.parity import compare, has_backend
+
+register_onnx_operations_once()
 
 PROMPTS = ("a large red rubber ball bounces on a wooden floor", "a small green metal ball falls on a stone floor")
 BOUND = 1e-4

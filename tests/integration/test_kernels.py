@@ -56,7 +56,7 @@ def kernels(monkeypatch):
 
 def request(**settings):
     return Request(
-        "a large red rubber ball bounces on a wooden floor", seed=7, guidance=3.0, **{"seconds": 1.0} | settings
+        "a large red rubber ball bounces on a wooden floor", seed=7, guidance=3.0, **{"seconds": 0.5} | settings
     )
 
 
@@ -87,7 +87,7 @@ def test_velocities(engine, monkeypatch):
 
 def test_guided_sample(engine, monkeypatch):
     """Two steps of both modalities at a shared time, the second from what the first one left."""
-    job = prepared(engine, steps=2, video_lead=0.0, seconds=0.5)
+    job = prepared(engine, steps=2, video_lead=0.0)
     plain = sample(engine.components.ddit, [job])
     with kernels(monkeypatch) as launched:
         fused = sample(engine.components.ddit, [job])

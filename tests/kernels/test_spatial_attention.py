@@ -31,14 +31,14 @@ def inputs(rows, frames, tokens, heads, width, dtype, seed, strided=False):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(
     rows=st.integers(0, 2),
-    frames=st.integers(1, 3),
+    frames=st.integers(1, 2),
     tokens=st.sampled_from([0, 1, 2, 7, 31, 64, 67, 131]),
     heads=st.integers(1, 2),
     width=st.sampled_from([32, 48, 64, 72, 128]),
     strided=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_equals_sdpa(check, dtype, rows, frames, tokens, heads, width, strided, seed):
     check(spatial_attention, formulation, *inputs(rows, frames, tokens, heads, width, dtype, seed, strided))
 

@@ -47,13 +47,13 @@ def inputs(rows, frames, tokens, heads, width, dtype, seed, strided=False):
 @given(
     rows=st.integers(0, 2),
     frames=st.sampled_from([1, 2, 5, 8, 13, 31, 64, 67, 131]),
-    tokens=st.sampled_from([0, 1, 2, 11]),
+    tokens=st.sampled_from([0, 1, 3]),
     heads=st.integers(1, 2),
     width=st.sampled_from([32, 48, 64, 72, 128]),
     strided=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_equals_complex_rotation_and_sdpa(check, dtype, rows, frames, tokens, heads, width, strided, seed):
     check(temporal_attention, formulation, *inputs(rows, frames, tokens, heads, width, dtype, seed, strided))
 

@@ -96,6 +96,13 @@ def test_the_peak_is_that_of_steps_or_of_decoding(memory, engine):
     assert eight - memory.weights == pytest.approx(8 * memory.step_of(sequence, plan), rel=0.2)
 
 
+def test_a_recurrent_layer_is_not_gone_through_token_by_token(monkeypatch):
+    """Its outputs count, and the states that it is given and returns."""
+    monkeypatch.setattr(torch._prims_common, "elementwise_dtypes", None)  # of the gates of a token
+    layer, x = torch.nn.LSTM(4, 6, 2).to("meta"), torch.zeros(50, 3, 4, device="meta")
+    assert peak_bytes(lambda: layer(x)[0]) == 4 * (50 * 3 * 6 + 2 * 2 * (2 * 3 * 6))
+
+
 def test_what_can_never_fit_is_refused_at_once(engine):
     small = Engine(engine.components, limits=Limits(memory=20_000_000))
     with small:

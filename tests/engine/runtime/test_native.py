@@ -322,6 +322,8 @@ def test_older_processors(instructions):
     """The passes again with fewer instructions, in a process of their own."""
     if os.environ.get("SYNCFLOW_INSTRUCTIONS"):
         pytest.skip("this is that process")
+    if instructions == native.instructions():
+        pytest.skip("the other tests run with these instructions")
     environment = {**os.environ, "SYNCFLOW_INSTRUCTIONS": instructions}
     name = "import syncflow._native as n; print(n.instructions())"
     said = subprocess.run([sys.executable, "-c", name], env=environment, capture_output=True, text=True, check=True)

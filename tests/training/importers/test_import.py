@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from syncflow.cli import main
 from syncflow.engine.components import Components
 from syncflow.engine.package import open_package
 from syncflow.engine.presets import OPEN_SORA
@@ -191,7 +192,15 @@ def test_what_folders_are(published: tuple[Path, Path, Path], tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_the_command(published: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_the_command(published: tuple[Path, Path, Path], tmp_path: Path, monkeypatch, capsys) -> None:
+    def syncflow(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["syncflow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert (ended.value.code or 0) == code, err
+        return out if code == 0 else err
+
     package = tmp_path / "package"
     parts = ("--vae", published[1], "--text-encoder", published[2])
     assert "open-sora-1.2" in syncflow("import", published[0], package, *parts)
@@ -199,11 +208,3 @@ def test_the_command(published: tuple[Path, Path, Path], tmp_path: Path) -> None
     assert json.loads(syncflow("inspect", package, "--json"))["kind"] == "package"
     assert "exists already" in syncflow("import", published[0], package, *parts, code=2)
     assert "needs --vae and --text-encoder" in syncflow("import", published[0], tmp_path / "other", code=2)
-
-
-def syncflow(*arguments: object, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "syncflow", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
