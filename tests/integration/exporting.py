@@ -146,7 +146,7 @@ def check_auto(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_cpp(exported: Exported, folder: Path) -> None:
-    """libsyncflow with the same graphs computes the same velocities and clip, with all that the bridge of the model does."""
+    """libsyncflow with the same graphs computes the same velocities and clip, of all that the model's bridge does."""
     built = [runtime for runtime in exported.runtimes if has_backend(runtime)]
     if not built:
         pytest.skip("libsyncflow is built without these back ends; docs/cpp.md says how to build them")
