@@ -51,7 +51,7 @@ def choose(name: str, heuristic: Mapping[str, int], **key: Any) -> dict[str, int
     chosen = dict(heuristic)
     if name in _override.get():
         return {**chosen, **_override.get()[name]}
-    known = {"triton": 100 * VERSION[0] + VERSION[1]}
+    known: dict[str, Any] = {"triton": 100 * VERSION[0] + VERSION[1]}
     known |= {k: str(v).removeprefix("torch.") if isinstance(v, torch.dtype) else v for k, v in key.items()}
     for rule in _rules(_target.get() or _present()).get(name, ()):
         if all(_fits(known[condition], allowed) for condition, allowed in rule["when"].items()):
