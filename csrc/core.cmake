@@ -29,6 +29,9 @@ set(SYNCFLOW_CORE_SOURCES
   csrc/src/sampling/one_way.cpp
   csrc/src/sampling/schedule.cpp
   csrc/src/sampling/step_plan.cpp)
+# Headers of the standard library that most sources include: reading them takes longer than compiling what follows.
+set(SYNCFLOW_COMMON_HEADERS <algorithm> <array> <atomic> <chrono> <cmath> <condition_variable> <cstdint> <cstdio> <cstring> <filesystem> <functional>
+  <map> <memory> <mutex> <optional> <set> <span> <string> <thread> <utility> <variant> <vector>)
 set(SYNCFLOW_LEVEL_SOURCES
   csrc/src/block_kernels.cpp
   csrc/src/codecs/codec_kernels.cpp

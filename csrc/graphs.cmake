@@ -67,4 +67,4 @@ endif()
 list(APPEND graph_reports "no tensorrt: there is no module for it")
 
 list(JOIN graph_runtimes "," joined_runtimes)
-set_property(SOURCE csrc/src/service/backends.cpp APPEND PROPERTY COMPILE_DEFINITIONS SYNCFLOW_GRAPH_RUNTIMES="${joined_runtimes}")
+set_property(SOURCE csrc/src/engine/model_backend.cpp APPEND PROPERTY COMPILE_DEFINITIONS SYNCFLOW_GRAPH_RUNTIMES="${joined_runtimes}")

@@ -50,6 +50,7 @@ set_property(SOURCE csrc/src/capi/api.cpp APPEND PROPERTY COMPILE_DEFINITIONS SY
 # As in the noise: a fused multiply-add would change the last bit of what is promised to the bit.
 target_compile_options(syncflow_objects PRIVATE -ffp-contract=off)
 syncflow_strict(syncflow_objects)
+target_precompile_headers(syncflow_objects PRIVATE ${SYNCFLOW_COMMON_HEADERS})
 if(ffmpeg_found)
   target_sources(syncflow_objects PRIVATE csrc/src/media/pictures.cpp csrc/src/media/reading.cpp csrc/src/media/writing_mp4.cpp)
   target_compile_definitions(syncflow_objects PRIVATE SYNCFLOW_FFMPEG)

@@ -51,12 +51,15 @@ void cross_attention(const CrossAttention& call, int threads) {
 std::int64_t packed_size(std::int64_t out, std::int64_t in) { return divide_up(out, PANEL) * PANEL * in; }
 
 void pack(const float* weight, std::int64_t out, std::int64_t in, float* packed) {
-    for (std::int64_t panel = 0; panel < divide_up(out, PANEL); ++panel) {
-        for (std::int64_t k = 0; k < in; ++k) {
-            for (std::int64_t c = 0; c < PANEL; ++c) {
-                const std::int64_t row = panel * PANEL + c;
-                *packed++ = row < out ? weight[row * in + k] : 0;
+    constexpr std::int64_t line = 16;  // floats of a cache line, which is read whole while it is there
+    for (std::int64_t first = 0; first < out; first += PANEL, packed += PANEL * in) {
+        const std::int64_t rows = std::min(PANEL, out - first);
+        for (std::int64_t k = 0; k < in; k += line) {
+            const std::int64_t last = std::min(k + line, in);
+            for (std::int64_t c = 0; c < rows; ++c) {
+                for (std::int64_t i = k; i < last; ++i) packed[i * PANEL + c] = weight[(first + c) * in + i];
             }
+            for (std::int64_t i = k; i < last; ++i) std::fill(packed + i * PANEL + rows, packed + (i + 1) * PANEL, 0.0f);
         }
     }
 }

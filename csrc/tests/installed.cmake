@@ -1,5 +1,5 @@
-# Installs the build into a clean prefix, builds every example against it as a stranger would, and runs those that end. How fast the
-# examples themselves are does not matter: they are not optimised.
+# Installs the build into a clean prefix, builds every example and a consumer of the kernels alone against it as a stranger would, in one
+# build, and runs those that end. How fast they are themselves does not matter: they are not optimised.
 #     cmake -DBUILD=<build folder> -DSOURCE=<repository> -DWORK=<scratch folder> -DPACKAGE=<model> -DCXX=<compiler> -P installed.cmake
 set(prefix ${WORK}/prefix)
 file(REMOVE_RECURSE ${WORK})
@@ -15,9 +15,15 @@ endfunction()
 
 run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${prefix})
 set(built ${WORK}/examples)
-run(${CMAKE_COMMAND} -S ${SOURCE}/csrc/examples -B ${built} -DCMAKE_PREFIX_PATH=${prefix} -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_BUILD_TYPE=)
-run(${CMAKE_COMMAND} --build ${built} --parallel)
+file(WRITE ${WORK}/source/CMakeLists.txt "cmake_minimum_required(VERSION 3.21)
+project(strangers LANGUAGES C CXX)
+add_subdirectory(${SOURCE}/csrc/examples examples)
+add_subdirectory(${SOURCE}/csrc/tests/consumer consumer)
+")
+run(${CMAKE_COMMAND} -S ${WORK}/source -B ${WORK} -DCMAKE_PREFIX_PATH=${prefix} -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_BUILD_TYPE=)
+run(${CMAKE_COMMAND} --build ${WORK} --parallel)
 
+run(${WORK}/consumer/consumer)  # whose noise tests/native compares with Python
 run(${built}/c_api/c_api ${PACKAGE} ${WORK}/out 2)
 if(EXISTS ${WORK}/out/0.mp4)
   run(${built}/generate/generate ${PACKAGE} "a ball bounces" ${WORK}/out/clip.mp4 7 3)

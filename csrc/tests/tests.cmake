@@ -1,12 +1,26 @@
 # The C++ tests, for CTest.
 enable_testing()
 
-function(syncflow_test_program name library)
-  add_executable(${name}_test csrc/tests/${name}_test.cpp)
-  target_include_directories(${name}_test PRIVATE csrc/src)
-  target_link_libraries(${name}_test PRIVATE ${library})
-  target_compile_features(${name}_test PRIVATE cxx_std_20)
-  syncflow_strict(${name}_test)
+# Programs that test the whole library compute little themselves: they are not optimised, and share one precompiled header.
+function(syncflow_test_program name source library)
+  add_executable(${name} ${source})
+  target_include_directories(${name} PRIVATE csrc/src csrc/include csrc/tests)
+  target_compile_features(${name} PRIVATE cxx_std_20)
+  target_link_libraries(${name} PRIVATE ${library})
+  syncflow_strict(${name})
+  if(NOT library STREQUAL syncflow::static)
+    return()
+  endif()
+  if(NOT MSVC)
+    target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O0>)
+  endif()
+  get_property(with_headers GLOBAL PROPERTY syncflow_test_headers)
+  if(with_headers)
+    target_precompile_headers(${name} REUSE_FROM ${with_headers})
+  else()
+    target_precompile_headers(${name} PRIVATE ${SYNCFLOW_COMMON_HEADERS} <fstream> <random>)
+    set_property(GLOBAL PROPERTY syncflow_test_headers ${name})
+  endif()
 endfunction()
 
 # Named <program>.<level>, or <program> without a level.
@@ -20,11 +34,11 @@ function(syncflow_test program)
   endif()
 endfunction()
 
-syncflow_test_program(noise syncflow::noise)
+syncflow_test_program(noise_test csrc/tests/noise_test.cpp syncflow::noise)
 syncflow_test(noise)
 if(TARGET syncflow::cpu)
   foreach(program blocks instruction_level layers thread_pool)
-    syncflow_test_program(${program} syncflow::cpu)
+    syncflow_test_program(${program}_test csrc/tests/${program}_test.cpp syncflow::cpu)
   endforeach()
   set(level_names ${levels})
   list(TRANSFORM level_names REPLACE "^v" "x86-64-v")
@@ -36,12 +50,19 @@ if(TARGET syncflow::cpu)
 endif()
 
 if(TARGET syncflow)
-  include(csrc/tests/core.cmake)
-
   foreach(program service c_api c_api_random wrapper media)
-    syncflow_test_program(${program} syncflow::static)
+    syncflow_test_program(${program}_test csrc/tests/${program}_test.cpp syncflow::static)
     syncflow_test(${program})
   endforeach()
+
+  # With the bundled model. tests/native/test_core.py compares what core_parity computes with Python.
+  set(bundled_model ${CMAKE_CURRENT_SOURCE_DIR}/engine/pretrained/syncflow-tiny)
+  foreach(program core/package core/request bundled_model)
+    string(REPLACE / _ name ${program})
+    syncflow_test_program(${name}_test csrc/tests/${program}_test.cpp syncflow::static)
+    add_test(NAME ${name} COMMAND ${name}_test ${bundled_model})
+  endforeach()
+  syncflow_test_program(core_parity csrc/tests/core/parity.cpp syncflow::static)
 
   # The header in C, on the shared library; what that exports; the layout of its structs.
   enable_language(C)
@@ -57,9 +78,6 @@ if(TARGET syncflow)
 
   include(csrc/fuzz/fuzz.cmake)
 
-  set(bundled_model ${CMAKE_CURRENT_SOURCE_DIR}/engine/pretrained/syncflow-tiny)
-  syncflow_test_program(bundled_model syncflow::static)
-  add_test(NAME bundled_model COMMAND bundled_model_test ${bundled_model})
   if(NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize" AND NOT SYNCFLOW_LANES)
     add_test(NAME installed_examples COMMAND ${CMAKE_COMMAND} -DBUILD=${CMAKE_BINARY_DIR} -DSOURCE=${CMAKE_CURRENT_SOURCE_DIR}
       -DWORK=${CMAKE_BINARY_DIR}/installed -DPACKAGE=${bundled_model} -DCXX=${CMAKE_CXX_COMPILER} -P ${CMAKE_CURRENT_SOURCE_DIR}/csrc/tests/installed.cmake)

@@ -31,6 +31,12 @@ register_onnx_operations_once()
 
 PROMPTS = ("a large red rubber ball bounces on a wooden floor", "a small green metal ball falls on a stone floor")
 BOUND = 1e-4
+# By bridge the settings of a request that needs all of it: takes of one video, rows that read no context, a reference.
+BRIDGE_REQUESTS: dict[str, dict[str, object]] = {
+    "adaptor": {"takes": 2, "sync_guidance": 1.0, "video_lead": 0.5},
+    "audio_rope": {"sync_guidance": 2.0, "video_lead": 0.5},
+    "global_local": {"sync_guidance": 1.0, "reference": True},
+}
 NATIVE = () if native.EXTENSION is None else ("native",)
 
 
@@ -140,11 +146,12 @@ def check_auto(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def check_cpp(exported: Exported, folder: Path) -> None:
-    """libsyncflow with the same graphs computes the same velocities and clip."""
+    """libsyncflow with the same graphs computes the same velocities and clip, of all that the model's bridge does."""
     built = [runtime for runtime in exported.runtimes if has_backend(runtime)]
     if not built:
         pytest.skip("libsyncflow is built without these back ends; docs/cpp.md says how to build them")
     parts = Components.load(exported.package)
+    request = {"seconds": 0.5, "guidance": 3.0} | BRIDGE_REQUESTS[parts.config.ddit.bridge]
     for runtime in built:
         engine = exported.engine(runtime)
-        compare(parts, exported.package, {"seconds": 0.5, "guidance": 3.0}, folder, runtime, engine.denoiser)
+        compare(parts, exported.package, request, folder, runtime, engine.denoiser)

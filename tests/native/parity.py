@@ -20,13 +20,20 @@ from syncflow.engine.sampling.sequential import batch_of
 from syncflow.engine.types import Clip, Latents, Request
 
 ROOT = Path(syncflow.__file__).parent
-BUILT = sorted(ROOT.glob("build/*/core_parity"), key=lambda path: path.stat().st_mtime)
-PROGRAM = BUILT[-1] if BUILT else None  # the newest
 NOT_BUILT = "the C++ tests are not built; `make native-test` builds them"
 
 PROMPT = "a large red rubber ball bounces on a wooden floor"
 VELOCITY_TOLERANCE = 1e-5
 FRAMES_DECIBEL, SOUND_DECIBEL = 60, 80
+
+
+def built(name: str) -> Path | None:
+    """A file that a build of the C++ tests has made: that of the newest build, in a folder under ``build``."""
+    found = ROOT.glob(f"build/*/{name}")
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+PROGRAM = built("core_parity")
 
 
 def has_backend(name: str) -> bool:

@@ -15,22 +15,23 @@ import pytest
 
 from syncflow.engine.media import load_clip
 
-from .parity import ROOT
+from .parity import ROOT, built
 
 BUNDLED = ROOT / "engine" / "pretrained" / "syncflow-tiny"
-BUILT = sorted(ROOT.glob("build/*/installed/examples/http_service/http_service"), key=lambda path: path.stat().st_mtime)
+SERVICE = built("installed/examples/http_service/http_service")
+WAV_HEADER, SAMPLES = 44, 96_000  # bytes before the samples; samples of 16 bits in two seconds
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not BUILT, reason="the example is not built; `make native-test` builds it where cpp-httplib is there"
+        SERVICE is None, reason="the example is not built; `make native-test` builds it where cpp-httplib is there"
     ),
 ]
 
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[HTTPConnection]:
-    with subprocess.Popen([BUILT[-1], BUNDLED, "0"], stdout=subprocess.PIPE, text=True) as service:
+    with subprocess.Popen([SERVICE, BUNDLED, "0"], stdout=subprocess.PIPE, text=True) as service:
         try:
             assert service.stdout is not None
             host, _, port = service.stdout.readline().strip().removeprefix("http://").partition(":")
@@ -68,6 +69,10 @@ def test_a_sentence_becomes_a_clip(connection, tmp_path: Path):
     assert clip.waveform.any()
     state = json.loads(ask(connection, "GET", path)[1])
     assert (state["state"], state["status"], state["step"]) == ("finished", "SYNCFLOW_OK", state["num_steps"])
+    status, sound = ask(connection, "GET", f"{path}/clip.wav")
+    assert status == HTTPStatus.OK
+    assert sound[:4] == b"RIFF"
+    assert len(sound) == WAV_HEADER + 2 * SAMPLES
     assert ask(connection, "DELETE", path)[0] == HTTPStatus.NO_CONTENT
     assert ask(connection, "GET", path)[0] == HTTPStatus.NOT_FOUND
 
@@ -79,3 +84,10 @@ def test_mistakes_are_answered_with_a_sentence(connection):
     status, answer = outcome(connection, location.decode().strip())
     assert status == HTTPStatus.UNPROCESSABLE_ENTITY
     assert b"steps is 100000" in answer
+
+
+def test_a_request_is_cancelled_while_it_runs(connection):
+    path = ask(connection, "POST", "/clips", prompt="a ball bounces", steps=1000)[1].decode().strip()
+    assert ask(connection, "GET", f"{path}/clip.wav")[0] == HTTPStatus.CONFLICT
+    assert ask(connection, "DELETE", path)[0] == HTTPStatus.NO_CONTENT
+    assert ask(connection, "GET", path)[0] == HTTPStatus.NOT_FOUND

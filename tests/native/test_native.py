@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
-import time
-from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import urlencode
-from urllib.request import Request as UrlRequest
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import syncflow
 from syncflow.engine.sampling.noise import numpy_normal, philox4x32
+
+from .parity import ROOT, built
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(syncflow.__file__).parent
-MODEL = ROOT / "engine/pretrained/syncflow-tiny"
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+CONSUMER = built("installed/consumer/consumer")
 STATUS = "from syncflow.engine.sampling.noise import native_status, normal; print(native_status()); normal(1, 0, 5)"
 
 needs_native = pytest.mark.skipif(
@@ -37,28 +30,6 @@ needs_toolchain = pytest.mark.skipif(
     not (shutil.which("cmake") and COMPILER and (ROOT / "CMakeLists.txt").exists()),
     reason="needs the sources, CMake and a C++ compiler",
 )
-
-CONSUMER_BUILD = """
-cmake_minimum_required(VERSION 3.21)
-project(consumer LANGUAGES CXX)
-find_package(syncflow REQUIRED)
-add_executable(consumer consumer.cpp)
-target_link_libraries(consumer PRIVATE syncflow::noise syncflow::cpu)
-"""
-
-CONSUMER = """
-#include <cstdio>
-
-#include "syncflow/blocks.h"
-#include "syncflow/layers.h"
-#include "syncflow/noise.h"
-
-int main() {
-    float noise = 0;
-    syncflow::fill_normal({7, 1, 0}, 0, &noise, 1);
-    std::printf("%.9g %s\\n", noise, syncflow::instructions());
-}
-"""
 
 SEEDS = st.integers(0, 2**64 - 1)
 WORDS = st.integers(0, 2**32 - 1)
@@ -118,77 +89,10 @@ def test_status_says_what_is_missing():
     assert run.stdout.startswith("native part missing, numpy stands in with the same results; to build it, install")
 
 
-@pytest.fixture(scope="module")
-def prefix(tmp_path_factory) -> Path:
-    """Where the library is installed, from the folder of `make test`, which has built all of it."""
-    path = tmp_path_factory.mktemp("prefix")
-    _run("cmake", "--preset", "release")
-    _run("cmake", "--build", "--preset", "release")
-    _run("cmake", "--install", "build/tests", "--prefix", str(path))
-    return path
-
-
-def _run(*command: str) -> None:
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-
-
-def _build(source: Path, build: Path, prefix: Path) -> None:
-    _run("cmake", "-S", str(source), "-B", str(build), f"-DCMAKE_PREFIX_PATH={prefix}")
-    _run("cmake", "--build", str(build))
-
-
-@needs_toolchain
-def test_a_program_finds_the_installed_library(tmp_path, prefix):
-    source, build = tmp_path / "source", tmp_path / "build"
-    source.mkdir()
-    (source / "CMakeLists.txt").write_text(CONSUMER_BUILD)
-    (source / "consumer.cpp").write_text(CONSUMER)
-    _build(source, build, prefix)
-    run = subprocess.run([str(build / "consumer")], capture_output=True, text=True, check=True)
+@pytest.mark.skipif(CONSUMER is None, reason="the consumer is not built; `make native-test` builds it")
+def test_a_program_uses_the_installed_library():
+    """A project of its own that finds the package with CMake and links the noise and the kernels alone."""
+    run = subprocess.run([CONSUMER], capture_output=True, text=True, check=True)
     noise, instructions = run.stdout.split()
     assert np.float32(noise) == numpy_normal(7, 1, 0, 0, 1)[0]
     assert instructions in ("baseline", "x86-64-v3", "x86-64-v4")
-
-
-@needs_toolchain
-def test_the_http_service_generates_clips(tmp_path, prefix):
-    _build(ROOT / "csrc/examples/http_service", tmp_path, prefix)
-    program = tmp_path / "http_service"
-    if not program.exists():
-        pytest.skip("needs cpp-httplib")
-    with subprocess.Popen([str(program), str(MODEL), "0"], stdout=subprocess.PIPE, text=True) as service:
-        try:
-            assert service.stdout is not None
-            address = service.stdout.readline().strip()
-            _use(address)
-        finally:
-            service.kill()
-
-
-def _use(address: str) -> None:
-    def ask(method: str, path: str, **form: object) -> tuple[int, bytes]:
-        data = urlencode(form).encode() if form else None
-        try:
-            with urlopen(UrlRequest(address + path, data=data, method=method), timeout=60) as answer:
-                return answer.status, answer.read()
-        except HTTPError as error:
-            return error.code, error.read()
-
-    status, location = ask("POST", "/clips", prompt="a ball bounces", seed=7, steps=3)
-    assert status == 202
-    clip = location.decode().strip()
-    deadline = time.monotonic() + 60
-    while (state := json.loads(ask("GET", clip)[1]))["state"] != "finished":
-        assert time.monotonic() < deadline, state
-        time.sleep(0.05)
-    assert state["status"] == "SYNCFLOW_OK"
-    status, sound = ask("GET", f"{clip}/clip.wav")
-    assert status == 200 and sound[:4] == b"RIFF" and len(sound) == 44 + 2 * 96_000
-    assert ask("POST", "/clips", prompt="a ball", steps="many")[0] == 422
-    assert ask("GET", "/clips/99")[0] == 404
-
-    running = ask("POST", "/clips", prompt="a ball bounces", steps=1000)[1].decode().strip()
-    assert ask("GET", f"{running}/clip.wav")[0] == 409
-    assert ask("DELETE", running)[0] == 204
-    assert ask("GET", running)[0] == 404

@@ -67,10 +67,13 @@ class Backend {
 inline constexpr const char* NATIVE = "native";
 
 struct BackendOptions {
-    std::string name = NATIVE;  // or a runtime of exported graphs: "aoti", "onnxruntime", "openvino"
+    std::string name = NATIVE;  // or a runtime of exported graphs
     int threads = 0;  // that compute; 0: one for each processor that the process may use
     bool verify = true;  // whether all files are compared with the checksums of the manifest
 };
+
+// "native", and the runtimes of exported graphs of this build.
+const std::vector<std::string>& backend_names();
 
 // Reads a package, and for a runtime of exported graphs its export. Throws Status::not_found, corrupt or unsupported with a sentence that names the file.
 std::unique_ptr<Backend> open_backend(const std::filesystem::path& package, const BackendOptions& options = {});

@@ -1,10 +1,9 @@
 #include "engine/model_backend.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <future>
-#include <string_view>
+#include <sstream>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -345,10 +344,22 @@ Preview ModelBackend::preview(const RequestState& state, bool frames) {
     return preview;
 }
 
+const std::vector<std::string>& backend_names() {
+    static const std::vector<std::string> all = [] {
+        std::vector<std::string> names = {NATIVE};
+        std::istringstream runtimes(SYNCFLOW_GRAPH_RUNTIMES);
+        for (std::string name; std::getline(runtimes, name, ',');) names.push_back(name);
+        return names;
+    }();
+    return all;
+}
+
 std::unique_ptr<Backend> open_backend(const std::filesystem::path& path, const BackendOptions& options) {
-    constexpr std::array<std::string_view, 4> NAMES = {NATIVE, "aoti", "onnxruntime", "openvino"};
-    if (std::find(NAMES.begin(), NAMES.end(), options.name) == NAMES.end()) {
-        throw Error(Status::unsupported, "there is no back end " + options.name + "; there are native, aoti, onnxruntime and openvino");
+    const std::vector<std::string>& names = backend_names();
+    if (std::find(names.begin(), names.end(), options.name) == names.end()) {
+        std::string all;
+        for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+        throw Error(Status::unsupported, "there is no back end " + options.name + "; this build has " + all);
     }
     BackendOptions resolved = options;
     resolved.threads = thread_count(options.threads);

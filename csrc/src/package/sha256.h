@@ -7,7 +7,12 @@
 
 namespace syncflow::engine {
 
-// In hexadecimal.
+// In hexadecimal, with the processor's own instructions for it where it has them.
 std::string sha256(std::span<const std::byte> bytes);
+
+// The same without them.
+std::string sha256_portable(std::span<const std::byte> bytes);
+
+bool has_sha256_instructions();
 
 }  // namespace syncflow::engine

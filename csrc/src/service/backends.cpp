@@ -2,7 +2,6 @@
 
 #include <map>
 #include <mutex>
-#include <sstream>
 #include <utility>
 
 #include "service/failure.h"
@@ -12,11 +11,10 @@ namespace {
 
 struct Backends {
     std::mutex mutex;
-    std::map<std::string, OpenBackend> by_name = {{engine::NATIVE, engine::open_backend}};
+    std::map<std::string, OpenBackend> by_name;
 
     Backends() {
-        std::istringstream names(SYNCFLOW_GRAPH_RUNTIMES);
-        for (std::string name; std::getline(names, name, ',');) by_name[name] = engine::open_backend;
+        for (const std::string& name : engine::backend_names()) by_name[name] = engine::open_backend;
     }
 };
 

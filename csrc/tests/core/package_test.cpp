@@ -1,4 +1,5 @@
 // JSON, safetensors and packages: what they read, and the sentences for what they refuse.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -58,12 +59,20 @@ void refuses_what_is_not_json() {
     parse_json(std::string(MAX_JSON_DEPTH, '[') + std::string(MAX_JSON_DEPTH, ']'));
 }
 
+// With the processor's own instructions, where it has them, and without.
 void hashes() {
-    const auto hash = [](const std::string& text) { return sha256(std::as_bytes(std::span(text))); };
-    expect(hash("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "the hash of nothing");
-    expect(hash("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "the hash of FIPS 180-4");
-    expect(hash(std::string(1'000'000, 'a')) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0", "the hash of a million letters");
-    for (std::size_t length = 54; length < 66; ++length) expect(hash(std::string(length, 'x')).size() == 64, "lengths around a block");
+    std::printf("SHA-256 %s instructions of its own\n", has_sha256_instructions() ? "with" : "without");
+    for (const auto compute : {sha256, sha256_portable}) {
+        const auto hash = [&](const std::string& text) { return compute(std::as_bytes(std::span(text))); };
+        expect(hash("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "the hash of nothing");
+        expect(hash("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "the hash of FIPS 180-4");
+        expect(hash(std::string(1'000'000, 'a')) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0", "the hash of a million letters");
+    }
+    std::string text;
+    for (int i = 0; i < 300; ++i, text += static_cast<char>(7 * i)) {
+        const auto bytes = std::as_bytes(std::span(text));
+        expect(sha256(bytes) == sha256_portable(bytes), "both ways give one hash at every length");
+    }
 }
 
 std::string safetensors(const std::string& header, std::size_t bytes) {
@@ -97,6 +106,31 @@ void reads_safetensors() {
     refuse(safetensors(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 8), "gap at the end");
     refuse(safetensors(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 8), "overlap");
     refuse(safetensors(R"({"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8), "twice");
+}
+
+// All halves, each as the number that it stands for; none but finite ones are weights.
+void reads_halves() {
+    const fs::path path = fs::temp_directory_path() / ("syncflow-halves-" + std::to_string(std::random_device()()) + ".safetensors");
+    const auto take = [&](std::uint16_t first, std::uint16_t count) {
+        std::string file = safetensors(R"({"x":{"dtype":"F16","shape":[)" + std::to_string(count) + R"(],"data_offsets":[0,)" + std::to_string(2 * count) + "]}}", 0);
+        for (int i = 0; i < count; ++i) file += {static_cast<char>((first + i) & 0xFF), static_cast<char>((first + i) >> 8)};
+        std::ofstream(path, std::ios::binary) << file;
+        return Weights(path).take("x", {count});
+    };
+    for (const std::uint16_t sign : std::initializer_list<std::uint16_t>{0, 0x8000}) {
+        const syncflow::Floats found = take(sign, 0x7C00);
+        for (int half = 0; half < 0x7C00; ++half) {
+            const int exponent = half >> 10, fraction = half & 0x3FF;
+            const double magnitude = exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+            const float value = found[static_cast<std::size_t>(half)];
+            expect(static_cast<double>(value) == (sign != 0 ? -magnitude : magnitude) && std::signbit(value) == (sign != 0), "a half is what it stands for");
+        }
+        for (const std::uint16_t count : std::initializer_list<std::uint16_t>{1, 7, 40}) {  // that end with an infinity
+            expect_error(Status::corrupt, "NaN or infinity", [&] { take(static_cast<std::uint16_t>(sign + 0x7C01 - count), count); });
+        }
+        expect_error(Status::corrupt, "NaN or infinity", [&] { take(static_cast<std::uint16_t>(sign + 0x7FFF), 1); });
+    }
+    fs::remove(path);
 }
 
 // A copy of the bundled package that a case damages.
@@ -174,6 +208,7 @@ int main(int, char** arguments) {
     refuses_what_is_not_json();
     hashes();
     reads_safetensors();
+    reads_halves();
     refuses_damaged_packages(arguments[1]);
     std::printf("package: all checks hold\n");
     return EXIT_SUCCESS;
