@@ -101,10 +101,11 @@ $(BENCH_EXPORT): engine/pretrained/syncflow-tiny/manifest.json | $(DEV)
 	$(BIN)/syncflow export engine/pretrained/syncflow-tiny out/bench-model --no-codecs --no-verify
 	@touch $@
 
-bench: setup $(BENCH_EXPORT) ## time the engine beside what else runs the model; results go to out/bench.json and BENCH_HISTORY
+bench: setup $(BENCH_EXPORT) ## time the engine beside what else runs the model: table of README.md, out/bench.json, BENCH_HISTORY
 	@mkdir -p out
 	$(BIN)/python -m pytest benchmarks --model out/bench-model --benchmark-json out/bench.json
-	$(BIN)/python -m syncflow.benchmarks.report out/bench.json --history $(BENCH_HISTORY)
+	$(BIN)/python -m syncflow.benchmarks.report out/bench.json --history $(BENCH_HISTORY) \
+	  --readme README.md --page docs/performance.md --save docs/speed.json
 
 train-tiny: setup ## train the bundled model from scratch
 	$(BIN)/syncflow data impacts datasets/impacts --clips $(CLIPS) --seed 0

@@ -6,6 +6,7 @@ timed with events, after the L2 cache was overwritten.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ PAUSE = 0.02  # seconds
 WARM_UP = 2  # rounds that do not count, of functions that are not long
 LONG = 0.5  # seconds from which a call needs no other one before it, and one round to warm up
 RESAMPLES = 2000
+LEAST_ROUNDS = 5
 CONFIDENCE = 95  # percent
 
 
@@ -31,6 +33,8 @@ def quiet(rounds: Sequence[int], desc: str) -> Iterable[int]:
 class Timing:
     """Timed ``rounds``, a ``clock`` in seconds, and ``progress``, called like ``tqdm``.
 
+    After ``most_seconds`` no further round begins, once there are :data:`LEAST_ROUNDS`.
+
     ``time.perf_counter`` measures latency. ``time.process_time`` adds up the CPU time of all threads, spinning ones
     included: for machines under other load. On a ``device`` with CUDA, events take the place of the clock.
     """
@@ -39,6 +43,7 @@ class Timing:
     clock: Callable[[], float] = time.perf_counter
     progress: Callable[..., Iterable[int]] = quiet
     device: str = "cpu"
+    most_seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def alternate(
     names = list(functions)
     last = {name: timed(functions[name], timing) for name in names}
     first = WARM_UP - 1 if min(last.values()) < LONG else 0
+    end = time.perf_counter() + timing.most_seconds
     for k in timing.progress(range(timing.rounds + first), desc=desc):
         for name in names if k % 2 else names[::-1]:
             time.sleep(PAUSE)
@@ -95,6 +101,8 @@ def alternate(
             last[name] = timed(functions[name], timing)
             if k >= first:
                 seconds[name].append(last[name])
+        if k - first + 1 >= LEAST_ROUNDS and time.perf_counter() > end:
+            break
     return seconds
 
 

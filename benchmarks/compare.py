@@ -31,13 +31,14 @@ Progress = Callable[..., Iterable[int]]  # called like ``tqdm``
 ROOT = Path(__file__).parents[1]
 WORKER = Path(__file__).with_name("compare_worker.py")
 NATIVE = ("csrc", "CMakeLists.txt", "setup.py")  # what the native part is built from
-STEPS = 8  # in a round
-MOST = 4  # times as many rounds, where a ratio is not certain
+STEPS = 8  # of one clip in a round; of more clips fewer, at least LEAST_STEPS
+LEAST_STEPS = 2
+MOST = 8  # times as many rounds, where a ratio is not certain
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is timed in a round: ``STEPS`` denoising steps of a ``batch``, or a ``clip`` from a sentence to an mp4."""
+    """What is timed in a round: denoising steps of a ``batch``, or a ``clip`` from a sentence to an mp4."""
 
     name: str
     kind: str
@@ -45,7 +46,7 @@ class Workload:
 
     def request(self) -> str:
         """The line that the worker reads."""
-        return json.dumps({"kind": self.kind, "batch": self.batch, "steps": STEPS})
+        return json.dumps({"kind": self.kind, "batch": self.batch, "steps": max(LEAST_STEPS, STEPS // self.batch)})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from syncflow.engine.engine import Engine, bundled_model
 from syncflow.engine.runtime.selection.choose import RuntimeChoice
 
 Functions = Mapping[str, Callable[[], object]]
+MOST_SECONDS = 60.0  # of an alternating run, unless its least rounds take longer
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,7 +96,7 @@ def alternating(measured: BenchmarkFixture, device: str) -> Alternating:
     """
 
     def run(functions: Functions, own: str, rounds: int) -> dict[str, list[float]]:
-        seconds = alternate(functions, Timing(rounds, device=device))
+        seconds = alternate(functions, Timing(rounds, device=device, most_seconds=MOST_SECONDS))
         ratios: dict[str, Any] = {
             name: ratio(times, seconds[own]).to_dict() for name, times in seconds.items() if name != own
         }

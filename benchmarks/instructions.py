@@ -11,12 +11,19 @@ import sys
 
 from syncflow.engine.runtime.selection.processor import processor
 
-# What limits the native part, PyTorch's own loops, oneDNN and MKL (MKL on processors of Intel alone).
-VARIABLES = ("SYNCFLOW_INSTRUCTIONS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+# What limits the native part, PyTorch's own loops, oneDNN, MKL (on processors of Intel alone) and OpenVINO, whose limit
+# must agree with that of oneDNN.
+VARIABLES = (
+    "SYNCFLOW_INSTRUCTIONS",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "OV_CPU_MAX_ISA",
+)
 LEVELS: dict[str, tuple[str | None, ...]] = {
-    "baseline": ("baseline", "default", "SSE41", "SSE4_2"),
-    "x86-64-v3": ("x86-64-v3", "avx2", "AVX2", "AVX2"),
-    "x86-64-v4": ("x86-64-v4", None, None, None),
+    "baseline": ("baseline", "default", "SSE41", "SSE4_2", "SSE41"),
+    "x86-64-v3": ("x86-64-v3", "avx2", "AVX2", "AVX2", "AVX2"),
+    "x86-64-v4": ("x86-64-v4", None, None, None, None),
 }
 NEEDED = {
     "baseline": frozenset[str](),
@@ -55,6 +62,13 @@ def used() -> str:
     from syncflow.kernels import native
 
     return native.instructions() or torch.backends.cpu.get_cpu_capability()
+
+
+def is_limited() -> bool:
+    """Whether the native part uses a lower level than this processor has."""
+    from syncflow.kernels import native
+
+    return native.EXTENSION is not None and native.instructions() != native.EXTENSION.instruction_levels()[-1]
 
 
 def check(level: str) -> None:

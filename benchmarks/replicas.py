@@ -1,8 +1,9 @@
 """Check the capacity planner against engines that run: ``python -m syncflow.benchmarks.replicas``.
 
-Every replica is a process with an engine on some threads of its own. First all of them time their steps at once, since
-they share the memory of the machine; then requests come as a Poisson process, each to the replica with the fewest, and
-the measured latencies stand beside those that the simulation predicts for the same arrivals.
+Every replica is a process with an engine on some threads of its own. All of them time their steps at once, since they
+share the memory of the machine; then requests come as a Poisson process, each to the replica with the fewest, and the
+measured latencies stand beside those that the simulation predicts for the same arrivals. Steps are timed again after
+that, and the simulation takes the mean, so that a machine that becomes slower meanwhile counts half as much.
 """
 
 from __future__ import annotations
@@ -122,15 +123,22 @@ def check(
     fleet: Fleet, load: float, steps: int, requests: int, batch: int, seed: int
 ) -> tuple[StepCost, Service, Service]:
     """The step cost, and the predicted and the measured service at a ``load`` (1: full batches in all replicas)."""
-    cost = fleet.step_cost(SIZES)
-    rate = load * len(fleet.replicas) * capacity(cost, steps, batch)
+    before = fleet.step_cost(SIZES)
+    rate = load * len(fleet.replicas) * capacity(before, steps, batch)
     arrivals = Load(rate, steps, requests, seed=seed).arrivals()
-    predicted = simulate(arrivals, Limits(queue=QUEUE, batch=batch), Policy(), cost, len(fleet.replicas))
     ends = fleet.serve(arrivals)
+    cost = mean(before, fleet.step_cost(SIZES))
+    predicted = simulate(arrivals, Limits(queue=QUEUE, batch=batch), Policy(), cost, len(fleet.replicas))
     latencies = tuple(end - one.time for end, one in zip(ends, arrivals, strict=True))
     measured = Outcome((), tuple(ends), latencies, 0, 0, busy=float("nan"))
     number = len(fleet.replicas)
     return cost, summarize(arrivals, predicted, number), summarize(arrivals, measured, number)
+
+
+def mean(one: StepCost, other: StepCost) -> StepCost:
+    """Halfway between two costs."""
+    fixed, each, decode = ((getattr(one, name) + getattr(other, name)) / 2 for name in ("fixed", "each", "decode"))
+    return StepCost(fixed, each, decode, one.beside)
 
 
 def errors(predicted: Service, measured: Service) -> dict[str, float]:

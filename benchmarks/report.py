@@ -1,8 +1,8 @@
 """The results of ``make bench`` as Markdown: ``python -m syncflow.benchmarks.report out/bench.json``.
 
 Prints how many times as fast the engine is as each baseline, and a line for every benchmark below it. ``--readme FILE``
-replaces that table between the markers of a page, ``--save FILE`` keeps what it was made of; ``--history FOLDER`` adds
-the figures to the history of machines like this one.
+replaces the table of baselines between the markers of a page, ``--page FILE`` all of that; ``--save FILE`` keeps what
+it was made of; ``--history FOLDER`` adds the figures to the history of machines like this one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ COLUMNS = {
     "test_clip[8]": "8 clips",
 }
 ROWS = {
-    "reference": "plain loop: a forward for each branch",
-    "torch-plain": "PyTorch, eager, branches batched",
+    "reference": "plain PyTorch loop, a forward for each branch",
+    "torch-plain": "PyTorch, eager, branches in one forward",
     "compiled": "`torch.compile`",
-    "onnxruntime": "ONNX Runtime in the loop",
-    "onnxruntime alone": "ONNX Runtime, its graphs alone",
-    "openvino": "OpenVINO in the loop",
-    "openvino alone": "OpenVINO, its graphs alone",
+    "onnxruntime": "ONNX Runtime",
+    "onnxruntime alone": "ONNX Runtime, its graphs without the loop",
+    "openvino": "OpenVINO",
+    "openvino alone": "OpenVINO, its graphs without the loop",
+    "diffusers": "diffusers' LTX loop, another model of equal FLOPs",
 }
 OTHERS = {
     "test_throughput": ("one by one", "Clips that are submitted together", "as one by one"),
@@ -82,7 +83,7 @@ def short(name: str) -> str:
 
 
 def readme_table(results: Results) -> str:
-    """How many times as fast the engine is as each baseline, with the interval, and the machine."""
+    """How many times as fast the engine is as each baseline, with the interval, its own time, and the machine."""
     columns = {name: title for name, title in COLUMNS.items() if name in results.rows}
     lines = [
         f"{results.date}: {results.machine}.",
@@ -94,15 +95,19 @@ def readme_table(results: Results) -> str:
         cells = [_cell(results.ratio(name, other)) for name in columns]
         if any(cells):
             lines.append(f"| {title} | {' | '.join(cells)} |")
-    for name, (other, title, beside) in OTHERS.items():
-        if (found := results.ratio(name, other)) is not None:
-            lines += ["", f"{title}: {_cell(found)} times as fast {beside}."]
-    return "\n".join(lines)
+    rows = [results.rows[name] for name in columns]
+    own = dict.fromkeys(row["extra_info"]["own"] for row in rows)
+    times = " | ".join(_seconds(row["stats"]["median"]) for row in rows)
+    return "\n".join([*lines, f"| median of {', '.join(own)} | {times} |"])
 
 
 def report(results: Results) -> str:
     """The table of baselines, then a row for every benchmark."""
-    return "\n".join((readme_table(results), "", HEAD, *map(_row, results.rows.values())))
+    lines = [readme_table(results)]
+    for name, (other, title, beside) in OTHERS.items():
+        if (found := results.ratio(name, other)) is not None:
+            lines += ["", f"{title}: {_cell(found)} times as fast {beside}."]
+    return "\n".join((*lines, "", HEAD, *map(_row, results.rows.values())))
 
 
 def insert(page: str, table: str) -> str:
@@ -141,6 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m syncflow.benchmarks.report", description=__doc__.partition(".")[0])
     parser.add_argument("results", type=Path, help="JSON of pytest-benchmark")
     parser.add_argument("--readme", type=Path, help="page whose table is replaced")
+    parser.add_argument("--page", type=Path, help="page whose table and lines are replaced")
     parser.add_argument("--save", type=Path, help="file for the results without the times of single rounds")
     parser.add_argument("--history", type=Path, help="folder of the history, see `syncflow bench history`")
     given = parser.parse_args(arguments)
@@ -151,9 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if given.save is not None:
             given.save.write_text(json.dumps(results.compact(), indent=1) + "\n", encoding="utf-8")
-        if given.readme is not None:
-            page = given.readme.read_text(encoding="utf-8")
-            given.readme.write_text(insert(page, readme_table(results)), encoding="utf-8")
+        for page, render in ((given.readme, readme_table), (given.page, report)):
+            if page is not None:
+                page.write_text(insert(page.read_text(encoding="utf-8"), render(results)), encoding="utf-8")
         if given.history is not None:
             append(given.history, Run("make bench", results.date, results.machine, results.figures()))
     except (OSError, ValueError) as error:

@@ -36,6 +36,7 @@ from .step_recorder import PARTS, StepRecorder
 
 COPY_BYTES = 1 << 28
 SECONDS = 0.2
+CALLS = 8
 PRODUCT_SIDE = 1024
 
 
@@ -190,7 +191,7 @@ def measured_rates(device: str = "cpu") -> Rates:
         return Rates(torch.cuda.get_device_name(device), found.matrix["bfloat16"], found.copy, "measured")
     a, b = (torch.randn(PRODUCT_SIDE, PRODUCT_SIDE) for _ in range(2))
     product = 2 * PRODUCT_SIDE**3 / _best(lambda: torch.mm(a, b))
-    source = torch.zeros(COPY_BYTES // 4)
+    source = torch.ones(COPY_BYTES // 4)  # not zeros, whose pages would be one and the same
     target = torch.empty_like(source)
     copy = 2 * COPY_BYTES / _best(lambda: target.copy_(source))
     return Rates(processor().name, max(product, _multiply_add_flops()), copy, "measured")
@@ -205,13 +206,14 @@ def _multiply_add_flops() -> float:
 
 
 def _best(work: Callable[[], object]) -> float:
-    """The least seconds of a call."""
-    least, began = float("inf"), time.perf_counter()
-    while time.perf_counter() - began < 2 * SECONDS:
+    """The least seconds of a call, of :data:`CALLS` or more."""
+    seconds: list[float] = []
+    began = time.perf_counter()
+    while len(seconds) < CALLS or time.perf_counter() - began < 2 * SECONDS:
         start = time.perf_counter()
         work()
-        least = min(least, time.perf_counter() - start)
-    return least
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def table(found: StepRoofline, standings: list[Standing]) -> str:

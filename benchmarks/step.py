@@ -47,12 +47,14 @@ Work = tuple[int, int, int]
 STEPS = 200  # of the schedule: more than a run takes
 TAKE_STEPS, TAKE_ROUNDS = 8, 5
 BASELINES = ("torch-plain", "compiled", "onnxruntime", "openvino")  # what other software would use
+OTHER_WORK = "diffusers"  # a variant of as many FLOPs that computes something else
+UNLIMITED = ("onnxruntime",)  # runtimes that use every instruction of the processor
 COUNTED = ("torch", "torch-plain")  # runtimes whose operations PyTorch can count
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to make a step: ``step`` makes one, ``rel_err`` is the error of its velocities.
+    """A way to make a step: ``step`` makes one, ``rel_err`` is the error of its velocities, None for other work.
 
     ``launches`` are operations sent to the device and ``bytes`` the size of their arguments and results; None for
     runtimes that do not run PyTorch operations. ``flops`` of a step: of the reference loop its own, of a runtime those
@@ -62,7 +64,7 @@ class Variant:
     name: str
     runtime: str
     step: Callable[[], object]
-    rel_err: float
+    rel_err: float | None
     flops: int
     launches: int | None = None
     bytes: int | None = None
@@ -97,7 +99,7 @@ class Row(RuntimeRow):
     """A step: ``rel_err`` of its velocities, ``gflops`` its rate in 1e9 a second, the rest as in :class:`Variant`."""
 
     gflops: float
-    rel_err: float
+    rel_err: float | None
     launches: int | None
     flops: int
     bytes: int | None
@@ -136,10 +138,16 @@ def runtimes(
     return found
 
 
-def available(engine: Engine) -> list[str]:
-    """``auto``, and the runtimes that other software would use for this model here, in order of :data:`BASELINES`."""
+def available(engine: Engine, report: Callable[[str], object] = lambda _: None) -> list[str]:
+    """``auto``, and the runtimes that other software would use for this model here, in order of :data:`BASELINES`.
+
+    A runtime that cannot be limited to the instruction level of this process is left out, and reported in a sentence.
+    """
     found = ["auto"]
     for name in BASELINES:
+        if name in UNLIMITED and instructions.is_limited():
+            report(f"{name} is left out: it cannot be limited to {instructions.used()}")
+            continue
         try:
             if name in LIBRARIES:
                 export_for(name, engine.components.ddit, engine.export_locations, "float32")
@@ -181,9 +189,21 @@ def variants(engine: Engine, chosen: Mapping[str, RuntimeChoice], batch: int) ->
     return found
 
 
-def compare(engine: Engine, chosen: Mapping[str, RuntimeChoice], batch: int, timing: Timing) -> list[Row]:
-    """Rows for a batch: the reference loop, then every runtime, one step of each in every round."""
+def compare(
+    engine: Engine,
+    chosen: Mapping[str, RuntimeChoice],
+    batch: int,
+    timing: Timing,
+    other_work: Callable[[int], Variant] | None = None,
+) -> list[Row]:
+    """Rows for a batch: the reference loop, then every runtime, one step of each in every round.
+
+    ``other_work`` makes the variant :data:`OTHER_WORK` of so many FLOPs, which is timed with the others and is none of
+    those that ``auto`` is compared with.
+    """
     every = variants(engine, chosen, batch)
+    if other_work is not None:
+        every.append(other_work(every[-1].flops))
     seconds = alternate({one.name: one.step for one in every}, timing, f"batch {batch}")
     return [
         Row(
@@ -216,8 +236,8 @@ def runtime_fields(
 
 
 def over_fastest(seconds: Mapping[str, Sequence[float]], own: str) -> dict[str, Any]:
-    """``fastest_other``: the name of the fastest of the others; ``over_fastest``: how many times as fast ``own`` is."""
-    others = {name: statistics.median(times) for name, times in seconds.items() if name != own}
+    """The fields of :class:`RuntimeRow` about the fastest of the others that do the same work as ``own``."""
+    others = {name: statistics.median(times) for name, times in seconds.items() if name not in (own, OTHER_WORK)}
     fastest = min(others, key=lambda name: others[name])
     return {"fastest_other": fastest, "over_fastest": ratio(seconds[fastest], seconds[own])}
 
@@ -289,7 +309,8 @@ def table(rows: Sequence[Row]) -> str:
         launches = "" if row.launches is None else f"{row.launches}"
         traffic = "" if row.bytes is None else f"{row.bytes / 1e6:.0f}"
         speed = f"{row.ms_p50:.1f}", f"{row.ratio:.2f}", f"{row.low:.2f} to {row.high:.2f}", f"{row.gflops:.1f}"
-        cells = (row.name, *speed, f"{row.rel_err:.1e}", launches, f"{row.flops / 1e9:.2f}", traffic)
+        error = "" if row.rel_err is None else f"{row.rel_err:.1e}"
+        cells = (row.name, *speed, error, launches, f"{row.flops / 1e9:.2f}", traffic)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines + over_fastest_sentences(rows))
 

@@ -70,7 +70,7 @@ def step(
     limit_instructions(instructions)
     import time
 
-    from ..benchmarks import clip
+    from ..benchmarks import clip, diffusers_loop
     from ..benchmarks import step as steps
     from ..benchmarks.alternating import Timing
     from ..engine.engine import Engine
@@ -79,14 +79,19 @@ def step(
 
     check_instructions(instructions)
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
-    names = steps.available(engine) if runtimes == "all" else options.choices("runtime", runtimes, RUNTIMES)
+    names = steps.available(engine, _say) if runtimes == "all" else options.choices("runtime", runtimes, RUNTIMES)
     if at_least is not None and "auto" not in names:
         raise ValueError("--at-least is about the runtime auto; --runtimes must have it")
     kind: Any = clip if clips else steps
     chosen = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
     seconds = time.perf_counter if clock == "wall" else time.process_time
     timing = Timing(rounds, seconds, options.progress_bar, str(engine.device))
-    rows: list[Any] = [row for size in batch or (1, 8) for row in kind.compare(engine, chosen, size, timing)]
+    rows: list[Any] = []
+    for size in batch or (1, 8):
+        work: dict[str, Any] = {}
+        if runtimes == "all" and not clips:
+            work["other_work"] = diffusers_loop.maker(engine.config, size, str(engine.device), _say)
+        rows += kind.compare(engine, chosen, size, timing, **work)
     takes = [] if clips or engine.config.ddit.video_reads_audio else steps.takes(engine, chosen, timing)
     figures = {f"{row.name}, ms": row.ms_p50 for row in rows}
     figures |= {f"{row.name} over {row.fastest_other}": row.over_fastest.median for row in rows if row.over_fastest}
@@ -254,7 +259,7 @@ def _report_aot(
     faults = [fault for row in rows if (fault := row.fault(arch)) is not None]
     if faults:
         more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
-        print(f"syncflow: {faults[0]}{more}", file=sys.stderr)
+        _say(f"{faults[0]}{more}")
         raise typer.Exit(1)
 
 
@@ -280,6 +285,10 @@ def _time_kernels(dtypes: Names, presets: Names, operations: Names, batches: lis
         options.show_json({"device": torch.cuda.get_device_name(), "roofline": asdict(roofline), "rows": rows})
     else:
         print(harness.table(rows))
+
+
+def _say(sentence: str) -> None:
+    print(f"syncflow: {sentence}", file=sys.stderr)
 
 
 def _parse_tiles(text: str) -> tuple[str, dict[str, int]]:

@@ -31,8 +31,8 @@ def gate(
 ) -> None:
     """Check speed ratios; exit code 1 if one is too low.
 
-    At every instruction level the linear kernel must reach half the rate of a loop of multiply-adds, and a step of the
-    runtime that `auto` takes must be no slower than in plain PyTorch. With --against, steps must not be slower than
+    At every instruction level the linear kernel must reach 0.45 of the rate of a loop of multiply-adds, and a step of
+    the runtime that `auto` takes must be no slower than in plain PyTorch. With --against, steps must not be slower than
     0.95 times those of the revision, with 95 % confidence.
     """
     if plant == "step" and against is None:

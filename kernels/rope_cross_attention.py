@@ -148,6 +148,7 @@ def rope_cross_attention_kernel(
     SO_V_HEAD: tl.constexpr,
     SHARED: tl.constexpr,
     OWN: tl.constexpr,
+    ALIGNED: tl.constexpr,
     ROTATED: tl.constexpr,
     WINDOWED: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -162,8 +163,9 @@ def rope_cross_attention_kernel(
 
     The row's own keys, its tail, follow the last one of the context in the same tile: a rotation to position 0 changes
     nothing. They, where not ``OWN``, and ``context_of_row``, where not ``SHARED``, are stand-ins that nothing reads.
-    ``ROTATED``: ``k`` is rotated already. Axis 1 of the grid shares the keys among SPLITS programs, whose results go to
-    ``parts``, ``totals`` and ``tops`` (``split_keys.py``), or with one of them to ``out``; nothing uses the others.
+    ``ALIGNED``: every head of every key begins at a multiple of 16 bytes. ``ROTATED``: ``k`` is rotated already. Axis 1
+    of the grid shares the keys among SPLITS programs, whose results go to ``parts``, ``totals`` and ``tops``
+    (``split_keys.py``), or with one of them to ``out``; nothing uses the others.
     """
     i_program = tl.program_id(0)
     q_tiles = tl.cdiv(queries, BLOCK_Q)
@@ -217,6 +219,9 @@ def rope_cross_attention_kernel(
             p_own_value = own_v + i_row * so_v_row + i_head * SO_V_HEAD + o_own * so_v_token
             p_key = tl.where(o_key < end, p_key, p_own_key)
             p_value = tl.where(o_key < end, p_value, p_own_value)
+            if ALIGNED:  # a choice between pointers loses what is known of both, and narrow loads are not pipelined
+                p_key = tl.multiple_of(p_key, 16)
+                p_value = tl.multiple_of(p_value, 16)
         b_k, b_k_tail = load_head(p_key, m_key, WIDTH, MAIN, TAIL)
         b_v, b_v_tail = load_head(p_value, m_key, WIDTH, MAIN, TAIL)
         if WINDOWED or not ROTATED:
@@ -333,6 +338,7 @@ def plan_launches(
             "SO_V_HEAD": int(own_v.stride(2)),
             "SHARED": context_of_row is not None,
             "OWN": tail_k is not None,
+            "ALIGNED": tail_k is not None and all(map(_aligned, (k, v, own_k, own_v))),
             "ROTATED": rotated,
             "WINDOWED": window >= 0,
             "WINDOW": float(window),
@@ -341,6 +347,12 @@ def plan_launches(
         choice,
     )
     return out, [*launches, launch, *([combine_launch(buffers, out)] if split else [])]
+
+
+def _aligned(x: Tensor) -> bool:
+    """Whether each of its rows begins at a multiple of 16 bytes, as allocations do."""
+    steps = (x.storage_offset(), *x.stride()[:-1])
+    return all(step * x.element_size() % 16 == 0 for step in steps)
 
 
 rope_cross_attention = operation(reference, plan_launches, cpu, fake_cross_attention)

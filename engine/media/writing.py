@@ -38,7 +38,7 @@ def save_clip(clip: Clip, path: str | Path, *, latents: bool = False) -> Path:
     if latents and suffix != ".mp4":
         raise ValueError(f"latents are kept beside an mp4, and {path.name} is none")
     if latents and clip.latents is None:
-        raise ValueError("the clip has no latents to keep; only one that was drawn has")
+        raise ValueError("the clip has no latents to keep; only a generated one has")
     if suffix in SUFFIXES:
         write = _write_file
     elif suffix == ".png" and "%" in path.name:

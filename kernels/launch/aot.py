@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .language import INSTALLED, interpreted, triton
+from .language import INSTALLED, VERSION, interpreted, triton
 from .launching import Launch
 from .machine_code import SERIALISED, MachineCode, assembler_warnings
 
@@ -30,7 +30,6 @@ TYPES = {
     torch.bool: "u1",
     torch.uint8: "u8",
 }
-VERSION = tuple(map(int, triton.__version__.split(".")[:2])) if INSTALLED else (0, 0)
 OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 ALIGNED = [["tt.divisibility", 16]]
 _MATRIX = re.compile(r"\b(wgmma\.mma_async|tcgen05\.mma|mma\.sync)\b")

@@ -23,6 +23,7 @@ except ImportError:
     triton = tl = _Absent()
 
 INSTALLED = hasattr(triton, "__version__")
+VERSION = tuple(map(int, triton.__version__.split(".")[:2])) if INSTALLED else (0, 0)
 
 
 def interpreted() -> bool:
@@ -30,4 +31,4 @@ def interpreted() -> bool:
     return INSTALLED and bool(triton.knobs.runtime.interpret)
 
 
-__all__ = ["INSTALLED", "interpreted", "tl", "triton"]
+__all__ = ["INSTALLED", "VERSION", "interpreted", "tl", "triton"]

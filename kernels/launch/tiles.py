@@ -2,7 +2,8 @@
 
 A file is named after the GPU (``nvidia_h200.json``) or its architecture (``sm_90.json``); the first that exists counts.
 It maps an operation to rules, tried in order: a rule holds where every condition in ``when`` (a value, or a list of the
-smallest and the largest) fits, and ``tiles`` then overrides the heuristic. Nothing is tuned while serving.
+smallest and the largest) fits, and ``tiles`` then overrides the heuristic. ``triton`` is the version of Triton, 309 for
+3.9: tiles that leave no register free in one spill in another. Nothing is tuned while serving.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from .language import VERSION
 
 FOLDER = Path(__file__).with_name("gpus")
 
@@ -48,7 +51,8 @@ def choose(name: str, heuristic: Mapping[str, int], **key: Any) -> dict[str, int
     chosen = dict(heuristic)
     if name in _override.get():
         return {**chosen, **_override.get()[name]}
-    known = {k: str(v).removeprefix("torch.") if isinstance(v, torch.dtype) else v for k, v in key.items()}
+    known: dict[str, Any] = {"triton": 100 * VERSION[0] + VERSION[1]}
+    known |= {k: str(v).removeprefix("torch.") if isinstance(v, torch.dtype) else v for k, v in key.items()}
     for rule in _rules(_target.get() or _present()).get(name, ()):
         if all(_fits(known[condition], allowed) for condition, allowed in rule["when"].items()):
             return {**chosen, **rule["tiles"]}

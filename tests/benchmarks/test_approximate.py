@@ -32,7 +32,7 @@ def rows(engine) -> dict[str, Row]:
     chosen = [option for option in approximate.options(STEPS) if option.name in kinds]
     assert len(chosen) == len(kinds)
     nothing = Option("nothing", {"branch_interval": 1})
-    found = approximate.compare(engine, approximate.requests(2, STEPS, seconds=0.5), [nothing, *chosen])
+    found = approximate.compare(engine, approximate.requests(1, STEPS, seconds=0.5), [nothing, *chosen])
     return {row.name: row for row in found}
 
 

@@ -57,7 +57,7 @@ def test_requests_past_their_deadline_are_dropped_and_full_queues_refuse():
 @pytest.mark.slow
 def test_one_replica_with_single_batches_waits_as_queueing_theory_says():
     """M/D/1: the mean wait is rho / (2 (1 - rho)) service times."""
-    load = capacity.Load(rate=0.6, steps=10, requests=8_000)
+    load = capacity.Load(rate=0.6, steps=10, requests=3_000)
     found = capacity.predict(load, StepCost(0.0, 0.1), replicas=1, batch=1)
     assert found.mean == pytest.approx(1 + 0.6 / (2 * 0.4), rel=0.1)
     assert found.utilization == pytest.approx(0.6, rel=0.05) and found.throughput == pytest.approx(0.6, rel=0.05)
@@ -82,13 +82,18 @@ def test_what_cannot_be_served_is_refused():
 
 
 @pytest.mark.slow
-def test_replicas_run_what_was_predicted():
+def test_replicas_run_what_was_predicted(monkeypatch):
+    monkeypatch.setattr(replicas, "SIZES", (1, 2))
     with replicas.Fleet(2, threads=1, runtime="torch") as fleet:
-        cost, predicted, measured = replicas.check(fleet, load=0.5, steps=2, requests=8, batch=2, seed=0)
+        cost, predicted, measured = replicas.check(fleet, load=0.5, steps=2, requests=4, batch=2, seed=0)
         assert all(one.load == 0 for one in fleet.replicas)
     assert cost.each > 0 and cost.decode > 0
     assert 0 < measured.p95 < math.inf and 0 < predicted.p95 < math.inf
     assert "requests a second" in replicas.table(predicted, measured)
+
+
+def test_the_mean_of_two_costs_is_halfway():
+    assert replicas.mean(StepCost(1.0, 2.0, 3.0), StepCost(3.0, 4.0, 5.0)) == StepCost(2.0, 3.0, 4.0)
 
 
 def test_the_error_of_a_prediction_is_relative_to_what_was_measured():

@@ -90,10 +90,11 @@ def test_a_worker_that_ends_is_a_sentence(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_planted_slow_down_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(compare, "STEPS", 3)
     commit = git_checkout()
-    found = compare.compare_revision(commit, compare.workloads([1], clip=False), 5, runtime="torch", slow_down=3.0)
+    found = compare.compare_revision(commit, compare.workloads([1], clip=False), 2, runtime="torch", slow_down=3.0)
     (row,) = found["rows"]
     assert found["revision"] == commit and found["runtimes"] == {"base": "torch", "own": "torch"}
-    assert row.ratio < 0.6 and row.rounds == 5
+    assert row.ratio < 0.6 and row.rounds == 2
     assert commit[:12] in compare.table(found)
     assert list(tmp_path.iterdir()) == []

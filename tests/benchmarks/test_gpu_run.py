@@ -80,7 +80,7 @@ def test_smoke_run(bare, tmp_path):
     assert not marked(str(tmp_path))
 
 
-@pytest.mark.parametrize(("number", "after"), [(signal.SIGTERM, 4.0), (signal.SIGKILL, 6.0)])
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGTERM, 0.5), (signal.SIGKILL, 2.0)])
 def test_an_interrupted_run_leaves_its_report_and_no_process(tmp_path, number, after):
     found = interrupt(tmp_path / "results", after, number)
     assert found["status"] == ("running" if number == signal.SIGKILL else "ended by SIGTERM")

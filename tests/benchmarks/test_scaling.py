@@ -24,7 +24,8 @@ class Configured:
 
 @pytest.mark.slow
 def test_the_counted_cost_grows_as_the_formula_says():
-    engine = Configured(preset("syncflow-tiny"))
+    tiny = preset("syncflow-tiny")
+    engine = Configured(tiny.replace(ddit=tiny.ddit.replace(depth=2)))
     axes = {axis.name: axis for axis in scaling.axes(engine)}
     assert set(axes) == {"frames", "side, pixels", "steps", "batch", "branches", "takes"}
     found = {

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -15,7 +16,7 @@ from syncflow.cli import main
 from syncflow.engine.engine import Engine
 from syncflow.engine.runtime.delegate import Delegate
 from syncflow.engine.runtime.selection.choose import RuntimeChoice, choose_without_exports
-from syncflow.engine.runtime.selection.processor import Processor, processor
+from syncflow.engine.runtime.selection.processor import Processor
 from syncflow.kernels import native
 
 pytestmark = pytest.mark.slow
@@ -26,6 +27,12 @@ ONCE = Timing(rounds=1)
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     return Engine.from_pretrained(runtime="torch")
+
+
+@pytest.fixture
+def loaded(engine, monkeypatch):
+    """The command measures this engine, rather than loading another."""
+    monkeypatch.setattr(Engine, "from_pretrained", lambda *arguments, **settings: engine)
 
 
 def test_a_runtime_is_compared_with_the_reference_loop(engine):
@@ -75,6 +82,35 @@ def test_what_runs_here_is_found(engine):
     assert "onnxruntime" not in found  # nothing was exported
 
 
+def test_a_runtime_without_a_limit_is_left_out_of_a_limited_process(engine, monkeypatch):
+    monkeypatch.setattr(step, "UNLIMITED", ("torch-plain",))
+    monkeypatch.setattr(step.instructions, "is_limited", lambda: True)
+    told = []
+    assert "torch-plain" not in step.available(engine, told.append)
+    assert told == [f"torch-plain is left out: it cannot be limited to {instructions.used()}"]
+    monkeypatch.setattr(step.instructions, "is_limited", lambda: False)
+    assert "torch-plain" in step.available(engine, told.append)
+
+
+@pytest.mark.parametrize(("at_least", "code"), [(0.97, 0), (1.1, 1)])
+def test_the_exit_code_says_whether_auto_is_the_fastest(loaded, monkeypatch, capsys, at_least, code):
+    """With an interval of 1.0 to 1.2."""
+
+    def compare(engine, chosen, batch, timing, **other):
+        seconds = {"reference": [10.0, 12.0, 11.0], "auto (native)": [10.0, 10.0, 10.0]}
+        fields = step.runtime_fields(seconds, "auto (native)", "native", batch, 3)
+        return [step.Row(**fields, gflops=1.0, rel_err=0.0, launches=None, flops=1, bytes=None)]
+
+    monkeypatch.setattr(step, "compare", compare)
+    monkeypatch.setattr(step, "takes", lambda *arguments: [])
+    arguments = ["--runtimes", "auto", "--batch", "1", "--at-least", str(at_least)]
+    monkeypatch.setattr(sys, "argv", ["syncflow", "bench", "step", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code or 0) == code
+    assert "1.10 (1.00 to 1.20) times as fast as reference" in capsys.readouterr().out
+
+
 def test_clips_are_compared_with_the_reference_loop(engine):
     reference, own = clip.compare(engine, step.runtimes(engine, ["torch"]), 1, ONCE, steps=1)
     assert (reference.name, reference.ratio) == ("reference, batch 1", 1.0)
@@ -89,7 +125,8 @@ def test_other_clips_are_refused(engine):
         clip.makers(engine, {"off": wrong}, 1, steps=1)
 
 
-def test_json(engine, monkeypatch, capsys):
+def test_json(engine, loaded, monkeypatch, capsys):
+    monkeypatch.setattr(step, "takes", partial(step.takes, steps=2))
     automatic = choose_without_exports(engine.components.ddit).runtime
     monkeypatch.setattr(
         sys, "argv", ["syncflow", "bench", "step", "--batch", "1", "--rounds", "1", "--clock", "cpu", "--json"]
@@ -116,7 +153,7 @@ def test_json(engine, monkeypatch, capsys):
         (("--runtimes", "native", "--fp8"), "fp8 is an option of the runtimes auto, torch, compiled"),
     ],
 )
-def test_a_runtime_or_option_that_is_not_there(monkeypatch, capsys, arguments, words):
+def test_a_runtime_or_option_that_is_not_there(loaded, monkeypatch, capsys, arguments, words):
     monkeypatch.setattr(sys, "argv", ["syncflow", "bench", "step", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -171,22 +208,17 @@ def test_a_process_that_has_torch_begins_anew(monkeypatch, clean):
 
 
 PROGRAM = """
-import {first}
-from syncflow.benchmarks import instructions
-instructions.limit({level!r})
 import torch
+from syncflow.benchmarks import instructions
+instructions.limit("baseline")
 from syncflow.kernels import native
 print(native.instructions(), torch.backends.cpu.get_cpu_capability())
 """
 
 
-@pytest.mark.parametrize("first", ["sys", "torch"])
-@pytest.mark.parametrize("level", ["baseline", "x86-64-v3"])
-def test_the_native_part_and_torch_are_limited_alike(first, level):
-    if not processor().flags >= instructions.NEEDED[level]:
-        pytest.skip(f"this processor has no {level}")
+def test_the_native_part_and_torch_are_limited_alike():
+    """In a process that has torch already, and begins anew."""
     environment = {name: value for name, value in os.environ.items() if name not in instructions.VARIABLES}
-    command = [sys.executable, "-c", PROGRAM.format(first=first, level=level)]
+    command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
-    expected = None if native.EXTENSION is None else level
-    assert done.stdout.split() == [str(expected), {"baseline": "DEFAULT", "x86-64-v3": "AVX2"}[level]]
+    assert done.stdout.split() == ["None" if native.EXTENSION is None else "baseline", "DEFAULT"]

@@ -1,7 +1,7 @@
 """``syncflow bench kernels``: every kernel compiled for a GPU that is not there, and held to what it may take of it.
 
-All shapes of both presets in bfloat16, and those of one clip at full size in the other types, which share the code. The
-command itself takes all shapes in all types by default.
+The shapes of both presets for one clip in bfloat16, and those of full size in the other types, which share the code.
+The command itself takes all shapes in all types by default.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -23,17 +25,55 @@ PRODUCTS = {name for name in NAMES if "attention" in name or "linear" in name}
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not INSTALLED, reason="compiling kernels needs triton")]
 
+# A process that runs commands one after the other, since importing what they need takes longer than most of them.
+COMMANDS = """
+import contextlib, io, json, os, sys
+answers = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)
+from syncflow.cli import main
+for line in sys.stdin:
+    sys.argv = ["syncflow", "bench", "kernels", *json.loads(line)]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers)
+"""
 
-def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, with an interpreter in its environment that it must not use."""
-    command = [sys.executable, "-m", "syncflow", "bench", "kernels", *arguments]
+
+@dataclass(frozen=True)
+class Done:
+    """What a command said."""
+
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def kernels_command() -> Iterator[Command]:
+    """The command, in an environment that asks for an interpreter, which it must not use."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+    command = [sys.executable, "-c", COMMANDS]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def call(*arguments: str, code: int = 0) -> Done:
+            print(json.dumps([*arguments, "--jobs", "1"]), file=process.stdin, flush=True)
+            found, out, err = json.loads(process.stdout.readline())
+            assert found == code, out + err
+            return Done(out, err)
+
+        yield call
+        process.stdin.close()
 
 
-def mistake(done: subprocess.CompletedProcess[str]) -> str:
+def mistake(done: Done) -> str:
     """The one line that the command says, beside what libraries warn of."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("syncflow: ") and "warning:" not in line]
     assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
@@ -41,18 +81,19 @@ def mistake(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def of_hopper():
-    """All kernels at all shapes in bfloat16, for Hopper, and the predicted steps."""
-    report = json.loads(run("--aot", "sm_90", "--dtype", "bfloat16", "--json").stdout)
+def of_hopper(kernels_command):
+    """All kernels for one clip in bfloat16, for Hopper, and the predicted steps."""
+    only = ("--dtype", "bfloat16", "--batch", "1")
+    report = json.loads(kernels_command("--aot", "sm_90", *only, "--json").stdout)
     assert report["arch"] == "sm_90"
     return report
 
 
 @pytest.fixture(scope="module")
-def hopper(of_hopper):
+def hopper(kernels_command, of_hopper):
     """The rows of the kernels, those of other types among them."""
     others = ("--dtype", "float16", "--dtype", "float32", "--preset", "syncflow-xl", "--batch", "1")
-    report = json.loads(run("--aot", "sm_90", *others, "--json").stdout)
+    report = json.loads(kernels_command("--aot", "sm_90", *others, "--json").stdout)
     assert report["steps"] == []
     return of_hopper["rows"] + report["rows"]
 
@@ -116,43 +157,47 @@ def test_loads_are_wide(hopper):
     assert not [row for row in rows if row["load_bytes"] != 16]
 
 
-def test_blackwell_compiles():
-    done = run("--aot", "sm_100", "--dtype", "bfloat16", "--preset", "syncflow-xl", "--batch", "1", "--json")
+def test_blackwell_compiles(kernels_command):
+    done = kernels_command(
+        "--aot", "sm_100", "--dtype", "bfloat16", "--preset", "syncflow-xl", "--batch", "1", "--json"
+    )
     rows = json.loads(done.stdout)["rows"]
     assert {row["operation"] for row in rows} == NAMES
     assert "tcgen05" in {row["tensor_core"] for row in rows}
 
 
-def test_table():
-    done = run("--aot", "sm_90", "--operation", "gated_residual", "--preset", "syncflow-tiny", "--dtype", "float32")
+def test_table(kernels_command):
+    done = kernels_command(
+        "--aot", "sm_90", "--operation", "gated_residual", "--preset", "syncflow-tiny", "--dtype", "float32"
+    )
     head, _, *rows = done.stdout.splitlines()
     assert [cell.strip() for cell in head.strip("|").split("|")][:3] == ["kernel", "shape", "dtype"]
     assert rows and all("gated_residual" in row and "float32" in row for row in rows)
     assert "%|" not in done.stderr  # no progress bar where nobody looks
 
 
-def test_a_kernel_that_spills_is_refused():
+def test_a_kernel_that_spills_is_refused(kernels_command):
     only = ("--operation", "spatial_attention", "--preset", "syncflow-xl", "--dtype", "bfloat16")
-    done = run("--aot", "sm_90", *only, "--tiles", "spatial_attention:BLOCK_K=32,num_warps=1", code=1)
+    done = kernels_command("--aot", "sm_90", *only, "--tiles", "spatial_attention:BLOCK_K=32,num_warps=1", code=1)
     assert "spatial_attention" in done.stdout
     assert "spills" in mistake(done)
 
 
-def test_a_kernel_that_needs_too_much_shared_memory_is_refused():
+def test_a_kernel_that_needs_too_much_shared_memory_is_refused(kernels_command):
     only = ("--operation", "spatial_attention", "--preset", "syncflow-xl", "--dtype", "float16")
-    done = run("--aot", "sm_90", *only, "--tiles", "spatial_attention:num_stages=12", code=1)
+    done = kernels_command("--aot", "sm_90", *only, "--tiles", "spatial_attention:num_stages=12", code=1)
     assert "shared memory" in mistake(done)
 
 
-def test_a_kernel_that_does_not_compile_is_named():
+def test_a_kernel_that_does_not_compile_is_named(kernels_command):
     only = ("--operation", "spatial_attention", "--preset", "syncflow-xl", "--dtype", "float16")
-    done = run("--aot", "sm_90", *only, "--tiles", "spatial_attention:BLOCK_K=24", code=1)
+    done = kernels_command("--aot", "sm_90", *only, "--tiles", "spatial_attention:BLOCK_K=24", code=1)
     assert "does not compile" in mistake(done)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_timing_needs_a_gpu():
-    line = mistake(run(code=2))
+def test_timing_needs_a_gpu(kernels_command):
+    line = mistake(kernels_command(code=2))
     assert "GPU" in line and "--aot" in line
 
 

@@ -65,6 +65,8 @@ def damage(data: bytes, random: np.random.Generator) -> bytes:
     """A few bytes changed, a range removed, repeated or zeroed, the end cut off."""
     found = bytearray(data)
     for _ in range(random.integers(1, 4)):
+        if not found:
+            break
         at = int(random.integers(len(found)))
         if random.random() < 0.5:  # headers decide most
             at %= min(len(found), 1024)

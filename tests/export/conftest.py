@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from syncflow.engine.components import Components
 from syncflow.engine.config import ModelConfig
@@ -45,20 +47,22 @@ def models(bundled: Components) -> dict[str, Components]:
 
 @pytest.fixture(scope="session")
 def exports(models: dict[str, Components], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Export]:
-    """The ONNX graphs of the small models, written by the first process that asks for them."""
+    """The ONNX graphs of the small models; processes that ask for them at the same time share the work."""
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    found = {}
-    for name, parts in models.items():
-        with FileLock(folder / f"{name}.lock"):
-            path = folder / "exports" / name
-            there = (path / "onnx").exists()
-            found[name] = (
-                Export.read(path / "onnx", parts.digest) if there else write_export(parts, path, "onnx", codecs=False)
-            )
+    found: dict[str, Export] = {}
+    for timeout in (0, -1):  # those that no other process writes at the moment, and then the rest
+        for name in models.keys() - found.keys():
+            with suppress(Timeout), FileLock(folder / f"{name}.lock", timeout=timeout):
+                found[name] = _written(models[name], folder / "exports" / name)
     return found
+
+
+def _written(parts: Components, folder: Path) -> Export:
+    there = (folder / "onnx").exists()
+    return Export.read(folder / "onnx", parts.digest) if there else write_export(parts, folder, "onnx", codecs=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -266,3 +266,13 @@ def test_cosine_and_sine():
     assert (sine.double() - x.double().sin()).abs().max() < 1.2e-7
     assert cosine[0] == 1
     assert sine[0] == 0
+
+
+@pytest.mark.parametrize(("width", "offset", "aligned"), [(72, 0, True), (72, 8, True), (72, 1, False), (36, 0, False)])
+def test_keys_count_as_aligned_where_each_begins_at_16_bytes(width, offset, aligned):
+    """Of a head of 36 half-precision channels 72 bytes, which is no multiple; and a view may begin anywhere."""
+    q, k, v, *rest = inputs(1, 3, 5, 2, width, torch.bfloat16, 0, tail=2)
+    moved = torch.zeros(k.numel() + offset, dtype=k.dtype)[offset:].view_as(k).copy_(k)
+    (launch,) = rope_cross_attention.plan_launches(q, moved, v, *rest)[1]
+    assert launch.constants["ALIGNED"] is aligned
+    assert not rope_cross_attention.plan_launches(q, k, v, *rest[:4])[1][0].constants["ALIGNED"]

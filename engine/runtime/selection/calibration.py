@@ -29,7 +29,7 @@ from ...package import sha256
 from .processor import processor
 from .timing import StepTimes
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = "calibration"
 # Environment variables that change the speed of the libraries.
 ENVIRONMENT = (
@@ -37,6 +37,7 @@ ENVIRONMENT = (
     "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA",
     "MKL_ENABLE_INSTRUCTIONS",
+    "OV_CPU_MAX_ISA",
     "SYNCFLOW_INSTRUCTIONS",
     "OMP_WAIT_POLICY",
     "OMP_PROC_BIND",

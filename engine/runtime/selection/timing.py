@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -44,7 +43,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """The median ``seconds`` of a step by runtime.
+    """The least ``seconds`` of a step by runtime.
 
     ``failures`` has the reason for each runtime that could not be timed; ``stopped`` the reason if only the first was.
     """
@@ -90,7 +89,7 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     pause: Callable[[float], object] = time.sleep,
 ) -> dict[str, float]:
-    """The median seconds of each of several steps, measured alternately.
+    """The least seconds of each of several steps, measured alternately: other work on the machine only adds to them.
 
     A round of a step is several calls, of which the first does not count unless it is the only one. Rounds end when
     each step has had ``MIN_ROUNDS`` of them and ``BUDGET`` seconds; steps that are much slower than the fastest are
@@ -110,7 +109,7 @@ def measure(
         running = [name for name in running if min(counted[name]) <= limit]
         if len(running) == 1 or (rounds >= MIN_ROUNDS and min(spent[name] for name in running) >= BUDGET):
             break
-    return {name: statistics.median(times) for name, times in counted.items()}
+    return {name: min(times) for name, times in counted.items()}
 
 
 def _round(step: Step, clock: Callable[[], float]) -> list[float]:

@@ -132,7 +132,7 @@ def damages():
         "cut": lambda text: text[: len(text) // 2],
         "no object": lambda text: "[]",
         "no text": lambda text: "\udcff",
-        "newer": of(lambda v: v | {"schema": 2}),
+        "newer": of(lambda v: v | {"schema": 3}),
         "without times": of(lambda v: {name: v[name] for name in v if name != "times"}),
         "negative": times(seconds={"torch-plain": -1.0, "native": 0.1}),
         "not a number": times(seconds={"torch-plain": float("nan"), "native": 0.1}),

@@ -41,9 +41,11 @@ def measured(clock: Clock, steps: dict[str, Steps]) -> dict[str, float]:
     return measure(steps, clock=clock, pause=clock.advance)
 
 
-def test_the_median_of_each_step():
+def test_the_least_of_each_step():
+    """Of two runtimes that other work disturbs, the one that is disturbed more often can still be the faster."""
     clock = Clock()
-    found = measured(clock, {"a": Steps(clock, 0.02), "b": Steps(clock, 0.1, 0.025)})
+    disturbed = Steps(clock, *[0.03, 0.03, 0.03, 0.03, 0.03, 0.02] * 10)
+    found = measured(clock, {"a": disturbed, "b": Steps(clock, 0.1, 0.025)})
     assert found == {"a": pytest.approx(0.02), "b": pytest.approx(0.025)}
 
 
