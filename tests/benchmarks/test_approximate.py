@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -98,7 +99,10 @@ def test_a_table_has_a_line_for_every_row(rows):
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_the_command_prints_json(monkeypatch):
+def test_the_command_prints_json(engine, monkeypatch):
+    """With short clips, and this engine rather than another."""
+    monkeypatch.setattr(Engine, "from_pretrained", lambda *arguments, **settings: engine)
+    monkeypatch.setattr(approximate, "requests", partial(approximate.requests, seconds=0.5))
     monkeypatch.setattr(approximate, "options", lambda steps: [Option(f"{steps - 1} step", {"steps": steps - 1})])
     done = CliRunner().invoke(app, ["bench", "approximate", "--clips", "1", "--steps", "2", "--json"])
     assert done.exit_code == 0, done.output
