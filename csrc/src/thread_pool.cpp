@@ -12,6 +12,15 @@
 #include <pthread.h>
 #endif
 
+// ThreadSanitizer does not see how an OpenMP runtime synchronises, which is compiled without it, and takes each loop for a race.
+#if defined(__SANITIZE_THREAD__)
+#define SYNCFLOW_TSAN
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SYNCFLOW_TSAN
+#endif
+#endif
+
 namespace syncflow {
 namespace {
 
@@ -75,7 +84,7 @@ struct OpenMp {
 const OpenMp& openmp() {
     static const OpenMp found = [] {
         OpenMp runtime;
-#if defined(__unix__) || defined(__APPLE__)
+#if (defined(__unix__) || defined(__APPLE__)) && !defined(SYNCFLOW_TSAN)
         runtime.parallel = reinterpret_cast<decltype(OpenMp::parallel)>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
         runtime.num_threads = reinterpret_cast<decltype(OpenMp::num_threads)>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
 #endif

@@ -13,8 +13,8 @@ struct Loop {
 };
 
 // One loop after the other, each by up to `threads` threads: those of the OpenMP runtime that is loaded (in a Python
-// process that of PyTorch, whose threads would compete with others), else those of a pool of this library. A caller that
-// finds the pool busy runs its loops alone.
+// process that of PyTorch, whose threads would compete with others; not under ThreadSanitizer), else those of a pool of
+// this library. A caller that finds the pool busy runs its loops alone.
 void parallel(const Loop* loops, int count, int threads);
 
 // A loop over a callable, which must live as long as it.
