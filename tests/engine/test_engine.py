@@ -79,6 +79,11 @@ def tone(seconds: float, pitch: float = 440.0) -> Clip:
     return Clip(np.zeros((0, 64, 64, 3), np.uint8), wave.astype(np.float32), 16, 48_000)
 
 
+def assert_different(waveform: np.ndarray, other: np.ndarray) -> None:
+    """By a share of their own level: a sound of a few steps may be soft."""
+    assert np.abs(waveform - other).max() > 0.05 * np.abs(other).max() > 0
+
+
 def assert_same(found: Clip, expected: Clip) -> None:
     assert np.abs(found.frames.astype(int) - expected.frames).max() <= 1
     np.testing.assert_allclose(found.waveform, expected.waveform, **CLOSE)
@@ -142,7 +147,7 @@ def test_a_take_is_the_request_with_its_audio_seed(engine: Engine) -> None:
         assert np.array_equal(found.frames, takes[0].frames)
         assert_same(found, alone)
         assert found.provenance == alone.provenance
-    assert np.abs(takes[0].waveform - takes[1].waveform).max() > 0.01
+    assert_different(takes[0].waveform, takes[1].waveform)
 
 
 @pytest.mark.slow
@@ -203,7 +208,7 @@ def test_a_retake_changes_what_it_is_told_to(engine: Engine, clip: Clip) -> None
     assert [one.provenance["audio_seed"] for one in takes] == [8, 9]
     for one in takes:
         assert np.array_equal(one.frames, clip.frames)
-        assert np.abs(one.waveform - clip.waveform).max() > 0.01
+        assert_different(one.waveform, clip.waveform)
         told = one.provenance
         assert (told["prompt"], told["sync_guidance"], told["guidance"], told["seed"]) == (OTHER, 0.0, 3.0, 7)
 
@@ -241,7 +246,7 @@ def test_a_model_that_hears_and_sees_takes_again(harmony: Engine) -> None:
     sampled = harmony.generate(PROMPT, seed=1, sync_cfg_audio=1.0, sync_cfg_video=1.0, **SHORT)
     again = harmony.retake(sampled, audio_seed=2)
     assert np.array_equal(again.frames, sampled.frames)
-    assert np.abs(again.waveform - sampled.waveform).max() > 0.01
+    assert_different(again.waveform, sampled.waveform)
 
 
 # A sound alone
@@ -294,7 +299,7 @@ def test_a_reference_changes_the_sound(harmony: Engine, tmp_path: Path) -> None:
         assert_same(found, harmony.generate(request))
     sounds = [one.waveform for one in together]
     for i, j in ((0, 1), (0, 2), (1, 2), (0, 4)):
-        assert np.abs(sounds[i] - sounds[j]).max() > 0.01
+        assert_different(sounds[i], sounds[j])
     assert np.abs(sounds[0] - sounds[3]).max() < 0.003  # 16 bits are near enough
 
 
