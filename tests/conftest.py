@@ -11,6 +11,7 @@ selects where ``CI`` is set, runs all of them. Both run the same examples every 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +32,21 @@ if not torch.cuda.is_available():
 
 settings.register_profile("fast", settings.get_profile("ci"), max_examples=5)
 settings.load_profile("fast")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call ``syncflow`` in this process: exit code, standard output, standard error."""
+    from syncflow.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["syncflow", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

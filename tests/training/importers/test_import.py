@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from syncflow.cli import main
 from syncflow.engine.components import Components
 from syncflow.engine.package import open_package
 from syncflow.engine.presets import OPEN_SORA
@@ -192,13 +190,10 @@ def test_what_folders_are(published: tuple[Path, Path, Path], tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_the_command(published: tuple[Path, Path, Path], tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_command(published: tuple[Path, Path, Path], tmp_path: Path, run) -> None:
     def syncflow(*arguments: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["syncflow", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        assert (ended.value.code or 0) == code, err
+        found, out, err = run(*arguments)
+        assert found == code, err
         return out if code == 0 else err
 
     package = tmp_path / "package"
