@@ -20,7 +20,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+import syncflow
+
 from .library_caches import prepare_triton_language_once
+
+# pytest imports the __init__.py of the root too, under this name where that of the folder is no identifier (a clone in
+# "syncflow-main"), and outside of its package.
+sys.modules.setdefault("__init__", syncflow)
 
 _cache = tempfile.TemporaryDirectory(prefix="syncflow-")
 os.environ["SYNCFLOW_CACHE"] = _cache.name
