@@ -55,7 +55,8 @@ def test_each_load_compiles_anew(export, graph, tmp_path, monkeypatch):
 
 def test_what_it_was_told(export):
     settings = openvino.sessions(export, "bfloat16", threads=1).settings
-    assert settings["INFERENCE_PRECISION_HINT"] == "bf16" and settings["INFERENCE_NUM_THREADS"] == 1
+    assert settings["INFERENCE_PRECISION_HINT"] == openvino.PRECISIONS[openvino.inference_precision("bfloat16")]
+    assert settings["INFERENCE_NUM_THREADS"] == 1
 
 
 @pytest.mark.parametrize("precision", openvino.PRECISIONS)
