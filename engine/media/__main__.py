@@ -1,5 +1,7 @@
 """Reads media for another process; see :mod:`syncflow.engine.media.isolated`."""
 
+import sys
+
 from .isolated import main
 
-main()
+main(sys.argv[1:])

@@ -1,18 +1,22 @@
 """Reading in a process of its own, which a crash or a hang of a media library ends instead of the caller.
 
-``python -m syncflow.engine.media`` reads a call as JSON on standard input and answers on standard output: a
-line of JSON, then arrays as NumPy stores them.
+On Linux a fork server (:mod:`~syncflow.engine.media.fork_server`) starts such a reader; elsewhere each one is a
+``python -m syncflow.engine.media --once``. A call is JSON; the answer is a line of JSON, then arrays as NumPy stores
+them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..types import Clip
+from . import fork_server
 from .limits import LIBRARY_BYTES, memory_limit
 
 READ_SECONDS = 300.0  # after which a reader is ended
@@ -63,35 +68,59 @@ def read(function: str, path: Path, settings: dict[str, Any], limits: ReadLimits
     default those of :func:`reading_isolated`).
     """
     limits = limits or _limits.get() or ReadLimits()
-    call = json.dumps({"function": function, "path": os.fspath(path.absolute()), "settings": settings}, default=float)
-    # The parent of the package, which need not be installed.
-    root = str(Path(sys.modules[__package__.partition(".")[0]].__path__[0]).parent)
-    memory = {} if limits.memory is None else {"SYNCFLOW_MEDIA_BYTES": str(limits.memory)}
-    environment = {
-        **os.environ,
-        **memory,
-        "SYNCFLOW_ISOLATED_MEDIA": "0",
-        "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]),
-    }
+    asked = os.environ.get("SYNCFLOW_MEDIA_BYTES", "") if limits.memory is None else str(limits.memory)
+    call: dict[str, Any] = {"function": function, "path": os.fspath(path.absolute()), "settings": settings}
+    call |= {"seconds": limits.seconds, "memory": asked}
     try:
-        finished = subprocess.run(
-            [sys.executable, "-m", __package__],
-            input=call.encode(),
-            capture_output=True,
-            timeout=limits.seconds,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired as error:
+        content, code = _run(json.dumps(call, default=float).encode(), limits.seconds)
+    except TimeoutError as error:
         raise ValueError(f"{path} cannot be read as media: its reader took more than {limits.seconds:g} s") from error
-    answer = io.BytesIO(finished.stdout)
-    try:
-        head = json.loads(answer.readline())
-    except ValueError:
-        end = f"ended by signal {-finished.returncode}" if finished.returncode < 0 else f"code {finished.returncode}"
-        raise ValueError(f"{path} cannot be read as media: its reader crashed ({end})") from None
+    if code:
+        end = f"ended by signal {-code}" if code < 0 else f"code {code}"
+        raise ValueError(f"{path} cannot be read as media: its reader crashed ({end})")
+    answer = io.BytesIO(content)
+    head = json.loads(answer.readline())
     if "error" in head:
         raise ValueError(head["error"].replace(os.fspath(path.absolute()), os.fspath(path)))
     return _from(function, head, [np.lib.format.read_array(answer) for _ in range(head.pop("arrays"))])
+
+
+def _run(call: bytes, seconds: float) -> tuple[bytes, int]:
+    """The answer of a reader, and its exit code. Raises ``TimeoutError``."""
+    if fork_server.AVAILABLE:
+        content, code = _fork_server.call(call)
+        if code == -signal.SIGALRM:
+            raise TimeoutError
+        return content, code
+    try:
+        finished = subprocess.run(
+            [*_command(), "--once"], input=call, capture_output=True, timeout=seconds, env=_environment()
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
+    return finished.stdout, finished.returncode
+
+
+def _start(calls: socket.socket) -> subprocess.Popen[bytes]:
+    """The fork server; Ctrl+C is not for it."""
+    quiet, environment = subprocess.DEVNULL, _environment()
+    return subprocess.Popen(
+        _command(), stdin=calls.fileno(), stdout=quiet, stderr=quiet, env=environment, start_new_session=True
+    )
+
+
+_fork_server = fork_server.ForkServer(_start)
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", __package__]
+
+
+def _environment() -> dict[str, str]:
+    # The parent of the package, which need not be installed.
+    root = str(Path(sys.modules[__package__.partition(".")[0]].__path__[0]).parent)
+    path = os.pathsep.join([root, *filter(None, sys.path)])
+    return {**os.environ, "SYNCFLOW_ISOLATED_MEDIA": "0", "PYTHONPATH": path}
 
 
 def _from(function: str, head: dict[str, Any], arrays: list[np.ndarray]) -> Any:
@@ -105,6 +134,8 @@ def _from(function: str, head: dict[str, Any], arrays: list[np.ndarray]) -> Any:
 def _answer(call: dict[str, Any], output: BinaryIO) -> None:
     from . import reading
 
+    os.environ["SYNCFLOW_MEDIA_BYTES"] = call["memory"]
+    _limit_memory()
     try:
         found = getattr(reading, call["function"])(Path(call["path"]), isolated=False, **call["settings"])
     except (ValueError, MemoryError) as error:
@@ -114,14 +145,16 @@ def _answer(call: dict[str, Any], output: BinaryIO) -> None:
     arrays: list[np.ndarray] = []
     if isinstance(found, Clip):
         head["clip"] = [found.fps, found.sample_rate, dict(found.provenance)]
-        arrays = [found.frames, found.waveform, *([] if found.latents is None else [found.latents])]
+        found_arrays = (found.frames, found.waveform, found.latents)
+        arrays = [np.ascontiguousarray(array) for array in found_arrays if array is not None]
     elif isinstance(found, np.ndarray):
-        arrays = [found]
+        arrays = [np.ascontiguousarray(found)]
     else:
         head.update(found.to_dict())
     output.write(json.dumps({**head, "arrays": len(arrays)}).encode() + b"\n")
-    for array in arrays:
-        np.save(output, array, allow_pickle=False)
+    for array in arrays:  # np.save asks for a position, which a pipe has not
+        np.lib.format.write_array_header_1_0(output, np.lib.format.header_data_from_array_1_0(array))
+        output.write(array.data)
 
 
 def _limit_memory() -> None:
@@ -134,7 +167,19 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main() -> None:
-    """Answer one call."""
-    _limit_memory()
-    _answer(json.load(sys.stdin), sys.stdout.buffer)
+def _read(message: bytes, answer: int) -> None:
+    """In a forked reader, which the kernel ends after its time."""
+    call = json.loads(message)
+    signal.setitimer(signal.ITIMER_REAL, call["seconds"])
+    with open(answer, "wb") as output:
+        _answer(call, output)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve calls with the libraries loaded, or answer one."""
+    if "--once" in arguments:
+        _answer(json.load(sys.stdin), sys.stdout.buffer)
+        return
+    for name in ("av", "PIL.Image", "PIL.ImageOps", f"{__package__}.reading"):
+        importlib.import_module(name)
+    fork_server.serve(_read)

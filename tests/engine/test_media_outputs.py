@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from syncflow.engine.media import (
     save_clip,
     stream_clip,
 )
+from syncflow.engine.media.fork_server import ForkServer
 from syncflow.engine.types import Clip
 
 RATE = 48_000
+linux = pytest.mark.skipif(sys.platform != "linux", reason="readers are forked on Linux")
 
 
 @pytest.fixture
@@ -162,21 +165,27 @@ def test_reading_in_another_process_gives_the_same(clip: Clip, tmp_path: Path) -
         load_clip(tmp_path / "nothing.mp4", isolated=True)
 
 
+@pytest.mark.parametrize("forks", [False, pytest.param(True, marks=linux)])
 def test_a_reader_that_crashes_or_hangs_is_one_sentence(
-    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
 ) -> None:
     path = clip.save(tmp_path / "clip.mp4")
-    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as media: its reader took more than 0\.01 s"):
-        isolated.read("probe", path, {}, isolated.ReadLimits(seconds=0.01))
-    crash = tmp_path / "python"
-    crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
-    crash.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(crash))
+    monkeypatch.setattr("syncflow.engine.media.fork_server.AVAILABLE", forks)
+    with pytest.raises(ValueError, match=r"clip\.mp4 cannot be read as media: its reader took more than 0\.0001 s"):
+        isolated.read("probe", path, {}, isolated.ReadLimits(seconds=0.0001))
+    assert isolated.read("probe", path, {}) == probe(path)
+    crashing = "import os, sys; from syncflow.engine.media import isolated, reading; "
+    crashing += "reading.probe = reading.load_clip = lambda *_, **__: os.kill(os.getpid(), 11); "
+    command = [sys.executable, "-c", crashing + "isolated.main(sys.argv[1:])"]
+    monkeypatch.setattr(isolated, "_command", lambda: command)
+    server = ForkServer(isolated._start)
+    monkeypatch.setattr(isolated, "_fork_server", server)
     with pytest.raises(ValueError, match=r"clip\.mp4 cannot .*: its reader crashed \(ended by signal 11\)"):
         load_clip(path, isolated=True)
     monkeypatch.setenv("SYNCFLOW_ISOLATED_MEDIA", "1")
     with pytest.raises(ValueError, match="its reader crashed"):
         probe(path)
+    server.close()
 
 
 def test_reading_within_a_block_is_isolated_and_limited(clip: Clip, tmp_path: Path) -> None:
@@ -186,8 +195,8 @@ def test_reading_within_a_block_is_isolated_and_limited(clip: Clip, tmp_path: Pa
             load_clip(path)
         load_clip(path, isolated=False)
     with (
-        isolated.reading_isolated(isolated.ReadLimits(seconds=0.01)),
-        pytest.raises(ValueError, match=r"more than 0\.01"),
+        isolated.reading_isolated(isolated.ReadLimits(seconds=0.0001)),
+        pytest.raises(ValueError, match=r"more than 0\.0001"),
     ):
         probe(path)
     assert not isolated.wanted(None)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from syncflow.engine.media import isolated
+from syncflow.engine.media.fork_server import ForkServer
 from syncflow.engine.serving.errors import ApiError
 from syncflow.engine.serving.settings import MIB, UploadLimits
 from syncflow.engine.serving.uploads import check_upload, from_data_url, kind_of
@@ -68,14 +73,17 @@ def test_what_is_no_http_is_refused(live_url):
     assert answers(live_url)
 
 
-@pytest.mark.parametrize("signal", ["SEGV", "KILL"])
-def test_a_file_that_ends_its_reader(client, post, clip_file, tmp_path, monkeypatch, signal):
-    reader = tmp_path / "python"
-    reader.write_text(f"#!/bin/sh\nkill -{signal} $$\n")
-    reader.chmod(0o755)
+@pytest.mark.skipif(sys.platform != "linux", reason="readers are forked on Linux")
+@pytest.mark.parametrize("ended_by", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_file_that_ends_its_reader(client, post, clip_file, monkeypatch, ended_by):
+    script = "import os, sys; from syncflow.engine.media.fork_server import serve; "
+    script += "serve(lambda *_: os.kill(os.getpid(), int(sys.argv[1])))"
+    command = [sys.executable, "-c", script, str(int(ended_by))]
+    server = ForkServer(lambda calls: subprocess.Popen(command, stdin=calls.fileno()))
     with monkeypatch.context() as patched:
-        patched.setattr("sys.executable", str(reader))
+        patched.setattr(isolated, "_fork_server", server)
         status, content = post(FORM, form(clip_file.read_bytes()))
+    server.close()
     error = json.loads(content)["error"]
     assert (status, error["param"]) == (422, "input_reference") and "its reader crashed (ended by signal" in error[
         "message"
