@@ -6,8 +6,11 @@ are set before torch is imported; where it is already, the process begins anew.
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 from syncflow.engine.runtime.selection.processor import processor
 
@@ -20,6 +23,7 @@ VARIABLES = (
     "MKL_ENABLE_INSTRUCTIONS",
     "OV_CPU_MAX_ISA",
 )
+COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
 LEVELS: dict[str, tuple[str | None, ...]] = {
     "baseline": ("baseline", "default", "SSE41", "SSE4_2", "SSE41"),
     "x86-64-v3": ("x86-64-v3", "avx2", "AVX2", "AVX2", "AVX2"),
@@ -42,7 +46,7 @@ def limit(level: str) -> None:
     flags = processor().flags
     if flags and (missing := NEEDED[level] - flags):
         raise ValueError(f"this processor has no {level}: it lacks {', '.join(sorted(missing))}")
-    wanted = dict(zip(VARIABLES, LEVELS[level], strict=True))
+    wanted = dict(zip(VARIABLES, LEVELS[level], strict=True)) | {COMPILED_CODE: _compiled_code(level)}
     if all(os.environ.get(name) == value for name, value in wanted.items()):
         return
     for name, value in wanted.items():
@@ -53,6 +57,15 @@ def limit(level: str) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _compiled_code(level: str) -> str | None:
+    """Where torch.compile keeps code: each limited level has a folder of its own, since the cache ignores limits."""
+    folder = os.environ.get(COMPILED_CODE)
+    if not any(LEVELS[level][1:]):
+        return folder
+    folder = folder or str(Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}")
+    return folder if folder.endswith(level) else f"{folder}_{level}"
 
 
 def used() -> str:

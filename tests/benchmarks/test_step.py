@@ -167,7 +167,7 @@ def test_a_runtime_or_option_that_is_not_there(loaded, monkeypatch, capsys, argu
 @pytest.fixture
 def clean(monkeypatch):
     """None of the variables set; what is set in the test is gone after it."""
-    for name in instructions.VARIABLES:
+    for name in (*instructions.VARIABLES, instructions.COMPILED_CODE):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -203,6 +203,7 @@ def test_a_process_that_has_torch_begins_anew(monkeypatch, clean):
     instructions.limit("baseline")
     assert begun == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
     assert os.environ["SYNCFLOW_INSTRUCTIONS"] == "baseline" and os.environ["ATEN_CPU_CAPABILITY"] == "default"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith("_baseline")  # which would hand out code of other levels
     instructions.limit("baseline")
     assert len(begun) == 1
 
