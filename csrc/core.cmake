@@ -33,6 +33,6 @@ set(SYNCFLOW_CORE_SOURCES
 set(SYNCFLOW_COMMON_HEADERS <algorithm> <array> <atomic> <chrono> <cmath> <condition_variable> <cstdint> <cstdio> <cstring> <filesystem> <functional>
   <map> <memory> <mutex> <optional> <set> <span> <string> <thread> <utility> <variant> <vector>)
 set(SYNCFLOW_LEVEL_SOURCES
-  csrc/src/block_kernels.cpp
-  csrc/src/codecs/codec_kernels.cpp
-  csrc/src/layer_kernels.cpp)
+  csrc/src/kernels/block_kernels.cpp
+  csrc/src/kernels/codec_kernels.cpp
+  csrc/src/kernels/layer_kernels.cpp)

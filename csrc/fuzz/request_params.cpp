@@ -34,7 +34,7 @@ class Input {
     template <typename Value>
     void take(Value& value) {
         const std::size_t count = std::min(sizeof value, size_);
-        std::memcpy(&value, data_, count);
+        if (count > 0) std::memcpy(&value, data_, count);  // an empty input may be null
         data_ += count;
         size_ -= count;
     }

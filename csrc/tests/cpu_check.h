@@ -8,7 +8,8 @@
 #include <vector>
 
 #include "check.h"
-#include "instruction_level.h"
+#include "cpu/instruction_level.h"
+#include "cpu/thread_pool.h"
 #include "syncflow/layers.h"
 
 namespace syncflow::test {

@@ -1,8 +1,8 @@
 # The shared library exports the functions of the header, and nothing else.
 #     cmake -DNM=nm -DLIBRARY=libsyncflow.so -DHEADER=syncflow.h -P symbols.cmake
 execute_process(COMMAND ${NM} -D --defined-only ${LIBRARY} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
-string(REGEX MATCHALL "[A-Za-z] [A-Za-z_][^\n]*" exported "${output}")
-list(TRANSFORM exported REPLACE "^. ([^@]*).*" "\\1")
+string(REGEX MATCHALL " [A-Za-z] [A-Za-z_][^\n]*" exported "${output}")
+list(TRANSFORM exported REPLACE "^ . ([^@]*).*" "\\1")
 file(READ ${HEADER} header)
 string(REGEX MATCHALL "\nSYNCFLOW_API [^(\n]+" declared "${header}")
 list(TRANSFORM declared REPLACE ".* " "")

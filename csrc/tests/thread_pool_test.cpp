@@ -1,5 +1,5 @@
 // The library's own threads, which run its loops in a process without OpenMP, such as this one.
-#include "thread_pool.h"
+#include "cpu/thread_pool.h"
 
 #include <dlfcn.h>
 #include <sys/wait.h>

@@ -2,7 +2,7 @@
 
 Counter-based (Philox4x32-10; Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011), so
 that element ``i`` of a request's noise is the same alone or in a batch, in any shape, from numpy, from C++ and on a
-GPU. This is the specification, which ``csrc/src/noise.cpp`` repeats bit for bit:
+GPU. This is the specification, which ``csrc/src/sampling/noise.cpp`` repeats bit for bit:
 
 1. Element ``i`` is word ``i % 4`` of Philox block ``i // 4``. Counter words: block low, block high, stream, substream;
    key words: seed low, seed high.

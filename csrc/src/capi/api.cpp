@@ -6,12 +6,12 @@
 
 #include "capi/structs.h"
 #include "capi/values.h"
+#include "cpu/thread_pool.h"
 #include "media/writing.h"
 #include "service/backends.h"
 #include "service/engine.h"
 #include "service/handles.h"
 #include "service/log.h"
-#include "thread_pool.h"
 #if defined(SYNCFLOW_FFMPEG)
 #include "media/reading.h"
 #endif

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 
-#include "codecs/codec_kernels.h"
+#include "cpu/instruction_level.h"
+#include "cpu/thread_pool.h"
+#include "cpu/work_units.h"
 #include "engine/error.h"
-#include "instruction_level.h"
+#include "kernels/codec_kernels.h"
 #include "syncflow/layers.h"
-#include "thread_pool.h"
 
 namespace syncflow::engine {
 namespace {
@@ -16,8 +17,6 @@ constexpr std::int64_t ELEMENTS = 1 << 14;  // of a unit of an elementwise funct
 constexpr float RMS_EPS = 1e-8f;
 
 const CodecKernels& kernels() { return SYNCFLOW_KERNELS(codec_kernels); }
-
-std::int64_t divide_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }
 
 std::size_t size_of(std::int64_t count) { return static_cast<std::size_t>(count); }
 

@@ -4,10 +4,10 @@
 #include <array>
 #include <cmath>
 
+#include "cpu/thread_pool.h"
 #include "model/layers.h"
 #include "package/package.h"
 #include "package/settings.h"
-#include "thread_pool.h"
 
 namespace syncflow::engine {
 namespace {

@@ -16,9 +16,10 @@ const DDiTConfig& require_supported(const DDiTConfig& config) {
 }
 
 // x (rows, N, D) reads tokens whose keys and values are (C, M, 2, n, d): the branch that is added to x, (rows, N, D). Row r
-// reads context of_row[r], or nothing where that is -1; without of_row its own. Without a clock nothing is rotated.
-Floats read(const CrossAttentionLayers& layers, std::int64_t heads, const float* x, std::int64_t rows, std::int64_t queries, const float* context,
-            std::int64_t keys, const Clock* clock, double window, std::span<const std::int64_t> of_row, int threads) {
+// reads context of_row[r], or nothing where that is -1; without of_row its own. Without positions nothing is rotated.
+Floats rope_cross_attention(const CrossAttentionLayers& layers, std::int64_t heads, const float* x, std::int64_t rows, std::int64_t queries,
+                            const float* context, std::int64_t keys, const RopePositions* positions, double window,
+                            std::span<const std::int64_t> of_row, int threads) {
     const std::int64_t width = layers.query.out, head_width = width / heads;
     Floats projected(size_of(rows * queries * width)), mixed(projected.size());
     apply(layers.query, x, rows * queries, projected.data(), threads);
@@ -40,11 +41,11 @@ Floats read(const CrossAttentionLayers& layers, std::int64_t heads, const float*
                      .tail = 0,
                      .context_of_row = of_row.empty() ? nullptr : of_row.data(),
                      .lengths = nullptr,
-                     .q_rope = clock == nullptr ? nullptr : clock->query_rope.data(),
-                     .k_rope = clock == nullptr ? nullptr : clock->context_rope.data(),
-                     .q_positions = clock == nullptr ? nullptr : clock->queries.data(),
-                     .k_positions = clock == nullptr ? nullptr : clock->context.data(),
-                     .window = clock == nullptr ? -1 : static_cast<float>(window)},
+                     .q_rope = positions == nullptr ? nullptr : positions->query_rope.data(),
+                     .k_rope = positions == nullptr ? nullptr : positions->context_rope.data(),
+                     .q_positions = positions == nullptr ? nullptr : positions->queries.data(),
+                     .k_positions = positions == nullptr ? nullptr : positions->context.data(),
+                     .window = positions == nullptr ? -1 : static_cast<float>(window)},
                     threads);
     apply(layers.out, mixed.data(), rows * queries, projected.data(), threads);
     for (std::size_t r = 0; r < of_row.size(); ++r) {  // the projection has a bias
@@ -119,9 +120,10 @@ Floats DDiT::video_pass(const VideoInputs& inputs, int threads) const {
     if (!inputs.prefix_of_row.empty()) state.take(inputs.prefix_of_row);
     for (std::int64_t i = config_.first_block; i < config_.depth; ++i) {
         const auto bridge = size_of(i - config_.first_block);
-        const Floats branch = read(audio_rope_[bridge], config_.heads, state.x.data(), state.rows, tables.shape.frames * tables.tokens,
-                                   inputs.audio_context->layers[bridge].data(), tables.shape.audio_tokens, &tables.video_reads_audio,
-                                   config_.window, inputs.audio_context_of_row, threads);
+        const Floats branch = rope_cross_attention(audio_rope_[bridge], config_.heads, state.x.data(), state.rows,
+                                                   tables.shape.frames * tables.tokens, inputs.audio_context->layers[bridge].data(),
+                                                   tables.shape.audio_tokens, &tables.video_reads_audio, config_.window,
+                                                   inputs.audio_context_of_row, threads);
         video_.run_layers(state, {.first = i, .end = i + 1, .branch = branch.data(), .ahead = false}, threads);
     }
     return video_.finish(state, threads);
@@ -165,14 +167,14 @@ Velocities DDiT::joint_pass(const JointInputs& inputs, int threads) const {
         const GlobalLocalLayer& bridge = global_local_[size_of(i)];
         Floats to_video(video.x.size());
         if (bridged > 0) {
-            const auto reads = [&](const CrossAttentionLayers& layers, std::int64_t heads, const Floats& x, std::int64_t queries, const Floats& of,
-                                   std::int64_t keys, const Clock* clock) {
+            const auto read = [&](const CrossAttentionLayers& layers, std::int64_t heads, const Floats& x, std::int64_t queries, const Floats& of,
+                                   std::int64_t keys, const RopePositions* positions) {
                 const Floats context = key_values(layers, of.data(), bridged * keys, threads);
-                return read(layers, heads, x.data(), bridged, queries, context.data(), keys, clock, config_.window, {}, threads);
+                return rope_cross_attention(layers, heads, x.data(), bridged, queries, context.data(), keys, positions, config_.window, {}, threads);
             };
-            const Floats branch = reads(bridge.to_video, config_.heads, video.x, video_tokens, audio.x, audio_tokens, &tables.video_reads_audio);
-            const Floats to_audio = reads(bridge.to_audio, config_.audio_heads, audio.x, audio_tokens, video.x, video_tokens, &tables.audio_reads_video);
-            const Floats to_style = reads(bridge.style, config_.audio_heads, audio.style, style_tokens, video.x, video_tokens, nullptr);
+            const Floats branch = read(bridge.to_video, config_.heads, video.x, video_tokens, audio.x, audio_tokens, &tables.video_reads_audio);
+            const Floats to_audio = read(bridge.to_audio, config_.audio_heads, audio.x, audio_tokens, video.x, video_tokens, &tables.audio_reads_video);
+            const Floats to_style = read(bridge.style, config_.audio_heads, audio.style, style_tokens, video.x, video_tokens, nullptr);
             std::copy(branch.begin(), branch.end(), to_video.begin());
             add(audio.x, to_audio);
             add(audio.style, to_style);

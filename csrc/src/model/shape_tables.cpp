@@ -52,7 +52,7 @@ Floats position_embedding(const DDiTConfig& config, std::int64_t height, std::in
     return embedding;
 }
 
-Clock make_clock(Floats queries, Floats context, std::span<const float> frequencies) {
+RopePositions rope_positions(Floats queries, Floats context, std::span<const float> frequencies) {
     Floats query_rope = rope_table(queries, frequencies), context_rope = rope_table(context, frequencies);
     return {.queries = std::move(queries), .context = std::move(context), .query_rope = std::move(query_rope), .context_rope = std::move(context_rope)};
 }
@@ -84,11 +84,11 @@ ShapeTables::ShapeTables(const DDiTConfig& config, const LatentShape& of, std::s
     }
     const Floats frames = repeated(seconds, config.latent_fps, tokens);
     const Floats audio = counted(0, of.audio_tokens, static_cast<float>(config.latent_fps / config.audio_rate));
-    video_reads_audio = make_clock(frames, audio, video_frequencies);
+    video_reads_audio = rope_positions(frames, audio, video_frequencies);
     if (config.bridge == Bridge::global_local) {
         Floats frequencies(audio_frequencies.begin(), audio_frequencies.end());
         for (float& frequency : frequencies) frequency *= static_cast<float>(config.audio_rate / config.latent_fps);
-        audio_reads_video = make_clock(audio, frames, frequencies);
+        audio_reads_video = rope_positions(audio, frames, frequencies);
     }
 }
 

@@ -20,10 +20,10 @@ struct LatentShape {
     bool operator==(const LatentShape&) const = default;
 };
 
-// Positions of queries and of what they read, and their rotations; in latent frames.
-struct Clock {
-    Floats queries, context;            // (N), (M)
-    Floats query_rope, context_rope;    // (N, d / 2, 2), (M, d / 2, 2)
+// Positions of queries and of what they read, in latent frames, and their rotations.
+struct RopePositions {
+    Floats queries, context;          // (N), (M)
+    Floats query_rope, context_rope;  // (N, d / 2, 2), (M, d / 2, 2)
 };
 
 struct ShapeTables {
@@ -38,9 +38,9 @@ struct ShapeTables {
     Floats context_rope;  // (M, d / 2, 2) of the contexts that the audio reads in an `adaptor` model
     std::int64_t context_tokens = 0;  // M
     Floats frame_times;               // (T), the middle of each latent frame in seconds
-    Floats context_positions;         // (M) of those contexts on the clock of the audio
-    Clock video_reads_audio;          // in an `audio_rope` or a `global_local` model
-    Clock audio_reads_video;          // in a `global_local` model
+    Floats context_positions;         // (M) of those contexts, in audio tokens
+    RopePositions video_reads_audio;  // in an `audio_rope` or a `global_local` model
+    RopePositions audio_reads_video;  // in a `global_local` model
 
     // Of the audio tokens without the style.
     const float* audio_token_rope() const { return audio_rope.data() + shape.style_tokens * audio_head_width_; }

@@ -4,9 +4,9 @@
 #include <array>
 #include <vector>
 
+#include "cpu/thread_pool.h"
 #include "package/mapped_file.h"
 #include "package/sha256.h"
-#include "thread_pool.h"
 
 namespace syncflow::engine {
 namespace {

@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <utility>
 
-#include "block_kernels.h"
-#include "instruction_level.h"
-#include "layer_kernels.h"
+#include "cpu/instruction_level.h"
+#include "cpu/thread_pool.h"
+#include "cpu/work_units.h"
+#include "kernels/block_kernels.h"
+#include "kernels/layer_kernels.h"
 #include "syncflow/layers.h"
-#include "thread_pool.h"
 
 namespace syncflow {
 namespace {
@@ -43,8 +44,6 @@ float* workspace(std::int64_t floats) {
     if (kept.size() < static_cast<std::size_t>(floats)) kept.resize(static_cast<std::size_t>(floats));
     return kept.data();
 }
-
-std::int64_t divide_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }
 
 std::int64_t padded_keys(std::int64_t keys) { return divide_up(keys, KEY_ALIGN) * KEY_ALIGN; }
 

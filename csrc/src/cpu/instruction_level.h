@@ -11,9 +11,6 @@ enum class Level { baseline, v3, v4 };
 // the whole process. Throws std::invalid_argument for a name that is unknown or that the processor lacks.
 Level level();
 
-// Memory of the calling thread: as many floats, until it asks again.
-float* thread_memory(std::int64_t floats);
-
 // The kernels of this level, of three tables of the same kind.
 template <typename Kernels>
 const Kernels& at_level(const Kernels& baseline, const Kernels& v3, const Kernels& v4) {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "simd.h"
+#include "kernels/simd.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "packed_matrix.h"
+#include "kernels/packed_matrix.h"
 
 namespace syncflow {
 

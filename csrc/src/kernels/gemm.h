@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "packed_matrix.h"
-#include "simd.h"
+#include "kernels/packed_matrix.h"
+#include "kernels/simd.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {

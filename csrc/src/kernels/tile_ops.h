@@ -3,10 +3,10 @@
 
 #include <cstdint>
 
-#include "attention.h"
-#include "block_kernels.h"
-#include "gemm.h"
-#include "token_ops.h"
+#include "kernels/attention.h"
+#include "kernels/block_kernels.h"
+#include "kernels/gemm.h"
+#include "kernels/token_ops.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {

@@ -1,11 +1,11 @@
 // The kernels of the codecs, compiled once per instruction level.
-#include "codecs/codec_kernels.h"
+#include "kernels/codec_kernels.h"
 
 #include <cstdint>
 
-#include "gemm.h"
-#include "simd.h"
-#include "token_ops.h"
+#include "kernels/gemm.h"
+#include "kernels/simd.h"
+#include "kernels/token_ops.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {

@@ -1,9 +1,9 @@
 // The kernels of blocks.h, compiled once per instruction level.
-#include "block_kernels.h"
+#include "kernels/block_kernels.h"
 
 #include <cstdint>
 
-#include "tile_ops.h"
+#include "kernels/tile_ops.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {

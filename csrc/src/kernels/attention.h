@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "gemm.h"
-#include "simd.h"
+#include "kernels/gemm.h"
+#include "kernels/simd.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {

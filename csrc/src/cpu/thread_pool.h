@@ -1,4 +1,4 @@
-// Loops shared among threads.
+// Loops shared among threads, and the memory of each.
 #pragma once
 
 #include <cstdint>
@@ -28,5 +28,8 @@ void parallel_for(std::int64_t count, int threads, Body body) {
     const Loop loop = make_loop(count, body);
     parallel(&loop, 1, threads);
 }
+
+// Memory of the calling thread for its part of a loop: as many floats, until it asks again.
+float* thread_memory(std::int64_t floats);
 
 }  // namespace syncflow

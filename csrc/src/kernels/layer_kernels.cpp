@@ -1,11 +1,11 @@
 // The kernels of layers.h, compiled once per instruction level.
-#include "layer_kernels.h"
+#include "kernels/layer_kernels.h"
 
 #include <cstdint>
 
-#include "attention.h"
-#include "gemm.h"
-#include "token_ops.h"
+#include "kernels/attention.h"
+#include "kernels/gemm.h"
+#include "kernels/token_ops.h"
 
 namespace syncflow::SYNCFLOW_INSTRUCTIONS {
 namespace {

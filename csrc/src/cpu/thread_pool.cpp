@@ -1,4 +1,4 @@
-#include "thread_pool.h"
+#include "cpu/thread_pool.h"
 
 #include <algorithm>
 #include <atomic>
@@ -11,6 +11,8 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #endif
+
+#include "syncflow/floats.h"
 
 // ThreadSanitizer does not see how an OpenMP runtime synchronises, which is compiled without it, and takes each loop for a race.
 #if defined(__SANITIZE_THREAD__)
@@ -173,6 +175,12 @@ void parallel(const Loop* loops, int count, int threads) {
     }
     if (team > 1 && pool()->try_run(shared, team)) return;
     run(shared, 1);
+}
+
+float* thread_memory(std::int64_t floats) {
+    thread_local Floats kept;
+    if (kept.size() < static_cast<std::size_t>(floats)) kept.resize(static_cast<std::size_t>(floats));
+    return kept.data();
 }
 
 }  // namespace syncflow

@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <chrono>
 
-#include "instruction_level.h"
-#include "layer_kernels.h"
-#include "thread_pool.h"
+#include "cpu/instruction_level.h"
+#include "cpu/thread_pool.h"
+#include "cpu/work_units.h"
+#include "kernels/layer_kernels.h"
 
 namespace syncflow {
 namespace {
@@ -20,15 +21,7 @@ void parallel_units(std::int64_t units, std::int64_t work, int threads, Body bod
     parallel_for(units, work <= SERIAL_WORK ? 1 : threads, body);
 }
 
-std::int64_t divide_up(std::int64_t count, std::int64_t by) { return (count + by - 1) / by; }
-
 }  // namespace
-
-std::int64_t attention_block(std::int64_t queries, std::int64_t heads, int threads) {
-    constexpr std::int64_t fewest = 64;
-    const std::int64_t parts = heads >= 4 * threads ? 1 : divide_up(queries, fewest);
-    return queries > 0 ? divide_up(queries, parts) : 1;
-}
 
 void self_attention(const SelfAttention& call, int threads) {
     const std::int64_t heads = call.outer * call.inner * call.heads, block = attention_block(call.length, heads, threads);

@@ -1,11 +1,9 @@
-#include "instruction_level.h"
+#include "cpu/instruction_level.h"
 
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <vector>
-
-#include "syncflow/floats.h"
 
 namespace syncflow {
 namespace {
@@ -51,12 +49,6 @@ std::vector<std::string> instruction_levels() {
     std::vector<std::string> names;
     for (const Level level : supported()) names.emplace_back(NAMES[static_cast<int>(level)]);
     return names;
-}
-
-float* thread_memory(std::int64_t floats) {
-    thread_local Floats kept;
-    if (kept.size() < static_cast<std::size_t>(floats)) kept.resize(static_cast<std::size_t>(floats));
-    return kept.data();
 }
 
 }  // namespace syncflow

@@ -29,8 +29,4 @@ namespace v4 {
 extern const LayerKernels layer_kernels;
 }
 
-// Queries of a unit: all of a head, whose keys are then transposed once, or an even share where there are few heads for
-// the threads.
-std::int64_t attention_block(std::int64_t queries, std::int64_t heads, int threads);
-
 }  // namespace syncflow
