@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ...kernels.launch.eager import eager_on_cpu
 from ..validation import number_between, truth, whole_between
 
 CLASS_NAME = "AutoencoderKLLTXVideo"
@@ -245,7 +246,14 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, last = x[:, :, :1].repeat(1, 1, self.before, 1, 1), x[:, :, -1:].repeat(1, 1, self.after, 1, 1)
-        return self.conv(torch.cat([first, x, last], dim=2))
+        return self._convolved(torch.cat([first, x, last], dim=2))
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """By oneDNN on a CPU, where PyTorch would write out the windows of one small clip and multiply them."""
+        conv, mkldnn = self.conv, torch.backends.mkldnn
+        if x.dtype == torch.float32 and eager_on_cpu((x,)) and mkldnn.is_available() and mkldnn.enabled:
+            return torch.mkldnn_convolution(x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, 1)
+        return conv(x)
 
 
 def rms_norm(x: Tensor) -> Tensor:
