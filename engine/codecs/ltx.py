@@ -242,7 +242,8 @@ class Conv(nn.Module):
         super().__init__()
         self.before = kernel - 1 if causal else kernel // 2
         self.after = 0 if causal else kernel // 2
-        self.conv = nn.Conv3d(width, out, kernel, stride=stride, padding=(0, kernel // 2, kernel // 2))
+        self.padding = (0, kernel // 2, kernel // 2)
+        self.conv = nn.Conv3d(width, out, kernel, stride=stride, padding=self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         first, last = x[:, :, :1].repeat(1, 1, self.before, 1, 1), x[:, :, -1:].repeat(1, 1, self.after, 1, 1)
@@ -252,7 +253,7 @@ class Conv(nn.Module):
         """By oneDNN on a CPU, where PyTorch would write out the windows of one small clip and multiply them."""
         conv, mkldnn = self.conv, torch.backends.mkldnn
         if x.dtype == torch.float32 and eager_on_cpu((x,)) and mkldnn.is_available() and mkldnn.enabled:
-            return torch.mkldnn_convolution(x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, 1)
+            return torch.mkldnn_convolution(x, conv.weight, conv.bias, self.padding, conv.stride, conv.dilation, 1)
         return conv(x)
 
 
