@@ -7,46 +7,57 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 START_SECONDS = 300.0
+T = TypeVar("T")
 
 
 class Server:
-    """A server on a free port of the loopback, until the end of the block."""
+    """A server of the data in a folder, on a free port of the loopback, until the end of the block.
+
+    It answers when it is made; another one may follow it in the folder. Raises ``RuntimeError`` with the end of its log
+    where it does not start.
+    """
 
     def __init__(self, folder: Path, *options: str) -> None:
         folder.mkdir(exist_ok=True)
-        self.log = folder / "server.log"
-        command = [sys.executable, "-m", "syncflow", "serve", "--data", str(folder / "data"), "--port", "0", *options]
-        with self.log.open("w") as log:
+        self.data, self.log = folder / "data", folder / "server.log"
+        command = [sys.executable, "-m", "syncflow", "serve", "--data", str(self.data), "--port", "0", *options]
+        with self.log.open("a") as log:
+            self._begin = log.tell()
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        self.url = self._address()
-        self._wait_until_ready()
+        try:
+            self.url = self._wait_for(self._address)
+            self._wait_for(self._answers)  # the port is known before the server listens
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
 
-    def _address(self) -> str:
+    def _wait_for(self, look: Callable[[], T | None]) -> T:
         end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end and self.process.poll() is None:
-            for line in self.log.read_text().splitlines():
-                if '"message": "serving"' in line:
-                    return f"http://127.0.0.1:{json.loads(line)['port']}"
-            time.sleep(0.1)
-        self.process.kill()
-        raise RuntimeError(f"the server did not start: {self.log.read_text()[-500:]}")
+        while (found := look()) is None:
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"the server did not start: {self.log.read_text()[self._begin :][-2000:]}")
+            time.sleep(0.05)
+        return found
 
-    def _wait_until_ready(self) -> None:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.call("GET", "/ready")
-                return
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > end:
-                    self.process.kill()
-                    raise RuntimeError(f"the server did not start: {self.log.read_text()[-500:]}") from None
-            time.sleep(0.1)
+    def _address(self) -> str | None:
+        for line in self.log.read_text()[self._begin :].splitlines():
+            if '"message": "serving"' in line:
+                return f"http://127.0.0.1:{json.loads(line)['port']}"
+        return None
+
+    def _answers(self) -> bool | None:
+        try:
+            self.call("GET", "/ready")
+        except OSError:
+            return None
+        return True
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of a response, or its text."""

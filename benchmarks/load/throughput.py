@@ -54,11 +54,11 @@ class Videos:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print every round, and the ratios of all."""
     parser = argparse.ArgumentParser(prog="python -m syncflow.benchmarks.load.throughput", description=__doc__)
-    parser.add_argument("--requests", type=int, default=64, help="videos of a window")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.5, help="duration of a video")
-    parser.add_argument("--size", default="32x32")
-    parser.add_argument("--steps", type=int, default=2, help="Euler steps of a video")
+    parser.add_argument("--requests", type=int, default=32, help="videos of a window")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of a video; those of the model by default")
+    parser.add_argument("--size", default="64x64")
+    parser.add_argument("--steps", type=int, default=50, help="Euler steps of a video")
     parser.add_argument("--at-least", type=float, default=0.0, help="ratio of clips/s below which the exit code is 1")
     given = parser.parse_args(arguments)
     width, height = (int(side) for side in given.size.split("x"))
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Server(Path(name) / "server", "--runtime", "torch", "--queue", str(2 * WAITING)) as server,
     ):
         folder = Path(name)
-        _serve(server, Videos(1, videos.seconds, width, height, videos.steps))  # what grows with the first videos
+        _warm_up(server, videos)
         for number in range(given.rounds):
             pair = _serve(server, videos), _generate(folder, number, videos)
             rounds.append(pair)
@@ -87,22 +87,34 @@ def compared(pairs: Sequence[tuple[float, float]]) -> Ratio:
     return ratio(batch, served)
 
 
+def _warm_up(server: Server, videos: Videos) -> None:
+    """Make as many videos as are in flight at once, so that what grows with the first ones has grown."""
+    results = server.data / "results"
+    for seed in range(EDGE):
+        _create(server, videos, seed)
+    _wait(server.process, lambda: _entries(results), EDGE)
+
+
 def _serve(server: Server, videos: Videos) -> Window:
     """A window of a server in whose queue there are always videos."""
-    results = server.log.parent / "data" / "results"
+    results = server.data / "results"
     before, created = _entries(results), 0
-    body: dict[str, Any] = {"prompt": PROMPT, "seconds": videos.seconds, "size": f"{videos.width}x{videos.height}"}
 
     def done() -> int:
         """Videos that are done; others are created in their place."""
         nonlocal created
         found = _entries(results) - before
         while created < min(videos.total, found + EDGE + WAITING):
-            server.call("POST", "/v1/videos", {**body, "num_inference_steps": videos.steps, "seed": created})
+            _create(server, videos, created)
             created += 1
         return found
 
     return _window(server.process, done, videos)
+
+
+def _create(server: Server, videos: Videos, seed: int) -> None:
+    body: dict[str, Any] = {"prompt": PROMPT, "seconds": videos.seconds, "size": f"{videos.width}x{videos.height}"}
+    server.call("POST", "/v1/videos", {**body, "num_inference_steps": videos.steps, "seed": seed})
 
 
 def _entries(results: Path) -> int:

@@ -18,13 +18,12 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from syncflow import Clip, Engine, Limits
+from syncflow.benchmarks.load.server import Server
 from syncflow.engine.serving.app import create_app
 from syncflow.engine.serving.server import configuration
 from syncflow.engine.serving.settings import ServerSettings
 from syncflow.engine.serving.tracing import Tracing
 from syncflow.training.evaluation.inspection import inspect_clip
-
-from .helpers import ServerProcess
 
 
 @pytest.fixture(scope="session")
@@ -99,11 +98,12 @@ def clip_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
-    servers: list[ServerProcess] = []
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers of one data folder in processes of their own."""
+    servers: list[Server] = []
 
-    def begin(*options: str) -> ServerProcess:
-        servers.append(ServerProcess(tmp_path / "data", *options))
+    def begin(*options: str) -> Server:
+        servers.append(Server(tmp_path / "server", "--runtime", "torch", *options))
         return servers[-1]
 
     yield begin

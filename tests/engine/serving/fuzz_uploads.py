@@ -23,8 +23,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from syncflow.benchmarks.load.server import Server
+
 from ..fuzz_media import damage, write_samples
-from .helpers import ServerProcess
 
 GROWTH = 96 * 2**20  # bytes that the server may grow by
 TIMEOUT = 300.0  # seconds for a response; a file is read twice, with 60 s each
@@ -187,50 +188,62 @@ def attack_raw(url: str) -> None:
         assert not answered or answered.startswith(b"HTTP/1.1 4"), (name, answered)
 
 
+class Sender:
+    """Sends damaged files to a server and counts the statuses; what it answers badly, or not at all, is kept."""
+
+    def __init__(self, url: str) -> None:
+        self.post, self.delete = client_of(url)
+        self.statuses = Counter[str]()
+
+    def send(self, content: bytes) -> None:
+        try:
+            status, answer = self.post(FORM, form(content))
+            assert status == 200 or 400 <= status < 500, f"status {status}: {answer[:300]!r}"
+            if status == 200:
+                deleted = self.delete(json.loads(answer)["id"])
+                assert deleted == 200, f"status {deleted} for the deletion"
+        except (AssertionError, OSError) as error:
+            with tempfile.NamedTemporaryFile(prefix="syncflow-fuzz-", delete=False) as found:
+                found.write(content)
+            raise AssertionError(f"{found.name}, of {len(content)} bytes: {error!r}") from error
+        self.statuses["accepted and deleted" if status == 200 else str(status)] += 1
+
+    def send_all(self, files: list[bytes]) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(self.send, files))
+
+
 def main(count: int, seed: int) -> int:
     import psutil
 
-    random, statuses = np.random.default_rng(seed), Counter[str]()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "samples").mkdir()
-        write_samples(folder / "samples")
-        samples = {path.name: path.read_bytes() for path in sorted((folder / "samples").iterdir())}
-        server = ServerProcess(folder / "data")
-        process = psutil.Process(server.process.pid)
-        post, delete = client_of(server.url)
-
-        def send(content: bytes) -> None:
-            status, answer = post(FORM, form(content))
-            if status == 200:
-                assert delete(json.loads(answer)["id"]) == 200
-            elif not 400 <= status < 500:
-                (folder / "found").write_bytes(content)
-                raise AssertionError(f"status {status} for {len(content)} bytes: {answer[:300]!r}")
-            statuses["accepted and deleted" if status == 200 else str(status)] += 1
-
-        try:
-            files = damaged([*samples.values()], random)
-            with ThreadPoolExecutor(4) as pool:
-                list(pool.map(send, [next(files) for _ in range(16)]))
-                before = process.memory_info().rss
-                for begin in range(16, count, TOGETHER):
-                    list(pool.map(send, [next(files) for _ in range(min(TOGETHER, count - begin))]))
-                    print(f"{statuses.total()} files: {dict(sorted(statuses.items()))}", file=sys.stderr, flush=True)
-            for what, content in crafted(samples["file.mp4"]).items():
-                statuses[f"crafted {refuses(post, FORM, form(content), what)}"] += 1
-            for what, (kind, body) in bodies(samples["file.mp4"]).items():
-                statuses[f"body {refuses(post, kind, body, what)}"] += 1
-            attack_raw(server.url)
-            grown = process.memory_info().rss - before
-            left = [*(folder / "data" / "uploads").iterdir()]
-            assert answers(server.url) and server.process.poll() is None, "the server has ended"
-        finally:
-            server.process.kill()
-            server.process.wait()
+    random = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as name, Server(Path(name), "--runtime", "torch") as server:
+        samples = samples_in(Path(name) / "samples")
+        process, sender = psutil.Process(server.process.pid), Sender(server.url)
+        files, statuses = damaged([*samples.values()], random), sender.statuses
+        sender.send_all([next(files) for _ in range(16)])
+        before = process.memory_info().rss
+        for begin in range(16, count, TOGETHER):
+            sender.send_all([next(files) for _ in range(min(TOGETHER, count - begin))])
+            print(f"{statuses.total()} files: {dict(sorted(statuses.items()))}", file=sys.stderr, flush=True)
+        for what, content in crafted(samples["file.mp4"]).items():
+            statuses[f"crafted {refuses(sender.post, FORM, form(content), what)}"] += 1
+        for what, (kind, body) in bodies(samples["file.mp4"]).items():
+            statuses[f"body {refuses(sender.post, kind, body, what)}"] += 1
+        attack_raw(server.url)
+        grown = process.memory_info().rss - before
+        left = [*(server.data / "uploads").iterdir()]
+        assert answers(server.url) and server.process.poll() is None, "the server has ended"
         print(json.dumps(dict(sorted(statuses.items()))))
         print(f"{count} damaged files; resident memory {grown / 2**20:+.1f} MiB; uploads left {len(left)}")
         return int(grown > GROWTH or bool(left) or "Traceback" in server.log.read_text())
+
+
+def samples_in(folder: Path) -> dict[str, bytes]:
+    """A short file of every kind, by its name."""
+    folder.mkdir()
+    write_samples(folder)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def answers(url: str) -> bool:

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,27 +13,20 @@ import pytest
 from .helpers import FAST
 
 
-def _ask(url: str, body: object = None) -> dict:
-    content = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.load(response)
-
-
 @pytest.mark.slow
 def test_sigterm_drains_and_the_rest_is_made_after_the_next_start(serve):
     server = serve("--in-flight", "1", "--drain", "60")
     slow = FAST | {"num_inference_steps": 30}
-    ids = [_ask(server.url + "/v1/videos", slow | {"seed": seed})["id"] for seed in (1, 2)]
+    ids = [server.call("POST", "/v1/videos", slow | {"seed": seed})["id"] for seed in (1, 2)]
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(120) == 0
     assert "Traceback" not in server.log.read_text()
     server = serve()
-    videos = [_ask(f"{server.url}/v1/videos/{video_id}") for video_id in ids]
+    videos = [server.call("GET", f"/v1/videos/{video_id}") for video_id in ids]
     assert videos[0]["status"] == "completed"
     while videos[1]["status"] != "completed":
         assert videos[1]["status"] != "failed"
-        videos[1] = _ask(f"{server.url}/v1/videos/{ids[1]}")
+        videos[1] = server.call("GET", f"/v1/videos/{ids[1]}")
 
 
 @pytest.mark.slow
