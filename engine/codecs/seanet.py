@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import reduce
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from ...kernels.launch.eager import computes_as_on_cpu
@@ -179,8 +177,10 @@ class TransposedConv(nn.Module):
         weight, bias = self.conv.weight, self.conv.get_parameter("bias")
         parts = weight.split(self.conv.stride[0], 2)
         made = [(part.flatten(1).T @ x).unflatten(1, part.shape[1:]).transpose(2, 3) for part in parts]
-        shifted = [nn.functional.pad(part, (0, 0, j, len(parts) - 1 - j)) for j, part in enumerate(made)]
-        return reduce(torch.add, shifted).flatten(2) + bias[:, None]
+        total = nn.functional.pad(made[0], (0, 0, 0, len(parts) - 1))
+        for j, part in enumerate(made[1:], 1):
+            total[:, :, j : j + x.shape[-1]] += part
+        return total.flatten(2).add_(bias[:, None])
 
 
 class Lstm(nn.Module):
