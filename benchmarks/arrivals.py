@@ -46,16 +46,23 @@ class StepCost:
     """Seconds of a step of n requests: fixed + each * n; and of the ``decode`` of one request after its last step.
 
     Decoding holds up the next step, as on a CPU, unless it runs ``beside`` the steps, as on a stream of its own.
+    ``weights`` are what the steps of a request cost relative to ``each``, in order, where they differ: those that move
+    one modality alone take less than those of the other. Their mean is 1.
     """
 
     fixed: float = 0.5
     each: float = 0.5
     decode: float = 0.0
     beside: bool = False
+    weights: tuple[float, ...] = ()
 
     def of(self, requests: int) -> float:
-        """Seconds of one step."""
+        """Seconds of one step of so many requests, on average."""
         return self.fixed + self.each * requests
+
+    def of_steps(self, left: Sequence[int]) -> float:
+        """Seconds of one step of requests that have so many steps left, this one included."""
+        return self.fixed + self.each * sum(self.weights[-steps] if self.weights else 1.0 for steps in left)
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class Replica:
         for joining in decision.joining:
             self.starts[joining.request.index] = now
         running = tuple(decision.group.running)
-        seconds = self.cost.of(len(running))
+        seconds = self.cost.of_steps([state.request.steps for state in running])
         self.batch_steps, self.request_steps = self.batch_steps + 1, self.request_steps + len(running)
         self.scheduler.record_step(decision.group, seconds)
         end = free_at = now + seconds

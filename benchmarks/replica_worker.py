@@ -1,7 +1,8 @@
 """One engine as a process that ``replicas.py`` sends requests to: JSON lines in, JSON lines out. Run as a program.
 
-``{"time": [1, 2, 4, 8]}`` is answered with seconds of a step of so many requests, and of a decoding; ``{"request": id,
-"steps": n}`` is submitted at once, and answered when its clip is there.
+``{"time": [1, 2, 4, 8], "steps": n}`` is answered with seconds of a pass of so many requests, what each pass costs
+relative to their mean, and seconds of the rest of a request; ``{"request": id, "steps": n}`` is submitted at once, and
+answered when its clip is there. A step that moves one modality at a time is two passes.
 """
 
 from __future__ import annotations
@@ -17,20 +18,23 @@ from itertools import pairwise
 from typing import Any
 
 PROMPT = "a large red rubber ball bounces on a wooden floor"
-STEPS = 12  # timed of every batch size
 
 
-def step_times(engine: Any, sizes: list[int]) -> dict[str, Any]:
-    """Median seconds of a step by number of requests, and of a decoding."""
-    seconds, decodings = {}, []
+def pass_times(engine: Any, sizes: list[int], steps: int) -> dict[str, Any]:
+    """Mean seconds of a pass by number of requests, the relative cost of every pass, and what the rest takes."""
+    seconds, rest, relative = {}, [], []
     for size in sizes:
         ends: list[float] = []
-        engine.generate(
-            [PROMPT] * size, seed=1, steps=STEPS + 1, on_step=lambda *_, to=ends: to.append(time.perf_counter())
-        )
-        decodings.append((time.perf_counter() - ends[-1]) / size)
-        seconds[size] = statistics.median(end - begin for begin, end in pairwise(ends))
-    return {"seconds": seconds, "decode": statistics.median(decodings)}
+        settings = {"seed": 1, "steps": steps, "on_step": lambda *_, to=ends: to.append(time.perf_counter())}
+        began = time.perf_counter()
+        engine.generate([PROMPT] * size, **settings)
+        whole, passes = time.perf_counter() - began, [end - begin for begin, end in pairwise(ends)]
+        passes.insert(0, passes[0])  # the first comes with the preparation
+        seconds[size] = statistics.fmean(passes)
+        relative.append([one / seconds[size] for one in passes])
+        rest.append((whole - sum(passes)) / size)
+    weights = [statistics.median(costs) for costs in zip(*relative, strict=True)]
+    return {"seconds": seconds, "weights": weights, "decode": statistics.median(rest)}
 
 
 def main() -> None:
@@ -54,7 +58,7 @@ def main() -> None:
         for line in sys.stdin:
             asked = json.loads(line)
             if "time" in asked:
-                answer(step_times(engine, asked["time"]))
+                answer(pass_times(engine, asked["time"], asked["steps"]))
                 continue
             handle = engine.submit(PROMPT, seed=asked["request"], steps=asked["steps"])
             handle.add_done_callback(partial(done, asked["request"]))

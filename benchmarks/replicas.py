@@ -1,9 +1,11 @@
 """Check the capacity planner against engines that run: ``python -m syncflow.benchmarks.replicas``.
 
 Every replica is a process with an engine on some threads of its own. All of them time their steps at once, since they
-share the memory of the machine; then requests come as a Poisson process, each to the replica with the fewest, and the
-measured latencies stand beside those that the simulation predicts for the same arrivals. Steps are timed again after
-that, and the simulation takes the mean, so that a machine that becomes slower meanwhile counts half as much.
+share the memory of the machine, and then full batches of requests that come together, in which a request is prepared
+and another decoded beside the steps: by as much as these take longer than simulated, all costs are raised. Then
+requests come as a Poisson process, each to the replica with the fewest, and the measured latencies stand beside those
+that the simulation predicts for the same arrivals. Costs are measured again after that, and the simulation takes the
+mean, so that a machine that becomes slower meanwhile counts half as much.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,6 +31,7 @@ from .capacity import QUEUE, Load, Service, capacity, fit, summarize
 
 WORKER = Path(__file__).with_name("replica_worker.py")
 SIZES = (1, 2, 4, 8)
+BATCHES = 2
 Answer = dict[str, Any]
 Answers = queue.Queue[tuple[int, Answer | None]]
 
@@ -93,23 +97,25 @@ class Fleet:
             raise ValueError("a replica has ended; its error is above")
         return index, found
 
-    def step_cost(self, sizes: Sequence[int]) -> StepCost:
-        """The cost of steps while all replicas work at once."""
+    def step_cost(self, sizes: Sequence[int], steps: int) -> StepCost:
+        """The cost of each pass of requests of so many steps, while all replicas work at once."""
         for replica in self.replicas:
-            replica.send({"time": list(sizes)})
+            replica.send({"time": list(sizes), "steps": steps})
         answers = [event[1] for _ in self.replicas if (event := self.answer()) is not None]
         seconds = {size: statistics.median(one["seconds"][str(size)] for one in answers) for size in sizes}
-        return fit(seconds, statistics.median(one["decode"] for one in answers))
+        weights = [statistics.fmean(costs) for costs in zip(*(one["weights"] for one in answers), strict=True)]
+        cost, average = fit(seconds, statistics.median(one["decode"] for one in answers)), statistics.fmean(weights)
+        return replace(cost, weights=tuple(weight / average for weight in weights))
 
-    def serve(self, arrivals: Sequence[Arrival]) -> list[float]:
-        """Send every request at its time, to the replica with the fewest. -> when each ended, in seconds."""
+    def serve(self, arrivals: Sequence[Arrival], steps: int) -> list[float]:
+        """Send requests of so many steps, each at its time, to the replica with the fewest. -> when each ended (s)."""
         began, ends, come, done = time.perf_counter(), [0.0] * len(arrivals), 0, 0
         while done < len(arrivals):
             left = arrivals[come].time + began - time.perf_counter() if come < len(arrivals) else None
             if left is not None and left <= 0:
                 replica = min(self.replicas, key=lambda one: one.load)
                 replica.load += 1
-                replica.send({"request": come, "steps": arrivals[come].steps})
+                replica.send({"request": come, "steps": steps})
                 come += 1
             elif (event := self.answer(left)) is not None:
                 index, found = event
@@ -123,11 +129,12 @@ def check(
     fleet: Fleet, load: float, steps: int, requests: int, batch: int, seed: int
 ) -> tuple[StepCost, Service, Service]:
     """The step cost, and the predicted and the measured service at a ``load`` (1: full batches in all replicas)."""
-    before = fleet.step_cost(SIZES)
-    rate = load * len(fleet.replicas) * capacity(before, steps, batch)
-    arrivals = Load(rate, steps, requests, seed=seed).arrivals()
-    ends = fleet.serve(arrivals)
-    cost = mean(before, fleet.step_cost(SIZES))
+    before = serving_cost(fleet, steps, batch)
+    passes = len(before.weights)
+    rate = load * len(fleet.replicas) * capacity(before, passes, batch)
+    arrivals = Load(rate, passes, requests, seed=seed).arrivals()
+    ends = fleet.serve(arrivals, steps)
+    cost = mean(before, serving_cost(fleet, steps, batch))
     predicted = simulate(arrivals, Limits(queue=QUEUE, batch=batch), Policy(), cost, len(fleet.replicas))
     latencies = tuple(end - one.time for end, one in zip(ends, arrivals, strict=True))
     measured = Outcome((), tuple(ends), latencies, 0, 0, busy=float("nan"))
@@ -135,10 +142,20 @@ def check(
     return cost, summarize(arrivals, predicted, number), summarize(arrivals, measured, number)
 
 
+def serving_cost(fleet: Fleet, steps: int, batch: int) -> StepCost:
+    """The cost of passes, times what :data:`BATCHES` full batches of each replica take over what they should."""
+    cost, number = fleet.step_cost(SIZES, steps), len(fleet.replicas)
+    together = [Arrival(0.0, len(cost.weights))] * (BATCHES * batch * number)
+    simulated = simulate(together, Limits(queue=QUEUE, batch=batch), Policy(), cost, number)
+    slower = max(fleet.serve(together, steps)) / simulated.makespan
+    return replace(cost, fixed=slower * cost.fixed, each=slower * cost.each, decode=slower * cost.decode)
+
+
 def mean(one: StepCost, other: StepCost) -> StepCost:
-    """Halfway between two costs."""
+    """Halfway between two costs of as many passes."""
     fixed, each, decode = ((getattr(one, name) + getattr(other, name)) / 2 for name in ("fixed", "each", "decode"))
-    return StepCost(fixed, each, decode, one.beside)
+    weights = tuple((a + b) / 2 for a, b in zip(one.weights, other.weights, strict=True))
+    return StepCost(fixed, each, decode, one.beside, weights)
 
 
 def errors(predicted: Service, measured: Service) -> dict[str, float]:
@@ -178,7 +195,7 @@ def main() -> None:
     with Fleet(given.replicas, given.threads, given.runtime) as fleet:
         cost, predicted, measured = check(fleet, given.load, given.steps, given.requests, Limits().batch, given.seed)
     each, fixed, decode = (f"{1e3 * seconds:.3g} ms" for seconds in (cost.each, cost.fixed, cost.decode))
-    print(f"a step takes {fixed} and {each} for each request, a decoding {decode}\n")
+    print(f"a pass takes {fixed} and {each} for each request, the rest of a request of {len(cost.weights)} {decode}\n")
     print(table(predicted, measured))
     if given.at_most is not None:
         worst = max(abs(error) for error in errors(predicted, measured).values())

@@ -93,7 +93,17 @@ def test_replicas_run_what_was_predicted(monkeypatch):
 
 
 def test_the_mean_of_two_costs_is_halfway():
-    assert replicas.mean(StepCost(1.0, 2.0, 3.0), StepCost(3.0, 4.0, 5.0)) == StepCost(2.0, 3.0, 4.0)
+    one, other = StepCost(1.0, 2.0, 3.0, weights=(1.5, 0.5)), StepCost(3.0, 4.0, 5.0, weights=(1.25, 0.75))
+    assert replicas.mean(one, other) == StepCost(2.0, 3.0, 4.0, weights=(1.375, 0.625))
+
+
+def test_steps_of_unequal_cost():
+    """Two requests of two steps, the first three times as long; the second comes after the first's first step."""
+    cost = StepCost(0.1, 1.0, weights=(1.5, 0.5))
+    assert cost.of_steps([2, 1]) == pytest.approx(2.1)
+    arrivals = [Arrival(0.0, 2), Arrival(1.0, 2)]
+    found = simulate(arrivals, Limits(batch=2), Policy(), cost)
+    assert found.ends == pytest.approx((1.6 + 2.1, 1.6 + 2.1 + 0.6))
 
 
 def test_the_error_of_a_prediction_is_relative_to_what_was_measured():
