@@ -62,7 +62,10 @@ test-fast: setup ## the Python tests that take little time, with few random exam
 test-avx2: setup native-test ## the test suite with every library limited to AVX2, as on a processor without AVX-512
 	$(AVX2) $(BIN)/python $(PYTEST) $(EXAMPLES)
 
-# Configures, builds and tests presets of CMakePresets.json, each in a folder under build/.
+# Configures, builds and tests presets of CMakePresets.json, each in a folder under build/, with Ninja where it is installed.
+ifneq ($(shell command -v ninja),)
+export CMAKE_GENERATOR ?= Ninja
+endif
 CORES = $(shell getconf _NPROCESSORS_ONLN)
 run-presets = set -e; for preset in $(1); do \
 	  cmake --preset $$preset; MAKEFLAGS= cmake --build --preset $$preset --parallel $(CORES); ctest --preset $$preset --parallel $(CORES); \

@@ -1,7 +1,14 @@
 // ONNX graphs in OpenVINO, on a CPU in float32 (engine/runtime/openvino.py).
-#include <openvino/openvino.hpp>
-#include <openvino/opsets/opset13.hpp>
+#include <openvino/op/add.hpp>
+#include <openvino/op/constant.hpp>
+#include <openvino/runtime/core.hpp>
+#include <openvino/runtime/properties.hpp>
+
+#include <memory>
+#include <span>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "graphs/graph_runtime.h"
 
@@ -14,8 +21,8 @@ void guard_softmax(const ov::Model& model) {
         if (std::string_view(node->get_type_name()) != "Softmax") continue;
         const ov::Output<ov::Node> scores = node->input_value(0);
         if (std::string_view(scores.get_node()->get_type_name()) == "Add") continue;
-        const auto tiny = ov::opset13::Constant::create(ov::element::f32, {}, {0x1p-126f});
-        node->input(0).replace_source_output(std::make_shared<ov::opset13::Add>(scores, tiny));
+        const auto tiny = ov::op::v0::Constant::create(ov::element::f32, {}, {0x1p-126f});
+        node->input(0).replace_source_output(std::make_shared<ov::op::v1::Add>(scores, tiny));
     }
 }
 
