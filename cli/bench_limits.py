@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -84,10 +85,28 @@ def memory(
         float | None,
         typer.Option(min=0, help="Exit code 1 if a prediction is off by more percent; default: print."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Preset, such as syncflow-xl, with random weights: one step and decoding under --memory."),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the package of --preset, which is kept; default: a temporary one."),
+    ] = None,
+    allowed: options.Memory = None,
+    precision: options.Precision = "bfloat16",
     history: options.History = None,
     json: options.Json = False,
 ) -> None:
-    """Compare the predicted peak memory of requests with the measured one, in PyTorch's allocator."""
+    """Compare the predicted peak memory of requests with the measured one, in PyTorch's allocator.
+
+    With --preset of the whole process: text, one step and decoding of a clip by a model of full size.
+    """
+    if preset is not None:
+        _full_size(preset, folder, allowed, precision, at_most, json=json)
+        return
+    if folder is not None or allowed is not None:
+        raise ValueError("--folder and --memory belong to --preset; name one, such as --preset syncflow-xl")
     from ..benchmarks import memory as memories
 
     rows = [memories.measure(name, batch) for name in dict.fromkeys(size or memories.MODELS)]
@@ -97,6 +116,23 @@ def memory(
     else:
         print(memories.table(rows))
     if at_most is not None and any(abs(one.error) > at_most / 100 for one in rows):
+        raise typer.Exit(1)
+
+
+def _full_size(
+    preset: str, folder: Path | None, allowed: str | None, precision: str, at_most: float | None, *, json: bool
+) -> None:
+    if allowed is None:
+        raise ValueError("--preset needs --memory, such as --memory 12GB")
+    from ..benchmarks import full_size
+
+    with tempfile.TemporaryDirectory(prefix="syncflow-") as temporary:
+        found = full_size.measure(preset, folder or Path(temporary) / preset, precision, allowed)
+    if json:
+        options.show_json(found.to_dict())
+    else:
+        print(full_size.table(found))
+    if at_most is not None and abs(found.whole.error) > at_most / 100:
         raise typer.Exit(1)
 
 

@@ -126,6 +126,7 @@ def generate(
     overlap: options.Overlap = None,
     fp8: options.Fp8 = False,
     autotune: options.Autotune = False,
+    memory: options.Memory = None,
     json: options.Json = False,
 ) -> None:
     """Generate a short video and its audio from a prompt."""
@@ -188,7 +189,9 @@ def generate(
         fp8=fp8,
         autotune=autotune,
         capture_seconds=0,  # of one request, which captures what it needs
+        memory=memory,
     )
+    results.show_memory_plan(engine)
     for number, (path, _) in enumerate(adapters):
         engine.load_adapter(path, str(number))
     watch.model_loaded()

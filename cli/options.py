@@ -48,6 +48,14 @@ Fp8 = Annotated[
 Autotune = Annotated[
     bool, typer.Option("--autotune", help="Time tile sizes when --runtime compiled compiles, which takes minutes.")
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        help="Most that weights and tensors may take, such as 12GB: parts of the model are loaded when they are used, "
+        "and kept or released in turn; default: everything is kept.",
+    ),
+]
 Precision = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option(help="Precision of the computation; bfloat16 and float16 are approximate (see `syncflow verify`)."),

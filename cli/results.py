@@ -13,6 +13,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
+    from ..engine.engine import Engine
     from ..engine.types import Clip
 
 STANDARD_OUTPUT = "-"
@@ -51,6 +52,12 @@ def outputs(output: Path, takes: int, *suffixes: str, keep_latents: bool) -> lis
         for path in paths:
             options.check_output(latents_path(path))
     return paths
+
+
+def show_memory_plan(engine: Engine) -> None:
+    """Print what an engine under a budget will take, on standard error, before anything is loaded."""
+    if engine.memory_plan is not None:
+        print(f"syncflow: {engine.memory_plan}", file=sys.stderr)
 
 
 def check_json(output: Path, *, json: bool) -> None:

@@ -35,6 +35,7 @@ def retake(
     keep_latents: results.KeepLatents = False,
     model: options.Model = None,
     runtime: options.Runtime = "auto",
+    memory: options.Memory = None,
     json: options.Json = False,
 ) -> None:
     """Generate the soundtrack of a clip anew and keep its frames.
@@ -55,7 +56,8 @@ def retake(
 
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(model, runtime=runtime, capture_seconds=0)
+    engine = Engine.from_pretrained(model, runtime=runtime, capture_seconds=0, memory=memory)
+    results.show_memory_plan(engine)
     watch.model_loaded()
     clips = engine.retake(clip, prompt, progress=not json, **settings)
     results.write(clips if takes > 1 else [clips], paths, watch, keep_latents=keep_latents, json=json)

@@ -11,12 +11,14 @@ import time
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import cast
 
 from .components import Components
 from .cost.memory import MemoryEstimator
 from .model.denoiser import Denoiser
 from .pipeline import Pipeline, PreparedRequest
+from .residency import ResidentBatch
 from .runtime.device_streams import streams_of
 from .sampling.batch import Batch
 from .sampling.conditioning_cache import ConditioningCache
@@ -47,12 +49,12 @@ class ModelBackend:
         self.components, self.pipeline, self.denoiser = components, pipeline, denoiser
         self.deterministic, self.overlap = deterministic, overlap
         self.conditioning_cache = ConditioningCache(denoiser, cache_bytes)
-        self.streams = streams_of(denoiser.device)
+        self.streams = streams_of(pipeline.device)
 
     @cached_property
     def memory_model(self) -> MemoryEstimator:
         """Predicts the device memory of requests."""
-        return MemoryEstimator(self.components, self.denoiser.dtype)
+        return MemoryEstimator(self.components, self.denoiser.dtype, self.pipeline.device)
 
     def start_thread(self) -> None:
         """Make the model's device the current one of this thread."""
@@ -80,9 +82,13 @@ class ModelBackend:
     def make_batch(self, shape: Hashable = None) -> Batch | SequentialBatch:
         """An empty batch; it takes the shape of the first requests that join."""
         max_rows = 0 if self.deterministic else getattr(self.denoiser, "max_rows", None)
+        batch: Batch | SequentialBatch
         if max_rows is None:
-            return batch_of(self.denoiser, self.conditioning_cache, overlap=self.overlap)
-        return SequentialBatch(self.denoiser, self.conditioning_cache, overlap=self.overlap, max_rows=max_rows)
+            batch = batch_of(self.denoiser, self.conditioning_cache, overlap=self.overlap)
+        else:
+            batch = SequentialBatch(self.denoiser, self.conditioning_cache, overlap=self.overlap, max_rows=max_rows)
+        residency = self.components.residency
+        return batch if residency is None else cast("Batch", ResidentBatch(batch, partial(residency.using, "ddit")))
 
     def capture(self, batch: int, seconds: float, memory: int) -> tuple[int, ...]:
         """Capture the CUDA graphs of the model's own clip with its own guidance, for batches of 1, 2, 4, … requests.

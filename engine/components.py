@@ -6,26 +6,21 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import torch
+from torch import nn
 
 from .codecs import AudioCodec, TextEncoder, VideoCodec
-from .codecs.files import (
-    bounded,
-    check_weights,
-    load_weights,
-    read_config,
-    read_weights,
-    save_tensors,
-    skip_initialization,
-    stored,
-)
+from .codecs.files import building, check_weights, load_weights, read_config, read_weights, save_tensors, stored
 from .config import DDiTConfig, ModelConfig
 from .model import DDiT
 from .package import INDEX, Package, open_package, write_manifest
+from .residency import Residency
 
 STEM = "diffusion_pytorch_model"
 DDIT_WEIGHTS = f"{STEM}.safetensors"
@@ -33,7 +28,10 @@ DDIT_WEIGHTS = f"{STEM}.safetensors"
 
 @dataclass(frozen=True)
 class Components:
-    """The d-DiT, its codecs and its text encoder. ``digest`` is the package's hash, empty for an unsaved model."""
+    """The d-DiT, its codecs and its text encoder. ``digest`` is the package's hash, empty for an unsaved model.
+
+    With a ``residency`` the parts have their weights while they are used, as it says.
+    """
 
     config: ModelConfig
     ddit: DDiT
@@ -41,6 +39,11 @@ class Components:
     audio: AudioCodec
     text: TextEncoder
     digest: str = ""
+    residency: Residency | None = None
+
+    def using(self, part: str) -> AbstractContextManager[None]:
+        """Within, the part (``ddit``, ``video``, ``audio`` or ``text``) has its weights."""
+        return nullcontext() if self.residency is None else self.residency.using(part)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -48,18 +51,33 @@ class Components:
         return cls.of(open_package(folder))
 
     @classmethod
-    def of(cls, package: Package) -> Self:
-        """Read the parts of a verified package. Raises ``ValueError`` for parts that are not those of a model."""
+    def of(cls, package: Package, *, values: bool = True) -> Self:
+        """Read the parts of a verified package; without ``values`` they are on the meta device.
+
+        Raises ``ValueError`` for parts that are not those of a model.
+        """
         parts = cls(
             package.config,
-            _load_ddit(package),
-            VideoCodec.from_pretrained(package.component("video_vae")),
-            AudioCodec.from_pretrained(package.component("audio_vae")),
-            TextEncoder.from_pretrained(package.component("text_encoder")),
+            load_ddit(package, values=values),
+            VideoCodec.from_pretrained(package.component("video_vae"), values=values),
+            AudioCodec.from_pretrained(package.component("audio_vae"), values=values),
+            TextEncoder.from_pretrained(package.component("text_encoder"), values=values),
             package.digest,
         )
         parts.check(package)
         return parts
+
+    def under(self, package: Package, kept: Collection[str], device: torch.device) -> Self:
+        """These parts without values, those of ``package``, loaded on ``device`` when they are used; ``kept`` stay."""
+        dtypes = {name: tensor.dtype for name, tensor in self.ddit.state_dict().items()}
+        loaders: dict[str, Callable[[], nn.Module]] = {
+            "text": lambda: TextEncoder.from_pretrained(package.component("text_encoder")),
+            "ddit": lambda: load_ddit(package, dtypes),
+            "video": lambda: VideoCodec.from_pretrained(package.component("video_vae")),
+            "audio": lambda: AudioCodec.from_pretrained(package.component("audio_vae")),
+        }
+        parts = {name: getattr(self, name) for name in loaders}
+        return dataclasses.replace(self, residency=Residency(parts, lambda name: loaders[name](), kept, device))
 
     def check(self, package: Package) -> None:
         """Whether the parts go together. Raises ``ValueError`` for the first number in which two of them differ."""
@@ -114,10 +132,13 @@ class Components:
         return dataclasses.replace(package, path=target)
 
 
-def _load_ddit(package: Package) -> DDiT:
+def load_ddit(package: Package, dtypes: Mapping[str, torch.dtype] | None = None, *, values: bool = True) -> DDiT:
+    """The d-DiT of a package: in float32, or each tensor in its type of ``dtypes``; as :meth:`Components.of`."""
     folder = package.component("ddit")
-    config, tensors = DDiTConfig.from_dict(read_config(folder)), read_weights(folder, STEM)
-    with bounded(folder, tensors), skip_initialization():
+    config, tensors = DDiTConfig.from_dict(read_config(folder)), read_weights(folder, STEM, dtypes, values=values)
+    with building(folder, tensors, all_stored=True):
         model = DDiT(config)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to((dtypes or {}).get(name, parameter.dtype))
     load_weights(model, tensors, folder)
     return model.eval().requires_grad_(False)

@@ -17,11 +17,14 @@ import torch
 from .adapters import Adapters
 from .backend import ModelBackend
 from .batching import Batcher, Handle, Limits, OnStep, Policy
+from .budget import budgeted_runtime, requests_that_fit, under_budget
 from .components import Components
 from .config import SequenceConfig
 from .cost.memory import MemoryEstimator, weight_bytes
+from .cost.memory_plan import MemoryPlan
 from .exports import ExportLocations
 from .model import DDiT
+from .package import open_package
 from .pipeline import Pipeline, PreparedRequest
 from .runtime.float32 import float32_products, set_float32_products
 from .runtime.pytorch import PlainTorchDenoiser
@@ -31,12 +34,12 @@ from .runtime.selection.timing import Workload
 from .runtime.threads import limit_threads
 from .sampling.conditioning_cache import ConditioningCache
 from .sampling.job import Job
-from .sampling.loop import StepCallback
+from .sampling.loop import ProgressBar, StepCallback
 from .sampling.tensor_cache import CAPACITY
 from .sampling.trial import make_step
 from .settings import check_settings, make_request, make_requests
 from .types import Clip, Latents, Request
-from .validation import check_names, file_path, number_between, refuse, text, whole_between
+from .validation import byte_size, check_names, file_path, number_between, refuse, text, whole_between
 
 BUNDLED = "pretrained/syncflow-tiny"
 FORKABLE = ("torch", "torch-plain", "native")  # those that compute with one thread in a forked child
@@ -50,6 +53,7 @@ ENGINE_SETTINGS = (
     "policy",
     "cache_bytes",
     "capture_seconds",
+    "memory",
 )
 CAPTURE_SECONDS, MAX_CAPTURE_SECONDS = 10.0, 3600.0
 MAX_MEMORY = 1 << 62
@@ -80,15 +84,22 @@ class Engine:
         policy: Policy | None = None,
         cache_bytes: int = CAPACITY,
         capture_seconds: float = 0.0,
+        memory: int | str | None = None,
     ) -> None:
         self.config = components.config
         self.device = find_device(device)
         self.threads = limit_threads()
         options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
+        self.memory_plan: MemoryPlan | None = None
+        if memory is not None:
+            runtime = budgeted_runtime(runtime, options)
         ddit, found = in_precision(runtime, components.ddit, self.device, precision, options)
         components = replace(components, ddit=ddit.eval())  # lets go of weights in another type
-        for module in (components.video, components.audio, components.text):
-            module.to(self.device).eval()
+        if memory is not None:
+            components, self.memory_plan = under_budget(components, folder, self.device, byte_size("memory", memory))
+        else:
+            for module in (components.video, components.audio, components.text):
+                module.to(self.device).eval()
         set_float32_products(found, self.device)
         self.export_locations = ExportLocations(folder, components.digest)
         self.chosen = choose(runtime, ddit, self.export_locations, found, task, options=options)
@@ -106,6 +117,8 @@ class Engine:
         )
         self._process = os.getpid()
         self.limits, self.policy = limits or Limits(), policy or Policy()
+        if self.memory_plan is not None and self.limits.memory is None:
+            self.limits = replace(self.limits, memory=self.memory_plan.room_for_requests)
         seconds = number_between("capture_seconds", capture_seconds, 0, MAX_CAPTURE_SECONDS)
         self.captured_batches = self.backend.capture(self.limits.batch, seconds, _memory_for_graphs(self.device))
 
@@ -133,7 +146,9 @@ class Engine:
         its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts of earlier
         requests, and as much again of what is computed from them and from schedules, by default 1 GiB;
         ``capture_seconds``: with CUDA graphs, how long those of batches of the model's own clip may be captured now, by
-        default 10; others are captured when they are first needed. Raises
+        default 10; others are captured when they are first needed; ``memory``: the most that weights and tensors may
+        take, in bytes or such as "12GB". Parts of the model are then loaded when they are used, and kept or released in
+        turn (:attr:`memory_plan`), in the runtime torch or torch-plain. Raises
         ``ValueError`` for a folder that is no package or does not match its checksums, for a runtime that is not
         available, and for a setting that does not apply.
         """
@@ -141,7 +156,8 @@ class Engine:
         settings.setdefault("capture_seconds", CAPTURE_SECONDS)
         found = find_device(device)
         folder = model_folder(path)
-        return cls(Components.load(folder), found, runtime=runtime, precision=precision, folder=folder, **settings)
+        components = Components.of(open_package(folder), values=settings.get("memory") is None)
+        return cls(components, found, runtime=runtime, precision=precision, folder=folder, **settings)
 
     def __repr__(self) -> str:
         return f"<Engine {self.config.name} on {self.device}, runtime {self.chosen.runtime}>"
@@ -162,6 +178,7 @@ class Engine:
             "captured_batches": list(self.captured_batches),
             "float32_products": float32_products(self.device),
             "weight_bytes": weight_bytes(self.components),
+            "memory": None if self.memory_plan is None else self.memory_plan.to_dict(),
         } | self.chosen.describe()
 
     @overload
@@ -202,7 +219,9 @@ class Engine:
         prepared = [self.pipeline.prepare(item) for item in make_requests(request, settings)]
         clips: list[list[Clip]] = [[] for _ in prepared]
         most = 1 if self.backend.deterministic else self.limits.batch
-        with _ProgressBar(progress) as bar:
+        if self.memory_plan is not None:
+            most = min(requests_that_fit(self.memory_plan, self.memory, one, most) for one in prepared)
+        with ProgressBar(progress) as bar:
             for group in _groups([one.shape for one in prepared], most):
                 made = self.backend.run([prepared[i] for i in group], on_step, bar)
                 for i, of_request in zip(group, made, strict=True):
@@ -271,6 +290,8 @@ class Engine:
                 f"adapters need the runtime torch or torch-plain without CUDA graphs; this engine has "
                 f"{self.chosen.runtime}"
             )
+        if self.memory_plan is not None:
+            raise ValueError("adapters need a model that stays in memory; leave the setting memory out")
         found = Adapters(model)
         self.conditioning_cache.adapters, self.pipeline.check_adapters = found, found.check
         return found
@@ -371,28 +392,3 @@ def _groups(shapes: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:
     for i, shape in enumerate(shapes):
         indices.setdefault(shape, []).append(i)
     return [same[first : first + most] for same in indices.values() for first in range(0, len(same), most)]
-
-
-class _ProgressBar:
-    """A progress bar of sampling steps on a terminal."""
-
-    def __init__(self, shown: bool) -> None:
-        self.shown = shown
-        self.bar: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __call__(self, step: int, steps: int) -> None:
-        if self.bar is None and self.shown:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=0, desc="sampling", unit="step", disable=None)
-        if self.bar is not None:
-            if step == 1:
-                self.bar.total += steps
-            self.bar.update(1)
-
-    def __exit__(self, *exception: object) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -221,13 +221,15 @@ class Pipeline:
             if media is not None and task == "video-to-audio":
                 frames = media.clip.frames
             else:
-                frames = self.components.video.decode(latents.video, sequence.frames)[0].cpu().numpy()
+                with self.components.using("video"):
+                    frames = self.components.video.decode(latents.video, sequence.frames)[0].cpu().numpy()
         clips = []
         for seed, audio in zip(prepared.audio_seeds, latents.audio, strict=True):
             if media is not None and task == "audio-to-video":
                 waveform = media.clip.waveform
             else:
-                decoded = self.components.audio.decode(audio[None], sequence.samples)[0]
+                with self.components.using("audio"):
+                    decoded = self.components.audio.decode(audio[None], sequence.samples)[0]
                 waveform = np.clip(_finite(decoded), -1.0, 1.0)
             shown = frames
             if media is not None and task == "continuation":
@@ -272,11 +274,13 @@ class Pipeline:
         return times if video is None or video.start is None else times.after(video.start)
 
     def _silence(self, sequence: SequenceConfig) -> torch.Tensor:
-        return self.components.audio.encode(torch.zeros(1, sequence.samples, device=self.device))[0]
+        with self.components.using("audio"):
+            return self.components.audio.encode(torch.zeros(1, sequence.samples, device=self.device))[0]
 
     def _encode_text(self, prompt: str) -> Text:
         def compute() -> Text:
-            states, mask = self.components.text.encode([prompt])
+            with self.components.using("text"):
+                states, mask = self.components.text.encode([prompt])
             return Text(states[0], int(mask.sum()), key=prompt)
 
         return self.texts.get(prompt, compute)

@@ -154,9 +154,11 @@ def _encode_frames(media: KnownMedia, sequence: SequenceConfig, components: Comp
         return torch.from_numpy(stored).to(device)
     frames = torch.from_numpy(clip.frames)[None].to(device)
     if media.task == "image-to-audio-video" and sequence.chunk_frames:  # a picture is a chunk of its own
-        first = components.video.encode(frames[:, :1])[0]
+        with components.using("video"):
+            first = components.video.encode(frames[:, :1])[0]
         return torch.nn.functional.pad(first, (0, 0, 0, 0, 0, shape[0] - first.shape[1]))
-    return components.video.encode(frames)[0]
+    with components.using("video"):
+        return components.video.encode(frames)[0]
 
 
 def read_reference(request: Request, sequence: SequenceConfig) -> np.ndarray | None:
@@ -172,7 +174,8 @@ def read_reference(request: Request, sequence: SequenceConfig) -> np.ndarray | N
 
 def encode_waveform(waveform: np.ndarray, components: Components, device: torch.device) -> Tensor:
     """Latents (A, C_a) of a waveform (M,)."""
-    return components.audio.encode(torch.from_numpy(waveform)[None].to(device))[0]
+    with components.using("audio"):
+        return components.audio.encode(torch.from_numpy(waveform)[None].to(device))[0]
 
 
 def _load_waveform(media: Clip | Path, sample_rate: int) -> np.ndarray:

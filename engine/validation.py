@@ -7,6 +7,7 @@ numbers.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -16,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 LONGEST = 60
+UNITS = {"": 1, "mb": 10**6, "gb": 10**9, "mib": 2**20, "gib": 2**30}
 
 
 def shown(value: object) -> str:
@@ -65,6 +67,18 @@ def number_between(
     found = number(name, value, allowed)
     inside = low < found <= high if above else low <= found <= high
     return found if inside else refuse(name, found, allowed)
+
+
+def byte_size(name: str, value: Any) -> int:
+    """A number of bytes, also as text with a unit: ``800MB``, ``1.5 GiB``. Raises ``ValueError``."""
+    allowed = "bytes, or a number with MB, GB, MiB or GiB such as '12GB'"
+    if isinstance(value, str):
+        written = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(MB|GB|MiB|GiB)?\s*", value, re.IGNORECASE)
+        if written is None:
+            refuse(name, value, allowed)
+        value = round(float(written[1]) * UNITS[(written[2] or "").lower()])
+    found = whole(name, value, allowed)
+    return found if 0 < found <= 2**62 else refuse(name, value, allowed)
 
 
 def truth(name: str, value: Any) -> bool:

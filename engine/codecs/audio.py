@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from ..package import write_json
 from ..validation import whole_between
 from .files import (
-    bounded,
+    building,
     check_statistics,
     load_weights,
     read_config,
     read_weights,
-    skip_initialization,
     write_component,
 )
 from .seanet import Decoder, Encoder, SeanetConfig
@@ -66,8 +65,8 @@ class AudioCodec(nn.Module):
             self.set_statistics(torch.tensor(self.config["latents_mean"]), torch.tensor(self.config["latents_std"]))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read ``config.json`` and ``model.safetensors``.
+    def from_pretrained(cls, folder: str | Path, *, values: bool = True) -> Self:
+        """Read ``config.json`` and ``model.safetensors``; without ``values`` a codec on the meta device.
 
         Raises ``ValueError`` for a missing, foreign or damaged folder.
         """
@@ -80,8 +79,8 @@ class AudioCodec(nn.Module):
                 f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} "
                 "and its latent_channels"
             )
-        tensors = read_weights(folder, STEM)
-        with bounded(folder, tensors), skip_initialization():
+        tensors = read_weights(folder, STEM, values=values)
+        with building(folder, tensors):
             codec = cls(config)
         load_weights(codec, tensors, folder)
         check_statistics(codec.shift, codec.scale, folder)

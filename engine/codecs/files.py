@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from ..package import parse_json
 
 INSTALL = "install it with `pip install syncflow[codecs]`"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+STORED = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+MAPPED_BYTES = 256 << 20  # read of a file before what was read is let go
+LARGE_BYTES = 1 << 30
 FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.randn, torch.rand)
 SPARE_ELEMENTS, SPARE_CALLS = 1 << 24, 1000  # tables and buffers that are not stored
 INITIALISERS = (Tensor.normal_, Tensor.uniform_)
@@ -89,20 +93,27 @@ def check_weights(tensors: Mapping[str, Tensor], file: Path) -> None:
                 f"{file} holds {name} in {str(tensor.dtype).removeprefix('torch.')}; weights must be in "
                 "float16, bfloat16, float32 or float64"
             )
-        if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
+        if tensor.numel() and not tensor.is_meta and not all(bound.isfinite() for bound in tensor.aminmax()):
             raise ValueError(f"{file} holds NaN or infinity in {name}; weights must be finite numbers")
 
 
 def check_statistics(shift: Tensor, scale: Tensor, folder: Path) -> None:
     """Refuse means and deviations of latents that would make every latent infinite. Raises ``ValueError``."""
-    if not (shift.isfinite().all() and scale.isfinite().all() and (scale != 0).all()):
+    if not shift.is_meta and not (shift.isfinite().all() and scale.isfinite().all() and (scale != 0).all()):
         raise ValueError(f"{folder / 'config.json'} gives means or deviations of latents that are not finite or are 0")
 
 
-def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
-    """Tensors of ``<stem>.safetensors`` or of its shards. Raises ``ValueError`` for none or a corrupt one."""
+def read_weights(
+    folder: Path, stem: str, dtypes: Mapping[str, torch.dtype] | None = None, *, values: bool = True
+) -> dict[str, Tensor]:
+    """Tensors of ``<stem>.safetensors`` or of its shards, memory-mapped. Raises ``ValueError`` for none or a corrupt
+    one.
+
+    A tensor that ``dtypes`` names is converted while it is read, and what was read of the file is let go, so that the
+    file is never in memory as a whole beside its conversion. Without ``values`` tensors are on the meta device, and
+    only the header of the file is read.
+    """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     paths = sorted({*folder.glob(f"{stem}.safetensors"), *folder.glob(f"{stem}-*-of-*.safetensors")})
     if not paths:
@@ -110,16 +121,47 @@ def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
-            found = load_file(path)
+            for name, tensor in _stored_tensors(path) if values else _outlines(path):
+                check_weights({name: tensor}, path)
+                tensors[name] = tensor.to((dtypes or {}).get(name, tensor.dtype))
+                del tensor  # before the next one is read: it holds the file
         except (OSError, SafetensorError, RuntimeError, KeyError) as error:
             raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
-        check_weights(found, path)
-        tensors.update(found)
     return tensors
 
 
+def _stored_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file, mapped into memory; after every ``MAPPED_BYTES`` by another mapping."""
+    from safetensors import safe_open
+
+    names: list[str] | None = None
+    while names is None or names:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys()) if names is None else names
+            left = MAPPED_BYTES
+            while names and left > 0:
+                tensor = file.get_tensor(names[0])
+                left -= tensor.nbytes
+                yield names.pop(0), tensor
+                del tensor
+
+
+def _outlines(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file on the meta device."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            found = file.get_slice(name)
+            dtype = STORED.get(found.get_dtype(), torch.int64)
+            yield name, torch.empty(found.get_shape(), dtype=dtype, device="meta")
+
+
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Strict load. Raises ``ValueError`` naming the first keys or shapes that do not fit."""
+    """Strict load. Tensors that have the type of the module's become its own, the others are converted.
+
+    Raises ``ValueError`` naming the first keys or shapes that do not fit.
+    """
     own = module.state_dict()
     missing = sorted(own.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - own.keys())
@@ -134,7 +176,23 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path)
             f"the weights in {folder} do not fit their config.json: {wrong[0]} is {tuple(tensors[wrong[0]].shape)}, "
             f"it must be {tuple(own[wrong[0]].shape)}"
         )
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict({name: tensors[name].to(tensor.dtype) for name, tensor in own.items()}, assign=True)
+
+
+@contextmanager
+def building(
+    folder: Path, tensors: Mapping[str, Tensor], *, initialized: bool = False, all_stored: bool = False
+) -> Iterator[None]:
+    """A ``with`` block that builds a module for ``tensors``, as :class:`bounded`.
+
+    Tensors without values get a module on the meta device. So do those of a large model where ``all_stored`` says that
+    they take the place of every tensor of the module. Others get one without initialisation, unless ``initialized``.
+    """
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    on_meta = any(tensor.is_meta for tensor in tensors.values()) or (all_stored and size > LARGE_BYTES)
+    place = torch.device("meta") if on_meta else nullcontext() if initialized else skip_initialization()
+    with bounded(folder, tensors), place:
+        yield
 
 
 def stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

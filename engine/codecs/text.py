@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..validation import whole_between
 from . import captions
-from .files import INSTALL, bounded, read_config, read_weights, skip_initialization, write_component
+from .files import INSTALL, building, read_config, read_weights, write_component
 from .t5 import T5Encoder
 
 BYTE_VOCABULARY = 384
@@ -84,23 +84,29 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, tokenizer: str | Path | None = None, max_tokens: int | None = None
+        cls,
+        folder: str | Path,
+        tokenizer: str | Path | None = None,
+        max_tokens: int | None = None,
+        *,
+        values: bool = True,
     ) -> Self:
         """Read a local T5 folder.
 
         The tokenizer is looked for in ``tokenizer``, in the folder itself and in a ``tokenizer`` folder beside it; a
-        model with a byte vocabulary needs none. ``max_tokens`` defaults to what the folder says, or 300. Raises
-        ``ValueError`` for a missing, foreign or damaged folder; only local safetensors are read.
+        model with a byte vocabulary needs none. ``max_tokens`` defaults to what the folder says, or 300. Without
+        ``values`` the encoder is on the meta device. Raises ``ValueError`` for a missing, foreign or damaged folder;
+        only local safetensors are read.
         """
         folder = Path(folder)
         config = read_config(folder)
         if config.get("model_type") not in ("t5", "mt5"):
             raise ValueError(f"{folder} holds a {config.get('model_type')!r} model; a text encoder must be a T5 ('t5')")
         try:
-            tensors = read_weights(folder, STEM)
+            tensors = read_weights(folder, STEM, values=values)
         except ValueError as error:
             raise ValueError(f"{folder} cannot be read as a T5 encoder in safetensors: {error}") from None
-        with bounded(folder, tensors), skip_initialization():
+        with building(folder, tensors, all_stored=True):
             encoder = T5Encoder(config)
             limit = whole_between("max_tokens", max_tokens or config.get("max_tokens", 300), 1, MOST_TOKENS)
         _load(encoder, tensors, folder)

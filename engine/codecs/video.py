@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -21,11 +20,11 @@ from . import ltx
 from .files import (
     INSTALL,
     bounded,
+    building,
     check_statistics,
     load_weights,
     read_config,
     read_weights,
-    skip_initialization,
     write_component,
 )
 from .opensora import CLASS_NAME as OPEN_SORA
@@ -106,8 +105,8 @@ class VideoCodec(nn.Module):
         return cls(_autoencoder(class_name, values).from_config(values))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read a folder in the diffusers layout, or Open-Sora's.
+    def from_pretrained(cls, folder: str | Path, *, values: bool = True) -> Self:
+        """Read a folder in the diffusers layout, or Open-Sora's; without ``values`` a codec on the meta device.
 
         Raises ``ValueError`` for a missing, foreign or damaged one.
         """
@@ -116,13 +115,13 @@ class VideoCodec(nn.Module):
         tensors: dict[str, Tensor] = {}
         with bounded(folder, tensors):
             kind = _autoencoder(config.get("_class_name") or config.get("model_type"), config)
-        tensors = renamed(read_weights(folder, _stem(kind)))
+        tensors = renamed(read_weights(folder, _stem(kind), values=values))
         accepted = inspect.signature(kind.__init__).parameters
-        values = {n: value for n, value in config.items() if n not in STATISTICS or n in accepted}
-        with bounded(folder, tensors), skip_initialization() if kind is ltx.LTXVideoVAE else nullcontext():
-            vae = kind.from_config(values)
+        settings = {n: value for n, value in config.items() if n not in STATISTICS or n in accepted}
+        with building(folder, tensors, initialized=kind is not ltx.LTXVideoVAE):
+            vae = kind.from_config(settings)
         load_weights(vae, tensors, folder)
-        with bounded(folder, tensors):
+        with building(folder, tensors, initialized=True):
             codec = cls(vae)
             codec.set_statistics(*_statistics(vae, config, codec.channels))
         check_statistics(codec.shift, codec.scale, folder)

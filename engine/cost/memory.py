@@ -11,11 +11,11 @@ import copy
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ from ..sampling.guidance import GuidancePlan
 from ..sampling.job import Job, Text
 from ..sampling.schedule import Schedule, schedule
 from ..sampling.sequential import batch_of
+
+M = TypeVar("M")
 
 WORKSPACE = 32 << 20  # bytes of PyTorch's workspace for cuBLAS on Hopper; on other GPUs it is 8 MiB
 
@@ -108,15 +110,19 @@ class GraphMemory:
 class MemoryEstimator:
     """Estimates for one model, cached by kind of request; threads that ask for the same kind wait for one estimate.
 
-    ``dtype`` is the type of the latents that its towers read, by default that of its weights.
+    ``dtype`` is the type of the latents that its towers read, by default that of its weights, and ``device`` the one
+    that computes, by default theirs.
     """
 
-    def __init__(self, components: Components, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, components: Components, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> None:
         self._config = components.config
         self.weights = weight_bytes(components)
-        self._decode_video = copy.deepcopy(components.video).to("meta").decode
-        self._decode_audio = copy.deepcopy(components.audio).to("meta").decode
-        self._on_cpu = components.ddit.device.type == "cpu"
+        self._text = components.text
+        self._decode_video = _on_meta(components.video).decode
+        self._decode_audio = _on_meta(components.audio).decode
+        self._on_cpu = (device or components.ddit.device).type == "cpu"
         with torch.device("meta"):
             model = DDiT(components.config.ddit).to(dtype or components.ddit.dtype)
         self._model = model.eval().requires_grad_(False)
@@ -134,8 +140,31 @@ class MemoryEstimator:
     def peak(self, sequence: SequenceConfig, plan: GuidancePlan, requests: int = 1, takes: int = 1) -> int:
         """The most bytes while so many requests of a kind are sampled together and decoded one after the other."""
         with self._lock:
-            alone, added = self._step(sequence, plan, takes, 1), self.step_of(sequence, plan, takes)
-            return self.weights + max(alone + (requests - 1) * added, self._decode(sequence))
+            steps = self.steps_bytes(sequence, plan, requests, takes)
+            return self.weights + max(steps, self._decode(sequence))
+
+    def steps_bytes(self, sequence: SequenceConfig, plan: GuidancePlan, requests: int = 1, takes: int = 1) -> int:
+        """The most bytes, weights aside, while so many requests of a kind are sampled together."""
+        return self._step(sequence, plan, takes, 1) + (requests - 1) * self.step_of(sequence, plan, takes)
+
+    def encode_text_bytes(self) -> int:
+        """The most bytes, weights aside, while a prompt is encoded."""
+        text = _on_meta(self._text)
+        ids = torch.zeros(1, text.max_tokens, dtype=torch.int64, device="meta")
+        return peak_bytes(lambda: text(ids, ids.bool()))
+
+    def decode_video_bytes(self, sequence: SequenceConfig) -> int:
+        """The most bytes, weights aside, while the frames of a clip are decoded."""
+        s, channels = sequence, self._config.ddit.video_channels
+        latents = torch.zeros(1, channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
+        with self._estimating():
+            return peak_bytes(lambda: self._decode_video(latents, s.frames), on_cpu=self._on_cpu)
+
+    def decode_audio_bytes(self, sequence: SequenceConfig) -> int:
+        """The most bytes, weights aside, while the sound of a clip is decoded."""
+        latents = torch.zeros(1, sequence.audio_tokens, self._config.ddit.audio_channels, device="meta")
+        with self._estimating():
+            return peak_bytes(lambda: self._decode_audio(latents, sequence.samples), on_cpu=self._on_cpu)
 
     def after_fork(self) -> None:
         """In a forked child, where the lock may be held by a thread that is not there."""
@@ -188,14 +217,19 @@ class MemoryEstimator:
         return [replace(job, text=Text(torch.zeros_like(states), d.text_tokens, key=i)) for i in range(requests)]
 
     def _decode_bytes(self, sequence: SequenceConfig) -> int:
-        s, d = sequence, self._config.ddit
-        video = torch.zeros(1, d.video_channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
-        audio = torch.zeros(1, s.audio_tokens, d.audio_channels, device="meta")
-        with estimating_for_cpu() if self._on_cpu else nullcontext():
-            return max(
-                peak_bytes(lambda: self._decode_video(video, s.frames), on_cpu=self._on_cpu),
-                peak_bytes(lambda: self._decode_audio(audio, s.samples), on_cpu=self._on_cpu),
-            )
+        return max(self.decode_video_bytes(sequence), self.decode_audio_bytes(sequence))
+
+    def _estimating(self) -> AbstractContextManager[object]:
+        return estimating_for_cpu() if self._on_cpu else nullcontext()
+
+
+def _on_meta(module: M) -> M:
+    """A copy without values; none of them is copied on the way."""
+    without: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()) if isinstance(module, nn.Module) else ():
+        outline = tensor.detach().to("meta")
+        without[id(tensor)] = nn.Parameter(outline, False) if isinstance(tensor, nn.Parameter) else outline
+    return copy.deepcopy(module, without)
 
 
 def _lstm_outputs(x: Tensor, states: Sequence[Tensor], *_: object) -> tuple[Tensor, ...]:
@@ -215,4 +249,9 @@ def _unfolded_bytes(x: Tensor, weight: Tensor, output: Tensor) -> int:
 def weight_bytes(components: Components) -> int:
     """The bytes of all weights and tables of a model's parts."""
     modules: tuple[nn.Module, ...] = (components.ddit, components.video, components.audio, components.text)
-    return sum(tensor.nbytes for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    return sum(tensor_bytes(module) for module in modules)
+
+
+def tensor_bytes(module: nn.Module) -> int:
+    """The bytes of the parameters and buffers of a module."""
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 
@@ -56,3 +57,28 @@ def run_batch(
         if on_step is not None:
             on_step(k + 1, steps, batch.latents)
     return batch.leave(range(len(jobs)))
+
+
+class ProgressBar:
+    """A progress bar of sampling steps on a terminal."""
+
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+        self.bar: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __call__(self, step: int, steps: int) -> None:
+        if self.bar is None and self.shown:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=0, desc="sampling", unit="step", disable=None)
+        if self.bar is not None:
+            if step == 1:
+                self.bar.total += steps
+            self.bar.update(1)
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -165,7 +165,8 @@ def in_precision(
     found, _ = _resolve(runtime, model.config, device, precision, options)
     if runtime in LIBRARIES:
         return without_weights(model, DTYPES[found], device), found
-    return cast(model, DTYPES[found]).to(device), found
+    made = cast(model, DTYPES[found])
+    return made if made.device.type == "meta" else made.to(device), found  # weights may be loaded later
 
 
 def weights_in_use(denoiser: Denoiser, model: DDiT) -> DDiT:

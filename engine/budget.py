@@ -1,0 +1,57 @@
+"""An engine under a budget of memory: what is refused, which parts stay, and how many requests fit together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .components import Components
+from .cost.memory import MemoryEstimator, tensor_bytes
+from .cost.memory_plan import MemoryPlan, plan_memory, stages_of
+from .package import Package
+from .pipeline import Pipeline, PreparedRequest
+from .runtime.selection.settings import TorchOptions
+from .types import Request
+
+RUNTIMES = ("torch", "torch-plain")  # whose weights can be released and loaded again
+PARTS = ("text", "ddit", "video", "audio")
+
+
+def budgeted_runtime(runtime: str, options: TorchOptions) -> str:
+    """The runtime under a budget, ``torch`` for ``auto``. Raises ``ValueError`` for one with weights of its own."""
+    found = "torch" if runtime == "auto" else runtime
+    if found not in RUNTIMES:
+        raise ValueError(f"memory is a setting of the runtimes {' and '.join(RUNTIMES)}; this one is {runtime}")
+    if options.requested:
+        raise ValueError(f"memory and {options.requested[0]} exclude each other; leave one of them out")
+    return found
+
+
+def under_budget(
+    components: Components, folder: Path | None, device: torch.device, budget: int
+) -> tuple[Components, MemoryPlan]:
+    """``components`` without values as they are loaded under a budget, and its plan for the model's own clip.
+
+    Raises ``ValueError`` for a budget that is too small, and for a model that was loaded already.
+    """
+    if folder is None or components.ddit.device.type != "meta":
+        raise ValueError("memory is a setting of Engine.from_pretrained; this model was loaded before")
+    plan = Pipeline(components, device).plan(Request("a clip"))
+    memory = MemoryEstimator(components, device=device)
+    weights = {name: tensor_bytes(getattr(components, name)) for name in PARTS}
+    stages = stages_of(memory, components.config.sequence, plan)
+    found = plan_memory(budget, {name: size for name, size in weights.items() if size}, stages)
+    package = Package(folder, components.config, components.digest)
+    return components.under(package, found.kept, device), found
+
+
+def requests_that_fit(plan: MemoryPlan, memory: MemoryEstimator, one: PreparedRequest, most: int) -> int:
+    """How many requests of this kind may be sampled together, at most ``most``. Raises ``ValueError`` for none."""
+    for requests in range(most, 0, -1):
+        stages = stages_of(memory, one.sequence, one.plan, requests, one.request.takes)
+        if requests == 1:
+            plan.check(stages)
+        if all(plan.at(stage) <= plan.budget for stage in stages):
+            return requests
+    raise AssertionError("a request that does not fit is refused")
