@@ -49,6 +49,13 @@ class LiveJob:
         return min(99, 100 * self.step // max(self.steps, 1))
 
     @property
+    def seconds_left(self) -> float | None:
+        """Of its steps, at the pace of those that are done; None before the second one."""
+        if self.first_step_at is None or self.step < 2:
+            return None
+        return (time.monotonic() - self.first_step_at) / (self.step - 1) * (self.steps - self.step)
+
+    @property
     def outcome(self) -> str:
         """How it ended; ``requeued``: the server stopped."""
         if self.completed or self.error is not None:

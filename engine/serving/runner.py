@@ -94,9 +94,11 @@ class Runner:
             return len(self._queue), self._queue.in_flight
 
     def estimate(self, live: LiveJob, position: int | None) -> float | None:
-        """Seconds until a job is done, from the times of those before it."""
-        done = live.step / live.steps if live.steps else 0.0
-        own = self.durations.estimate(live.inference_steps * (1 - done))
+        """Seconds until a job is done: from its own steps, and before those from the times of earlier jobs."""
+        left = live.seconds_left
+        if left is not None:
+            return left
+        own = self.durations.estimate(live.inference_steps)
         if own is None or position is None:
             return own
         return own * (1 + position / self.settings.in_flight)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from sqlalchemy import text
 
 from syncflow.engine.serving.job_queue import JobQueue
 from syncflow.engine.serving.keys import EVERYBODY
-from syncflow.engine.serving.store import NewJob, new_id
+from syncflow.engine.serving.live import LiveJob
+from syncflow.engine.serving.store import NewJob, VideoJob, new_id
 
 from .helpers import FAST, finished, service_of
 
@@ -23,6 +25,15 @@ def test_jobs_survive_the_end_of_the_server(start):
     assert [finished(client, video_id)["status"] for video_id in ids] == ["completed"] * 3
     jobs = service_of(client).store.with_status("completed")
     assert [job.completions for job in jobs] == [1, 1, 1] and {job.attempts for job in jobs} == {1}
+
+
+def test_the_time_left_follows_from_the_steps_of_the_job_itself():
+    live = LiveJob(VideoJob(1, new_id(), "t", "in_progress", 0.0, {"num_inference_steps": 50}, None))
+    live.steps, live.step = 100, 1
+    live.first_step_at = time.monotonic() - 9
+    assert live.seconds_left is None
+    live.step = 10
+    assert live.seconds_left == pytest.approx(90, rel=0.05)
 
 
 def _left_in_progress(client, attempts=1):
