@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _watch(process: subprocess.Popen[str], manifest: Path, count: int, *, workers: bool) -> list[int]:
     """Resident bytes after each tenth of the requests."""
     samples: list[int] = []
-    lines = 0
+    lines = now = 0
     while len(samples) < 10:
-        now = _resident(process.pid, workers=workers)
+        now = _resident(process.pid, workers=workers) or now  # workers end as soon as all is done
         ended = process.poll() is not None
         if manifest.exists():
             with manifest.open() as file:
