@@ -126,6 +126,7 @@ def generate(
     overlap: options.Overlap = None,
     fp8: options.Fp8 = False,
     autotune: options.Autotune = False,
+    block_offload: options.BlockOffload = False,
     memory: options.Memory = None,
     json: options.Json = False,
 ) -> None:
@@ -188,6 +189,7 @@ def generate(
         overlap=overlap,
         fp8=fp8,
         autotune=autotune,
+        block_offload=block_offload,
         capture_seconds=0,  # of one request, which captures what it needs
         memory=memory,
     )

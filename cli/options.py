@@ -48,6 +48,10 @@ Fp8 = Annotated[
 Autotune = Annotated[
     bool, typer.Option("--autotune", help="Time tile sizes when --runtime compiled compiles, which takes minutes.")
 ]
+BlockOffload = Annotated[
+    bool,
+    typer.Option("--block-offload", help="Weights of the video blocks on the host, moved one block ahead; GPU only."),
+]
 Memory = Annotated[
     str | None,
     typer.Option(

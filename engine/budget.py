@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from .codecs.tiles import CHOICES, DecodeTiles
 from .components import Components
+from .config import SequenceConfig
 from .cost.memory import MemoryEstimator, tensor_bytes
-from .cost.memory_plan import MemoryPlan, plan_memory, stages_of
+from .cost.memory_plan import MemoryPlan, Stage, plan_memory, stages_of
 from .package import Package
 from .pipeline import Pipeline, PreparedRequest
 from .runtime.selection.settings import TorchOptions
@@ -39,17 +41,32 @@ def under_budget(
         raise ValueError("memory is a setting of Engine.from_pretrained; this model was loaded before")
     plan = Pipeline(components, device).plan(Request("a clip"))
     memory = MemoryEstimator(components, device=device)
-    weights = {name: tensor_bytes(getattr(components, name)) for name in PARTS}
-    stages = stages_of(memory, components.config.sequence, plan)
-    found = plan_memory(budget, {name: size for name, size in weights.items() if size}, stages)
+    weights = {name: size for name in PARTS if (size := tensor_bytes(getattr(components, name)))}
+    whole = stages_of(memory, components.config.sequence, plan)
+    video = Stage("frames", "video", memory.decode_video_bytes(components.config.sequence, CHOICES[-1]))
+    least = [video if stage.name == "frames" else stage for stage in whole]
+    try:
+        found = plan_memory(budget, weights, whole)
+    except ValueError:
+        found = plan_memory(budget, weights, least)  # requests choose their tiles (tiles_that_fit)
     package = Package(folder, components.config, components.digest)
     return components.under(package, found.kept, device), found
 
 
+def tiles_that_fit(plan: MemoryPlan, memory: MemoryEstimator, sequence: SequenceConfig) -> DecodeTiles:
+    """How much of a clip is decoded at once: whole frames where they fit, else the largest tiles that do."""
+
+    def needed(tiles: DecodeTiles) -> int:
+        return plan.at(Stage("frames", "video", memory.decode_video_bytes(sequence, tiles)))
+
+    return next((tiles for tiles in CHOICES if needed(tiles) <= plan.budget), CHOICES[-1])
+
+
 def requests_that_fit(plan: MemoryPlan, memory: MemoryEstimator, one: PreparedRequest, most: int) -> int:
     """How many requests of this kind may be sampled together, at most ``most``. Raises ``ValueError`` for none."""
+    tiles = tiles_that_fit(plan, memory, one.sequence)
     for requests in range(most, 0, -1):
-        stages = stages_of(memory, one.sequence, one.plan, requests, one.request.takes)
+        stages = stages_of(memory, one.sequence, one.plan, requests, one.request.takes, tiles)
         if requests == 1:
             plan.check(stages)
         if all(plan.at(stage) <= plan.budget for stage in stages):

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self, overload
@@ -17,7 +17,7 @@ import torch
 from .adapters import Adapters
 from .backend import ModelBackend
 from .batching import Batcher, Handle, Limits, OnStep, Policy
-from .budget import budgeted_runtime, requests_that_fit, under_budget
+from .budget import budgeted_runtime, requests_that_fit, tiles_that_fit, under_budget
 from .components import Components
 from .config import SequenceConfig
 from .cost.memory import MemoryEstimator, weight_bytes
@@ -48,6 +48,7 @@ ENGINE_SETTINGS = (
     "overlap",
     "fp8",
     "autotune",
+    "block_offload",
     "deterministic",
     "limits",
     "policy",
@@ -78,6 +79,7 @@ class Engine:
         overlap: bool | None = None,
         fp8: bool = False,
         autotune: bool = False,
+        block_offload: bool = False,
         folder: Path | None = None,
         deterministic: bool = False,
         limits: Limits | None = None,
@@ -89,7 +91,8 @@ class Engine:
         self.config = components.config
         self.device = find_device(device)
         self.threads = limit_threads()
-        options, task = TorchOptions(cuda_graphs, overlap, fp8, autotune), workload(self.config.sequence)
+        options = TorchOptions(cuda_graphs, overlap, fp8, autotune, block_offload)
+        task = workload(self.config.sequence)
         self.memory_plan: MemoryPlan | None = None
         if memory is not None:
             runtime = budgeted_runtime(runtime, options)
@@ -119,6 +122,8 @@ class Engine:
         self.limits, self.policy = limits or Limits(), policy or Policy()
         if self.memory_plan is not None and self.limits.memory is None:
             self.limits = replace(self.limits, memory=self.memory_plan.room_for_requests)
+        if self.memory_plan is not None:
+            self.pipeline.tiles_of = cache(partial(tiles_that_fit, self.memory_plan, self.memory))
         seconds = number_between("capture_seconds", capture_seconds, 0, MAX_CAPTURE_SECONDS)
         self.captured_batches = self.backend.capture(self.limits.batch, seconds, _memory_for_graphs(self.device))
 
@@ -140,10 +145,11 @@ class Engine:
         export``) that ``syncflow verify`` has found correct on this machine. On a CPU it times a step of each when it
         loads a model for the first time, about a second, and stores the result; :meth:`describe` gives the times and
         the reason for the choice. ``precision`` "auto" is float32 on a CPU, and bfloat16 on a GPU (float16 on
-        one without bfloat16). ``settings`` are those of the engine: ``cuda_graphs``, ``overlap``, ``fp8`` and
-        ``autotune``, see :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are
-        on by default for "auto" on a GPU; ``deterministic``: the bits of a clip do not depend on the other requests of
-        its batch; ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts of earlier
+        one without bfloat16). ``settings`` are those of the engine: ``cuda_graphs``, ``overlap``, ``fp8``,
+        ``autotune`` and ``block_offload``, see
+        :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are on by default for
+        "auto" on a GPU; ``deterministic``: the bits of a clip do not depend on the other requests of its batch;
+        ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts of earlier
         requests, and as much again of what is computed from them and from schedules, by default 1 GiB;
         ``capture_seconds``: with CUDA graphs, how long those of batches of the model's own clip may be captured now, by
         default 10; others are captured when they are first needed; ``memory``: the most that weights and tensors may

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .codecs.tiles import WHOLE, DecodeTiles
 from .components import Components
 from .config import SequenceConfig
 from .media import probe
@@ -86,12 +87,13 @@ class PreparedRequest:
 class Pipeline:
     """Prepares, encodes and decodes requests with the codecs and the text encoder of one model.
 
-    The states of prompts are kept, up to ``cache_bytes``.
+    The states of prompts are kept, up to ``cache_bytes``. ``tiles_of`` says how much of a clip is decoded at once.
     """
 
     def __init__(self, components: Components, device: torch.device, cache_bytes: int = CAPACITY) -> None:
         self.components, self.config, self.device = components, components.config, device
         self.check_adapters: Callable[[Iterable[str]], None] = _no_adapters
+        self.tiles_of: Callable[[SequenceConfig], DecodeTiles] = lambda sequence: WHOLE
         self.texts: TensorCache[Text] = TensorCache(lambda text: [text.states], cache_bytes)
 
     def prepare(self, request: Request) -> PreparedRequest:
@@ -222,15 +224,16 @@ class Pipeline:
                 frames = media.clip.frames
             else:
                 with self.components.using("video"):
-                    frames = self.components.video.decode(latents.video, sequence.frames)[0].cpu().numpy()
+                    decoded = self.components.video.decode(latents.video, sequence.frames, self.tiles_of(sequence))
+                    frames = decoded[0].cpu().numpy()
         clips = []
         for seed, audio in zip(prepared.audio_seeds, latents.audio, strict=True):
             if media is not None and task == "audio-to-video":
                 waveform = media.clip.waveform
             else:
                 with self.components.using("audio"):
-                    decoded = self.components.audio.decode(audio[None], sequence.samples)[0]
-                waveform = np.clip(_finite(decoded), -1.0, 1.0)
+                    sound = self.components.audio.decode(audio[None], sequence.samples)[0]
+                waveform = np.clip(_finite(sound), -1.0, 1.0)
             shown = frames
             if media is not None and task == "continuation":
                 shown, waveform = restore_known(media, sequence, frames, waveform)

@@ -111,10 +111,12 @@ class OpenSoraVAE(nn.Module):
         moments = torch.cat([self.temporal_vae.moments(chunk) for chunk in padded], 2)
         return SimpleNamespace(latent_dist=DiagonalGaussianDistribution(moments))
 
-    def decode(self, latents: Tensor, frames: int | None = None) -> SimpleNamespace:
-        """The ``frames`` that ``latents`` were encoded from; without a number, the most that they hold."""
+    def decode(self, latents: Tensor, frames: int | None = None, at_once: int = IMAGES_AT_ONCE) -> SimpleNamespace:
+        """The ``frames`` that ``latents`` were encoded from, ``at_once`` so many; without a number, the most that they
+        hold.
+        """
         images = self.decode_images(latents, frames) / IMAGE_FACTOR
-        parts = images.movedim(2, 1).flatten(0, 1).split(IMAGES_AT_ONCE)
+        parts = images.movedim(2, 1).flatten(0, 1).split(at_once)
         pixels = torch.cat([self.images.decode(part).sample for part in parts])
         return SimpleNamespace(sample=pixels.unflatten(0, (images.shape[0], images.shape[2])).movedim(1, 2))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -29,6 +30,7 @@ from .files import (
 )
 from .opensora import CLASS_NAME as OPEN_SORA
 from .opensora import OpenSoraVAE
+from .tiles import WHOLE, DecodeTiles, decode_tiles
 
 T = TypeVar("T")
 
@@ -174,9 +176,17 @@ class VideoCodec(nn.Module):
         mean, _ = self.posterior(pixels.movedim(-1, 1))
         return self.normalize(mean)
 
-    def decode(self, latents: Tensor, frames: int) -> Tensor:
-        """uint8 (B, F, H, W, 3) of normalised ``latents``: the last ``frames`` of the 4 T that they hold."""
-        pixels = self.pixels(self.denormalize(latents), frames)
+    def decode(self, latents: Tensor, frames: int, tiles: DecodeTiles = WHOLE) -> Tensor:
+        """uint8 (B, F, H, W, 3) of normalised ``latents``: the last ``frames`` of the 4 T that they hold.
+
+        ``tiles``: how much is decoded at once.
+        """
+        raw, space = self.denormalize(latents), self.strides.space
+        if tiles.side is None:
+            pixels = self.pixels(raw, frames, tiles.images)
+        else:
+            decode = partial(self.pixels, frames=frames, images=tiles.images)
+            pixels = decode_tiles(decode, raw, max(1, tiles.side // space), space)
         return pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
 
     def normalize(self, latents: Tensor) -> Tensor:
@@ -204,18 +214,21 @@ class VideoCodec(nn.Module):
         moments = self.vae.encode(padded).latent_dist  # type: ignore[operator]
         return moments.mean[:, :, lead:], moments.logvar[:, :, lead:]
 
-    def pixels(self, latents: Tensor, frames: int) -> Tensor:
-        """Differentiable decoding of raw ``latents`` to (B, 3, F, H, W), about [-1, 1]."""
+    def pixels(self, latents: Tensor, frames: int, images: int = WHOLE.images) -> Tensor:
+        """Differentiable decoding of raw ``latents`` to (B, 3, F, H, W), about [-1, 1].
+
+        ``images`` at once, in an autoencoder of single frames.
+        """
         count, time = latents.shape[2], self.strides.time
         if self.latent_frames(frames) != count:
             allowed = [n for n in range(1, count * time + 1) if self.latent_frames(n) == count] or [0]
             raise ValueError(f"frames is {frames}; {count} latent frames decode to {allowed[0]} to {allowed[-1]}")
         if self.per_frame:
-            parts = latents.movedim(2, 1).flatten(0, 1).split(IMAGES_AT_ONCE)
-            images = torch.cat([self.vae.decode(part).sample for part in parts])  # type: ignore[operator]
-            return images.unflatten(0, (len(latents), count)).movedim(1, 2)
+            parts = latents.movedim(2, 1).flatten(0, 1).split(images)
+            decoded = torch.cat([self.vae.decode(part).sample for part in parts])  # type: ignore[operator]
+            return decoded.unflatten(0, (len(latents), count)).movedim(1, 2)
         if isinstance(self.vae, OpenSoraVAE):
-            return self.vae.decode(latents, frames).sample
+            return self.vae.decode(latents, frames, images).sample
         if self.strides.first_latent:
             latents = torch.cat([latents[:, :, :1], latents], dim=2)
         return self.vae.decode(latents).sample[:, :, -frames:]  # type: ignore[operator]

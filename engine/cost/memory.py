@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...kernels.launch.eager import estimating_for_cpu
+from ..codecs.tiles import WHOLE, DecodeTiles
 from ..components import Components
 from ..config import SequenceConfig
 from ..forking import remember
@@ -153,12 +154,12 @@ class MemoryEstimator:
         ids = torch.zeros(1, text.max_tokens, dtype=torch.int64, device="meta")
         return peak_bytes(lambda: text(ids, ids.bool()))
 
-    def decode_video_bytes(self, sequence: SequenceConfig) -> int:
-        """The most bytes, weights aside, while the frames of a clip are decoded."""
+    def decode_video_bytes(self, sequence: SequenceConfig, tiles: DecodeTiles = WHOLE) -> int:
+        """The most bytes, weights aside, while the frames of a clip are decoded, so much at once."""
         s, channels = sequence, self._config.ddit.video_channels
         latents = torch.zeros(1, channels, s.latent_frames, s.latent_height, s.latent_width, device="meta")
         with self._estimating():
-            return peak_bytes(lambda: self._decode_video(latents, s.frames), on_cpu=self._on_cpu)
+            return peak_bytes(lambda: self._decode_video(latents, s.frames, tiles), on_cpu=self._on_cpu)
 
     def decode_audio_bytes(self, sequence: SequenceConfig) -> int:
         """The most bytes, weights aside, while the sound of a clip is decoded."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from ..codecs.tiles import WHOLE, DecodeTiles
 from ..config import SequenceConfig
 from ..sampling.guidance import GuidancePlan
 from .memory import MemoryEstimator
@@ -94,13 +95,18 @@ def plan_memory(budget: int, weights: Mapping[str, int], stages: Sequence[Stage]
 
 
 def stages_of(
-    memory: MemoryEstimator, sequence: SequenceConfig, plan: GuidancePlan, requests: int = 1, takes: int = 1
+    memory: MemoryEstimator,
+    sequence: SequenceConfig,
+    plan: GuidancePlan,
+    requests: int = 1,
+    takes: int = 1,
+    tiles: DecodeTiles = WHOLE,
 ) -> tuple[Stage, ...]:
-    """The stages of requests of a kind that are sampled together and decoded one after the other."""
+    """The stages of requests of a kind that are sampled together and decoded one after the other, by ``tiles``."""
     found = [
         Stage("text", "text", memory.encode_text_bytes()),
         Stage("steps", "ddit", memory.steps_bytes(sequence, plan, requests, takes)),
-        Stage("frames", "video", memory.decode_video_bytes(sequence)),
+        Stage("frames", "video", memory.decode_video_bytes(sequence, tiles)),
         Stage("sound", "audio", memory.decode_audio_bytes(sequence)),
     ]
     return tuple(stage for stage in found if stage.working or stage.part != "audio")

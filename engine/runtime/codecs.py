@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..codecs.tiles import WHOLE, DecodeTiles
 from ..exports import GraphSpec
 from .exported import Graphs
 
@@ -50,10 +51,10 @@ class GraphVideo(_WithGraphs):
         first = frames[:, :1].expand(-1, missing, -1, -1, -1)
         return self.run("video_encoder", {"frames": torch.cat((first, frames), 1)})["latents"]
 
-    def decode(self, latents: Tensor, frames: int) -> Tensor:
-        """The last ``frames`` of latents: uint8 (B, F, H, W, 3)."""
-        if not self._has("video_decoder", latents=latents.shape):
-            return self.part.decode(latents, frames)
+    def decode(self, latents: Tensor, frames: int, tiles: DecodeTiles = WHOLE) -> Tensor:
+        """The last ``frames`` of latents: uint8 (B, F, H, W, 3). Tiles are decoded without a graph."""
+        if tiles != WHOLE or not self._has("video_decoder", latents=latents.shape):
+            return self.part.decode(latents, frames, tiles)
         return self.run("video_decoder", {"latents": latents.float()})["frames"][:, -frames:]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from syncflow.engine.codecs.files import read_weights
+from syncflow.engine.codecs.tiles import WHOLE
 from syncflow.engine.components import STEM, Components
 from syncflow.engine.engine import Engine, bundled_model
 from syncflow.engine.package import open_package
@@ -128,6 +129,16 @@ def test_what_is_refused(whole):
         Engine.from_pretrained(memory="much", device="cpu")
     with pytest.raises(ValueError, match=r"memory is a setting of Engine\.from_pretrained"):
         Engine(whole.components, memory="1GB")
+
+
+@pytest.mark.slow
+def test_large_frames_are_decoded_by_tiles(whole):
+    engine = Engine.from_pretrained(memory="130MB", device="cpu")
+    sequence = engine.config.sequence
+    assert engine.pipeline.tiles_of(sequence) == WHOLE
+    tiles = engine.pipeline.tiles_of(sequence.replace(width=256, height=256))
+    assert tiles.side is not None
+    assert tiles.side < 256
 
 
 @pytest.mark.slow

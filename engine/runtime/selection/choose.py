@@ -24,6 +24,7 @@ from ...config import DDiTConfig
 from ...exports import STEP, Export, ExportLocations, Precision, VerificationResult
 from ...model import DDiT
 from ...model.denoiser import Denoiser
+from ..block_offload import offload_blocks
 from ..codecs import with_graph_codecs
 from ..delegate import Delegate, describe
 from ..exported import GraphDenoiser, Sessions, graph_names, without_weights
@@ -162,10 +163,13 @@ def in_precision(
     for an option that does not apply.
     """
     _check_runtime(runtime)
-    found, _ = _resolve(runtime, model.config, device, precision, options)
+    found, resolved = _resolve(runtime, model.config, device, precision, options)
     if runtime in LIBRARIES:
         return without_weights(model, DTYPES[found], device), found
     made = cast(model, DTYPES[found])
+    if resolved.block_offload:
+        offload_blocks(made, device)
+        return made, found
     return made if made.device.type == "meta" else made.to(device), found  # weights may be loaded later
 
 

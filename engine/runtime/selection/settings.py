@@ -45,12 +45,14 @@ class TorchOptions:
     ``cuda_graphs`` captures each pass as a CUDA graph. ``overlap`` runs the following tower of a one-way model beside
     the leading tower of the next step. ``fp8`` computes linear layers of the video blocks in 8-bit floats, which is
     approximate. ``autotune`` times the tile sizes of matrix products when the runtime ``compiled`` compiles.
+    ``block_offload`` keeps the weights of the video blocks on the host and moves them to the device one block ahead.
     """
 
     cuda_graphs: bool | None = None
     overlap: bool | None = None
     fp8: bool = False
     autotune: bool = False
+    block_offload: bool = False
 
     @property
     def requested(self) -> tuple[str, ...]:
@@ -83,12 +85,17 @@ def resolve_settings(
     if options.fp8 and (not on_cuda or device.capability < FP8_CAPABILITY):
         major, minor = FP8_CAPABILITY
         raise ValueError(f"fp8 needs a CUDA device of compute capability {major}.{minor} or newer; this is {device}")
-    automatic = on_cuda and runtime == "auto"
+    if options.block_offload and not on_cuda:
+        raise ValueError(f"block_offload needs a CUDA device; this is {device}")
+    if options.block_offload and (options.cuda_graphs or options.fp8 or runtime == "compiled"):
+        raise ValueError("block_offload goes without cuda_graphs, fp8 and the runtime compiled")
+    automatic = on_cuda and runtime == "auto" and not options.block_offload
     resolved = TorchOptions(
         cuda_graphs=automatic if options.cuda_graphs is None else options.cuda_graphs,
         overlap=automatic and one_way if options.overlap is None else options.overlap,
         fp8=options.fp8,
         autotune=options.autotune,
+        block_offload=options.block_offload,
     )
     return _precision(runtime, precision, device), resolved
 

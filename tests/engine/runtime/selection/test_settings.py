@@ -57,6 +57,11 @@ def test_defaults(runtime, device, one_way, precision, cuda_graphs, overlap):
     assert resolve_settings(runtime, *resolved, device, one_way=one_way) == resolved
 
 
+def test_offloaded_blocks_need_no_graphs():
+    _, resolved = resolve_settings("auto", "auto", TorchOptions(block_offload=True), H100, one_way=True)
+    assert resolved == replace(OFF, block_offload=True)
+
+
 @pytest.mark.parametrize("runtime", ["auto", "torch", "compiled"])
 def test_a_setting_of_the_user_is_kept(runtime):
     on = TorchOptions(cuda_graphs=True, overlap=True, fp8=True, autotune=runtime == "compiled")
@@ -70,6 +75,21 @@ def test_a_setting_of_the_user_is_kept(runtime):
         ("auto", "int8", {}, CPU, "precision is 'int8'; it must be one of auto, float32, bfloat16, float16"),
         ("auto", "auto", {"cuda_graphs": True}, CPU, "cuda_graphs needs a CUDA device; this is a CPU"),
         ("torch", "auto", {"overlap": True}, CPU, "overlap needs a CUDA device; this is a CPU"),
+        ("torch", "auto", {"block_offload": True}, CPU, "block_offload needs a CUDA device; this is a CPU"),
+        (
+            "auto",
+            "auto",
+            {"block_offload": True, "fp8": True},
+            H100,
+            "block_offload goes without cuda_graphs, fp8 and the runtime compiled",
+        ),
+        (
+            "compiled",
+            "auto",
+            {"block_offload": True},
+            H100,
+            "block_offload goes without cuda_graphs, fp8 and the runtime compiled",
+        ),
         (
             "torch",
             "auto",
