@@ -30,7 +30,7 @@ def read(message, answer):
     if word == "fail":
         raise ValueError(word)
     if word == "sleep":
-        time.sleep(600)
+        time.sleep(60)
     with open(answer, "wb") as file:
         file.write(b"%s %d %d " % (message, count, os.getpid()) + b"x" * 200_000)
 
@@ -57,6 +57,14 @@ def processes_of(group: int) -> list[int]:
     return [int(pid) for pid in found]
 
 
+def idle(server: ForkServer) -> bool:
+    """Whether the processes of all calls have ended, within ten seconds: they do so after the answer."""
+    end = time.monotonic() + 10
+    while processes_of(server.process.pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not processes_of(server.process.pid)
+
+
 def test_every_call_begins_anew(server: ForkServer) -> None:
     one, two = answer(server, "one"), answer(server, "two")
     assert (one[0], one[1]) == ("one", "1") and (two[0], two[1]) == ("two", "1")
@@ -76,17 +84,14 @@ def test_calls_of_many_threads_and_no_descriptor_stays_open(server: ForkServer) 
     with ThreadPoolExecutor(8) as pool:
         assert [found[0] for found in pool.map(lambda word: answer(server, word), words)] == words
     assert len(os.listdir("/proc/self/fd")) == before
-    end = time.monotonic() + 10
-    while processes_of(server.process.pid) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert processes_of(server.process.pid) == []
+    assert idle(server)
 
 
 def test_a_server_that_was_killed_is_started_again(server: ForkServer) -> None:
     answer(server, "one")
     first = server.process
     first.kill()
-    assert answer(server, "two")[0] == "two" and server.process.pid != first.pid
+    assert answer(server, "two")[0] == "two" and server.process.pid != first.pid and idle(server)
     with ThreadPoolExecutor(1) as pool:
         asleep = pool.submit(server.call, b"sleep")
         while not processes_of(server.process.pid):
