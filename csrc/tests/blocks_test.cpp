@@ -254,7 +254,8 @@ void audio_layer_is_its_formula() {
     int folded = 0, unfolded = 0;
     for (int number = 0; number < CASES; ++number) {
         Random random(number);
-        const auto [D, n, H] = draw_sizes(random);
+        const Sizes sizes = draw_sizes(random);
+        const std::int64_t D = sizes.width, n = sizes.heads, H = sizes.hidden;
         const std::int64_t R = random.pick({1, 2, 3, 5}), A = random.pick({1, 7, 24, 33, 101, 131}), M = random.pick({1, 40, 101});
         const std::int64_t E = random.pick({0, 1, 2, 5, 17}), num_outputs = random.coin() ? R : random.below(R + 1);
         const bool has_context = random.below(3) > 0, own = random.coin(), has_attended = random.coin();
@@ -313,7 +314,8 @@ void audio_layer_is_its_formula() {
 void adaptor_is_its_formula() {
     for (int number = 0; number < CASES; ++number) {
         Random random(number);
-        const auto [D, n, H] = draw_sizes(random);
+        const Sizes sizes = draw_sizes(random);
+        const std::int64_t D = sizes.width, n = sizes.heads, H = sizes.hidden;
         const std::int64_t R = 2, T = random.pick({1, 3, 9}), S = random.pick({1, 4, 7, 16}), C = random.pick({1, 3, 5});
         const bool pooled = random.coin();
         const std::int64_t M = pooled ? T : T * S, size = M * 2 * D;
