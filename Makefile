@@ -26,8 +26,8 @@ help: ## list the targets
 
 # Tests that need one of these say so and are left out where it is missing. C++: compilers, FFmpeg's headers, an HTTP library;
 # web page: a browser and its driver.
-SYSTEM_PACKAGES := clang libavcodec-dev libavformat-dev libswresample-dev libswscale-dev libcpp-httplib-dev pkg-config \
-	chromium chromium-driver
+SYSTEM_PACKAGES := clang libclang-rt-dev libavcodec-dev libavformat-dev libswresample-dev libswscale-dev libcpp-httplib-dev \
+	pkg-config chromium chromium-driver
 system-packages: ## install what some tests need beside Python, on Debian and Ubuntu as root
 	@dpkg --status $(SYSTEM_PACKAGES) > /dev/null 2>&1 || \
 	  { apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends $(SYSTEM_PACKAGES); }
