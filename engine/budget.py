@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .codecs.tiles import CHOICES, DecodeTiles
+from .codecs.tiles import CHOICES
 from .components import Components
 from .config import SequenceConfig
 from .cost.memory import MemoryEstimator, tensor_bytes
@@ -14,7 +14,7 @@ from .cost.memory_plan import MemoryPlan, Stage, plan_memory, stages_of
 from .package import Package
 from .pipeline import Pipeline, PreparedRequest
 from .runtime.selection.settings import TorchOptions
-from .types import Request
+from .types import DecodeTiles, Request
 
 RUNTIMES = ("torch", "torch-plain")  # whose weights can be released and loaded again
 PARTS = ("text", "ddit", "video", "audio")

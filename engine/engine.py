@@ -121,7 +121,7 @@ class Engine:
         self._process = os.getpid()
         self.limits, self.policy = limits or Limits(), policy or Policy()
         if self.memory_plan is not None and self.limits.memory is None:
-            self.limits = replace(self.limits, memory=self.memory_plan.room_for_requests)
+            self.limits = replace(self.limits, memory=self.memory_plan.bytes_for_requests)
         if self.memory_plan is not None:
             self.pipeline.tiles_of = cache(partial(tiles_that_fit, self.memory_plan, self.memory))
         seconds = number_between("capture_seconds", capture_seconds, 0, MAX_CAPTURE_SECONDS)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from .codecs.tiles import WHOLE, DecodeTiles
 from .components import Components
 from .config import SequenceConfig
 from .media import probe
@@ -43,7 +42,7 @@ from .tasks import (
     restore_known,
     task_of,
 )
-from .types import MAX_SEED, VIDEO_FIELDS, Clip, Latents, Request
+from .types import MAX_SEED, VIDEO_FIELDS, WHOLE, Clip, DecodeTiles, Latents, Request
 
 # Fields of a request: those for which the model has a default, and those that are off by default.
 MODEL_DEFAULTS = ("steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video")

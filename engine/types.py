@@ -255,3 +255,26 @@ class Velocities:
 
     video: Tensor | None
     audio: Tensor | None
+
+
+@dataclass(frozen=True)
+class DecodeTiles:
+    """What a video codec decodes at once: ``images`` in an autoencoder of single frames, and tiles of ``side`` x
+    ``side`` pixels of each frame, or None for whole frames.
+    """
+
+    images: int = 4
+    side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise ValueError(f"images is {self.images}; it must be at least 1")
+        if self.side is not None and not 32 <= self.side <= 4096:
+            raise ValueError(f"tile is {self.side}; it must be from 32 to 4096 pixels")
+
+    def __str__(self) -> str:
+        at_once = "" if self.images == WHOLE.images else ", one frame at a time" if self.images == 1 else ""
+        return (f"tiles of {self.side} pixels" if self.side else "whole frames") + at_once
+
+
+WHOLE = DecodeTiles()

@@ -7,33 +7,15 @@ what lies beyond its edge; the weight of a tile falls linearly to 0 within the o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..types import WHOLE, DecodeTiles
+
 OVERLAP = 4  # a tile shares 1 / OVERLAP of its side with each neighbour
 
 
-@dataclass(frozen=True)
-class DecodeTiles:
-    """``images`` at once in an autoencoder of single frames; tiles of ``side`` squared pixels, None: whole frames."""
-
-    images: int = 4
-    side: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.images < 1:
-            raise ValueError(f"images is {self.images}; it must be at least 1")
-        if self.side is not None and not 32 <= self.side <= 4096:
-            raise ValueError(f"tile is {self.side}; it must be from 32 to 4096 pixels")
-
-    def __str__(self) -> str:
-        at_once = "" if self.images == WHOLE.images else ", one frame at a time" if self.images == 1 else ""
-        return (f"tiles of {self.side} pixels" if self.side else "whole frames") + at_once
-
-
-WHOLE = DecodeTiles()
 # From whole frames to less and less memory.
 CHOICES = (WHOLE, DecodeTiles(1), *(DecodeTiles(1, side) for side in (1024, 768, 512, 384, 256, 192, 128)))
 

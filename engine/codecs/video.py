@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..types import WHOLE, DecodeTiles
 from . import ltx
 from .files import (
     INSTALL,
@@ -30,7 +31,7 @@ from .files import (
 )
 from .opensora import CLASS_NAME as OPEN_SORA
 from .opensora import OpenSoraVAE
-from .tiles import WHOLE, DecodeTiles, decode_tiles
+from .tiles import decode_tiles
 
 T = TypeVar("T")
 

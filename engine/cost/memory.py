@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ...kernels.launch.eager import estimating_for_cpu
-from ..codecs.tiles import WHOLE, DecodeTiles
 from ..components import Components
 from ..config import SequenceConfig
 from ..forking import remember
@@ -34,6 +33,7 @@ from ..sampling.guidance import GuidancePlan
 from ..sampling.job import Job, Text
 from ..sampling.schedule import Schedule, schedule
 from ..sampling.sequential import batch_of
+from ..types import WHOLE, DecodeTiles
 
 M = TypeVar("M")
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from ..codecs.tiles import WHOLE, DecodeTiles
 from ..config import SequenceConfig
 from ..sampling.guidance import GuidancePlan
+from ..types import WHOLE, DecodeTiles
 from .memory import MemoryEstimator
 
 TITLES = {"text": "text encoder", "ddit": "d-DiT", "video": "video codec", "audio": "audio codec"}
@@ -48,7 +48,7 @@ class MemoryPlan:
         return max(self.at(stage) for stage in self.stages)
 
     @property
-    def room_for_requests(self) -> int:
+    def bytes_for_requests(self) -> int:
         """The bytes that the tensors of requests may take together, beside the weights of the stage that has most."""
         return max(1, self.budget - max(self.at(stage) - stage.working for stage in self.stages))
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..codecs.tiles import WHOLE, DecodeTiles
 from ..exports import GraphSpec
+from ..types import WHOLE, DecodeTiles
 from .exported import Graphs
 
 

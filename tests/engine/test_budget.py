@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from syncflow.engine.codecs.files import read_weights
-from syncflow.engine.codecs.tiles import WHOLE
 from syncflow.engine.components import STEM, Components
 from syncflow.engine.engine import Engine, bundled_model
 from syncflow.engine.package import open_package
 from syncflow.engine.residency import Residency
+from syncflow.engine.types import WHOLE
 
 SHORT = {"seconds": 0.5, "steps": 2, "seed": 3}
 PROMPT = "a large red rubber ball"
@@ -107,7 +107,7 @@ def test_submitted_requests_under_a_budget(whole):
     with Engine.from_pretrained(memory=IN_TURN, device="cpu") as engine:
         (clip,) = engine.submit(PROMPT, **SHORT).result(120)
     assert np.array_equal(clip.frames, whole.generate(PROMPT, **SHORT).frames)
-    assert engine.limits.memory == engine.memory_plan.room_for_requests
+    assert engine.limits.memory == engine.memory_plan.bytes_for_requests
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_what_is_refused(whole):
 
 @pytest.mark.slow
 def test_large_frames_are_decoded_by_tiles(whole):
-    engine = Engine.from_pretrained(memory="130MB", device="cpu")
+    engine = Engine.from_pretrained(memory="100MB", device="cpu")
     sequence = engine.config.sequence
     assert engine.pipeline.tiles_of(sequence) == WHOLE
     tiles = engine.pipeline.tiles_of(sequence.replace(width=256, height=256))

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncflow.engine.codecs import VideoCodec
-from syncflow.engine.codecs.tiles import CHOICES, OVERLAP, WHOLE, DecodeTiles, decode_tiles, starts
+from syncflow.engine.codecs.tiles import CHOICES, OVERLAP, decode_tiles, starts
 from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
+from syncflow.engine.types import WHOLE, DecodeTiles
 
 IMAGES = {
     "block_out_channels": [4, 8],
