@@ -20,7 +20,7 @@ def faults(results: Results) -> list[str]:
         for key, record in items.items():
             result = record.get("result", {})
             if key == PLANTED:
-                if "-9" not in record.get("error", ""):
+                if "stopped" not in record and "-9" not in record.get("error", ""):
                     found.append(f"{stage}, {key}: the worker should have been killed")
             elif "error" in record:
                 found.append(f"{stage}, {key}: {record['error']}")

@@ -178,6 +178,7 @@ def test_faults_and_summary_of_a_run():
     assert "step-rest: 3 items" in text and "step, batch 16 eager: the time" in text
     alive = {"setup": {PLANTED: {"result": {}}}}
     assert "should have been killed" in report.faults(alive)[0]
+    assert not report.faults({"setup": {PLANTED: {"stopped": "the time of the run was over"}}})
 
 
 def graphs_of(depth: int) -> int:
