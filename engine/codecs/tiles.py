@@ -1,4 +1,4 @@
-"""How much of a clip a video codec decodes at once: images, and overlapping tiles of every frame that are blended.
+"""Decoding less than a clip at once: fewer images, and overlapping tiles of every frame that are blended.
 
 Images of an autoencoder of single frames are independent of each other, so their number changes no value. A tile lacks
 what lies beyond its edge; the weight of a tile falls linearly to 0 within the overlap with its neighbour.
@@ -14,8 +14,6 @@ from torch import Tensor
 from ..types import WHOLE, DecodeTiles
 
 OVERLAP = 4  # a tile shares 1 / OVERLAP of its side with each neighbour
-
-
 # From whole frames to less and less memory.
 CHOICES = (WHOLE, DecodeTiles(1), *(DecodeTiles(1, side) for side in (1024, 768, 512, 384, 256, 192, 128)))
 

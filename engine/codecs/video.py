@@ -30,14 +30,13 @@ from .files import (
     write_component,
 )
 from .opensora import CLASS_NAME as OPEN_SORA
-from .opensora import OpenSoraVAE
+from .opensora import IMAGES_AT_ONCE, OpenSoraVAE
 from .tiles import decode_tiles
 
 T = TypeVar("T")
 
 STATISTICS = ("latents_mean", "latents_std")
 OF_THE_LOADING = ("_name_or_path", "_use_default_values")  # of which the second has another order in every process
-IMAGES_AT_ONCE = 4
 
 TINY_CLASS = ltx.CLASS_NAME
 TINY_SETTINGS: dict[str, Any] = {
