@@ -72,8 +72,8 @@ function showProgress(data) {
   }
   const left = data.estimated_seconds == null ? "" : ` · about ${Math.max(1, Math.round(data.estimated_seconds))} s left`;
   const waits = data.queue_position === 0 ? "Next in the queue" : `${data.queue_position} before this one in the queue`;
-  const steps = data.steps ? `Step ${data.step} of ${data.steps}` : "Starting";
-  find("status").textContent = (data.queue_position == null ? steps : waits) + left;
+  const done = data.steps ? `${data.progress} %` : "Starting";
+  find("status").textContent = (data.queue_position == null ? done : waits) + left;
 }
 
 function showPreview({ image, frames }) {
@@ -265,6 +265,8 @@ async function start() {
   } catch (error) {
     if (error.status === 401) return askForKey();
     say(error.message);
+  } finally {
+    find("generate").disabled = false; // not before, since a new video is added to the history that is shown
   }
   return undefined;
 }

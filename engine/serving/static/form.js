@@ -130,6 +130,6 @@ export function listen() {
   for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, () => drop.classList.add("over"));
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
   find("prompt").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("form").requestSubmit();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) find("generate").click();
   });
 }

@@ -46,7 +46,7 @@ class Page:
     def open(self, fragment: str = "") -> None:
         self.browser.get("about:blank")
         self.browser.get(self.url + "/" + fragment)
-        self.wait(lambda: self.text("#model") == "syncflow-tiny")
+        self.wait(lambda: self.text("#model") == "syncflow-tiny" and self.find("#generate").is_enabled())
 
     def find(self, selector: str):
         return self.browser.find_element("css selector", selector)
@@ -142,7 +142,7 @@ def test_a_job_is_followed_and_cancelled(page):
     page.slide("num_inference_steps", 100)
     page.slide("seconds", 20)
     page.find("#generate").click()
-    page.wait(lambda: page.text("#status").startswith("Step"))
+    page.wait(lambda: "%" in page.text("#status"))
     painted = "return document.getElementById('preview').getContext('2d').getImageData(0, 0, 8, 8).data.some(Boolean)"
     page.wait(lambda: page.browser.execute_script(painted))
     page.keep("working")
