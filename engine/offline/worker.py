@@ -16,7 +16,7 @@ from .manifest import Record
 from .outputs import Outputs, settings_of
 from .prompts import Entry
 
-CACHE_BYTES = 256 * 2**20  # of texts and schedules; prompts of a file rarely come twice
+CACHE_BYTES = 128 * 2**20  # of texts and schedules; prompts of a file rarely come twice
 
 
 @dataclass(frozen=True)

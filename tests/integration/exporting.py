@@ -55,9 +55,9 @@ class Exported:
         return self.engines[runtime]
 
 
-def export(preset: str, package: Path, format: str, *options: str) -> Exported:
-    """A small model of a preset in ``package``, exported to a format and verified in every runtime of it."""
-    small(preset).save(package)
+def export(parts: Components, package: Path, format: str, *options: str) -> Exported:
+    """A model saved in ``package``, exported to a format and verified in every runtime of it."""
+    parts.save(package)
     code, out, err = call("export", package, "--to", format, "--no-verify", "--json", *options)
     assert code == 0, err
     for one in json.loads(out)["exports"]:

@@ -1,20 +1,24 @@
 """A model compiled by AOTInductor, from the command line: right, the same clips, and refused where it does not belong.
 
 Compiling a graph takes half a minute of a processor. So one model of one layer is compiled for all that is promised of
-compiled graphs, with the wrappers around its kernels unoptimised.
+compiled graphs, with the wrappers around its kernels unoptimised. With ``SYNCFLOW_EVERY_EXPORT`` set, libsyncflow also
+computes compiled models of the other papers, and the bundled model.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 from syncflow.engine.components import Components
+from syncflow.engine.engine import bundled_model
 from syncflow.engine.exports import Export
 from syncflow.engine.package import sha256
 from syncflow.engine.runtime import aoti
@@ -23,20 +27,25 @@ from syncflow.export.verification import graph_error
 from syncflow.export.writing import graphs_of
 
 from ..native.parity import PROGRAM, has_backend
-from .exporting import Exported, check_auto, check_clips, check_cpp, check_files, export
+from .exporting import Exported, check_auto, check_clips, check_cpp, check_files, export, small
 
 CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.slow
 
+NO_BACKEND = "libsyncflow is built without AOTInductor; docs/cpp.md says how to build it"
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Exported:
+    return compiled_model(small("syncflow-tiny"), tmp_path_factory.mktemp("compiled") / "model")
+
+
+def compiled_model(parts: Components, package: Path) -> Exported:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("there is no C++ compiler")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
-        return export("syncflow-tiny", tmp_path_factory.mktemp("compiled") / "model", "aoti")
+    with torch._inductor.config.patch({"aot_inductor.compile_wrapper_opt_level": "O0"}):
+        return export(parts, package, "aoti")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +78,15 @@ def test_the_same_seed_is_the_same_clip(exported, count, clip):
 
 def test_libsyncflow_computes_the_same(exported, tmp_path):
     check_cpp(exported, tmp_path)
+
+
+@pytest.mark.skipif("SYNCFLOW_EVERY_EXPORT" not in os.environ, reason="SYNCFLOW_EVERY_EXPORT is not set")
+@pytest.mark.parametrize("name", ["syncphony-tiny", "harmony-tiny", "bundled"])
+def test_libsyncflow_computes_every_model(name, tmp_path):
+    if not has_backend("aoti"):
+        pytest.skip(NO_BACKEND)
+    parts = Components.load(bundled_model()) if name == "bundled" else small(name)
+    check_cpp(compiled_model(parts, tmp_path / "model"), tmp_path)
 
 
 def test_the_same_seed_is_the_same_file(exported, tmp_path):
@@ -105,7 +123,7 @@ def test_code_for_another_torch_or_machine(compiled, changes, message):
 
 def test_libsyncflow_refuses_what_is_not_right(exported, tmp_path):
     if not has_backend("aoti"):
-        pytest.skip("libsyncflow is built without AOTInductor; docs/cpp.md says how to build it")
+        pytest.skip(NO_BACKEND)
     package = tmp_path / "model"
     shutil.copytree(exported.package, package)
     graphs = package / "exports" / "aoti" / "cpu"

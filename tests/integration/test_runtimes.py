@@ -8,7 +8,7 @@ import pytest
 
 from syncflow.engine.runtime.exported import graph_names
 
-from .exporting import BOUND, Exported, call, check_auto, check_clips, check_cpp, check_files, export
+from .exporting import BOUND, Exported, call, check_auto, check_clips, check_cpp, check_files, export, small
 
 PAPERS = ("syncflow", "syncphony", "harmony")
 CLIPS = ({"seconds": 0.5}, {"seconds": 1.0, "width": 96})
@@ -23,7 +23,7 @@ def exported(request, tmp_path_factory) -> Exported:
     for library in ("onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(library, reason=f"{library} is not installed")
     package = tmp_path_factory.mktemp(request.param) / "model"
-    return export(f"{request.param}-tiny", package, "onnx", *(() if request.param == PAPERS[0] else ("--no-codecs",)))
+    return export(small(f"{request.param}-tiny"), package, "onnx", *(() if request.param == PAPERS[0] else ("--no-codecs",)))
 
 
 def test_every_runtime_computes_every_graph(exported):
