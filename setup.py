@@ -59,6 +59,7 @@ setup(
         "syncflow.engine": ["pretrained/**/*"],
         "syncflow.engine.serving": ["static/**/*"],
         "syncflow.kernels": ["**/*.json"],
+        "syncflow.training.evaluation": ["page.html"],
     },
     ext_modules=[] if os.environ.get("SYNCFLOW_NATIVE") == "0" else [NATIVE],
     cmdclass={"build_ext": CMakeBuild},

@@ -33,11 +33,11 @@ def evaluate(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size, at least 1.")] = 16,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder to save the clips in; default: not saved.")
+        Path | None, typer.Option("--output", "-o", help="Folder for the clips and a page of them; default: none.")
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Score generated clips on sync and on the prompt's colour, beside the scores of blind soundtracks."""
+    """Score generated clips on sync and on the prompt's colour, beside blind soundtracks and ground truth."""
     from ..training.evaluation.run import run_evaluation
 
     lines = None

@@ -23,7 +23,8 @@ def exported(request, tmp_path_factory) -> Exported:
     for library in ("onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(library, reason=f"{library} is not installed")
     package = tmp_path_factory.mktemp(request.param) / "model"
-    return export(small(f"{request.param}-tiny"), package, "onnx", *(() if request.param == PAPERS[0] else ("--no-codecs",)))
+    options = () if request.param == PAPERS[0] else ("--no-codecs",)
+    return export(small(f"{request.param}-tiny"), package, "onnx", *options)
 
 
 def test_every_runtime_computes_every_graph(exported):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncflow.training.evaluation import Matches, av_align, cycle_sync, match_times, pool
+from syncflow.training.evaluation import Matches, av_align, av_align_any, cycle_sync, match_times, pool
 
 moments = st.lists(st.floats(0, 2, allow_nan=False, width=32), max_size=8)
 few_moments = st.lists(st.floats(0, 1, allow_nan=False, width=32), max_size=4)
@@ -98,6 +98,9 @@ def test_cycle_sync_and_av_align_are_the_ratio_of_the_papers() -> None:
     heard, inferred = [0.1, 0.5, 0.9], [0.12, 0.51, 1.4, 1.6]
     assert cycle_sync(heard, inferred, 0.05) == av_align(heard, inferred, 0.05) == pytest.approx(2 / (3 + 4 - 2))
     assert cycle_sync([], [], 0.05) == 0
+    assert av_align_any([0.1, 0.12, 0.9], [0.11, 0.5], 0.05) == pytest.approx(2 / (3 + 2 - 2))  # two share a peak
+    assert av_align([0.1, 0.12, 0.9], [0.11, 0.5], 0.05) == pytest.approx(1 / (3 + 2 - 1))
+    assert av_align_any([], [], 0.05) == 0 == av_align_any([0.1], [0.2], 0.1)
     assert cycle_sync(np.array(heard), np.array(heard), 0.05) == 1
 
 

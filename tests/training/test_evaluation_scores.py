@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncflow import Engine
 from syncflow.engine.types import Clip
 from syncflow.training.data.impacts import sample_clip
 from syncflow.training.evaluation import (
+    Matches,
     blind_baselines,
     draw_report,
     evaluate_generation,
@@ -22,7 +25,10 @@ from syncflow.training.evaluation import (
     match_times,
 )
 from syncflow.training.evaluation.evaluate import exchanges
+from syncflow.training.evaluation.intervals import f1_interval
+from syncflow.training.evaluation.lag import sound_lag
 from syncflow.training.evaluation.matching import count_matches
+from syncflow.training.evaluation.run import run_evaluation
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +122,79 @@ def test_the_best_blind_sounds_are_found() -> None:
 def test_matches_are_counted_as_they_are_matched(first: list[int], second: list[int], tolerance: int) -> None:
     a, b = np.sort(np.array(first, float)), np.sort(np.array(second, float))
     assert count_matches(a, b, tolerance) == match_times(a, b, tolerance).hits
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_score_is_that_of_other_clips(rendered) -> None:
+    """Around the score, and narrower with more clips; of clips that are all alike it is the score."""
+    clips, prompts, _ = rendered
+    mixed = [silenced(clip) if i % 3 else clip for i, clip in enumerate(clips)]
+    few, many = evaluate_generation(mixed, prompts), evaluate_generation(mixed * 4, prompts * 4)
+    assert few.impact_f1 == pytest.approx(many.impact_f1)
+    (low, high), (lower, higher) = few.intervals["impact_f1"], many.intervals["impact_f1"]
+    assert low < few.impact_f1 < high
+    assert (higher - lower) == pytest.approx((high - low) / 2, rel=0.25)
+    assert few.to_dict()["impact_f1_interval"] == [low, high]
+    right = evaluate_generation(clips, prompts)
+    assert right.count_within_one == 1 and right.intervals["count_within_one"] == (1, 1)
+    assert evaluate_generation(clips[:1], prompts[:1]).intervals == {}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=20), st.integers(0, 9))
+def test_an_interval_is_within_what_clips_score(counts: list[tuple[int, int]], seed: int) -> None:
+    matches = [Matches(hits=min(pair), reference=pair[0], found=pair[1]) for pair in counts]
+    low, high = f1_interval(matches, seed)
+    single = [m.f1 for m in matches if m.reference + m.found] or [0.0]
+    assert min(0.0 if len(single) < len(matches) else 1.0, *single, 1.0) - 1e-9 <= low <= high <= max(single) + 1e-9
+
+
+@pytest.mark.slow
+def test_the_lag_of_a_sound_is_found(rendered) -> None:
+    clips, _, _ = rendered
+    own = [sound_lag(clip) for clip in clips]
+    for seconds in (-0.1, 0.1):
+        moved = [replace(c, waveform=np.roll(c.waveform, round(seconds * c.sample_rate))) for c in clips]
+        found = [(sound_lag(clip) or 0) - (lag or 0) for clip, lag in zip(moved, own, strict=True)]
+        assert np.median(found) == pytest.approx(seconds, abs=0.01)
+    assert sound_lag(silenced(clips[0])) is None
+    assert sound_lag(replace(clips[0], frames=clips[0].frames[:1].repeat(32, 0))) is None
+
+
+@pytest.mark.slow
+def test_sounds_inferred_from_the_video_are_compared(rendered) -> None:
+    clips, prompts, _ = rendered
+    assert evaluate_generation(clips, prompts).cyclesync is None
+    assert evaluate_generation(clips, prompts, inferred=clips).cyclesync == 1
+    assert evaluate_generation(clips, prompts, inferred=[silenced(clip) for clip in clips]).cyclesync == 0
+    half = [silenced(clip) if i % 2 else clip for i, clip in enumerate(clips)]
+    scores = evaluate_generation(clips, prompts, inferred=half)
+    assert scores.cyclesync == 0.5 and scores.intervals["cyclesync"][0] < 0.5 < scores.intervals["cyclesync"][1]
+
+
+@pytest.mark.slow
+def test_an_evaluation_leaves_its_clips_on_a_page(tmp_path: Path) -> None:
+    """Scores beside those of rendered clips; every file that the page names is there."""
+    settings = {"steps": 2, "width": 32, "height": 32}
+    evaluation = run_evaluation(Engine.from_pretrained(), count=3, v2a_count=2, keep=tmp_path, **settings)
+    said = json.loads(json.dumps(evaluation.to_dict()))
+    names = ("impact_f1", "color_accuracy", "v2a_onset_f1", "count_within_one", "cyclesync", "av_align")
+    for name in names:
+        low, high = said[f"{name}_interval"]
+        assert low <= said[name] <= high and 0 <= said[f"{name}_truth"] <= 1, name
+    assert said["impact_f1_truth"] > 0.9 and said["v2a_onset_f1_truth"] > 0.9
+    assert "ground truth" in str(evaluation)
+    page = (tmp_path / "index.html").read_text()
+    named = set(re.findall(r'src="([^"]+)"', page))
+    assert {"clip_002.mp4", "clip_002.png", "v2a_001.mp4", "contact_sheet.png"} <= named
+    assert {path.name for path in tmp_path.iterdir()} == named | {"index.html"}
+    assert f"{evaluation.generation.impact_f1:.3f}" in page
+
+
+def test_prompts_of_ones_own_have_no_ground_truth() -> None:
+    settings = {"steps": 1, "width": 32, "height": 32}
+    evaluation = run_evaluation(Engine.from_pretrained(), ["a ball", "<b>"], count=2, v2a_count=0, **settings)
+    assert evaluation.generation_truth is None and evaluation.sound is None
+    assert "impact_f1_truth" not in evaluation.to_dict() and "ground truth" not in str(evaluation)
 
 
 def test_wrong_input_is_named(rendered) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from .blind import BlindBaselines, blind_baselines
 from .color import object_color, prompt_color
+from .contact_sheet import contact_sheet
 from .evaluate import GenerationScores, SoundScores, evaluate_generation, evaluate_v2a
 from .events import video_events
 from .inspection import Inspection, inspect_clip
-from .matching import Matches, av_align, cycle_sync, match_times, pool
+from .lag import sound_lag
+from .matching import Matches, av_align, av_align_any, cycle_sync, match_times, pool
 from .motion import motion_energy, motion_peaks
 from .onsets import audio_onsets
 from .report import draw_report
@@ -20,7 +22,9 @@ __all__ = [
     "SoundScores",
     "audio_onsets",
     "av_align",
+    "av_align_any",
     "blind_baselines",
+    "contact_sheet",
     "cycle_sync",
     "draw_report",
     "evaluate_generation",
@@ -32,5 +36,6 @@ __all__ = [
     "object_color",
     "pool",
     "prompt_color",
+    "sound_lag",
     "video_events",
 ]

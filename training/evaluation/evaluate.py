@@ -1,35 +1,72 @@
 """Scores of a set of clips: audio-video sync of impacts, and the object's colour against the prompt's.
 
 Every score of synchrony has beside it what sounds score that do not see the clips: the same soundtracks exchanged, the
-best metronome and the best fixed track (:mod:`.blind`).
+best metronome and the best fixed track (:mod:`.blind`). Scores have bootstrap intervals over the clips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from .blind import BlindBaselines, blind_baselines
 from .color import object_color, prompt_color
 from .events import video_events
-from .matching import Matches, match_times, pool
+from .intervals import Interval, f1_interval, mean_interval, median_interval
+from .lag import sound_lag
+from .matching import Matches, av_align, av_align_any, cycle_sync, match_times, pool
+from .motion import motion_peaks
 from .onsets import audio_onsets
 
 if TYPE_CHECKING:
     from ...engine.types import Clip
 
 SHUFFLES = 8
+Row = tuple[str, str]  # label in a table, name of a score
 
 
-@dataclass(frozen=True)
-class GenerationScores:
-    """Scores of clips made from prompts; ratios are pooled over all clips, events and onsets are means per clip.
+@dataclass(frozen=True, kw_only=True)
+class _Scores:
+    """What both tasks' scores have."""
+
+    precision: float
+    recall: float
+    events_per_clip: float
+    onsets_per_clip: float
+    tolerance_frames: float
+    clips: int
+    intervals: dict[str, Interval] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for ``json.dump``: each score by its name, and its interval under ``…_interval``."""
+        values = asdict(self)
+        intervals = values.pop("intervals")
+        return values | {f"{name}_interval": list(interval) for name, interval in intervals.items()}
+
+    def _table(self, title: str, rows: Sequence[Row], truth: _Scores | None) -> str:
+        """Lines of a score, its interval, and its value on ground truth."""
+        lines = [(title, "score", "95 % interval", "ground truth" if truth else "")]
+        for label, name in rows:
+            low, high = self.intervals.get(name, (None, None))
+            between = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+            lines.append((label, _number(getattr(self, name)), between, _number(getattr(truth, name)) if truth else ""))
+        first = max(len(line[0]) for line in lines)
+        return "\n".join(f"{a:<{first}}  {b:>6}  {c:>16}  {d:>12}".rstrip() for a, b, c, d in lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationScores(_Scores):
+    """Scores of clips made from prompts; ratios are pooled over all clips, everything else is a mean over clips.
 
     ``color_accuracy`` is over the prompts that name a colour, ``None`` without any. ``impact_f1_shuffled``,
     ``impact_f1_metronome`` and ``impact_f1_fixed_track`` are what blind sounds score; ``None`` for a single clip.
+    ``count_within_one``: share of clips with as many onsets as visible impacts, give or take one. ``av_align`` and
+    ``av_align_any``: onsets against peaks of motion, one to one and as the code that goes round counts them.
+    ``cyclesync``: onsets against those of a sound inferred from the video; ``None`` without inferred sounds. ``lag``:
+    median lag (s) of the sound behind the motion. ``intervals``: by name of a score, 95 % over the clips.
     """
 
     impact_f1: float
@@ -37,97 +74,123 @@ class GenerationScores:
     impact_f1_metronome: float | None
     impact_f1_fixed_track: float | None
     color_accuracy: float | None
-    precision: float
-    recall: float
-    events_per_clip: float
-    onsets_per_clip: float
-    tolerance_frames: float
-    clips: int
+    count_within_one: float
+    cyclesync: float | None
+    av_align: float
+    av_align_any: float
+    lag: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dump``."""
-        return asdict(self)
+    ROWS: ClassVar[tuple[Row, ...]] = (
+        ("impact F1, visible impacts against onsets", "impact_f1"),
+        ("  with soundtracks shuffled", "impact_f1_shuffled"),
+        ("  by the best metronome", "impact_f1_metronome"),
+        ("  by the best fixed track", "impact_f1_fixed_track"),
+        ("  precision (onsets with an impact)", "precision"),
+        ("  recall (impacts with an onset)", "recall"),
+        ("as many onsets as impacts, within one", "count_within_one"),
+        ("CycleSync, with sounds inferred from the videos", "cyclesync"),
+        ("AV-Align, onsets and peaks of motion one to one", "av_align"),
+        ("  counting every onset near a peak", "av_align_any"),
+        ("lag of the sound behind the motion, s", "lag"),
+        ("colour as in the prompt", "color_accuracy"),
+        ("impacts per clip", "events_per_clip"),
+        ("onsets per clip", "onsets_per_clip"),
+    )
 
-    def table(self) -> str:
-        """Lines for a terminal."""
-        return _table(
-            f"{self.clips} clips from prompts, within {self.tolerance_frames:g} frame(s)",
-            ("impact F1, visible impacts against onsets", self.impact_f1),
-            ("  with soundtracks shuffled", self.impact_f1_shuffled),
-            ("  by the best metronome", self.impact_f1_metronome),
-            ("  by the best fixed track", self.impact_f1_fixed_track),
-            ("  precision (onsets with an impact)", self.precision),
-            ("  recall (impacts with an onset)", self.recall),
-            ("colour as in the prompt", self.color_accuracy),
-            ("impacts per clip", self.events_per_clip),
-            ("onsets per clip", self.onsets_per_clip),
-        )
+    def table(self, truth: GenerationScores | None = None) -> str:
+        """Lines for a terminal; ``truth``: the scores of ground truth, beside them."""
+        title = f"{self.clips} clips from prompts, within {self.tolerance_frames:g} frame(s)"
+        return self._table(title, self.ROWS, truth)
 
 
-@dataclass(frozen=True)
-class SoundScores:
+@dataclass(frozen=True, kw_only=True)
+class SoundScores(_Scores):
     """Scores of soundtracks generated for given videos against the true times; see :class:`GenerationScores`."""
 
     v2a_onset_f1: float
     v2a_onset_f1_shuffled: float | None
     v2a_onset_f1_metronome: float | None
     v2a_onset_f1_fixed_track: float | None
-    precision: float
-    recall: float
-    events_per_clip: float
-    onsets_per_clip: float
-    tolerance_frames: float
-    clips: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for ``json.dump``."""
-        return asdict(self)
+    ROWS: ClassVar[tuple[Row, ...]] = (
+        ("video-to-audio onset F1, true events against onsets", "v2a_onset_f1"),
+        ("  with soundtracks shuffled", "v2a_onset_f1_shuffled"),
+        ("  by the best metronome", "v2a_onset_f1_metronome"),
+        ("  by the best fixed track", "v2a_onset_f1_fixed_track"),
+        ("  precision (onsets with an event)", "precision"),
+        ("  recall (events with an onset)", "recall"),
+        ("true events per clip", "events_per_clip"),
+        ("onsets per clip", "onsets_per_clip"),
+    )
 
-    def table(self) -> str:
-        """Lines for a terminal."""
-        return _table(
-            f"{self.clips} soundtracks for given videos, within {self.tolerance_frames:g} frame(s)",
-            ("video-to-audio onset F1, true events against onsets", self.v2a_onset_f1),
-            ("  with soundtracks shuffled", self.v2a_onset_f1_shuffled),
-            ("  by the best metronome", self.v2a_onset_f1_metronome),
-            ("  by the best fixed track", self.v2a_onset_f1_fixed_track),
-            ("  precision (onsets with an event)", self.precision),
-            ("  recall (events with an onset)", self.recall),
-            ("true events per clip", self.events_per_clip),
-            ("onsets per clip", self.onsets_per_clip),
-        )
+    def table(self, truth: SoundScores | None = None) -> str:
+        """Lines for a terminal; ``truth``: the scores of the recorded soundtracks, beside them."""
+        title = f"{self.clips} soundtracks for given videos, within {self.tolerance_frames:g} frame(s)"
+        return self._table(title, self.ROWS, truth)
 
 
 def evaluate_generation(
-    clips: Sequence[Clip], prompts: Sequence[str], *, tolerance_frames: float = 1.0, seed: int = 0
+    clips: Sequence[Clip],
+    prompts: Sequence[str],
+    *,
+    inferred: Sequence[Clip] = (),
+    tolerance_frames: float = 1.0,
+    seed: int = 0,
 ) -> GenerationScores:
     """Match visible impacts one to one with audio onsets, and the object's colour with the prompt's, in each clip.
 
-    ``seed`` draws the exchanges of soundtracks. Raises ``ValueError`` without clips or when the numbers of clips and
-    prompts differ.
+    ``inferred``: the first clips' videos with sounds inferred from them, for CycleSync. ``seed`` draws the exchanges of
+    soundtracks and the resamples. Raises ``ValueError`` without clips or when the numbers of clips and prompts differ.
     """
     _check(clips, prompts, "prompts", tolerance_frames)
     event_times = [video_events(clip.frames, clip.fps) for clip in clips]
     onset_times = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
     matches, shuffled = _synchrony(clips, event_times, onset_times, tolerance_frames, seed)
-    blind = _blind(clips, event_times, tolerance_frames)
+    pooled, blind = pool(matches), _blind(clips, event_times, tolerance_frames)
     colors = [
-        (object_color(clip.frames), wanted)
+        float(object_color(clip.frames) == wanted)
         for clip, p in zip(clips, prompts, strict=True)
         if (wanted := prompt_color(p))
     ]
+    counts = [float(abs(m.found - m.reference) <= 1) for m in matches]
+    tolerances = [tolerance_frames / clip.fps for clip in clips]
+    peaks = [motion_peaks(clip.frames, clip.fps) for clip in clips]
+    aligned, aligned_any = (
+        [ratio(*sets) for sets in zip(onset_times, peaks, tolerances, strict=True)]
+        for ratio in (av_align, av_align_any)
+    )
+    cycles = [
+        cycle_sync(onsets, audio_onsets(clip.waveform, clip.sample_rate), tolerance)
+        for onsets, clip, tolerance in zip(onset_times, inferred, tolerances, strict=False)
+    ]
+    lags = [lag for clip in clips if (lag := sound_lag(clip)) is not None]
+    intervals = {
+        "impact_f1": f1_interval(matches, seed),
+        "count_within_one": mean_interval(counts, seed),
+        "av_align": mean_interval(aligned, seed),
+        "av_align_any": mean_interval(aligned_any, seed),
+        **({"color_accuracy": mean_interval(colors, seed)} if colors else {}),
+        **({"cyclesync": mean_interval(cycles, seed)} if cycles else {}),
+        **({"lag": median_interval(lags, seed)} if lags else {}),
+    }
     return GenerationScores(
-        impact_f1=matches.f1,
+        impact_f1=pooled.f1,
         impact_f1_shuffled=shuffled,
         impact_f1_metronome=blind.metronome if blind else None,
         impact_f1_fixed_track=blind.fixed_track if blind else None,
-        color_accuracy=float(np.mean([found == wanted for found, wanted in colors])) if colors else None,
-        precision=matches.precision,
-        recall=matches.recall,
-        events_per_clip=matches.reference / len(clips),
-        onsets_per_clip=matches.found / len(clips),
+        color_accuracy=_mean(colors),
+        precision=pooled.precision,
+        recall=pooled.recall,
+        count_within_one=float(np.mean(counts)),
+        cyclesync=_mean(cycles),
+        av_align=float(np.mean(aligned)),
+        av_align_any=float(np.mean(aligned_any)),
+        lag=float(np.median(lags)) if lags else None,
+        events_per_clip=pooled.reference / len(clips),
+        onsets_per_clip=pooled.found / len(clips),
         tolerance_frames=tolerance_frames,
         clips=len(clips),
+        intervals=intervals if len(clips) > 1 else {},
     )
 
 
@@ -145,18 +208,19 @@ def evaluate_v2a(
     true = [np.asarray(times, dtype=float) for times in true_times]
     onset_times = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
     matches, shuffled = _synchrony(clips, true, onset_times, tolerance_frames, seed)
-    blind = _blind(clips, true, tolerance_frames)
+    pooled, blind = pool(matches), _blind(clips, true, tolerance_frames)
     return SoundScores(
-        v2a_onset_f1=matches.f1,
+        v2a_onset_f1=pooled.f1,
         v2a_onset_f1_shuffled=shuffled,
         v2a_onset_f1_metronome=blind.metronome if blind else None,
         v2a_onset_f1_fixed_track=blind.fixed_track if blind else None,
-        precision=matches.precision,
-        recall=matches.recall,
-        events_per_clip=matches.reference / len(clips),
-        onsets_per_clip=matches.found / len(clips),
+        precision=pooled.precision,
+        recall=pooled.recall,
+        events_per_clip=pooled.reference / len(clips),
+        onsets_per_clip=pooled.found / len(clips),
         tolerance_frames=tolerance_frames,
         clips=len(clips),
+        intervals={"v2a_onset_f1": f1_interval(matches, seed)} if len(clips) > 1 else {},
     )
 
 
@@ -175,19 +239,19 @@ def _synchrony(
     onset_times: list[np.ndarray],
     tolerance_frames: float,
     seed: int,
-) -> tuple[Matches, float | None]:
-    """Pooled matches of every clip with its own sound, and the mean F1 when each has the sound of another."""
+) -> tuple[list[Matches], float | None]:
+    """Matches of every clip with its own sound, and the mean pooled F1 when each has the sound of another."""
 
-    def matched(soundtracks: Sequence[int]) -> Matches:
-        return pool(
+    def matched(soundtracks: Sequence[int]) -> list[Matches]:
+        return [
             match_times(event_times[i], onset_times[j], tolerance_frames / clip.fps)
             for i, (clip, j) in enumerate(zip(clips, soundtracks, strict=True))
-        )
+        ]
 
     own = matched(range(len(clips)))
     if len(clips) == 1:
         return own, None
-    return own, float(np.mean([matched(exchange).f1 for exchange in exchanges(len(clips), SHUFFLES, seed)]))
+    return own, float(np.mean([pool(matched(exchange)).f1 for exchange in exchanges(len(clips), SHUFFLES, seed)]))
 
 
 def _blind(clips: Sequence[Clip], events: list[np.ndarray], tolerance_frames: float) -> BlindBaselines | None:
@@ -207,6 +271,9 @@ def exchanges(count: int, rounds: int, seed: int) -> Iterator[list[int]]:
         yield [following[i] for i in range(count)]
 
 
-def _table(title: str, *rows: tuple[str, float | None]) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join([title, *(f"{name:<{width}}  {'-' if value is None else f'{value:.3f}'}" for name, value in rows)])
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

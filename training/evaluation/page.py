@@ -1,0 +1,76 @@
+"""The web page of an evaluation: its scores, and every clip to play beside its plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from .contact_sheet import contact_sheet
+from .inspection import inspect_clip
+from .report import draw_report
+
+if TYPE_CHECKING:
+    from ...engine.types import Clip
+    from .evaluate import GenerationScores, SoundScores
+    from .run import Evaluation
+
+TEMPLATE = Path(__file__).with_name("page.html")
+ON_SHEET = 16
+HEADINGS = {"clip": "Clips from prompts", "v2a": "Soundtracks for given videos"}
+
+
+def write_page(
+    evaluation: Evaluation,
+    clips: Mapping[str, Sequence[Clip]],
+    files: Mapping[str, Sequence[Path]],
+    page: Path,
+    *,
+    title: str,
+) -> Path:
+    """Write ``page`` for clips by kind (``clip``, ``v2a``) that are saved in ``files`` beside it, with a plot of each
+    and ``contact_sheet.png`` of the first 16 from prompts.
+    """
+    from jinja2 import Environment
+
+    folder = page.parent
+    first = clips["clip"][:ON_SHEET]
+    contact_sheet(first, [_prompt(clip) for clip in first]).save(folder / "contact_sheet.png")
+    sections = []
+    with tqdm(total=sum(map(len, clips.values())), desc="drawing plots", unit="clip") as bar:
+        for kind, made in clips.items():
+            rows = []
+            for clip, file in zip(made, files[kind], strict=True):
+                inspection = inspect_clip(clip)
+                plot = draw_report(clip, inspection, file.with_suffix(".png"))
+                rows.append({"prompt": _prompt(clip), "video": file.name, "plot": plot.name, "f1": inspection.f1})
+                bar.update()
+            sections.append({"heading": HEADINGS[kind], "clips": rows})
+    tables = [_rows(evaluation.generation, evaluation.generation_truth)]
+    if evaluation.sound:
+        tables.append(_rows(evaluation.sound, evaluation.sound_truth))
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text())
+    page.write_text(template.render(title=title, tables=tables, sections=sections), encoding="utf-8")
+    return page
+
+
+def _prompt(clip: Clip) -> str:
+    return str(clip.provenance.get("prompt", ""))
+
+
+def _rows(
+    scores: GenerationScores | SoundScores, truth: GenerationScores | SoundScores | None
+) -> list[dict[str, object]]:
+    """What a table has in each row."""
+    return [
+        {
+            "label": label.strip(),
+            "value": getattr(scores, name),
+            "interval": scores.intervals.get(name),
+            "truth": getattr(truth, name) if truth else None,
+            "part": label.startswith(" "),
+        }
+        for label, name in scores.ROWS
+    ]
