@@ -21,7 +21,7 @@ from ..engine.config import ModelConfig
 from ..engine.model import DDiT
 from .codecs import train_audio_codec, train_video_codec
 from .config import Stage, TrainConfig
-from .data.clips import ClipFolder, by_length, find_clips
+from .data.clips import ClipFolder, UnreadableClip, by_length, find_clips
 from .data.latents import cached_latents
 from .loop import train
 from .lora import add_branches, take_branches
@@ -63,7 +63,10 @@ def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
     if not wanted:
         return
     first = range(0, len(clips), clips.windows)[:limit]
-    samples = [clips[i] for i in tqdm(first, desc="reading clips", unit="clip", disable=None)]
+    found = [clips.read(i) for i in tqdm(first, desc="reading clips", unit="clip", disable=None)]
+    samples = [sample for sample in found if not isinstance(sample, UnreadableClip)]
+    if not samples:
+        raise ValueError(f"none of the first {len(found)} videos of {clips.path} can be read")
     if "video_vae" in wanted:
         train_video_codec(np.stack([sample["frames"] for sample in samples]), folder / "video_vae")
     if "audio_vae" in wanted:

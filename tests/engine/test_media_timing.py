@@ -26,6 +26,7 @@ def write_video(
     rate: int = 25,
     seconds: float | None = None,
     sound: float = 0,
+    layout: str = "mono",
     form: str | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
@@ -35,8 +36,9 @@ def write_video(
         video.width, video.height, video.pix_fmt = 64, 48, "yuvj420p" if codec == "mjpeg" else "yuv420p"
         video.codec_context.time_base = Fraction(1, base)
         if sound:
-            audio = container.add_stream("aac" if path.suffix == ".mp4" else "libopus", rate=48_000, layout="mono")
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, round(sound * 48_000)), np.float32), "fltp", "mono")
+            audio = container.add_stream("aac" if path.suffix == ".mp4" else "libopus", rate=48_000, layout=layout)
+            silence = np.zeros((audio.codec_context.layout.nb_channels, round(sound * 48_000)), np.float32)
+            frame = av.AudioFrame.from_ndarray(silence, "fltp", layout)
             frame.sample_rate, frame.pts, frame.time_base = 48_000, 0, Fraction(1, 48_000)
             container.mux(audio.encode(frame))
             container.mux(audio.encode())

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from syncflow.engine.config import ModelConfig, SequenceConfig
+from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import probe
 from syncflow.engine.types import Clip
 from syncflow.training.data import ClipFolder, clips, render_impacts
-from syncflow.training.recipes import clip_folders
+from syncflow.training.recipes import WINDOWS, clip_folders
+
+from ..engine.test_media_timing import write_video
 
 TINY = SequenceConfig(seconds=1.0, width=32, height=32)
 
@@ -118,7 +121,8 @@ def test_training_takes_random_windows_of_longer_videos(videos: Path, tmp_path: 
 def test_a_video_belongs_to_the_longest_length_that_it_fills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     render_impacts(tmp_path, 5, seed=9, seconds=(1, 2, 1.8125), workers=1, progress=False)
     # containers round durations, half a millisecond up or down
-    monkeypatch.setattr(clips, "probe", lambda path: replace(probe(path), seconds=probe(path).seconds - 5e-4))
+    shorter = lambda path, **settings: replace(probe(path), seconds=probe(path).seconds - 5e-4)  # noqa: E731
+    monkeypatch.setattr(clips, "probe", shorter)
     preset = ModelConfig(sequence=SequenceConfig(width=64, height=64))
     folders = clip_folders(tmp_path, preset, (20, 29, 32, 48))
     names = {folder.sequence.frames: [entry.path.stem[-1] for entry in folder.entries] for folder in folders}
@@ -165,3 +169,28 @@ def test_a_damaged_clip_is_named_when_it_is_read(videos: Path, tmp_path: Path) -
     write_jsonl(tmp_path, {"file_name": "a.mp4", "text": "x"})
     with pytest.raises(ValueError, match=r"a\.mp4"):
         ClipFolder(tmp_path, TINY)[0]
+
+
+def test_any_footage_trains_and_what_cannot_is_said(videos: Path, tmp_path: Path, run) -> None:
+    """Torn, empty, no media, without sound, of changing rate, upright, mono, stereo, 5.1, of two frames."""
+    data = tmp_path / "data"
+    data.mkdir()
+    whole = (videos / "a.mp4").read_bytes()
+    for name, content in {"torn": whole[: len(whole) // 2], "empty": b"", "text": b"no media"}.items():
+        (data / f"{name}.mp4").write_bytes(content)
+    write_video(data / "changing.mkv", [0, 0.1, 0.9, 1.0, 2.4], seconds=2.5)
+    write_video(data / "two frames.mp4", [0, 0.04])
+    frames = np.random.default_rng(0).integers(0, 255, (40, 96, 54, 3)).astype(np.uint8)
+    Clip(frames, np.zeros(0, np.float32), 20, 48_000).save(data / "silent.mp4")
+    for layout in ("mono", "stereo", "5.1"):
+        write_video(data / f"{layout}.mkv", [0, 1], seconds=2, sound=2, layout=layout)
+    for path in [*data.iterdir()]:
+        path.with_suffix(".txt").write_text("a ball")
+    code, _, err = run("train", data, "--run", tmp_path / "run", "--stage", "video", "--model", bundled_model(),
+                         "--steps", 1, "--minutes", 0, "--batch", 2)  # fmt: skip
+    assert code == 0, err
+    assert "3 of 9 videos cannot be read and are left out" in err
+    (index,) = (tmp_path / "run" / "latents").glob("*/index.json")
+    found = json.loads(index.read_text())
+    assert set(found["skipped"]) == {"torn.mp4", "empty.mp4", "text.mp4"} and len(found["captions"]) == 6 * WINDOWS
+    assert (tmp_path / "run" / "model" / "manifest.json").is_file()

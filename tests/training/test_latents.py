@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from syncflow.engine.config import SequenceConfig
-from syncflow.training.data.clips import ClipEntry
+from syncflow.training.data.clips import ClipEntry, UnreadableClip
 from syncflow.training.data.latents import cached_latents, open_latents
 
 SEQUENCE = SequenceConfig(seconds=0.5, width=16, height=32, fps=8, sample_rate=8000, audio_hop=800)
@@ -41,6 +41,10 @@ class Clips:
             raise IndexError(index)
         frames, wave = np.full(SHAPE, index, np.uint8), np.full(SEQUENCE.samples, index / 10, np.float32)
         return {"frames": frames, "waveform": wave, "caption": f"clip {self.names[index]}", "file_name": ""}
+
+    def read(self, index):
+        name = self.names[index]
+        return UnreadableClip(f"{name}.mp4", f"{name}.mp4 is torn") if name.startswith("torn") else self[index]
 
 
 class Codec(nn.Module):
@@ -149,3 +153,15 @@ def test_other_windows_are_encoded_anew(clips, tmp_path, codecs, change):
     assert codecs[0].calls == calls
     cached(replace(clips, **change), tmp_path / "cache", codecs)
     assert codecs[0].calls > calls
+
+
+def test_what_cannot_be_read_is_left_out_said_and_listed(tmp_path, codecs, capsys):
+    names = ("torn", "a", "torn too", "b", "c")
+    latents = cached_latents(Clips(tmp_path, names), tmp_path / "cache", *codecs, batch=2, workers=0)
+    assert latents.captions == ["clip a", "clip b", "clip c"] and len(latents) == 3
+    assert latents.video[:, 0, 0, 0, 0].tolist() == [1, 3, 4] and len(latents.audio) == 3
+    assert latents.skipped == {"torn.mp4": "torn.mp4 is torn", "torn too.mp4": "torn too.mp4 is torn"}
+    assert "2 of 5 videos cannot be read and are left out" in capsys.readouterr().err
+    assert open_latents(tmp_path / "cache").skipped == latents.skipped
+    with pytest.raises(ValueError, match="none of the 1 videos of"):
+        cached_latents(Clips(tmp_path, ("torn",)), tmp_path / "other", *codecs, workers=0)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...engine.config import SequenceConfig
 from ...engine.media import load_clip, probe
+from ...engine.media.isolated import reading_isolated
 from ...engine.validation import whole_between
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
@@ -32,6 +33,14 @@ class ClipSample(TypedDict):
     waveform: np.ndarray
     caption: str
     file_name: str
+
+
+@dataclass(frozen=True)
+class UnreadableClip:
+    """A file that training leaves out, and why, in a sentence."""
+
+    file_name: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,17 @@ class ClipFolder:
             file_name=entry.path.relative_to(self.path).as_posix(),
         )
 
+    def read(self, index: int) -> ClipSample | UnreadableClip:
+        """A window, read in a process of its own, so that no file can stop a run: one that is damaged or at which a
+        media library crashes is returned with the reason.
+        """
+        with reading_isolated():
+            try:
+                return self[index]
+            except ValueError as error:
+                path = self.entries[index // self.windows].path
+                return UnreadableClip(path.relative_to(self.path).as_posix(), str(error))
+
     def __iter__(self) -> Iterator[ClipSample]:
         return (self[index] for index in range(len(self)))
 
@@ -122,8 +142,13 @@ class ClipFolder:
 
 
 def whole_frames(path: Path, fps: int) -> int:
-    """Frames at ``fps`` that a video fills; its container may have rounded its duration by a part of a frame."""
-    return int(probe(path).seconds * fps + ROUNDING)
+    """Frames at ``fps`` that a video fills; its container may have rounded its duration by a part of a frame. 0 for a
+    file that cannot be read.
+    """
+    try:
+        return int(probe(path, isolated=True).seconds * fps + ROUNDING)
+    except ValueError:
+        return 0
 
 
 def by_length(entries: Sequence[ClipEntry], fps: int, lengths: Sequence[int]) -> dict[int, list[ClipEntry]]:

@@ -1,7 +1,8 @@
 """Codec latents of a clip folder, encoded once and kept on disk.
 
 A cache is a folder: ``video.npy`` (N, C_v, T, H, W) and ``audio.npy`` (N, A, C_a) in float16 and ``index.json`` with
-the captions and what the cache was made from. It is rewritten when the clips, the sequence or a codec change.
+the captions, what the cache was made from, and the files that could not be read. It is rewritten when the clips, the
+sequence or a codec change. The arrays may have more rows than there are captions.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +20,23 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ...engine.codecs import AudioCodec, VideoCodec
-from .clips import ClipFolder, ClipSample
+from .clips import ClipFolder, ClipSample, UnreadableClip
 
-SCHEMA = 2  # of the index
+SCHEMA = 3  # of the index
 
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Memory-mapped latents and their captions; ``frame_times`` (T,) as in ``SequenceConfig``."""
+    """Memory-mapped latents and their captions; ``frame_times`` (T,) as in ``SequenceConfig``. ``skipped``: files that
+    could not be read, and why.
+    """
 
     video: np.ndarray
     audio: np.ndarray
     captions: list[str]
     fps: float
     frame_times: tuple[float, ...]
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -48,6 +53,19 @@ def fingerprint(clips: ClipFolder, *modules: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+class _Windows:
+    """What a loader's workers read."""
+
+    def __init__(self, clips: ClipFolder) -> None:
+        self.clips = clips
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> ClipSample | UnreadableClip:
+        return self.clips.read(index)
+
+
 def cached_latents(
     clips: ClipFolder,
     cache: Path,
@@ -57,7 +75,10 @@ def cached_latents(
     batch: int = 16,
     workers: int = 1,
 ) -> LatentSet:
-    """The latents of all clips of one length, from the cache when it fits, else encoded now with a progress bar."""
+    """The latents of all clips of one length, from the cache when it fits, else encoded now with a progress bar.
+
+    Files that cannot be read are left out, said, and listed in ``index.json``. Raises ``ValueError`` where none can.
+    """
     sequence = clips.sequence
     index_file = cache / "index.json"
     wanted = fingerprint(clips, video_codec, audio_codec)
@@ -70,8 +91,9 @@ def cached_latents(
     video = _create(cache / "video.part.npy", (count, channels[0], *shape))
     audio = _create(cache / "audio.part.npy", (count, sequence.audio_tokens, channels[1]))
     captions: list[str] = []
-    loader: DataLoader[list[ClipSample]] = DataLoader(
-        clips,  # type: ignore[arg-type]
+    skipped: dict[str, str] = {}
+    loader: DataLoader[list[ClipSample | UnreadableClip]] = DataLoader(
+        _Windows(clips),  # type: ignore[arg-type]
         batch_size=batch,
         num_workers=workers,
         collate_fn=list,
@@ -81,21 +103,32 @@ def cached_latents(
         tqdm(total=count, desc=f"encoding clips of {sequence.frames} frames", unit="clip", disable=None) as bar,
     ):
         for items in loader:
-            rows = slice(len(captions), len(captions) + len(items))
-            frames = torch.from_numpy(np.stack([item["frames"] for item in items]))
-            waves = torch.from_numpy(np.stack([item["waveform"] for item in items]))
+            bar.update(len(items))
+            skipped |= {item.file_name: item.reason for item in items if isinstance(item, UnreadableClip)}
+            samples = [item for item in items if not isinstance(item, UnreadableClip)]
+            if not samples:
+                continue
+            rows = slice(len(captions), len(captions) + len(samples))
+            frames = torch.from_numpy(np.stack([sample["frames"] for sample in samples]))
+            waves = torch.from_numpy(np.stack([sample["waveform"] for sample in samples]))
             video[rows] = video_codec.encode(frames).half().numpy()
             audio[rows] = audio_codec.encode(waves).half().numpy()
-            captions += [item["caption"] for item in items]
-            bar.update(len(items))
+            captions += [sample["caption"] for sample in samples]
+    if skipped:
+        first = next(iter(skipped.values()))
+        if not captions:
+            raise ValueError(f"none of the {len(skipped)} videos of {clips.path} can be read; the first: {first}")
+        tqdm.write(
+            f"{len(skipped)} of {len(clips.entries)} videos cannot be read and are left out; {index_file} lists them, "
+            f"the first: {first}",
+            file=sys.stderr,
+        )
     for name, array in (("video", video), ("audio", audio)):
         array.flush()
         os.replace(cache / f"{name}.part.npy", cache / f"{name}.npy")
     part = cache / "index.json.part"
-    times = sequence.frame_times
-    part.write_text(
-        json.dumps({"fingerprint": wanted, "fps": sequence.fps, "frame_times": times, "captions": captions})
-    )
+    index = {"fingerprint": wanted, "fps": sequence.fps, "frame_times": sequence.frame_times}
+    part.write_text(json.dumps(index | {"captions": captions, "skipped": skipped}))
     os.replace(part, index_file)
     return open_latents(cache)
 
@@ -103,8 +136,9 @@ def cached_latents(
 def open_latents(cache: Path) -> LatentSet:
     """A cache that is already there."""
     index = json.loads((cache / "index.json").read_text())
-    video, audio = (np.load(cache / f"{name}.npy", mmap_mode="r") for name in ("video", "audio"))
-    return LatentSet(video, audio, index["captions"], index["fps"], tuple(index["frame_times"]))
+    captions = index["captions"]
+    video, audio = (np.load(cache / f"{name}.npy", mmap_mode="r")[: len(captions)] for name in ("video", "audio"))
+    return LatentSet(video, audio, captions, index["fps"], tuple(index["frame_times"]), index["skipped"])
 
 
 def _create(file: Path, shape: tuple[int, ...]) -> np.memmap:
