@@ -171,6 +171,7 @@ def test_a_damaged_clip_is_named_when_it_is_read(videos: Path, tmp_path: Path) -
         ClipFolder(tmp_path, TINY)[0]
 
 
+@pytest.mark.slow
 def test_any_footage_trains_and_what_cannot_is_said(videos: Path, tmp_path: Path, run) -> None:
     """Torn, empty, no media, without sound, of changing rate, upright, mono, stereo, 5.1, of two frames."""
     data = tmp_path / "data"
