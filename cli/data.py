@@ -1,4 +1,4 @@
-"""``syncflow data``: make training data."""
+"""``syncflow data``: make training data, or list published data."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import typer
 
 from . import options
 
-app = typer.Typer(help="Make training data.", no_args_is_help=True)
-
-
-@app.callback()
-def group() -> None:
-    """Keeps ``impacts`` a command of its own while it is the only one."""
+app = typer.Typer(help="Make training data, or list published data.", no_args_is_help=True)
 
 
 @app.command()
@@ -38,3 +33,16 @@ def impacts(
     lengths = options.numbers("seconds", seconds)
     render_impacts(out, clips, seed, split=split, seconds=lengths, workers=workers)
     print(f"{out}: {clips} clips")
+
+
+@app.command("list")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="Folder of the set, as it is distributed.")],
+    set_: Annotated[
+        Literal["vggsound", "greatest-hits", "avsync15"], typer.Option("--set", help="Which set of clips it is.")
+    ],
+) -> None:
+    """List a published set of clips in train.jsonl and test.jsonl in its folder, split by source video."""
+    from ..training.data.published import list_published
+
+    print(f"{folder}: {list_published(folder, set_)}")

@@ -13,7 +13,10 @@ from . import options
 
 def train(
     data: Annotated[
-        Path, typer.Argument(help="Folder of clips with captions (metadata.jsonl, metadata.csv, or a .txt per clip).")
+        Path,
+        typer.Argument(
+            help="Folder of clips with captions (metadata.jsonl, metadata.csv, or a .txt per clip), or a list of them."
+        ),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run continues from its checkpoints.")],
     stage: Annotated[

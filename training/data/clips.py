@@ -56,11 +56,11 @@ class ClipFolder:
     """Windows of ``sequence.seconds`` from every video of a folder, torch-free and safe in loader workers.
 
     Captions stand in ``metadata.jsonl`` or ``metadata.csv`` (``file_name``, ``text``: the Hugging Face convention) or
-    in a ``.txt`` file beside each video. ``window`` is the first one of a video or a random one, drawn from (seed,
-    epoch, index) among those that begin with a frame; ``windows`` are taken of every video, one after the other. A
-    video that is shorter than the window is continued by its last frame and silence. ``entries`` are those of the
-    folder to take, all by default. Raises ``ValueError`` for a folder without clips, for a clip without file or caption
-    and, on access, for a file that cannot be read.
+    in a ``.txt`` file beside each video; ``path`` may also be a list of the first kinds under another name. ``window``
+    is the first one of a video or a random one, drawn from (seed, epoch, index) among those that begin with a frame;
+    ``windows`` are taken of every video, one after the other. A video that is shorter than the window is continued by
+    its last frame and silence. ``entries`` are those of the folder to take, all by default. Raises ``ValueError`` for
+    a folder without clips, for a clip without file or caption and, on access, for a file that cannot be read.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class ClipFolder:
     ) -> None:
         if window not in ("first", "random"):
             raise ValueError(f"window is {window!r}; it must be 'first' or 'random'")
-        self.path = Path(path)
+        self.path = Path(path).parent if Path(path).is_file() else Path(path)
         self.sequence = sequence
         self.window = window
         self.seed = seed
         self.windows = whole_between("windows", windows, 1, MOST_WINDOWS)
         self.epoch = 0
-        self.entries = list(entries) if entries is not None else find_clips(self.path)
+        self.entries = list(entries) if entries is not None else find_clips(path)
 
     def __len__(self) -> int:
         return len(self.entries) * self.windows
@@ -164,8 +164,16 @@ def by_length(entries: Sequence[ClipEntry], fps: int, lengths: Sequence[int]) ->
 
 
 def find_clips(folder: str | Path) -> list[ClipEntry]:
-    """The captioned videos of a folder, in the order of its metadata or of their names. Raises ``ValueError``."""
+    """The captioned videos of a folder, in the order of its metadata or of their names; or those that a ``.jsonl`` or
+    ``.csv`` file lists, relative to its folder. Raises ``ValueError``.
+    """
     folder = Path(folder)
+    if folder.is_file():
+        if folder.suffix not in (".jsonl", ".csv"):
+            raise ValueError(f"{folder} is no list of clips; its name must end in .jsonl or .csv")
+        if not (entries := _listed_clips(folder)):
+            raise ValueError(f"{folder} lists no clips")
+        return entries
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder of clips")
     listed = next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
