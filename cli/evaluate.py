@@ -15,8 +15,11 @@ def evaluate(
     prompts: Annotated[
         Path | None, typer.Option(help="Text file with one prompt per line; default: prompts of unseen rendered clips.")
     ] = None,
-    count: Annotated[int, typer.Option(min=2, help="Number of prompts, at least 2.")] = 64,
+    count: Annotated[int, typer.Option(min=0, help="Number of prompts; 0: none.")] = 64,
     v2a_count: Annotated[int, typer.Option(min=0, help="Number of rendered clips for video-to-audio; 0: none.")] = 32,
+    a2v_count: Annotated[
+        int, typer.Option(min=0, help="Number of rendered clips for audio-to-video, where the video reads the audio.")
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts, clips and noise, from 0.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Euler steps, 1 to 1000; default: the model's.")] = None,
     cfg: Annotated[
@@ -63,6 +66,7 @@ def evaluate(
         lines,
         count=count,
         v2a_count=v2a_count,
+        a2v_count=a2v_count,
         seed=seed,
         batch=batch,
         keep=output,

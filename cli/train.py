@@ -20,7 +20,7 @@ def train(
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run continues from its checkpoints.")],
     stage: Annotated[
-        Literal["all", "codecs", "video", "audio", "joint"],
+        Literal["all", "codecs", "video", "audio", "joint", "sync"],
         typer.Option(help="Stage to train; all: the codecs, then the stages of the preset's recipe."),
     ] = "all",
     preset: Annotated[str, typer.Option(help="Preset: architecture and recipe.")] = "syncflow-tiny",
@@ -58,8 +58,14 @@ def train(
         int, typer.Option(min=1, help="Random windows of every video that is longer than a clip; 1 to 1000.")
     ] = 4,
     model: Annotated[Path | None, typer.Option(help="Model package to start from; default: the run's own.")] = None,
+    towers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model package whose towers and codecs a model of another preset begins with; default: none."
+        ),
+    ] = None,
 ) -> None:
-    """Train the codecs and the stages: video, audio with a frozen video tower, joint."""
+    """Train the codecs and the stages: video, audio with a frozen video tower, joint, sync (audio to video)."""
     from ..engine.config import MAX_SECONDS
     from ..engine.presets import preset as named
     from ..training import recipes
@@ -82,10 +88,10 @@ def train(
     stages = [recipes.stage_config(preset, s, changes) for s in named_stages]
     lengths = options.whole_numbers("frames", frames, most=round(MAX_SECONDS * config.sequence.fps)) if frames else []
     clips = recipes.clip_folders(data, config, lengths, stages[0].seed if stages else 0, windows)
-    if stage in ("codecs", "all"):
+    if stage in ("codecs", "all") and towers is None:
         recipes.train_codecs(clips[0], run)
     for number, stage_config in enumerate(stages):
-        package = recipes.train_stage(clips, run, config, stage_config, model if number == 0 else None)
+        package = recipes.train_stage(clips, run, config, stage_config, model if number == 0 else None, towers)
         print(f"{package}: after stage {stage_config.stage}")
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from ..engine.config import Config
 
-Stage = Literal["video", "audio", "joint"]
-STAGES: tuple[Stage, ...] = ("video", "audio", "joint")
+Stage = Literal["video", "audio", "joint", "sync"]
+STAGES: tuple[Stage, ...] = ("video", "audio", "joint", "sync")
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class TrainConfig(Config):
     ``steps`` optimiser steps of ``batch`` clips, or fewer when ``minutes`` of training time are over; the learning rate
     follows whichever is nearer its end. ``clean_video`` and ``independent`` are the shares of rows that see clean
     video, and that draw the two times independently. ``time_shift`` bends training times towards noise.
-    ``motion_weight`` is the lambda of Syncphony's motion-aware loss. ``lora`` is the rank of an adapter of the video
-    tower that is trained in place of the weights (0: the weights).
+    ``motion_weight`` is the lambda of Syncphony's motion-aware loss. ``synergy_video`` and ``synergy_audio`` weigh the
+    two driven terms of Harmony's cross-task synergy. A share ``bridge_dropout`` of the rows skips the bridge. ``lora``
+    is the rank of an adapter of the video tower that is trained in place of the weights (0: the weights).
     """
 
     stage: Stage = "video"
@@ -40,6 +41,9 @@ class TrainConfig(Config):
     independent: float = 0.25
     time_shift: float = 1.0
     motion_weight: float = 0.0
+    synergy_video: float = 0.0
+    synergy_audio: float = 0.0
+    bridge_dropout: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     lora: int = 0
     compile: bool = True
@@ -53,13 +57,18 @@ class TrainConfig(Config):
             raise ValueError(f"steps ({self.steps}) and batch ({self.batch}) must be at least 1")
         if not 0 <= self.lora <= 4096:
             raise ValueError(f"lora is {self.lora}; it must be a rank from 0 (off) to 4096")
-        if self.lora and self.stage == "audio":
-            raise ValueError("an adapter is one of the video tower, which the stage audio does not train")
+        if self.lora and self.stage in ("audio", "sync"):
+            raise ValueError(f"an adapter is one of the whole video tower, which the stage {self.stage} does not train")
+        if (self.synergy_video or self.synergy_audio) and self.stage != "joint":
+            raise ValueError(f"cross-task synergy belongs to the stage joint, not to {self.stage}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it must be fp32 or bf16")
-        for name in ("text_dropout", "clean_video", "independent", "ema", "decay"):
+        for name in ("text_dropout", "clean_video", "independent", "bridge_dropout", "ema", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
+        for name in ("motion_weight", "synergy_video", "synergy_audio"):
+            if not 0 <= getattr(self, name) <= 1000:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1000")
         if self.clean_video + self.independent > 1:
             raise ValueError(
                 f"clean_video ({self.clean_video}) and independent ({self.independent}) sum to more than 1"

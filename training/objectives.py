@@ -1,8 +1,10 @@
-"""The training objective: rectified flow on both modalities, each at its own time (``docs/method.md`` 1 and 6)."""
+"""The training objectives: rectified flow on both modalities, each at its own time, Syncphony's motion-aware loss and
+Harmony's cross-task synergy (``docs/method.md`` 1 and 7).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 
 from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
-from ..engine.model.denoiser import ALL_ROWS, AudioInputs, VideoContextRef, VideoInputs, spatial_tokens
+from ..engine.model.denoiser import VideoInputs
+from ..engine.types import Conditioning
 from .config import TrainConfig
 from .stages import trained_modules
 
@@ -38,6 +41,7 @@ class FlowSample:
     t_audio: Tensor  # (R,)
     drop_text: Tensor  # (R,) bool
     learn_video: Tensor  # (R,) 1 where the video loss counts
+    bridged: Tensor | None = None  # (R,) bool, whether the towers read each other; None: all do
 
 
 def pair_by_transport(noise: Tensor, data: Tensor) -> Tensor:
@@ -71,7 +75,9 @@ def sample_flow(batch: Batch, config: TrainConfig, generator: torch.Generator) -
     t_video = shift_time(strata, config.time_shift)
     t_audio = t_video.clone()
     learn_video = torch.ones(rows, device=device)
-    if config.stage != "video":
+    if config.stage == "sync":
+        t_audio = torch.ones_like(t_video)
+    elif config.stage != "video":
         kind = uniform(rows)
         clean = kind < config.clean_video
         free = (kind >= config.clean_video) & (kind < config.clean_video + config.independent)
@@ -79,7 +85,9 @@ def sample_flow(batch: Batch, config: TrainConfig, generator: torch.Generator) -
         t_audio = torch.where(clean | free, t_other, t_audio)
         t_video = torch.where(clean, torch.ones_like(t_video), t_video)
         learn_video = torch.where(clean, torch.zeros_like(learn_video), learn_video)
-    return FlowSample(noise_video, noise_audio, t_video, t_audio, uniform(rows) < config.text_dropout, learn_video)
+    drop_text = uniform(rows) < config.text_dropout
+    bridged = uniform(rows) >= config.bridge_dropout if config.bridge_dropout else None
+    return FlowSample(noise_video, noise_audio, t_video, t_audio, drop_text, learn_video, bridged)
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
@@ -120,31 +128,56 @@ class FlowObjective(nn.Module):
         return self
 
     def forward(self, batch: Batch, sample: FlowSample) -> dict[str, Tensor]:
-        """``loss`` and its parts, as scalars."""
-        stage = self.config.stage
-        t_v, t_a = sample.t_video, sample.t_audio
+        """``loss`` and its parts, as scalars.
+
+        The loss of the stages video and sync is that of the video, of the stage audio that of the audio, of joint both:
+
+            L = L_video + L_audio + synergy_video L(video | clean audio) + synergy_audio L(audio | clean video)
+
+        whose driven terms are Harmony's cross-task synergy (weights 0.1 and 0.3 there): the same clips and noise, the
+        driving modality at its flow time 1.
+        """
+        config = self.config
+        text = self._text(batch, sample)
+        video, audio = self._losses(batch, sample, text)
+        parts = {"video": video} if config.stage in ("video", "sync") else {"video": video, "audio": audio}
+        loss = {"video": video, "sync": video, "audio": audio, "joint": video + audio}[config.stage]
+        clean = torch.ones_like(sample.t_video)
+        if config.synergy_video:
+            driven = replace(sample, t_audio=clean, learn_video=clean)
+            parts["video_driven"], _ = self._losses(batch, driven, text)
+            loss = loss + config.synergy_video * parts["video_driven"]
+        if config.synergy_audio:
+            _, parts["audio_driven"] = self._losses(batch, replace(sample, t_video=clean), text)
+            loss = loss + config.synergy_audio * parts["audio_driven"]
+        return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
+
+    def _text(self, batch: Batch, sample: FlowSample) -> Conditioning:
+        """The captions, those of some rows dropped."""
         states = self.text_encoder(batch.ids, batch.mask)
         null = self.model.video.y_embedder.y_embedding[None, : states.shape[1]]
         states = torch.where(sample.drop_text[:, None, None], null, states)
-        text = self.model.video.condition(states, batch.mask.sum(1))
-        row = torch.arange(len(batch.video), device=batch.video.device)
-        z_v = torch.lerp(sample.noise_video, batch.video, t_v[:, None, None, None, None])
-        times = self.model.modulation(t_v[:, None], batch.fps)
-        context_rows = None if stage == "video" else ALL_ROWS
-        inputs = VideoInputs(z_v, times, text, row, context_rows=context_rows, frame_times=batch.frame_times)
-        v_video, context = self.model.video_pass(inputs)
+        return self.model.video.condition(states, batch.mask.sum(1))
+
+    def _losses(self, batch: Batch, sample: FlowSample, text: Conditioning) -> tuple[Tensor, Tensor]:
+        """Losses of the video and of the audio at the times of the sample, as scalars."""
+        z_v = torch.lerp(sample.noise_video, batch.video, sample.t_video[:, None, None, None, None])
+        z_a = torch.lerp(sample.noise_audio, batch.audio, sample.t_audio[:, None, None])
+        v_video, v_audio = self._velocities(batch, sample, text, z_v, z_a)
         error = v_video.float() - (batch.video - sample.noise_video)
         per_row = motion_aware(error, batch.video, self.config.motion_weight)
         video = (per_row * sample.learn_video).sum() / sample.learn_video.sum().clamp(min=1)
-        if stage == "video":
-            return {"loss": video, "video": video.detach()}
-        z_a = torch.lerp(sample.noise_audio, batch.audio, t_a[:, None, None])
-        tokens = spatial_tokens(self.model.config, z_v)
-        ref = VideoContextRef(self.model.video_token_positions(batch.frame_times, tokens))
-        times_a = self.model.audio_time(t_a)
-        v_audio, _ = self.model.audio_pass(
-            AudioInputs(z_a, times_a, text, row, video_context=context, video_context_ref=ref)
-        )
-        audio = (v_audio.float() - (batch.audio - sample.noise_audio)).square().mean()
-        loss = audio if stage == "audio" else audio + video
-        return {"loss": loss, "video": video.detach(), "audio": audio.detach()}
+        return video, (v_audio.float() - (batch.audio - sample.noise_audio)).square().mean()
+
+    def _velocities(
+        self, batch: Batch, sample: FlowSample, text: Conditioning, z_v: Tensor, z_a: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of both towers; that of the audio is 0 in the stage video, which leaves the audio tower out."""
+        row = torch.arange(len(z_v), device=z_v.device)
+        if self.config.stage == "video":
+            times = self.model.modulation(sample.t_video[:, None], batch.fps)
+            inputs = VideoInputs(z_v, times, text, row, frame_times=batch.frame_times)
+            return self.model.video_pass(inputs)[0], torch.zeros_like(z_a)
+        given = sample.t_video, sample.t_audio, batch.fps, text, row
+        found = self.model(z_v, z_a, *given, bridged=sample.bridged, frame_times=batch.frame_times)
+        return found.video, found.audio

@@ -25,6 +25,7 @@ from .data.clips import ClipFolder, UnreadableClip, by_length, find_clips
 from .data.latents import cached_latents
 from .loop import train
 from .lora import add_branches, take_branches
+from .stages import check_stage
 
 # Two CPU cores without bfloat16 units: fp32, and no compiler, whose step was no faster there.
 TINY = {
@@ -50,10 +51,33 @@ FULL = {
     "audio": TrainConfig(stage="audio", steps=150_000, batch=16, lr=1e-4, matrix_lr=1e-4, precision="bf16"),
     "joint": TrainConfig(stage="joint", steps=20_000, batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16"),
 }
+# Syncphony trains the late layers of a finished video model, with clean audio; Harmony both towers, with driven terms.
+SYNC = TrainConfig(stage="sync", motion_weight=1.0, bridge_dropout=0.1)
+SYNERGY = TrainConfig(stage="joint", clean_video=0.0, independent=0.0, synergy_video=0.1, synergy_audio=0.3)
+TINY_SYNC = {"sync": SYNC.replace(minutes=40, batch=16, time_shift=3.0, compile=False)}
+TINY_SYNERGY = {
+    "joint": SYNERGY.replace(minutes=60, batch=16, lr=5e-4, matrix_lr=1.5e-3, time_shift=3.0, compile=False)
+}
+FULL_SYNC = {"sync": SYNC.replace(batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16")}
+FULL_SYNERGY = {"joint": SYNERGY.replace(steps=10_000, batch=128, lr=1e-5, matrix_lr=1e-5, precision="bf16")}
 WINDOWS = 4  # of a video that is longer than a clip, all of them in the cache of latents
-RECIPES: dict[str, dict[str, TrainConfig]] = {"syncflow-tiny": TINY, "syncflow-xl": FULL}
+RECIPES: dict[str, dict[str, TrainConfig]] = {
+    "syncflow-tiny": TINY,
+    "syncflow-xl": FULL,
+    "syncphony-tiny": TINY_SYNC,
+    "syncphony-xl": FULL_SYNC,
+    "harmony-tiny": TINY_SYNERGY,
+    "harmony-xl": FULL_SYNERGY,
+}
 # The stages of "all". The tiny model finishes the video before the sound (video lead 1) and is done after stage 2.
-WHOLE: dict[str, tuple[Stage, ...]] = {"syncflow-tiny": ("video", "audio"), "syncflow-xl": ("video", "audio", "joint")}
+WHOLE: dict[str, tuple[Stage, ...]] = {
+    "syncflow-tiny": ("video", "audio"),
+    "syncflow-xl": ("video", "audio", "joint"),
+    "syncphony-tiny": ("sync",),
+    "syncphony-xl": ("sync",),
+    "harmony-tiny": ("joint",),
+    "harmony-xl": ("joint",),
+}
 
 
 def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
@@ -74,18 +98,29 @@ def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
 
 
 def train_stage(
-    clips: Sequence[ClipFolder], run: Path, preset: ModelConfig, config: TrainConfig, start: Path | None = None
+    clips: Sequence[ClipFolder],
+    run: Path,
+    preset: ModelConfig,
+    config: TrainConfig,
+    start: Path | None = None,
+    towers: Path | None = None,
 ) -> Path:
-    """One stage, from ``start`` or ``run/model`` (or from nothing) to ``run/model``. Returns the package's folder.
+    """One stage, from ``start`` or ``run/model`` to ``run/model``. Returns the package's folder.
 
-    ``clips`` are a folder for each length. With ``config.lora`` the model stays as it is, and an adapter is trained, to
-    ``run/adapter``, which is returned. Raises ``ValueError`` where there is no model to train an adapter of.
+    Where there is neither, it begins with a model of ``preset``: one with the ``towers`` of another model, or a fresh
+    one around the codecs of the run. ``clips`` are a folder for each length. With ``config.lora`` the model stays as it
+    is, and an adapter is trained, to ``run/adapter``, which is returned. Raises ``ValueError`` where there is no model
+    to train an adapter of, and for a stage that the model does not have.
     """
     target = run / "model"
     package = start or (target if target.exists() else None)
     if config.lora and package is None:
         raise ValueError(f"an adapter needs a model; {target} is not there, and none is named to start from")
-    components = Components.load(package) if package else fresh(preset, run / "codecs", config.seed)
+    if package:
+        components = Components.load(package)
+    else:
+        components = with_towers(preset, towers, config.seed) if towers else fresh(preset, run / "codecs", config.seed)
+    check_stage(config, components.config.ddit)
     latents = [
         cached_latents(one, run / "latents" / f"{one.sequence.frames}-frames", components.video, components.audio)
         for one in clips
@@ -122,6 +157,23 @@ def fresh(preset: ModelConfig, codecs: Path, seed: int = 0) -> Components:
     return Components(preset, DDiT(shape), video, audio, text)
 
 
+def with_towers(preset: ModelConfig, package: Path, seed: int = 0) -> Components:
+    """A d-DiT of a preset that has codecs, text encoder and every weight of its name and shape from another model.
+
+    So begins a model whose bridge is another: its video tower is that of the other model. Raises ``ValueError`` where
+    the video towers differ.
+    """
+    torch.manual_seed(seed)
+    other = Components.load(package)
+    model, known = DDiT(preset.ddit), other.ddit.state_dict()
+    own = model.state_dict()
+    taken = {name: known[name] for name, value in own.items() if name in known and known[name].shape == value.shape}
+    if missing := [name for name in own if name.startswith("video.") and name not in taken]:
+        raise ValueError(f"{package} has another video tower than {preset.name}: {missing[0]} differs or is missing")
+    model.load_state_dict(taken, strict=False)
+    return Components(preset, model, other.video, other.audio, other.text)
+
+
 def clip_folders(
     data: Path, preset: ModelConfig, frames: Sequence[int] = (), seed: int = 0, windows: int = WINDOWS
 ) -> list[ClipFolder]:
@@ -145,10 +197,12 @@ def clip_folders(
 def stage_config(preset: str, stage: Stage, changes: dict[str, Any]) -> TrainConfig:
     """A preset's recipe for a stage with some settings changed.
 
-    Raises ``ValueError`` for a preset without a recipe and for an unknown setting.
+    Raises ``ValueError`` for a preset without a recipe, for a stage that it does not have and for an unknown setting.
     """
     if preset not in RECIPES:
         raise ValueError(f"there is no recipe for {preset!r}; there are {', '.join(RECIPES)}")
+    if stage not in RECIPES[preset]:
+        raise ValueError(f"the recipe of {preset} has no stage {stage}; it has {', '.join(RECIPES[preset])}")
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if unknown := sorted(set(changes) - known):
         raise ValueError(f"training has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")

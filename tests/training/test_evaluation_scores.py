@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncflow import Engine
+from syncflow import Engine, preset
+from syncflow.engine.engine import bundled_model
 from syncflow.engine.types import Clip
 from syncflow.training.data.impacts import sample_clip
 from syncflow.training.evaluation import (
     Matches,
     blind_baselines,
     draw_report,
+    evaluate_a2v,
     evaluate_generation,
     evaluate_v2a,
     inspect_clip,
@@ -29,6 +31,7 @@ from syncflow.training.evaluation.intervals import f1_interval
 from syncflow.training.evaluation.lag import sound_lag
 from syncflow.training.evaluation.matching import count_matches
 from syncflow.training.evaluation.run import run_evaluation
+from syncflow.training.recipes import with_towers
 
 
 @pytest.fixture(scope="module")
@@ -187,14 +190,33 @@ def test_an_evaluation_leaves_its_clips_on_a_page(tmp_path: Path) -> None:
     named = set(re.findall(r'src="([^"]+)"', page))
     assert {"clip_002.mp4", "clip_002.png", "v2a_001.mp4", "contact_sheet.png"} <= named
     assert {path.name for path in tmp_path.iterdir()} == named | {"index.html"}
-    assert f"{evaluation.generation.impact_f1:.3f}" in page
+    assert f"{said['impact_f1']:.3f}" in page
 
 
 def test_prompts_of_ones_own_have_no_ground_truth() -> None:
     settings = {"steps": 1, "width": 32, "height": 32}
     evaluation = run_evaluation(Engine.from_pretrained(), ["a ball", "<b>"], count=2, v2a_count=0, **settings)
-    assert evaluation.generation_truth is None and evaluation.sound is None
+    assert list(evaluation.tasks) == [""] and evaluation.tasks[""].truth is None
     assert "impact_f1_truth" not in evaluation.to_dict() and "ground truth" not in str(evaluation)
+    with pytest.raises(ValueError, match="there is nothing to score"):
+        run_evaluation(Engine.from_pretrained(), count=0, v2a_count=0)
+
+
+@pytest.mark.slow
+def test_videos_for_sounds_are_scored_by_their_impacts(rendered, tmp_path: Path) -> None:
+    clips, _, times = rendered
+    scores = evaluate_a2v(clips, times)
+    assert scores.a2v_impact_f1 >= 0.95 and scores.a2v_impact_f1_shuffled <= 0.4
+    low, high = scores.intervals["a2v_impact_f1"]
+    assert low <= scores.a2v_impact_f1 <= high
+    late = [replace(clip, frames=np.roll(clip.frames, 4, 0)) for clip in clips]
+    assert evaluate_a2v(late, times).a2v_impact_f1 < 0.4
+    with_towers(preset("harmony-tiny"), bundled_model()).save(tmp_path / "model")
+    engine = Engine.from_pretrained(tmp_path / "model")
+    settings = {"steps": 1, "width": 32, "height": 32}
+    said = run_evaluation(engine, count=0, v2a_count=0, a2v_count=2, keep=tmp_path / "page", **settings).to_dict()
+    assert said["a2v_impact_f1_truth"] > 0.9 and 0 <= said["a2v_impact_f1"] <= 1 and said["a2v_clips"] == 2
+    assert (tmp_path / "page" / "a2v_001.mp4").is_file() and (tmp_path / "page" / "contact_sheet.png").is_file()
 
 
 def test_wrong_input_is_named(rendered) -> None:

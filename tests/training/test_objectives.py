@@ -22,7 +22,7 @@ from syncflow.training.objectives import (
     sample_flow,
     shift_time,
 )
-from syncflow.training.stages import freeze_rest
+from syncflow.training.stages import check_stage, freeze_rest
 
 SMALL = DDiTConfig(
     width=16,
@@ -143,7 +143,7 @@ def test_a_draw_depends_on_its_generator_alone():
     first = sample_flow(batch(8), config, seeded(3))
     torch.manual_seed(2)
     again, other = sample_flow(batch(8), config, seeded(3)), sample_flow(batch(8), config, seeded(4))
-    for name in vars(first):
+    for name in vars(first).keys() - {"bridged"}:  # None without dropout of the bridge
         assert torch.equal(getattr(first, name), getattr(again, name))
         assert name in ("drop_text", "learn_video") or not torch.equal(getattr(first, name), getattr(other, name))
 
@@ -275,3 +275,77 @@ def test_a_batch_of_clean_video_alone_has_no_video_loss(parts):
     parts = FlowObjective(model, words, TrainConfig(stage="joint"))(data, silent)
     assert parts["video"] == 0
     assert torch.equal(parts["loss"].detach(), parts["audio"])
+
+
+def bridged_parts(bridge):
+    torch.manual_seed(0)
+    model, words = DDiT(SMALL.replace(bridge=bridge, first_block=int(bridge == "audio_rope"))), Words()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.25)
+    return model, words
+
+
+def velocities_by_hand(model, words, data, sample, row, t_v, t_a, bridged):
+    """Of one row: (v_v, v_a), and the noise and data that they belong to."""
+    one = slice(row, row + 1)
+    noise_v, noise_a = sample.noise_video[one], sample.noise_audio[one]
+    states = model.video.y_embedder.y_embedding[None] if sample.drop_text[row] else words(data.ids[one], None)
+    text = model.video.condition(states, data.mask[one].sum(1))
+    z_v, z_a = noise_v + t_v * (data.video[one] - noise_v), noise_a + t_a * (data.audio[one] - noise_a)
+    given = torch.tensor([t_v]), torch.tensor([t_a]), data.fps[one], text, torch.tensor([0])
+    found = model(z_v, z_a, *given, bridged=torch.tensor([bridged]))
+    return found.video - (data.video[one] - noise_v), found.audio - (data.audio[one] - noise_a)
+
+
+def test_sync_is_the_motion_aware_loss_of_the_video_with_clean_audio():
+    """Syncphony: audio at its flow time 1, and rows that skip the bridge as the off-sync model does."""
+    model, words = bridged_parts("audio_rope")
+    data = batch(4, video=(3, 3, 4, 4), audio=(7, 5))
+    config = TrainConfig(stage="sync", motion_weight=1.0, bridge_dropout=0.5, optimal_transport=False)
+    sample = sample_flow(data, config, seeded(3))
+    assert (
+        (sample.t_audio == 1).all() and sample.learn_video.all() and sample.bridged.any() and not sample.bridged.all()
+    )
+    actual = FlowObjective(model, words, config)(data, sample)
+    losses = []
+    for row in range(4):
+        t_v, bridged = sample.t_video[row].item(), bool(sample.bridged[row])
+        error, _ = velocities_by_hand(model, words, data, sample, row, t_v, 1.0, bridged)
+        losses.append(motion_aware(error, data.video[row : row + 1], 1.0).mean())
+    torch.testing.assert_close(actual["loss"], torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+    assert actual.keys() == {"loss", "video"}
+
+
+@pytest.mark.parametrize(("of_video", "of_audio"), [(0.1, 0.3), (0.0, 0.3), (0.1, 0.0), (0.0, 0.0)])
+def test_cross_task_synergy_is_harmonys(of_video, of_audio):
+    """L = L_joint + 0.1 L(video | clean audio) + 0.3 L(audio | clean video), with the same clips and noise."""
+    model, words = bridged_parts("global_local")
+    data = batch(3, video=(3, 3, 4, 4), audio=(7, 5))
+    config = TrainConfig(stage="joint", clean_video=0, independent=0, synergy_video=of_video, synergy_audio=of_audio)
+    sample = sample_flow(data, config, seeded(3))
+    assert torch.equal(sample.t_video, sample.t_audio)
+    actual = FlowObjective(model, words, config)(data, sample)
+    expected = torch.zeros(())
+    for row in range(3):
+        t = sample.t_video[row].item()
+        by_hand = [
+            velocities_by_hand(model, words, data, sample, row, *times, True) for times in ((t, t), (t, 1.0), (1.0, t))
+        ]
+        video, audio = ([errors[i].square().mean() for errors in by_hand] for i in range(2))
+        expected = expected + (video[0] + audio[0] + of_video * video[1] + of_audio * audio[2]) / 3
+    torch.testing.assert_close(actual["loss"], expected, rtol=1e-4, atol=1e-5)
+    assert ("video_driven" in actual, "audio_driven" in actual) == (bool(of_video), bool(of_audio))
+
+
+@pytest.mark.parametrize(
+    ("bridge", "settings", "message"),
+    [
+        ("adaptor", {"stage": "sync"}, "a model with the bridge adaptor has no stage sync; it has video, audio, joint"),
+        ("audio_rope", {"stage": "audio"}, "a model with the bridge audio_rope has no stage audio"),
+        ("none", {"stage": "joint"}, "a model with the bridge none has no stage joint; it has video"),
+        ("adaptor", {"stage": "joint", "synergy_audio": 0.3}, "cross-task synergy needs the bridge global_local"),
+    ],
+)
+def test_a_stage_belongs_to_a_bridge(bridge, settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_stage(TrainConfig(**settings), SMALL.replace(bridge=bridge))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -13,14 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from syncflow import preset
+from syncflow.engine.components import Components
 from syncflow.engine.config import DDiTConfig
+from syncflow.engine.engine import bundled_model
 from syncflow.engine.model import DDiT
 from syncflow.training import loop
 from syncflow.training.config import TrainConfig
+from syncflow.training.data import render_impacts
 from syncflow.training.data.latents import LatentSet
 from syncflow.training.loop import Average, Batches, schedule, train
 from syncflow.training.muon import Muon
 from syncflow.training.objectives import FlowObjective, sample_flow
+from syncflow.training.recipes import with_towers
 from syncflow.training.stages import freeze_rest, optimisers, trained_modules
 
 pytestmark = pytest.mark.slow
@@ -72,10 +78,11 @@ def latents() -> LatentSet:
     return LatentSet(video.astype(np.float16), audio.astype(np.float16), CAPTIONS, 16, (0.125, 0.375))
 
 
-def parts() -> tuple[DDiT, Words]:
+def parts(bridge: str = "adaptor") -> tuple[DDiT, Words]:
     """The same model and text encoder every time, none of its weights zero."""
     torch.manual_seed(0)
-    model, words = DDiT(SMALL), Words()
+    changes = {"depth": 2, "first_block": 1} if bridge == "audio_rope" else {}
+    model, words = DDiT(SMALL.replace(bridge=bridge, **changes)), Words()
     for parameter in (*model.parameters(), *words.parameters()):
         nn.init.normal_(parameter, std=0.3)
     return model, words
@@ -108,6 +115,38 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(stage, train_text, moving
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if name.startswith(moving) and not name.endswith("freqs")}
     assert all(tensor.isfinite().all() for tensor in after.values())
+
+
+LATE = tuple(f"video.{block}_blocks.1." for block in ("spatial", "temporal"))
+
+
+@pytest.mark.parametrize(
+    ("bridge", "settings", "moving"),
+    [
+        ("audio_rope", {"stage": "sync", "train_text": True}, (*LATE, "video.final_layer.", "audio.", "bridge.")),
+        (
+            "global_local",
+            {"stage": "joint", "synergy_video": 0.1, "synergy_audio": 0.3},
+            ("video.", "audio.", "bridge."),
+        ),
+    ],
+    ids=["syncphony", "harmony"],
+)
+def test_what_the_other_papers_train_moves(bridge, settings, moving, latents, tmp_path):
+    """But for what has no part in it: in Syncphony what follows the last self-attention of the audio, in both the query
+    of the only token that the audio reads.
+    """
+    model, words = parts(bridge)
+    before = states(model, words)
+    train(model, words, [latents], config(steps=2, **settings), tmp_path)
+    after = states(model, words)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    wanted = {name for name in before if name.startswith(moving) and not name.endswith("freqs")}
+    last = tuple(f"audio.layers.1.{part}" for part in ("cross_attn", "mlp", "norm2", "norm3"))
+    unread = ("audio.final", "audio.layers.0.cross_attn.q_linear.bias", *(last if bridge == "audio_rope" else ()))
+    assert moved <= wanted
+    assert {name for name in wanted - moved if not name.startswith(unread)} == set()
+    assert {name for name in moved if name.startswith("bridge.")}
 
 
 def test_bfloat16_trains_too(latents, tmp_path):
@@ -355,12 +394,18 @@ def test_batches_pair_latents_with_their_captions(latents):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"stage": "sound"}, r"stage is 'sound'; it must be one of video, audio, joint"),
+        ({"stage": "sound"}, r"stage is 'sound'; it must be one of video, audio, joint, sync"),
         ({"steps": 0}, r"steps \(0\) and batch \(32\) must be at least 1"),
         ({"batch": 0}, r"batch \(0\) must be at least 1"),
         ({"precision": "fp16"}, r"precision is 'fp16'; it must be fp32 or bf16"),
         ({"text_dropout": 1.1}, r"text_dropout is 1.1; it must be from 0 to 1"),
         ({"ema": math.nan}, r"ema is nan; it must be from 0 to 1"),
+        ({"synergy_audio": 0.3}, "cross-task synergy belongs to the stage joint, not to video"),
+        ({"stage": "joint", "synergy_audio": -1}, "synergy_audio is -1; it must be from 0 to 1000"),
+        (
+            {"stage": "sync", "lora": 4},
+            "an adapter is one of the whole video tower, which the stage sync does not train",
+        ),
         ({"clean_video": 0.7, "independent": 0.4}, r"clean_video \(0.7\) and independent \(0.4\) sum to more than 1"),
     ],
 )
@@ -406,3 +451,28 @@ def test_training_on_several_lengths(latents, tmp_path):
     after = states(model, words)
     assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("name", "moved"), [("syncphony-tiny", "bridge.layers.0"), ("harmony-tiny", "bridge.layers.0.to_video")]
+)
+def test_models_of_the_other_papers_begin_with_the_towers_of_another(name, moved, tmp_path, run):
+    render_impacts(tmp_path / "data", 2, seed=3, workers=1, progress=False)
+    arguments = ("--preset", name, "--towers", bundled_model(), "--steps", 1, "--minutes", 0, "--batch", 2)
+    code, out, err = run("train", tmp_path / "data", "--run", tmp_path / "run", *arguments)
+    assert code == 0, err
+    trained = Components.load(tmp_path / "run" / "model")
+    assert trained.config.name == name and "after stage" in out
+    assert trained.ddit.state_dict()[f"{moved}.proj.weight"].abs().max() > 0  # 0 in a fresh bridge
+    other, own = Components.load(bundled_model()).ddit.video.state_dict(), trained.ddit.video.state_dict()
+    assert other.keys() == own.keys()
+    assert torch.equal(other["x_embedder.proj.weight"], own["x_embedder.proj.weight"]) is (name == "syncphony-tiny")
+    code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", "--preset", name, "--stage", "audio")
+    assert code == 2 and f"the recipe of {name} has no stage audio" in err
+
+
+def test_towers_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"has another video tower than harmony-xl: video\..* differs or is missing"):
+        with_towers(
+            dataclasses.replace(preset("harmony-xl"), ddit=SMALL.replace(bridge="global_local")), bundled_model()
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .blind import BlindBaselines, blind_baselines
 from .color import object_color, prompt_color
 from .contact_sheet import contact_sheet
-from .evaluate import GenerationScores, SoundScores, evaluate_generation, evaluate_v2a
+from .evaluate import GenerationScores, SoundScores, VideoScores, evaluate_a2v, evaluate_generation, evaluate_v2a
 from .events import video_events
 from .inspection import Inspection, inspect_clip
 from .lag import sound_lag
@@ -20,6 +20,7 @@ __all__ = [
     "Inspection",
     "Matches",
     "SoundScores",
+    "VideoScores",
     "audio_onsets",
     "av_align",
     "av_align_any",
@@ -27,6 +28,7 @@ __all__ = [
     "contact_sheet",
     "cycle_sync",
     "draw_report",
+    "evaluate_a2v",
     "evaluate_generation",
     "evaluate_v2a",
     "inspect_clip",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SHUFFLES = 8
 Row = tuple[str, str]  # label in a table, name of a score
+Times = Sequence[float] | np.ndarray  # s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,34 @@ class SoundScores(_Scores):
         return self._table(title, self.ROWS, truth)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VideoScores(_Scores):
+    """Scores of videos generated for given sounds: visible impacts against the true times; see
+    :class:`GenerationScores`.
+    """
+
+    a2v_impact_f1: float
+    a2v_impact_f1_shuffled: float | None
+    a2v_impact_f1_metronome: float | None
+    a2v_impact_f1_fixed_track: float | None
+
+    ROWS: ClassVar[tuple[Row, ...]] = (
+        ("audio-to-video impact F1, true events against visible impacts", "a2v_impact_f1"),
+        ("  with videos shuffled", "a2v_impact_f1_shuffled"),
+        ("  by the best metronome", "a2v_impact_f1_metronome"),
+        ("  by the best fixed track", "a2v_impact_f1_fixed_track"),
+        ("  precision (impacts with an event)", "precision"),
+        ("  recall (events with an impact)", "recall"),
+        ("true events per clip", "events_per_clip"),
+        ("impacts per clip", "onsets_per_clip"),
+    )
+
+    def table(self, truth: VideoScores | None = None) -> str:
+        """Lines for a terminal; ``truth``: the scores of the videos that belong to the sounds, beside them."""
+        title = f"{self.clips} videos for given sounds, within {self.tolerance_frames:g} frame(s)"
+        return self._table(title, self.ROWS, truth)
+
+
 def evaluate_generation(
     clips: Sequence[Clip],
     prompts: Sequence[str],
@@ -195,33 +224,57 @@ def evaluate_generation(
 
 
 def evaluate_v2a(
-    clips: Sequence[Clip],
-    true_times: Sequence[Sequence[float]] | Sequence[np.ndarray],
-    *,
-    tolerance_frames: float = 1.0,
-    seed: int = 0,
+    clips: Sequence[Clip], true_times: Sequence[Times], *, tolerance_frames: float = 1.0, seed: int = 0
 ) -> SoundScores:
     """Match the audio onsets of each clip one to one with ``true_times`` (s): its known events, or the onsets of the
     sound that its video was recorded with. Raises ``ValueError`` like :func:`evaluate_generation`.
     """
+    onsets = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
+    f1, common = _driven(clips, true_times, onsets, tolerance_frames, seed)
+    return SoundScores(**_named("v2a_onset_f1", f1), **common)
+
+
+def evaluate_a2v(
+    clips: Sequence[Clip], true_times: Sequence[Times], *, tolerance_frames: float = 1.0, seed: int = 0
+) -> VideoScores:
+    """Match the visible impacts of each clip one to one with ``true_times`` (s), those of the events in its sound.
+
+    Raises ``ValueError`` like :func:`evaluate_generation`.
+    """
+    impacts = [video_events(clip.frames, clip.fps) for clip in clips]
+    f1, common = _driven(clips, true_times, impacts, tolerance_frames, seed)
+    return VideoScores(**_named("a2v_impact_f1", f1), **common)
+
+
+def _driven(
+    clips: Sequence[Clip], true_times: Sequence[Times], found: list[np.ndarray], tolerance_frames: float, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores of one modality that was made for the other: F1 and those of blind ones by suffix, and the common ones."""
     _check(clips, true_times, "lists of true times", tolerance_frames)
     true = [np.asarray(times, dtype=float) for times in true_times]
-    onset_times = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
-    matches, shuffled = _synchrony(clips, true, onset_times, tolerance_frames, seed)
+    matches, shuffled = _synchrony(clips, true, found, tolerance_frames, seed)
     pooled, blind = pool(matches), _blind(clips, true, tolerance_frames)
-    return SoundScores(
-        v2a_onset_f1=pooled.f1,
-        v2a_onset_f1_shuffled=shuffled,
-        v2a_onset_f1_metronome=blind.metronome if blind else None,
-        v2a_onset_f1_fixed_track=blind.fixed_track if blind else None,
-        precision=pooled.precision,
-        recall=pooled.recall,
-        events_per_clip=pooled.reference / len(clips),
-        onsets_per_clip=pooled.found / len(clips),
-        tolerance_frames=tolerance_frames,
-        clips=len(clips),
-        intervals={"v2a_onset_f1": f1_interval(matches, seed)} if len(clips) > 1 else {},
-    )
+    f1 = {
+        "": pooled.f1,
+        "_shuffled": shuffled,
+        "_metronome": blind.metronome if blind else None,
+        "_fixed_track": blind.fixed_track if blind else None,
+        "_interval": f1_interval(matches, seed) if len(clips) > 1 else None,
+    }
+    common = {
+        "precision": pooled.precision,
+        "recall": pooled.recall,
+        "events_per_clip": pooled.reference / len(clips),
+        "onsets_per_clip": pooled.found / len(clips),
+        "tolerance_frames": tolerance_frames,
+        "clips": len(clips),
+    }
+    return f1, common
+
+
+def _named(name: str, f1: dict[str, Any]) -> dict[str, Any]:
+    interval = f1.pop("_interval")
+    return {name + suffix: value for suffix, value in f1.items()} | {"intervals": {name: interval} if interval else {}}
 
 
 def _check(clips: Sequence[Clip], others: Sequence[Any], name: str, tolerance_frames: float) -> None:

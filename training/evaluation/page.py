@@ -14,12 +14,11 @@ from .report import draw_report
 
 if TYPE_CHECKING:
     from ...engine.types import Clip
-    from .evaluate import GenerationScores, SoundScores
-    from .run import Evaluation
+    from .run import Evaluation, TaskScores
 
 TEMPLATE = Path(__file__).with_name("page.html")
 ON_SHEET = 16
-HEADINGS = {"clip": "Clips from prompts", "v2a": "Soundtracks for given videos"}
+HEADINGS = {"clip": "Clips from prompts", "v2a": "Soundtracks for given videos", "a2v": "Videos for given sounds"}
 
 
 def write_page(
@@ -30,13 +29,13 @@ def write_page(
     *,
     title: str,
 ) -> Path:
-    """Write ``page`` for clips by kind (``clip``, ``v2a``) that are saved in ``files`` beside it, with a plot of each
-    and ``contact_sheet.png`` of the first 16 from prompts.
+    """Write ``page`` for clips by kind (``clip``, ``v2a``, ``a2v``), which are saved in ``files`` beside it, a plot of
+    each and ``contact_sheet.png`` of the first 16 of a kind with a new video.
     """
     from jinja2 import Environment
 
     folder = page.parent
-    first = clips["clip"][:ON_SHEET]
+    first = next(clips[kind] for kind in ("clip", "a2v", "v2a") if kind in clips)[:ON_SHEET]
     contact_sheet(first, [_prompt(clip) for clip in first]).save(folder / "contact_sheet.png")
     sections = []
     with tqdm(total=sum(map(len, clips.values())), desc="drawing plots", unit="clip") as bar:
@@ -48,9 +47,7 @@ def write_page(
                 rows.append({"prompt": _prompt(clip), "video": file.name, "plot": plot.name, "f1": inspection.f1})
                 bar.update()
             sections.append({"heading": HEADINGS[kind], "clips": rows})
-    tables = [_rows(evaluation.generation, evaluation.generation_truth)]
-    if evaluation.sound:
-        tables.append(_rows(evaluation.sound, evaluation.sound_truth))
+    tables = [_rows(task) for task in evaluation.tasks.values()]
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text())
     page.write_text(template.render(title=title, tables=tables, sections=sections), encoding="utf-8")
     return page
@@ -60,17 +57,15 @@ def _prompt(clip: Clip) -> str:
     return str(clip.provenance.get("prompt", ""))
 
 
-def _rows(
-    scores: GenerationScores | SoundScores, truth: GenerationScores | SoundScores | None
-) -> list[dict[str, object]]:
+def _rows(task: TaskScores) -> list[dict[str, object]]:
     """What a table has in each row."""
     return [
         {
             "label": label.strip(),
-            "value": getattr(scores, name),
-            "interval": scores.intervals.get(name),
-            "truth": getattr(truth, name) if truth else None,
+            "value": getattr(task.scores, name),
+            "interval": task.scores.intervals.get(name),
+            "truth": getattr(task.truth, name) if task.truth else None,
             "part": label.startswith(" "),
         }
-        for label, name in scores.ROWS
+        for label, name in task.scores.ROWS
     ]

@@ -1,4 +1,4 @@
-"""The whole evaluation of an engine: unseen prompts for joint generation, unseen rendered clips for video-to-audio."""
+"""The whole evaluation of an engine: unseen prompts, and unseen rendered clips for one modality from the other."""
 
 from __future__ import annotations
 
@@ -11,41 +11,55 @@ from tqdm import tqdm
 
 from ...engine.types import Clip, Request
 from ..data.impacts import sample_clip
-from .evaluate import GenerationScores, SoundScores, evaluate_generation, evaluate_v2a
+from .evaluate import (
+    GenerationScores,
+    SoundScores,
+    VideoScores,
+    evaluate_a2v,
+    evaluate_generation,
+    evaluate_v2a,
+)
 from .page import write_page
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
 
 TOLERANCE_FRAMES = 1.0
+Scores = GenerationScores | SoundScores | VideoScores
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of one task, and those of rendered clips themselves, which limit what a model can score."""
+
+    scores: Scores
+    truth: Scores | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Scores, and by name their ``…_interval`` and ``…_truth``."""
+        truth = {f"{name}_truth": getattr(self.truth, name) for _, name in self.scores.ROWS if self.truth}
+        return self.scores.to_dict() | truth
+
+    def __str__(self) -> str:
+        return self.scores.table(self.truth)  # type: ignore[arg-type]  # the same kind
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of both tasks, and those of rendered clips with their own sound, which limit what a model can score.
+    """The tasks that were scored, by name: ``""`` generation from prompts, ``v2a_`` and ``a2v_``."""
 
-    ``sound`` is ``None`` when video-to-audio was left out, ``generation_truth`` for prompts of one's own.
-    """
-
-    generation: GenerationScores
-    sound: SoundScores | None
-    generation_truth: GenerationScores | None
-    sound_truth: SoundScores | None
+    tasks: dict[str, TaskScores]
 
     def to_dict(self) -> dict[str, Any]:
-        """One flat object, ready for ``json.dump``: scores and their ``…_interval`` and ``…_truth``; what both tasks
-        have is prefixed by ``v2a_`` for the second.
-        """
-        sound = _with_truth(self.sound, self.sound_truth)
-        return _with_truth(self.generation, self.generation_truth) | {
-            key if key.startswith("v2a_") else f"v2a_{key}": value for key, value in sound.items()
+        """One flat object, ready for ``json.dump``; what all tasks have is prefixed by the task's name."""
+        return {
+            key if key.startswith(task) else task + key: value
+            for task, scores in self.tasks.items()
+            for key, value in scores.to_dict().items()
         }
 
     def __str__(self) -> str:
-        tables = [self.generation.table(self.generation_truth)]
-        if self.sound:
-            tables.append(self.sound.table(self.sound_truth))
-        return "\n\n".join(tables)
+        return "\n\n".join(map(str, self.tasks.values()))
 
 
 def run_evaluation(
@@ -54,43 +68,59 @@ def run_evaluation(
     *,
     count: int = 64,
     v2a_count: int = 32,
+    a2v_count: int = 0,
     seed: int = 0,
     batch: int = 16,
     keep: Path | None = None,
     **settings: Any,
 ) -> Evaluation:
-    """Generate ``count`` clips from prompts and the audio of ``v2a_count`` unseen rendered clips, then score them.
+    """Generate ``count`` clips from prompts, the audio of ``v2a_count`` unseen rendered clips and the video of
+    ``a2v_count``, then score them.
 
     ``prompts`` are taken in turn; without them they describe kinds of object that training never sees. For CycleSync,
     sounds are inferred from the first ``v2a_count`` generated videos as well. ``keep`` is a folder for the clips and
-    ``index.html``, which shows them beside the scores; ``settings`` are a request's.
+    ``index.html``, which shows them beside the scores; ``settings`` are a request's. Raises ``ValueError`` where
+    nothing is to be scored.
     """
-    rendered = [sample_clip(seed, index, "unseen") for index in range(max(count if prompts is None else 0, v2a_count))]
-    asked = [prompts[i % len(prompts)] for i in range(count)] if prompts else [text for _, text, _ in rendered[:count]]
-    joint = [Request(text, seed=seed + i, **settings) for i, text in enumerate(asked)]
-    clips = list(_generate(engine, joint, batch, "generating clips"))
-    known = [clip for clip, _, _ in rendered[:v2a_count]]
-    dubbed = list(_generate(engine, _dub(known, seed, settings), batch, "generating audio"))
-    # A sound inferred with the noise that the clip's own sound came from would agree by that alone.
-    again = _dub(clips[:v2a_count], seed + count, settings)
-    inferred = list(_generate(engine, again, batch, "inferring audio"))
-    times = [[event.time for event in events] for _, _, events in rendered[:v2a_count]]
+    if not (count or v2a_count or a2v_count):
+        raise ValueError("there is nothing to score; count, v2a_count and a2v_count are 0")
+    number = max(count if prompts is None else 0, v2a_count, a2v_count)
+    rendered = [sample_clip(seed, index, "unseen") for index in range(number)]
+    known, texts = [clip for clip, _, _ in rendered], [text for _, text, _ in rendered]
+    times = [[event.time for event in events] for _, _, events in rendered]
+    asked = [prompts[i % len(prompts)] for i in range(count)] if prompts else texts[:count]
+    common: dict[str, Any] = {"tolerance_frames": TOLERANCE_FRAMES, "seed": seed}
+    made: dict[str, list[Clip]] = {}
+    tasks: dict[str, TaskScores] = {}
 
-    def generation(made: Sequence[Clip], inferred: Sequence[Clip] = ()) -> GenerationScores:
-        return evaluate_generation(made, asked, inferred=inferred, tolerance_frames=TOLERANCE_FRAMES, seed=seed)
+    def generate(requests: Sequence[Request], what: str) -> list[Clip]:
+        return list(_generate(engine, requests, batch, what))
 
-    def sound(made: Sequence[Clip]) -> SoundScores:
-        return evaluate_v2a(made, times, tolerance_frames=TOLERANCE_FRAMES, seed=seed)
-
-    evaluation = Evaluation(
-        generation(clips, inferred),
-        sound(dubbed) if dubbed else None,
-        # The sounds of ``dubbed`` are inferred from these videos.
-        generation([clip for clip, _, _ in rendered[:count]], dubbed) if prompts is None else None,
-        sound(known) if dubbed else None,
-    )
+    if v2a_count:
+        made["v2a"] = generate(_dub(known[:v2a_count], seed, settings), "generating audio")
+        true = times[:v2a_count]
+        tasks["v2a_"] = TaskScores(
+            evaluate_v2a(made["v2a"], true, **common), evaluate_v2a(known[:v2a_count], true, **common)
+        )
+    if count:
+        joint = [Request(text, seed=seed + i, **settings) for i, text in enumerate(asked)]
+        clips = made["clip"] = generate(joint, "generating clips")
+        # A sound inferred with the noise that the clip's own sound came from would agree by that alone.
+        inferred = generate(_dub(clips[:v2a_count], seed + count, settings), "inferring audio")
+        scores = evaluate_generation(clips, asked, inferred=inferred, **common)
+        truth = None
+        if prompts is None:
+            truth = evaluate_generation(known[:count], asked, inferred=made.get("v2a", []), **common)
+        tasks = {"": TaskScores(scores, truth), **tasks}
+    if a2v_count:
+        sounds = [Request(texts[i], seed=seed + i, audio=known[i], **settings) for i in range(a2v_count)]
+        made["a2v"] = generate(sounds, "generating video")
+        true = times[:a2v_count]
+        tasks["a2v_"] = TaskScores(
+            evaluate_a2v(made["a2v"], true, **common), evaluate_a2v(known[:a2v_count], true, **common)
+        )
+    evaluation = Evaluation(tasks)
     if keep is not None:
-        made = {"clip": clips, "v2a": dubbed}
         files = {name: [keep / f"{name}_{i:03d}.mp4" for i in range(len(group))] for name, group in made.items()}
         for name, group in made.items():
             for file, clip in zip(files[name], group, strict=True):
@@ -110,12 +140,3 @@ def _generate(engine: Engine, requests: Sequence[Request], batch: int, what: str
             clips = engine.generate(requests[first : first + batch])
             bar.update(len(clips))
             yield from clips
-
-
-def _with_truth(
-    scores: GenerationScores | SoundScores | None, truth: GenerationScores | SoundScores | None
-) -> dict[str, Any]:
-    if scores is None:
-        return {}
-    found = scores.to_dict()
-    return found | {f"{name}_truth": getattr(truth, name) for _, name in scores.ROWS if truth}
