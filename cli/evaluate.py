@@ -34,6 +34,16 @@ def evaluate(
     video_lead: Annotated[
         float | None, typer.Option(help="Lead of the video's flow time, 0 to 1; default: the model's.")
     ] = None,
+    clap: Annotated[
+        Path | None, typer.Option(help="Folder of a CLAP model of transformers: CLAP score and FAD; default: none.")
+    ] = None,
+    videomae: Annotated[
+        Path | None, typer.Option(help="Folder of a VideoMAE model of transformers: FVD; default: none.")
+    ] = None,
+    ast: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an audio spectrogram transformer of transformers: KL; default: none."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size, at least 1.")] = 16,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the clips and a page of them; default: none.")
@@ -53,7 +63,13 @@ def evaluate(
             raise ValueError(f"{prompts} has {len(lines)} prompts; shuffling soundtracks needs at least 2")
 
     from ..engine.engine import Engine
+    from ..training.evaluation.embeddings import Clap, Networks, SpectrogramTransformer, VideoMae
 
+    networks = Networks(
+        Clap(clap) if clap else None,
+        VideoMae(videomae) if videomae else None,
+        SpectrogramTransformer(ast) if ast else None,
+    )
     settings = {
         "steps": steps,
         "guidance": cfg,
@@ -70,6 +86,7 @@ def evaluate(
         seed=seed,
         batch=batch,
         keep=output,
+        networks=networks,
         **settings,
     )
     if json:

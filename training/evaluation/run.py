@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ...engine.types import Clip, Request
 from ..data.impacts import sample_clip
+from .embeddings import Networks
 from .evaluate import (
     GenerationScores,
     SoundScores,
@@ -46,20 +47,28 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The tasks that were scored, by name: ``""`` generation from prompts, ``v2a_`` and ``a2v_``."""
+    """The tasks that were scored, by name: ``""`` generation from prompts, ``v2a_`` and ``a2v_``; and the scores of
+    pretrained networks.
+    """
 
     tasks: dict[str, TaskScores]
+    networks: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """One flat object, ready for ``json.dump``; what all tasks have is prefixed by the task's name."""
-        return {
+        named = {
             key if key.startswith(task) else task + key: value
             for task, scores in self.tasks.items()
             for key, value in scores.to_dict().items()
         }
+        return named | self.networks
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, self.tasks.values()))
+        tables = [str(scores) for scores in self.tasks.values()]
+        if self.networks:
+            rows = (f"{name:<12}{value:8.3f}" for name, value in self.networks.items())
+            tables.append("\n".join(["by pretrained networks", *rows]))
+        return "\n\n".join(tables)
 
 
 def run_evaluation(
@@ -72,6 +81,7 @@ def run_evaluation(
     seed: int = 0,
     batch: int = 16,
     keep: Path | None = None,
+    networks: Networks | None = None,
     **settings: Any,
 ) -> Evaluation:
     """Generate ``count`` clips from prompts, the audio of ``v2a_count`` unseen rendered clips and the video of
@@ -79,8 +89,8 @@ def run_evaluation(
 
     ``prompts`` are taken in turn; without them they describe kinds of object that training never sees. For CycleSync,
     sounds are inferred from the first ``v2a_count`` generated videos as well. ``keep`` is a folder for the clips and
-    ``index.html``, which shows them beside the scores; ``settings`` are a request's. Raises ``ValueError`` where
-    nothing is to be scored.
+    ``index.html``, which shows them beside the scores; ``networks`` score the clips too, against the rendered ones;
+    ``settings`` are a request's. Raises ``ValueError`` where nothing is to be scored.
     """
     if not (count or v2a_count or a2v_count):
         raise ValueError("there is nothing to score; count, v2a_count and a2v_count are 0")
@@ -119,7 +129,11 @@ def run_evaluation(
         tasks["a2v_"] = TaskScores(
             evaluate_a2v(made["a2v"], true, **common), evaluate_a2v(known[:a2v_count], true, **common)
         )
-    evaluation = Evaluation(tasks)
+    by_networks: dict[str, float] = {}
+    if networks is not None:
+        reference = known[:count] if prompts is None else []
+        by_networks = networks.scores(made.get("clip", []), asked, reference, made.get("v2a", []), known[:v2a_count])
+    evaluation = Evaluation(tasks, by_networks)
     if keep is not None:
         files = {name: [keep / f"{name}_{i:03d}.mp4" for i in range(len(group))] for name, group in made.items()}
         for name, group in made.items():
