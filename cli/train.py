@@ -57,6 +57,14 @@ def train(
     windows: Annotated[
         int, typer.Option(min=1, help="Random windows of every video that is longer than a clip; 1 to 1000.")
     ] = 4,
+    plan: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3,
+            metavar="TFLOPS",
+            help="Print what each stage takes on a device that sustains so many TFLOP/s, and train nothing.",
+        ),
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Model package to start from; default: the run's own.")] = None,
     towers: Annotated[
         Path | None,
@@ -83,9 +91,16 @@ def train(
         **_settings(setting or []),
     }
     changes = {name: value for name, value in given.items() if value is not None}
-    options.check_output(run / "train.json")
+    if plan is None:
+        options.check_output(run / "train.json")
     named_stages = recipes.WHOLE.get(preset, STAGES) if stage == "all" else [s for s in STAGES if s == stage]
     stages = [recipes.stage_config(preset, s, changes) for s in named_stages]
+    if plan is not None:
+        from ..training.estimate import plan_stage
+
+        for one in stages:
+            print(plan_stage(config, one).describe(plan))
+        return
     lengths = options.whole_numbers("frames", frames, most=round(MAX_SECONDS * config.sequence.fps)) if frames else []
     clips = recipes.clip_folders(data, config, lengths, stages[0].seed if stages else 0, windows)
     if stage in ("codecs", "all") and towers is None:

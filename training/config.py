@@ -21,6 +21,7 @@ class TrainConfig(Config):
     ``motion_weight`` is the lambda of Syncphony's motion-aware loss. ``synergy_video`` and ``synergy_audio`` weigh the
     two driven terms of Harmony's cross-task synergy. A share ``bridge_dropout`` of the rows skips the bridge. ``lora``
     is the rank of an adapter of the video tower that is trained in place of the weights (0: the weights).
+    ``recompute`` keeps the inputs of layers alone for the backward pass, and computes the rest again.
     """
 
     stage: Stage = "video"
@@ -45,6 +46,7 @@ class TrainConfig(Config):
     synergy_audio: float = 0.0
     bridge_dropout: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    recompute: bool = False
     lora: int = 0
     compile: bool = True
     checkpoint_minutes: float = 5.0

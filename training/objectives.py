@@ -16,6 +16,7 @@ from ..engine.model import DDiT
 from ..engine.model.denoiser import VideoInputs
 from ..engine.types import Conditioning
 from .config import TrainConfig
+from .recompute import recomputing
 from .stages import trained_modules
 
 
@@ -163,7 +164,8 @@ class FlowObjective(nn.Module):
         """Losses of the video and of the audio at the times of the sample, as scalars."""
         z_v = torch.lerp(sample.noise_video, batch.video, sample.t_video[:, None, None, None, None])
         z_a = torch.lerp(sample.noise_audio, batch.audio, sample.t_audio[:, None, None])
-        v_video, v_audio = self._velocities(batch, sample, text, z_v, z_a)
+        with recomputing(self.model, active=self.config.recompute):
+            v_video, v_audio = self._velocities(batch, sample, text, z_v, z_a)
         error = v_video.float() - (batch.video - sample.noise_video)
         per_row = motion_aware(error, batch.video, self.config.motion_weight)
         video = (per_row * sample.learn_video).sum() / sample.learn_video.sum().clamp(min=1)

@@ -47,9 +47,15 @@ TINY = {
     ),
 }
 FULL = {
-    "video": TrainConfig(stage="video", batch=16, lr=1e-4, matrix_lr=1e-4, precision="bf16", time_shift=1.0),
-    "audio": TrainConfig(stage="audio", steps=150_000, batch=16, lr=1e-4, matrix_lr=1e-4, precision="bf16"),
-    "joint": TrainConfig(stage="joint", steps=20_000, batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16"),
+    "video": TrainConfig(
+        stage="video", batch=16, lr=1e-4, matrix_lr=1e-4, precision="bf16", recompute=True, time_shift=1.0
+    ),
+    "audio": TrainConfig(
+        stage="audio", steps=150_000, batch=16, lr=1e-4, matrix_lr=1e-4, precision="bf16", recompute=True
+    ),
+    "joint": TrainConfig(
+        stage="joint", steps=20_000, batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16", recompute=True
+    ),
 }
 # Syncphony trains the late layers of a finished video model, with clean audio; Harmony both towers, with driven terms.
 SYNC = TrainConfig(stage="sync", motion_weight=1.0, bridge_dropout=0.1)
@@ -58,8 +64,10 @@ TINY_SYNC = {"sync": SYNC.replace(minutes=40, batch=16, time_shift=3.0, compile=
 TINY_SYNERGY = {
     "joint": SYNERGY.replace(minutes=60, batch=16, lr=5e-4, matrix_lr=1.5e-3, time_shift=3.0, compile=False)
 }
-FULL_SYNC = {"sync": SYNC.replace(batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16")}
-FULL_SYNERGY = {"joint": SYNERGY.replace(steps=10_000, batch=128, lr=1e-5, matrix_lr=1e-5, precision="bf16")}
+FULL_SYNC = {"sync": SYNC.replace(batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16", recompute=True)}
+FULL_SYNERGY = {
+    "joint": SYNERGY.replace(steps=10_000, batch=128, lr=1e-5, matrix_lr=1e-5, precision="bf16", recompute=True)
+}
 WINDOWS = 4  # of a video that is longer than a clip, all of them in the cache of latents
 RECIPES: dict[str, dict[str, TrainConfig]] = {
     "syncflow-tiny": TINY,

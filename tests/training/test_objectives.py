@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from syncflow.engine.config import DDiTConfig
+from syncflow.engine.cost.memory import LiveMemoryMode
 from syncflow.engine.model import DDiT
 from syncflow.training.config import TrainConfig
 from syncflow.training.objectives import (
@@ -349,3 +350,25 @@ def test_cross_task_synergy_is_harmonys(of_video, of_audio):
 def test_a_stage_belongs_to_a_bridge(bridge, settings, message):
     with pytest.raises(ValueError, match=message):
         check_stage(TrainConfig(**settings), SMALL.replace(bridge=bridge))
+
+
+@pytest.mark.parametrize("bridge", ["adaptor", "audio_rope", "global_local"])
+def test_layers_computed_again_give_the_same_gradients_in_less_memory(bridge):
+    model, words = bridged_parts(bridge)
+    data = batch(4, video=(3, 3, 8, 8), audio=(7, 5))
+    found = {}
+    for recompute in (False, True):
+        config = TrainConfig(stage="joint", clean_video=0, independent=0, recompute=recompute)
+        objective = FlowObjective(model, words, config)
+        model.zero_grad()
+        with LiveMemoryMode() as memory:
+            objective(data, sample_flow(data, config, seeded(3)))["loss"].backward()
+        assert "layer" not in vars(model.video)  # the method of the class again
+        found[recompute] = (
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
+            memory.peak,
+        )
+    (gradients, peak), (again, less) = found[False], found[True]
+    assert gradients.keys() == again.keys() and less < 0.8 * peak
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(again[name], gradient, msg=name)
