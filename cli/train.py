@@ -20,8 +20,11 @@ def train(
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run continues from its checkpoints.")],
     stage: Annotated[
-        Literal["all", "codecs", "video", "audio", "joint", "sync"],
-        typer.Option(help="Stage to train; all: the codecs, then the stages of the preset's recipe."),
+        Literal["all", "codecs", "video", "audio", "joint", "sync", "distill"],
+        typer.Option(
+            help="Stage to train; all: the codecs, then the stages of the preset's recipe; distill: a student of few "
+            "sampling steps."
+        ),
     ] = "all",
     preset: Annotated[str, typer.Option(help="Preset: architecture and recipe.")] = "syncflow-tiny",
     steps: Annotated[int | None, typer.Option(help="Optimiser steps per stage; default: the recipe's.")] = None,
@@ -43,6 +46,10 @@ def train(
             help="Rank of an adapter (LoRA) of the video tower to train in place of the weights, 1 to 4096; needs "
             "--stage video or joint; default: none."
         ),
+    ] = None,
+    student_steps: Annotated[
+        int | None,
+        typer.Option(help="Sampling steps of the student that --stage distill makes, 1 to 64; default: the recipe's."),
     ] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE, any other setting of the stage; repeatable.")
@@ -73,13 +80,13 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train the codecs and the stages: video, audio with a frozen video tower, joint, sync (audio to video)."""
+    """Train the codecs and the stages: video, audio (video tower frozen), joint, sync (audio to video), distill."""
     from ..engine.config import MAX_SECONDS
     from ..engine.presets import preset as named
     from ..training import recipes
     from ..training.config import STAGES
 
-    config = named(preset)
+    config = recipes.model_of(run, model) if stage == "distill" else named(preset)
     given = {
         "steps": steps,
         "minutes": minutes,
@@ -88,6 +95,7 @@ def train(
         "optimal_transport": optimal_transport,
         "compile": compile,
         "lora": lora,
+        "student_steps": student_steps,
         **_settings(setting or []),
     }
     changes = {name: value for name, value in given.items() if value is not None}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from ..engine.config import Config
 
-Stage = Literal["video", "audio", "joint", "sync"]
-STAGES: tuple[Stage, ...] = ("video", "audio", "joint", "sync")
+Stage = Literal["video", "audio", "joint", "sync", "distill"]
+STAGES: tuple[Stage, ...] = ("video", "audio", "joint", "sync", "distill")
+StudentTowers = Literal["video", "audio", "both"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class TrainConfig(Config):
     two driven terms of Harmony's cross-task synergy. A share ``bridge_dropout`` of the rows skips the bridge. ``lora``
     is the rank of an adapter of the video tower that is trained in place of the weights (0: the weights).
     ``recompute`` keeps the inputs of layers alone for the backward pass, and computes the rest again.
+
+    The stage ``distill`` makes a student of ``student_steps`` sampling steps; ``steps`` are those of the optimiser, as
+    in every stage. It trains the ``student_towers`` on ``trajectories`` of the teacher, sampled with the settings of a
+    request in ``teacher`` (by default the model's own), of which a share ``clean_video`` is of known video and a share
+    ``text_dropout`` of these has no prompt. A share ``between_steps`` of the rows lies within a segment, the others at
+    its start.
     """
 
     stage: Stage = "video"
@@ -48,6 +55,11 @@ class TrainConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False
     lora: int = 0
+    student_steps: int = 4
+    student_towers: StudentTowers = "both"
+    trajectories: int = 1000
+    between_steps: float = 0.0
+    teacher: dict[str, Any] = field(default_factory=dict)
     compile: bool = True
     checkpoint_minutes: float = 5.0
     seed: int = 0
@@ -61,11 +73,20 @@ class TrainConfig(Config):
             raise ValueError(f"lora is {self.lora}; it must be a rank from 0 (off) to 4096")
         if self.lora and self.stage in ("audio", "sync"):
             raise ValueError(f"an adapter is one of the whole video tower, which the stage {self.stage} does not train")
+        if self.lora and self.stage == "distill":
+            raise ValueError("an adapter is one of the video tower alone; the stage distill trains both")
+        if not 1 <= self.student_steps <= 64:
+            raise ValueError(f"student_steps is {self.student_steps}; it must be from 1 to 64")
+        if self.trajectories < 1:
+            raise ValueError(f"trajectories is {self.trajectories}; it must be at least 1")
+        if self.student_towers not in get_args(StudentTowers):
+            allowed = ", ".join(get_args(StudentTowers))
+            raise ValueError(f"student_towers is {self.student_towers!r}; it must be one of {allowed}")
         if (self.synergy_video or self.synergy_audio) and self.stage != "joint":
             raise ValueError(f"cross-task synergy belongs to the stage joint, not to {self.stage}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it must be fp32 or bf16")
-        for name in ("text_dropout", "clean_video", "independent", "bridge_dropout", "ema", "decay"):
+        for name in ("text_dropout", "clean_video", "independent", "bridge_dropout", "between_steps", "ema", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
         for name in ("motion_weight", "synergy_video", "synergy_audio"):

@@ -69,9 +69,11 @@ class StagePlan:
 def plan_stage(preset: ModelConfig, config: TrainConfig) -> StagePlan:
     """What ``config`` takes of a model of ``preset`` with clips of its own length.
 
-    Raises ``ValueError`` for a stage that the model does not have.
+    Raises ``ValueError`` for a stage that the model does not have, and for the stage ``distill``.
     """
     check_stage(config, preset.ddit)
+    if config.stage == "distill":
+        raise ValueError("there is no plan of the stage distill; one of its steps takes at most a step of joint")
     model = meta_model(preset.ddit)
     with torch.device("meta"):
         text = TextEncoder.build(preset.text_encoder.settings, preset.ddit.text_tokens)

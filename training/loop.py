@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -25,8 +25,12 @@ from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
 from .config import TrainConfig
 from .data.latents import LatentSet
+from .distillation import DistillationObjective, SegmentBatches
 from .objectives import Batch, FlowObjective, sample_flow
 from .stages import freeze_rest, optimisers, trained_modules
+from .trajectories import TrajectorySet
+
+Draw = Callable[[torch.Generator], tuple[Any, ...]]  # the arguments of an objective, random ones of a generator
 
 
 class Average:
@@ -91,17 +95,24 @@ def schedule(progress: float, step: int, config: TrainConfig) -> float:
     return warm * min(1.0, max(0.0, 1 - progress) / max(config.decay, 1e-9))
 
 
-def train(model: DDiT, text_encoder: TextEncoder, latents: Sequence[LatentSet], config: TrainConfig, run: Path) -> None:
-    """Train one stage in place on clips of one or several lengths; the model holds the averaged weights afterwards.
+def train(
+    model: DDiT,
+    text_encoder: TextEncoder,
+    data: Sequence[LatentSet] | Sequence[TrajectorySet],
+    config: TrainConfig,
+    run: Path,
+) -> None:
+    """Train one stage in place; the model holds the averaged weights afterwards.
 
-    Continues from ``run/checkpoint.pt`` if it exists and belongs to the same stage.
+    ``data`` are clips of one or several lengths, or for the stage ``distill`` trajectories of the teacher. Continues
+    from ``run/checkpoint.pt`` if it exists and belongs to the same stage.
     """
     run.mkdir(parents=True, exist_ok=True)
     (run / "train.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     accelerator = Accelerator(mixed_precision="no" if config.precision == "fp32" else "bf16")
     model.to(accelerator.device), text_encoder.to(accelerator.device)
     freeze_rest(model, text_encoder, config)
-    objective: nn.Module = FlowObjective(model, text_encoder, config).train()
+    objective, draw = _objective(model, text_encoder, data, config, accelerator.device)
     optimizers = optimisers(model, text_encoder, config)
     average = Average(trained_modules(model, text_encoder, config), config.ema)
     step, elapsed = _resume(run, model, text_encoder, optimizers, average, config)
@@ -109,7 +120,6 @@ def train(model: DDiT, text_encoder: TextEncoder, latents: Sequence[LatentSet], 
     prepared = accelerator.prepare(objective, *optimizers)
     objective, optimizers = prepared[0], list(prepared[1:])
     loss_of = torch.compile(objective) if config.compile else objective
-    batches = Batches(latents, text_encoder, config, accelerator.device)
     trained = [p for module in trained_modules(model, text_encoder, config) for p in module.parameters()]
     saved = time.monotonic()
     with SummaryWriter(str(run / "tensorboard")) as board, _bar(step, config, accelerator) as bar:
@@ -118,14 +128,13 @@ def train(model: DDiT, text_encoder: TextEncoder, latents: Sequence[LatentSet], 
             seed = hash((config.seed, step, accelerator.process_index)) & (2**63 - 1)
             generator = torch.Generator().manual_seed(seed)
             torch.manual_seed(seed)  # dropout of a trained text encoder
-            batch = batches.at(generator)
-            sample = sample_flow(batch, config, generator)
+            drawn = draw(generator)
             factor = schedule(progress, step, config)
             for optimizer, rate in zip(optimizers, base_rates, strict=True):
                 for group in optimizer.param_groups:
                     group["lr"] = rate * factor
             with accelerator.autocast():
-                parts: dict[str, Tensor] = loss_of(batch, sample)
+                parts: dict[str, Tensor] = loss_of(*drawn)
             accelerator.backward(parts["loss"])
             norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
             for optimizer in optimizers:
@@ -149,6 +158,26 @@ def train(model: DDiT, text_encoder: TextEncoder, latents: Sequence[LatentSet], 
     if accelerator.is_main_process:
         _save(run, model, text_encoder, optimizers, average, config, step, elapsed)
     average.store()
+
+
+def _objective(
+    model: DDiT,
+    text_encoder: TextEncoder,
+    data: Sequence[LatentSet] | Sequence[TrajectorySet],
+    config: TrainConfig,
+    device: torch.device,
+) -> tuple[nn.Module, Draw]:
+    """The objective of the stage, in training mode, and what draws its arguments."""
+    if config.stage == "distill":
+        segments = SegmentBatches(cast("Sequence[TrajectorySet]", data), text_encoder, config, device)
+        return DistillationObjective(model, text_encoder, config).train(), lambda generator: (segments.at(generator),)
+    batches = Batches(cast("Sequence[LatentSet]", data), text_encoder, config, device)
+
+    def draw(generator: torch.Generator) -> tuple[Any, ...]:
+        batch = batches.at(generator)
+        return batch, sample_flow(batch, config, generator)
+
+    return FlowObjective(model, text_encoder, config).train(), draw
 
 
 def _progress(step: int, elapsed: float, config: TrainConfig) -> float:

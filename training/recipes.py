@@ -1,7 +1,8 @@
 """Training recipes of the presets, and the path from clips to a model package.
 
 A run folder holds ``codecs/`` (video and audio autoencoder), ``latents/`` (a cache per length), a folder per stage
-with its checkpoint and TensorBoard events, and ``model/``, the engine package after the last finished stage.
+with its checkpoint and TensorBoard events, and ``model/``, the engine package after the last finished stage. The
+stage ``distill`` adds ``trajectories/`` of its teacher (a cache per length) and a package ``student-<n>-steps/``.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from tqdm import tqdm
 from ..engine.codecs import AudioCodec, TextEncoder, VideoCodec
 from ..engine.components import Components
 from ..engine.config import ModelConfig
+from ..engine.engine import Engine, model_folder
 from ..engine.model import DDiT
+from ..engine.package import open_package
 from .codecs import train_audio_codec, train_video_codec
-from .config import Stage, TrainConfig
+from .config import Stage, StudentTowers, TrainConfig
 from .data.clips import ClipFolder, UnreadableClip, by_length, find_clips
 from .data.latents import cached_latents
+from .distillation import student_config
 from .loop import train
 from .lora import add_branches, take_branches
 from .stages import check_stage
+from .trajectories import cached_trajectories, stored_steps, teacher_request
 
 # Two CPU cores without bfloat16 units: fp32, and no compiler, whose step was no faster there.
 TINY = {
@@ -68,14 +73,43 @@ FULL_SYNC = {"sync": SYNC.replace(batch=2, lr=1e-5, matrix_lr=1e-5, precision="b
 FULL_SYNERGY = {
     "joint": SYNERGY.replace(steps=10_000, batch=128, lr=1e-5, matrix_lr=1e-5, precision="bf16", recompute=True)
 }
+TINY_DISTILL = {
+    "distill": TrainConfig(
+        stage="distill",
+        minutes=10,
+        batch=16,
+        lr=2e-4,
+        matrix_lr=5e-4,
+        warmup=20,
+        decay=0.8,
+        ema=0.99,
+        text_dropout=0.5,
+        clean_video=0.4,
+        motion_weight=1.0,
+        compile=False,
+    )
+}
+FULL_DISTILL = {
+    "distill": TrainConfig(
+        stage="distill",
+        steps=10_000,
+        batch=4,
+        lr=1e-5,
+        matrix_lr=1e-5,
+        precision="bf16",
+        recompute=True,
+        text_dropout=0.5,
+        trajectories=20_000,
+    )
+}
 WINDOWS = 4  # of a video that is longer than a clip, all of them in the cache of latents
 RECIPES: dict[str, dict[str, TrainConfig]] = {
-    "syncflow-tiny": TINY,
-    "syncflow-xl": FULL,
-    "syncphony-tiny": TINY_SYNC,
-    "syncphony-xl": FULL_SYNC,
-    "harmony-tiny": TINY_SYNERGY,
-    "harmony-xl": FULL_SYNERGY,
+    "syncflow-tiny": TINY | TINY_DISTILL,
+    "syncflow-xl": FULL | FULL_DISTILL,
+    "syncphony-tiny": TINY_SYNC | TINY_DISTILL,
+    "syncphony-xl": FULL_SYNC | FULL_DISTILL,
+    "harmony-tiny": TINY_SYNERGY | TINY_DISTILL,
+    "harmony-xl": FULL_SYNERGY | FULL_DISTILL,
 }
 # The stages of "all". The tiny model finishes the video before the sound (video lead 1) and is done after stage 2.
 WHOLE: dict[str, tuple[Stage, ...]] = {
@@ -117,11 +151,16 @@ def train_stage(
 
     Where there is neither, it begins with a model of ``preset``: one with the ``towers`` of another model, or a fresh
     one around the codecs of the run. ``clips`` are a folder for each length. With ``config.lora`` the model stays as it
-    is, and an adapter is trained, to ``run/adapter``, which is returned. Raises ``ValueError`` where there is no model
-    to train an adapter of, and for a stage that the model does not have.
+    is, and an adapter is trained, to ``run/adapter``, which is returned; the stage ``distill`` leaves it too
+    (:func:`distill`). Raises ``ValueError`` where there is no model to train an adapter or a student of, and for a
+    stage that the model does not have.
     """
     target = run / "model"
     package = start or (target if target.exists() else None)
+    if config.stage == "distill":
+        if package is None:
+            raise ValueError(f"a student needs a teacher; {target} is not there, and no model is named")
+        return distill(clips, run, config, package)
     if config.lora and package is None:
         raise ValueError(f"an adapter needs a model; {target} is not there, and none is named to start from")
     if package:
@@ -141,6 +180,44 @@ def train_stage(
     train(components.ddit, components.text, latents, config, run / config.stage)
     components.save(target)
     return target
+
+
+def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher: Path) -> Path:
+    """A student of ``config.student_steps`` steps of the package ``teacher``. Returns the folder of its package.
+
+    Trajectories of the teacher are sampled first. Where the video reads no audio and is finished before the audio
+    begins, the video tower learns before the audio tower, each for the steps or minutes of ``config``; else both learn
+    at once. Raises ``ValueError`` for settings that are none of a request.
+    """
+    steps, target = config.student_steps, run / f"student-{config.student_steps}-steps"
+    engine = Engine.from_pretrained(teacher)
+    request = teacher_request(engine, config, stored_steps(steps))
+    student = student_config(engine.config, request, steps)
+    count = sum(map(len, clips))
+    sets = []
+    for one in clips:
+        name, seconds = f"{one.sequence.frames}-frames", one.sequence.frames / one.sequence.fps
+        latents = cached_latents(one, run / "latents" / name, engine.components.video, engine.components.audio)
+        share = max(1, round(config.trajectories * len(one) / count))
+        sets.append(cached_trajectories(engine, latents, seconds, share, config, run / "trajectories" / name))
+    engine.close()
+    components = dataclasses.replace(Components.load(model_folder(teacher)), config=student)
+    for towers in towers_in_turn(student):
+        part = config.replace(student_towers=towers)
+        train(components.ddit, components.text, sets, part, run / f"distill-{steps}-{towers}")
+    components.save(target)
+    return target
+
+
+def model_of(run: Path, start: Path | None) -> ModelConfig:
+    """The configuration of the package that a stage starts from. Raises ``ValueError`` where there is none."""
+    return open_package(model_folder(start or run / "model")).config
+
+
+def towers_in_turn(config: ModelConfig) -> tuple[StudentTowers, ...]:
+    """The towers that the stage ``distill`` trains one after the other, or both at once."""
+    apart = config.ddit.bridge == "adaptor" and config.sampling.video_lead == 1
+    return ("video", "audio") if apart else ("both",)
 
 
 def fresh(preset: ModelConfig, codecs: Path, seed: int = 0) -> Components:

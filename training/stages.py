@@ -14,10 +14,10 @@ from .muon import Muon
 
 # By what crosses between the towers (``DDiTConfig.bridge``).
 STAGES_OF_BRIDGE: dict[str, tuple[Stage, ...]] = {
-    "none": ("video",),
-    "adaptor": ("video", "audio", "joint"),
-    "audio_rope": ("video", "sync", "joint"),
-    "global_local": ("video", "joint"),
+    "none": ("video", "distill"),
+    "adaptor": ("video", "audio", "joint", "distill"),
+    "audio_rope": ("video", "sync", "joint", "distill"),
+    "global_local": ("video", "joint", "distill"),
 }
 
 
@@ -37,7 +37,8 @@ def trained_modules(model: DDiT, text_encoder: TextEncoder, config: TrainConfig)
     ``sync``: the bridge, the audio tower, which it reads, and the video layers from the first bridge on. The text
     encoder if the recipe says so, but for stage 2 and ``sync``.
 
-    Of a model with branches of an adapter, these alone.
+    The stage ``distill`` trains what ``config.student_towers`` names. Of a model with branches of an adapter, these
+    alone.
     """
     if branches := branches_of(model):
         return [*branches]
@@ -48,7 +49,8 @@ def trained_modules(model: DDiT, text_encoder: TextEncoder, config: TrainConfig)
         "joint": [model.video, model.audio, *bridge],
         "sync": [*_late_video_layers(model), model.audio, *bridge],
     }
-    modules = by_stage[config.stage]
+    by_student = {"video": by_stage["video"], "audio": by_stage["audio"], "both": by_stage["joint"]}
+    modules = by_student[config.student_towers] if config.stage == "distill" else by_stage[config.stage]
     return [*modules, text_encoder] if config.train_text and config.stage in ("video", "joint") else modules
 
 

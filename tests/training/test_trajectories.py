@@ -1,0 +1,170 @@
+"""Trajectories of a teacher: they are what the reference loop passes through, stored once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from syncflow import Engine, preset
+from syncflow.engine.components import Components
+from syncflow.engine.model import DDiT
+from syncflow.engine.sampling.job import Known
+from syncflow.engine.sampling.reference import ReferenceLoop
+from syncflow.training import trajectories
+from syncflow.training.config import TrainConfig
+from syncflow.training.data.latents import LatentSet
+from syncflow.training.trajectories import cached_trajectories, stored_steps, teacher_request
+
+pytestmark = pytest.mark.slow
+
+CAPTIONS = ["a red ball falls", "a blue ball bounces on a wooden floor", "a cup"]
+SECONDS = 0.5
+
+
+def config(**changes) -> TrainConfig:
+    plain = {"stage": "distill", "student_steps": 2, "batch": 3, "clean_video": 0.5, "text_dropout": 0.5}
+    return TrainConfig(**plain | {"teacher": {"steps": 16, "guidance": 3.0}} | changes)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Engine:
+    return Engine.from_pretrained(device="cpu", runtime="torch")
+
+
+def teacher(bundled: Engine, name: str) -> Engine:
+    """An untrained layer of a preset, with the codecs and the text encoder of the bundled model."""
+    settings = preset(name)
+    first = min(settings.ddit.first_block, 1)
+    settings = settings.replace(ddit=settings.ddit.replace(depth=1 + first, first_block=first))
+    torch.manual_seed(0)
+    ddit = DDiT(settings.ddit)
+    for parameter in ddit.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    parts = bundled.components
+    return Engine(Components(settings, ddit.requires_grad_(False), parts.video, parts.audio, parts.text))
+
+
+@pytest.fixture(scope="module")
+def latents() -> LatentSet:
+    rng = np.random.default_rng(0)
+    video, audio = rng.normal(size=(3, 16, 2, 8, 8)), rng.normal(size=(3, 25, 16))
+    return LatentSet(video.astype(np.float16), audio.astype(np.float16), CAPTIONS, 16, (0.125, 0.375))
+
+
+@pytest.mark.parametrize(("student", "stored"), [(1, 8), (2, 8), (3, 6), (4, 8), (5, 5), (8, 8), (12, 12)])
+def test_students_of_1_2_4_and_8_steps_share_a_cache(student, stored):
+    assert stored_steps(student) == stored
+
+
+@pytest.mark.parametrize(("asked", "steps"), [({}, 48), ({"steps": 16}, 16), ({"steps": 3}, 8), ({"steps": 30}, 32)])
+def test_the_teacher_takes_a_multiple_of_the_stored_steps(bundled, asked, steps):
+    found = teacher_request(bundled, config(teacher={"sync_guidance": 2.0, **asked}), 8)
+    assert (found.steps, found.sync_guidance, found.guidance) == (steps, 2.0, None)
+
+
+def test_a_setting_that_no_request_has_is_refused(bundled):
+    with pytest.raises(ValueError, match="a request has no setting guide"):
+        teacher_request(bundled, config(teacher={"guide": 2.0}), 8)
+
+
+def reference_states(engine, request, known, no_text):
+    """Times and latents before every step of the plain loop and after the last."""
+    job = engine.pipeline.encode(engine.pipeline.prepare(request))
+    if known is not None:
+        by_video = engine.config.ddit.audio_reads_video
+        grid = job.schedule.known_video() if by_video else job.schedule.known_audio()
+        job = replace(job, schedule=grid, **{"video" if by_video else "audio": Known(torch.from_numpy(known).float())})
+    if no_text:
+        job = replace(job, text=None)
+    loop, found = ReferenceLoop(engine.components.ddit, [job]), []
+    for k in range(len(job.schedule) + 1):
+        if k:
+            loop.step()
+        times = float(job.schedule.video[k]), float(job.schedule.audio[k])
+        video = loop._insert_known("video", times[0]) if known is not None else loop.latents.video
+        audio = loop._insert_known("audio", times[1]) if known is not None else loop.latents.audio
+        found.append((times, video[0].numpy(), audio[0].numpy()))
+    return found
+
+
+@pytest.mark.parametrize("name", ["syncflow-tiny", "syncphony-tiny", "harmony-tiny"])
+def test_trajectories_are_those_of_the_reference_loop(bundled, latents, name, tmp_path, monkeypatch):
+    engine, settings = teacher(bundled, name), config()
+    asked = []
+    encode = engine.pipeline.encode
+    monkeypatch.setattr(engine.pipeline, "encode", lambda one: asked.append(one.request) or encode(one))
+    found = cached_trajectories(engine, latents, SECONDS, 8, settings, tmp_path)
+    monkeypatch.undo()
+    assert found.steps == 8 and len(found) == 8
+    assert found.known.any() and not found.known.all() and found.no_text.any()
+    assert not (found.no_text & ~found.known).any()
+    assert found.lead == 8 * engine.config.sampling.video_lead
+    sampled = [request for request in asked if request.prompt in CAPTIONS]  # in the order of their batches
+    order = [*np.flatnonzero(~found.known), *np.flatnonzero(found.known)]
+    rows = json.loads((tmp_path / "index.json").read_text())["captions"]
+    for request, i in zip(sampled, order, strict=True):
+        assert request.prompt == found.captions[i] == rows[i]
+        assert (request.steps, request.guidance) == (16, 3.0)
+        given = None
+        if found.known[i]:
+            one = latents.video if engine.config.ddit.audio_reads_video else latents.audio
+            given = one[CAPTIONS.index(found.captions[i])]
+        compared = 0
+        for times, *arrays in reference_states(engine, request, given, found.no_text[i]):
+            grids = (found.times_video, found.times_audio)
+            for time, grid, stored, latent in zip(times, grids, (found.video, found.audio), arrays, strict=True):
+                if (places := np.flatnonzero(np.abs(grid - time) < 1e-6)).size:
+                    np.testing.assert_allclose(stored[i, places[0]], latent, rtol=0, atol=2e-3)
+                    compared += 1
+        assert compared >= 17
+
+
+def test_a_cache_is_read_until_what_it_was_made_from_changes(bundled, latents, tmp_path, monkeypatch):
+    engine = teacher(bundled, "syncflow-tiny")
+    few = {"clean_video": 0.0, "student_steps": 1}
+    first = cached_trajectories(engine, latents, SECONDS, 2, config(**few, teacher={"steps": 8}), tmp_path)
+    written = (tmp_path / "video.npy").stat().st_mtime_ns
+    again = cached_trajectories(engine, latents, SECONDS, 2, config(**few, teacher={"steps": 8}), tmp_path)
+    assert (tmp_path / "video.npy").stat().st_mtime_ns == written
+    assert np.array_equal(first.video, again.video) and first.captions == again.captions
+    shared = cached_trajectories(
+        engine, latents, SECONDS, 2, config(clean_video=0.0, student_steps=8, teacher={"steps": 8}), tmp_path
+    )
+    assert (tmp_path / "video.npy").stat().st_mtime_ns == written and shared.steps == 8
+    other = cached_trajectories(
+        engine, latents, SECONDS, 2, config(**few, teacher={"steps": 8, "guidance": 1.0}), tmp_path
+    )
+    assert not np.array_equal(first.video, other.video)
+
+
+def test_sampling_that_was_interrupted_goes_on(bundled, latents, tmp_path, monkeypatch):
+    engine, settings = teacher(bundled, "syncflow-tiny"), config(clean_video=0.0, batch=1, teacher={"steps": 8})
+    whole = cached_trajectories(engine, latents, SECONDS, 3, settings, tmp_path / "whole")
+    sampled, made = trajectories._sampled, []
+
+    def interrupted(*arguments):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(1)
+        return sampled(*arguments)
+
+    monkeypatch.setattr(trajectories, "_sampled", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cached_trajectories(engine, latents, SECONDS, 3, settings, tmp_path / "resumed")
+    made.pop()
+    resumed = cached_trajectories(engine, latents, SECONDS, 3, settings, tmp_path / "resumed")
+    assert len(made) == 2  # one more
+    assert np.array_equal(whole.video, resumed.video) and np.array_equal(whole.audio, resumed.audio)
+    assert sorted(file.name for file in (tmp_path / "resumed").iterdir()) == ["audio.npy", "index.json", "video.npy"]
+
+
+@pytest.mark.parametrize(("lead", "student"), [(0.7, 4), (0.5, 1)])
+def test_a_lead_between_steps_is_refused(bundled, latents, lead, student, tmp_path):
+    engine = teacher(bundled, "syncflow-tiny")
+    settings = config(student_steps=student, teacher={"steps": 16, "video_lead": lead})
+    with pytest.raises(ValueError, match=f"no whole number of a student's {student} steps; choose another video_lead"):
+        cached_trajectories(engine, latents, SECONDS, 2, settings, tmp_path)
