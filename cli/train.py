@@ -85,6 +85,7 @@ def train(
     from ..engine.presets import preset as named
     from ..training import recipes
     from ..training.config import STAGES
+    from ..training.processes import processes
 
     config = recipes.model_of(run, model) if stage == "distill" else named(preset)
     given = {
@@ -115,7 +116,8 @@ def train(
         recipes.train_codecs(clips[0], run)
     for number, stage_config in enumerate(stages):
         package = recipes.train_stage(clips, run, config, stage_config, model if number == 0 else None, towers)
-        print(f"{package}: after stage {stage_config.stage}")
+        if processes().is_main_process:
+            print(f"{package}: after stage {stage_config.stage}")
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

@@ -16,9 +16,10 @@ StudentTowers = Literal["video", "audio", "both"]
 class TrainConfig(Config):
     """One stage of training (``docs/method.md`` section 7).
 
-    ``steps`` optimiser steps of ``batch`` clips, or fewer when ``minutes`` of training time are over; the learning rate
-    follows whichever is nearer its end. ``clean_video`` and ``independent`` are the shares of rows that see clean
-    video, and that draw the two times independently. ``time_shift`` bends training times towards noise.
+    ``steps`` optimiser steps, or fewer when ``minutes`` of training time are over; the learning rate follows whichever
+    is nearer its end. A step has ``batch`` clips in each of ``accumulate`` parts on every process. ``clean_video`` and
+    ``independent`` are the shares of rows that see clean video, and that draw the two times independently.
+    ``time_shift`` bends training times towards noise.
     ``motion_weight`` is the lambda of Syncphony's motion-aware loss. ``synergy_video`` and ``synergy_audio`` weigh the
     two driven terms of Harmony's cross-task synergy. A share ``bridge_dropout`` of the rows skips the bridge. ``lora``
     is the rank of an adapter of the video tower that is trained in place of the weights (0: the weights).
@@ -35,6 +36,7 @@ class TrainConfig(Config):
     steps: int = 100_000
     minutes: float = 0.0
     batch: int = 32
+    accumulate: int = 1
     lr: float = 1e-3
     matrix_lr: float = 3e-3
     warmup: int = 100
@@ -69,6 +71,8 @@ class TrainConfig(Config):
             raise ValueError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"steps ({self.steps}) and batch ({self.batch}) must be at least 1")
+        if not 1 <= self.accumulate <= 4096:
+            raise ValueError(f"accumulate is {self.accumulate}; it must be from 1 to 4096")
         if not 0 <= self.lora <= 4096:
             raise ValueError(f"lora is {self.lora}; it must be a rank from 0 (off) to 4096")
         if self.lora and self.stage in ("audio", "sync"):

@@ -23,7 +23,7 @@ from ..engine.model import DDiT
 from ..engine.model.denoiser import ALL_ROWS, AudioInputs, VideoContextRef, VideoInputs, spatial_tokens
 from ..engine.types import Request
 from .config import TrainConfig
-from .objectives import motion_aware
+from .objectives import mean_weights, motion_aware, rows_of_lengths
 from .recompute import recomputing
 from .stages import trained_modules
 from .trajectories import TrajectorySet
@@ -39,7 +39,7 @@ class SegmentBatch:
     t_audio: Tensor  # (R,)
     target_video: Tensor  # as video
     target_audio: Tensor  # as audio
-    learn_video: Tensor  # (R,) 1 where the video loss counts
+    learn_video: Tensor  # (R,) weights of the video loss, of mean 1, or all 0
     learn_audio: Tensor  # (R,)
     clean_video: Tensor  # as video: the end of the trajectory
     ids: Tensor  # (R, L)
@@ -69,7 +69,8 @@ def segment(latents: Tensor, times: Tensor, place: Tensor) -> tuple[Tensor, Tens
 
 
 class SegmentBatches:
-    """Random segments of trajectories, on the device, addressed by step; each batch is of one length.
+    """Random segments of trajectories, on the device, addressed by step; each step is of one length, in ``parts`` of
+    ``config.batch`` rows.
 
     A row is a step of the student, chosen evenly among those that move a tower in training; a share
     ``config.between_steps`` of the rows lies at a random time within its segment, the rest at its start. Raises
@@ -77,7 +78,12 @@ class SegmentBatches:
     """
 
     def __init__(
-        self, sets: Sequence[TrajectorySet], text_encoder: TextEncoder, config: TrainConfig, device: torch.device
+        self,
+        sets: Sequence[TrajectorySet],
+        text_encoder: TextEncoder,
+        config: TrainConfig,
+        device: torch.device,
+        parts: int = 1,
     ) -> None:
         self.sets, self.config, self.device = sets, config, device
         captions = sorted({caption for one in sets for caption in one.captions})
@@ -85,7 +91,7 @@ class SegmentBatches:
         index = {caption: i for i, caption in enumerate(captions)}
         self.text = [torch.tensor([index[caption] for caption in one.captions]) for one in sets]
         self.ids, self.mask = ids.to(device), mask.to(device)
-        self.rows = [max(1, round(config.batch * len(sets[0].frame_times) / len(one.frame_times))) for one in sets]
+        self.rows = rows_of_lengths(config.batch, parts, [len(one.frame_times) for one in sets])
         self.shares = torch.tensor([len(one) / rows for one, rows in zip(sets, self.rows, strict=True)])
         self.choices = [self._choices(one) for one in sets]
 
@@ -135,8 +141,8 @@ class SegmentBatches:
             "t_audio": t_a,
             "target_video": target_video,
             "target_audio": target_audio,
-            "learn_video": learn_video.float(),
-            "learn_audio": learn_audio.float(),
+            "learn_video": mean_weights(learn_video),
+            "learn_audio": mean_weights(learn_audio),
             "clean_video": video[:, -1],
             "ids": self.ids[text],
             "mask": self.mask[text],
@@ -173,10 +179,10 @@ class DistillationObjective(nn.Module):
         if v_video is not None:
             error = v_video.float() - batch.target_video
             per_row = motion_aware(error, batch.clean_video, self.config.motion_weight)
-            losses["video"] = _mean_where(per_row, batch.learn_video)
+            losses["video"] = (per_row * batch.learn_video).mean()
         if v_audio is not None:
             per_row = (v_audio.float() - batch.target_audio).square().flatten(1).mean(1)
-            losses["audio"] = _mean_where(per_row, batch.learn_audio)
+            losses["audio"] = (per_row * batch.learn_audio).mean()
         parts = {name: loss.detach() for name, loss in losses.items()}
         return {"loss": torch.stack(list(losses.values())).sum(), **parts}
 
@@ -220,7 +226,3 @@ def student_config(teacher: ModelConfig, request: Request, steps: int) -> ModelC
     if request.shift is not None:
         sampling = sampling.replace(shift=request.shift, size_shift=False)
     return teacher.replace(name=f"{re.sub(r'-[0-9]+step$', '', teacher.name)}-{steps}step", sampling=sampling)
-
-
-def _mean_where(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum() / weights.sum().clamp(min=1)

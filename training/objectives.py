@@ -4,8 +4,9 @@ Harmony's cross-task synergy (``docs/method.md`` 1 and 7).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self, TypeVar
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -41,8 +42,28 @@ class FlowSample:
     t_video: Tensor  # (R,)
     t_audio: Tensor  # (R,)
     drop_text: Tensor  # (R,) bool
-    learn_video: Tensor  # (R,) 1 where the video loss counts
+    learn_video: Tensor  # (R,) weights of the video loss, of mean 1, or all 0
     bridged: Tensor | None = None  # (R,) bool, whether the towers read each other; None: all do
+
+
+Rows = TypeVar("Rows")
+
+
+def take(values: Rows, rows: slice) -> Rows:
+    """Rows of a dataclass whose tensors all have them, but ``frame_times``."""
+    tensors = {field.name: getattr(values, field.name) for field in fields(values)}  # type: ignore[arg-type]
+    own = {name: tensor[rows] for name, tensor in tensors.items() if tensor is not None and name != "frame_times"}
+    return replace(values, **own)  # type: ignore[type-var]
+
+
+def rows_of_lengths(batch: int, parts: int, frames: Sequence[int]) -> list[int]:
+    """Rows of a step for clips of each length: ``parts`` times as many as have the tokens of ``batch`` of the first."""
+    return [parts * max(1, round(batch * frames[0] / length)) for length in frames]
+
+
+def mean_weights(counts: Tensor) -> Tensor:
+    """Weights of mean 1 for the rows (R,) bool that count, so that means over parts of a step are one over its rows."""
+    return counts.float() * (len(counts) / counts.sum().clamp(min=1))
 
 
 def pair_by_transport(noise: Tensor, data: Tensor) -> Tensor:
@@ -75,7 +96,7 @@ def sample_flow(batch: Batch, config: TrainConfig, generator: torch.Generator) -
     strata = (torch.randperm(rows, generator=generator, device=generator.device).to(device) + uniform(rows)) / rows
     t_video = shift_time(strata, config.time_shift)
     t_audio = t_video.clone()
-    learn_video = torch.ones(rows, device=device)
+    learn_video = torch.ones(rows, dtype=torch.bool, device=device)
     if config.stage == "sync":
         t_audio = torch.ones_like(t_video)
     elif config.stage != "video":
@@ -85,10 +106,10 @@ def sample_flow(batch: Batch, config: TrainConfig, generator: torch.Generator) -
         t_other = shift_time(uniform(rows), config.time_shift)
         t_audio = torch.where(clean | free, t_other, t_audio)
         t_video = torch.where(clean, torch.ones_like(t_video), t_video)
-        learn_video = torch.where(clean, torch.zeros_like(learn_video), learn_video)
+        learn_video = ~clean
     drop_text = uniform(rows) < config.text_dropout
     bridged = uniform(rows) >= config.bridge_dropout if config.bridge_dropout else None
-    return FlowSample(noise_video, noise_audio, t_video, t_audio, drop_text, learn_video, bridged)
+    return FlowSample(noise_video, noise_audio, t_video, t_audio, drop_text, mean_weights(learn_video), bridged)
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:
@@ -168,8 +189,9 @@ class FlowObjective(nn.Module):
             v_video, v_audio = self._velocities(batch, sample, text, z_v, z_a)
         error = v_video.float() - (batch.video - sample.noise_video)
         per_row = motion_aware(error, batch.video, self.config.motion_weight)
-        video = (per_row * sample.learn_video).sum() / sample.learn_video.sum().clamp(min=1)
-        return video, (v_audio.float() - (batch.audio - sample.noise_audio)).square().mean()
+        return (per_row * sample.learn_video).mean(), (
+            v_audio.float() - (batch.audio - sample.noise_audio)
+        ).square().mean()
 
     def _velocities(
         self, batch: Batch, sample: FlowSample, text: Conditioning, z_v: Tensor, z_a: Tensor

@@ -29,6 +29,7 @@ from .data.latents import cached_latents
 from .distillation import student_config
 from .loop import train
 from .lora import add_branches, take_branches
+from .processes import processes
 from .stages import check_stage
 from .trajectories import cached_trajectories, stored_steps, teacher_request
 
@@ -124,7 +125,11 @@ WHOLE: dict[str, tuple[Stage, ...]] = {
 
 def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
     """Both codecs, on the first ``limit`` clips of one length, one after the other; finished ones are kept."""
-    folder = run / "codecs"
+    with processes().main_process_first():  # the others find them trained
+        _train_codecs(clips, run / "codecs", limit)
+
+
+def _train_codecs(clips: ClipFolder, folder: Path, limit: int) -> None:
     wanted = [name for name in ("video_vae", "audio_vae") if not (folder / name / "config.json").is_file()]
     if not wanted:
         return
@@ -168,17 +173,22 @@ def train_stage(
     else:
         components = with_towers(preset, towers, config.seed) if towers else fresh(preset, run / "codecs", config.seed)
     check_stage(config, components.config.ddit)
-    latents = [
-        cached_latents(one, run / "latents" / f"{one.sequence.frames}-frames", components.video, components.audio)
-        for one in clips
-    ]
+    state = processes()
+    with state.main_process_first():  # the others find what it has written
+        latents = [
+            cached_latents(one, run / "latents" / f"{one.sequence.frames}-frames", components.video, components.audio)
+            for one in clips
+        ]
     if config.lora:
         add_branches(components.ddit, config.lora, config.seed)
         train(components.ddit, components.text, latents, config, run / f"{config.stage}-lora")
-        take_branches(components.ddit).save_pretrained(run / "adapter")
+        if state.is_main_process:
+            take_branches(components.ddit).save_pretrained(run / "adapter")
         return run / "adapter"
     train(components.ddit, components.text, latents, config, run / config.stage)
-    components.save(target)
+    if state.is_main_process:
+        components.save(target)
+    state.wait_for_everyone()
     return target
 
 
@@ -195,17 +205,21 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
     student = student_config(engine.config, request, steps)
     count = sum(map(len, clips))
     sets = []
-    for one in clips:
-        name, seconds = f"{one.sequence.frames}-frames", one.sequence.frames / one.sequence.fps
-        latents = cached_latents(one, run / "latents" / name, engine.components.video, engine.components.audio)
-        share = max(1, round(config.trajectories * len(one) / count))
-        sets.append(cached_trajectories(engine, latents, seconds, share, config, run / "trajectories" / name))
+    state = processes()
+    with state.main_process_first():
+        for one in clips:
+            name, seconds = f"{one.sequence.frames}-frames", one.sequence.frames / one.sequence.fps
+            latents = cached_latents(one, run / "latents" / name, engine.components.video, engine.components.audio)
+            share = max(1, round(config.trajectories * len(one) / count))
+            sets.append(cached_trajectories(engine, latents, seconds, share, config, run / "trajectories" / name))
     engine.close()
     components = dataclasses.replace(Components.load(model_folder(teacher)), config=student)
     for towers in towers_in_turn(student):
         part = config.replace(student_towers=towers)
         train(components.ddit, components.text, sets, part, run / f"distill-{steps}-{towers}")
-    components.save(target)
+    if state.is_main_process:
+        components.save(target)
+    state.wait_for_everyone()
     return target
 
 

@@ -74,7 +74,8 @@ def optimisers(model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> l
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     trained = {p for module in trained_modules(model, text_encoder, config) for p in module.parameters()}
-    for name, parameter in (*model.named_parameters(), *text_encoder.named_parameters()):
+    named = (*model.named_parameters(), *(text_encoder.named_parameters() if config.train_text else ()))
+    for name, parameter in named:
         if parameter in trained:
             inside = any(part in name for part in ("blocks.", "layers.", "adaptors.", "encoder.block"))
             hidden = inside and parameter.ndim == 2 and name.endswith("weight") and "relative" not in name

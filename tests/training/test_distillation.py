@@ -101,7 +101,7 @@ def test_rows_are_the_steps_of_the_student(trajectories, towers, student_steps):
         assert t_v % stride == t_a % stride == 0
         moves_video, moves_audio = t_v < STORED, t_v == STORED  # the video leads
         assert moves_audio or t_a == 0
-        assert batch.learn_video[row] == (moves_video and i != 2) and batch.learn_audio[row] == moves_audio
+        assert bool(batch.learn_video[row]) == (moves_video and i != 2) and bool(batch.learn_audio[row]) == moves_audio
         assert bool(batch.no_text[row]) is (i == 2)
         ids, mask = words.tokenize([trajectories.captions[i]])
         assert torch.equal(batch.ids[row], ids[0]) and torch.equal(batch.mask[row], mask[0])

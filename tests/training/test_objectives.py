@@ -18,6 +18,7 @@ from syncflow.training.objectives import (
     Batch,
     FlowObjective,
     FlowSample,
+    mean_weights,
     motion_aware,
     pair_by_transport,
     sample_flow,
@@ -90,7 +91,7 @@ def test_shares_of_unequal_times(stage, clean_video, independent):
     free = ~clean & (sample.t_audio != sample.t_video)
     assert share(clean) == pytest.approx(clean_video, abs=0.03)
     assert share(free) == pytest.approx(independent, abs=0.03)
-    assert torch.equal(sample.learn_video, (~clean).float())
+    torch.testing.assert_close(sample.learn_video, (~clean).float() * ROWS / (~clean).sum().clamp(min=1))
     correlation = torch.corrcoef(torch.stack((sample.t_video[free], sample.t_audio[free])))[0, 1] if free.any() else 0
     assert abs(correlation) < 0.1
     if clean.any():
@@ -208,7 +209,7 @@ def given_sample(rows, data):
         torch.tensor([0.3, 1.0, 0.6, 0.9])[:rows],
         torch.tensor([0.3, 0.2, 0.6, 0.4])[:rows],
         torch.tensor([False, True, True, False])[:rows],
-        torch.tensor([1.0, 0.0, 1.0, 1.0])[:rows],
+        mean_weights(torch.tensor([True, False, True, True])[:rows]),
     )
 
 
