@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -130,8 +130,8 @@ def compare(
             round(flops["exact"] / flops[option.name], 3),
             round(ms[option.name], 1),
             round(ms["exact"] / ms[option.name], 3),
-            _decibels(255.0, ((one.clip.frames, other.clip.frames) for one, other in _pairs(generated, option))),
-            _decibels(1.0, ((one.clip.waveform, other.clip.waveform) for one, other in _pairs(generated, option))),
+            decibels(255.0, ((one.clip.frames, other.clip.frames) for one, other in _pairs(generated, option))),
+            decibels(1.0, ((one.clip.waveform, other.clip.waveform) for one, other in _pairs(generated, option))),
             _share((one.latents.video, other.latents.video) for one, other in _pairs(generated, option)),
             _share((one.latents.audio, other.latents.audio) for one, other in _pairs(generated, option)),
             round(evaluate_generation([one.clip for one in generated[option.name]], prompts).impact_f1, 3),
@@ -145,10 +145,10 @@ def table(rows: Sequence[Row]) -> str:
     names = "option", "GFLOP", "exact / own", "ms", "exact / own", "frames", "sound", "video latents", "audio latents"
     lines = [f"| {' | '.join((*names, 'impact F1'))} |", f"|---|{'--:|' * len(names)}"]
     for row in rows:
-        decibels = ("-" if value is None else f"{value:.1f} dB" for value in (row.frames_db, row.sound_db))
+        ratios = ("-" if value is None else f"{value:.1f} dB" for value in (row.frames_db, row.sound_db))
         work = f"{row.flops / 1e9:.1f}", f"{row.work:.2f}", f"{row.ms_p50:.0f}", f"{row.gain:.2f}"
         errors = f"{row.video_err:.1e}", f"{row.audio_err:.1e}", f"{row.impact_f1:.2f}"
-        lines.append(f"| {' | '.join((row.name, *work, *decibels, *errors))} |")
+        lines.append(f"| {' | '.join((row.name, *work, *ratios, *errors))} |")
     return "\n".join(lines)
 
 
@@ -172,8 +172,8 @@ def _pairs(generated: Mapping[str, Sequence[Generated]], option: Option) -> Iter
     return zip(generated[option.name], generated["exact"], strict=True)
 
 
-def _decibels(peak: float, pairs: Iterator[tuple[np.ndarray, np.ndarray]]) -> float | None:
-    """The ratio for the mean square over all pairs; None for none at all."""
+def decibels(peak: float, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> float | None:
+    """The peak signal-to-noise ratio for the mean square over all pairs; None for none at all."""
     error = float(np.mean([np.mean((one.astype(np.float64) - exact) ** 2) for one, exact in pairs]))
     return round(10 * math.log10(peak**2 / error), 2) if error else None
 

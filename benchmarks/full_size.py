@@ -133,16 +133,19 @@ def _write_random(module: nn.Module, file: Path, dtype: torch.dtype) -> None:
     write_tensors(file, infos, read)
 
 
-def measure(preset: str, folder: Path, precision: str, memory: str) -> FullSizePeak:
+def measure(preset: str, folder: Path, precision: str, memory: str, quantization: str | None = None) -> FullSizePeak:
     """Write the package of a preset to ``folder`` unless it is there, and run one request of it under a budget.
 
+    ``quantization`` as of ``Engine``.
     Raises ``ValueError`` for an unknown preset and for a budget that is too small.
     """
     if preset not in PRESETS:
         raise ValueError(f"the preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     if not (folder / "manifest.json").is_file():
         write_random_package(PRESETS[preset], folder, getattr(torch, precision))
-    engine = Engine.from_pretrained(folder, runtime="torch", precision=precision, memory=memory, device="cpu")
+    engine = Engine.from_pretrained(
+        folder, runtime="torch", precision=precision, memory=memory, quantization=quantization, device="cpu"
+    )
     assert engine.memory_plan is not None
     process = resident("VmRSS")
     prepared = engine.pipeline.prepare(Request(PROMPTS[0], steps=1))
@@ -161,7 +164,8 @@ def measure(preset: str, folder: Path, precision: str, memory: str) -> FullSizeP
     predicted = {one.name: plan.at(one) for one in plan.stages}
     predicted["decoding"] = max(size for name, size in predicted.items() if name in ("frames", "sound"))
     rows = tuple(StagePeak(name, predicted[name], size) for name, size in found.items())
-    return FullSizePeak(preset, precision, plan.budget, sum(plan.weights.values()), process, plan.kept, rows)
+    computed = precision if quantization is None else f"{precision}, {quantization}"
+    return FullSizePeak(preset, computed, plan.budget, sum(plan.weights.values()), process, plan.kept, rows)
 
 
 def _steps(engine: Engine, job: Any) -> Any:

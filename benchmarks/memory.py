@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from syncflow.engine.components import Components
 from syncflow.engine.cost.memory import MemoryEstimator
-from syncflow.engine.engine import Engine
+from syncflow.engine.engine import Engine, bundled_model
 from syncflow.engine.model import DDiT
 from syncflow.engine.sampling.loop import sample
 from syncflow.engine.types import Latents, Request
@@ -23,6 +24,7 @@ from .step import PROMPTS
 MODELS = ("tiny", "mid")
 MID = {"width": 384, "heads": 12, "audio_heads": 12, "depth": 8}
 MID_SIDE = 128  # pixels
+DEVIATION = 0.02  # of its weights
 STEPS = 2
 
 
@@ -46,25 +48,28 @@ class Peak:
         return asdict(self) | {"error": self.error}
 
 
-def engine_of(name: str) -> Engine:
+def engine_of(name: str, quantization: str | None = None) -> Engine:
     """The bundled model, or with ``mid`` one like it that is three times as wide, with random weights.
 
-    Raises ``ValueError`` for another name.
+    ``quantization`` as of ``Engine``. Raises ``ValueError`` for another name.
     """
     if name not in MODELS:
         raise ValueError(f"the model is {name!r}; it must be one of {', '.join(MODELS)}")
-    engine = Engine.from_pretrained(runtime="torch", precision="float32")
+    settings: dict[str, Any] = {"runtime": "torch", "precision": "float32", "quantization": quantization}
     if name == "tiny":
-        return engine
-    config = engine.config.replace(ddit=engine.config.ddit.replace(**MID))
-    model = DDiT(config.ddit).to(engine.device).eval().requires_grad_(False)
-    parts = replace(engine.components, config=config, ddit=model)
-    return Engine(parts, runtime="torch", precision="float32")
+        return Engine.from_pretrained(**settings)
+    parts = Components.load(bundled_model())
+    config = parts.config.replace(ddit=parts.config.ddit.replace(**MID))
+    model = DDiT(config.ddit).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():  # those of a fresh model are partly 0, and so are its velocities
+        parameter.normal_(std=DEVIATION, generator=generator)
+    return Engine(replace(parts, config=config, ddit=model), "auto", **settings)
 
 
-def measure(name: str, batch: int) -> Peak:
+def measure(name: str, batch: int, quantization: str | None = None) -> Peak:
     """The peak of sampling ``batch`` requests together, and of decoding them one after the other."""
-    engine = engine_of(name)
+    engine = engine_of(name, quantization)
     side: dict[str, Any] = {} if name == "tiny" else {"width": MID_SIDE, "height": MID_SIDE}
     asked = [
         Request(PROMPTS[i % len(PROMPTS)], seed=i, guidance=6.0, steps=STEPS, video_lead=0.0, **side)

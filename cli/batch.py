@@ -60,6 +60,8 @@ def batch(
     cuda_graphs: options.CudaGraphs = None,
     overlap: options.Overlap = None,
     fp8: options.Fp8 = False,
+    memory: options.Memory = None,
+    quantization: options.Quantization = None,
     json: options.Json = False,
 ) -> None:
     """Generate the clips of a prompt file into a folder; run again, it makes what is missing.
@@ -76,7 +78,15 @@ def batch(
 
     part = None if shard is None else Shard.parse(shard)
     outputs = Outputs(output.absolute(), format, keep_latents)
-    chosen = {"runtime": runtime, "precision": precision, "cuda_graphs": cuda_graphs, "overlap": overlap, "fp8": fp8}
+    chosen = {
+        "runtime": runtime,
+        "precision": precision,
+        "cuda_graphs": cuda_graphs,
+        "overlap": overlap,
+        "fp8": fp8,
+        "memory": memory,
+        "quantization": quantization,
+    }
     folder = model.absolute() if model is not None and model.exists() else model
     settings = EngineSettings(folder, batch_size, {**chosen, "deterministic": deterministic})
     with BatchProgress(quiet=json) as progress:

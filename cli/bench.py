@@ -12,7 +12,7 @@ import typer
 from . import options
 from .bench_engine import capacity, compare, profile
 from .bench_gate import check_instructions, gate, limit_instructions
-from .bench_limits import history, memory, roofline, scaling
+from .bench_limits import history, memory, quantization, roofline, scaling
 
 app = typer.Typer(
     help="Measure steps, kernels and memory beside baselines and limits; find regressions.", no_args_is_help=True
@@ -25,7 +25,7 @@ Instructions = Annotated[
     ),
 ]
 
-for command in (compare, gate, profile, roofline, scaling, memory, capacity, history):
+for command in (compare, gate, profile, roofline, scaling, memory, quantization, capacity, history):
     app.command()(command)
 
 

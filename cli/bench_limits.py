@@ -95,6 +95,7 @@ def memory(
     ] = None,
     allowed: options.Memory = None,
     precision: options.Precision = "bfloat16",
+    quantization: options.Quantization = None,
     history: options.History = None,
     json: options.Json = False,
 ) -> None:
@@ -103,13 +104,13 @@ def memory(
     With --preset of the whole process: text, one step and decoding of a clip by a model of full size.
     """
     if preset is not None:
-        _full_size(preset, folder, allowed, precision, at_most, json=json)
+        _full_size(preset, folder, allowed, precision, quantization, at_most, json=json)
         return
     if folder is not None or allowed is not None:
         raise ValueError("--folder and --memory belong to --preset; name one, such as --preset syncflow-xl")
     from ..benchmarks import memory as memories
 
-    rows = [memories.measure(name, batch) for name in dict.fromkeys(size or memories.MODELS)]
+    rows = [memories.measure(name, batch, quantization) for name in dict.fromkeys(size or memories.MODELS)]
     options.record(history, "bench memory", {f"{one.model}, peak in MB": one.measured / 1e6 for one in rows})
     if json:
         options.show_json({"rows": [one.to_dict() for one in rows]})
@@ -120,20 +121,46 @@ def memory(
 
 
 def _full_size(
-    preset: str, folder: Path | None, allowed: str | None, precision: str, at_most: float | None, *, json: bool
+    preset: str,
+    folder: Path | None,
+    allowed: str | None,
+    precision: str,
+    quantization: str | None,
+    at_most: float | None,
+    *,
+    json: bool,
 ) -> None:
     if allowed is None:
         raise ValueError("--preset needs --memory, such as --memory 12GB")
     from ..benchmarks import full_size
 
     with tempfile.TemporaryDirectory(prefix="syncflow-") as temporary:
-        found = full_size.measure(preset, folder or Path(temporary) / preset, precision, allowed)
+        found = full_size.measure(preset, folder or Path(temporary) / preset, precision, allowed, quantization)
     if json:
         options.show_json(found.to_dict())
     else:
         print(full_size.table(found))
     if at_most is not None and abs(found.whole.error) > at_most / 100:
         raise typer.Exit(1)
+
+
+def quantization(
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="Model: tiny (the bundled one) or mid (wider, random weights); repeatable; default: both."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Euler steps of the clip; default: the model's.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Measure the error of weights in 8 bits against float32: of velocities, step by step, and of a guided clip."""
+    from ..benchmarks import memory as memories
+    from ..benchmarks import quantization as errors
+
+    rows = [errors.measure(name, steps) for name in dict.fromkeys(size or memories.MODELS)]
+    if json:
+        options.show_json({"rows": [one.to_dict() for one in rows]})
+    else:
+        print(errors.table(rows))
 
 
 def history(

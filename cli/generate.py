@@ -128,6 +128,7 @@ def generate(
     autotune: options.Autotune = False,
     block_offload: options.BlockOffload = False,
     memory: options.Memory = None,
+    quantization: options.Quantization = None,
     json: options.Json = False,
 ) -> None:
     """Generate a short video and its audio from a prompt."""
@@ -192,6 +193,7 @@ def generate(
         block_offload=block_offload,
         capture_seconds=0,  # of one request, which captures what it needs
         memory=memory,
+        quantization=quantization,
     )
     results.show_memory_plan(engine)
     for number, (path, _) in enumerate(adapters):

@@ -60,6 +60,13 @@ Memory = Annotated[
         "and kept or released in turn; default: everything is kept.",
     ),
 ]
+Quantization = Annotated[
+    Literal["int8_weight_only"] | None,
+    typer.Option(
+        "--quantization",
+        help="Weights of the blocks of d-DiT and text encoder in 8 bits, approximate: int8_weight_only; default: none.",
+    ),
+]
 Precision = Annotated[
     Literal["float32", "bfloat16", "float16"],
     typer.Option(help="Precision of the computation; bfloat16 and float16 are approximate (see `syncflow verify`)."),

@@ -36,6 +36,7 @@ def retake(
     model: options.Model = None,
     runtime: options.Runtime = "auto",
     memory: options.Memory = None,
+    quantization: options.Quantization = None,
     json: options.Json = False,
 ) -> None:
     """Generate the soundtrack of a clip anew and keep its frames.
@@ -56,7 +57,7 @@ def retake(
 
     from ..engine.engine import Engine
 
-    engine = Engine.from_pretrained(model, runtime=runtime, capture_seconds=0, memory=memory)
+    engine = Engine.from_pretrained(model, runtime=runtime, capture_seconds=0, memory=memory, quantization=quantization)
     results.show_memory_plan(engine)
     watch.model_loaded()
     clips = engine.retake(clip, prompt, progress=not json, **settings)

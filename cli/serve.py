@@ -69,6 +69,8 @@ def serve(
     cuda_graphs: options.CudaGraphs = None,
     overlap: options.Overlap = None,
     fp8: options.Fp8 = False,
+    memory: options.Memory = None,
+    quantization: options.Quantization = None,
 ) -> None:
     """Serve the videos API, durable jobs, metrics and a web page over HTTP."""
     if new_key is not None:
@@ -112,6 +114,8 @@ def serve(
         cuda_graphs=cuda_graphs,
         overlap=overlap,
         fp8=fp8,
+        memory=memory,
+        quantization=quantization,
         deterministic=deterministic,
         limits=Limits(batch=batch, queue=max(64, settings.in_flight)),
     )

@@ -23,6 +23,7 @@ from .codecs.files import read_weights, save_tensors
 from .model import DDiT
 from .model.lora import AdaptedModel, LowRank, merge, target_layers
 from .package import read_json
+from .quantization import is_quantized
 from .validation import shown, text, whole_between
 
 CONFIG, STEM = "adapter_config.json", "adapter_model"
@@ -166,6 +167,8 @@ class Adapters:
     def merge(self, name: str, weight: float = 1.0) -> None:
         """Add an adapter to the weights of the model for good, and forget it."""
         self.check([name])
+        if is_quantized(self.model):
+            raise ValueError("quantized weights take no merged adapter; name the adapter in requests instead")
         merge(self.model, self.loaded[name].branches, weight)
         self.unload(name)
 

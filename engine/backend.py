@@ -8,7 +8,7 @@ threads of the batcher call the same methods, and requests join and leave betwee
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -127,9 +127,22 @@ class ModelBackend:
         requests: Sequence[PreparedRequest],
         on_step: StepCallback | None = None,
         progress: ProgressCallback | None = None,
+        step_end: Callable[[Job], StepCallback] | None = None,
     ) -> list[list[Clip]]:
-        """The clips of requests of one shape, stepped together from their first step to their last."""
+        """The clips of requests of one shape, stepped together from their first step to their last.
+
+        ``step_end`` makes ``on_step`` when the first job is known.
+        """
         jobs = [self.encode(request) for request in requests]
+        on_step = on_step if step_end is None else step_end(jobs[0])
         with self.stepping():
             latents = run_batch(self.make_batch(), jobs, on_step, progress)
         return [self.decode(*pair) for pair in zip(requests, latents, strict=True)]
+
+
+def groups_of_one_shape(shapes: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:
+    """Indices of equal shapes in groups of at most ``most``, in the order in which the shapes first appear."""
+    indices: dict[tuple[int, ...], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        indices.setdefault(shape, []).append(i)
+    return [same[first : first + most] for same in indices.values() for first in range(0, len(same), most)]

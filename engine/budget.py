@@ -16,17 +16,20 @@ from .pipeline import Pipeline, PreparedRequest
 from .runtime.selection.settings import TorchOptions
 from .types import DecodeTiles, Request
 
-RUNTIMES = ("torch", "torch-plain")  # whose weights can be released and loaded again
+RUNTIMES = ("torch", "torch-plain")  # whose weights can be released and loaded again, or have 8 bits
 PARTS = ("text", "ddit", "video", "audio")
 
 
-def budgeted_runtime(runtime: str, options: TorchOptions) -> str:
-    """The runtime under a budget, ``torch`` for ``auto``. Raises ``ValueError`` for one with weights of its own."""
+def runtime_with(setting: str, runtime: str, options: TorchOptions) -> str:
+    """The runtime with ``memory`` or ``quantization``, ``torch`` for ``auto``.
+
+    Raises ``ValueError`` for one with weights of its own, and for options that it excludes.
+    """
     found = "torch" if runtime == "auto" else runtime
     if found not in RUNTIMES:
-        raise ValueError(f"memory is a setting of the runtimes {' and '.join(RUNTIMES)}; this one is {runtime}")
+        raise ValueError(f"{setting} is a setting of the runtimes {' and '.join(RUNTIMES)}; this one is {runtime}")
     if options.requested:
-        raise ValueError(f"memory and {options.requested[0]} exclude each other; leave one of them out")
+        raise ValueError(f"{setting} and {options.requested[0]} exclude each other; leave one of them out")
     return found
 
 

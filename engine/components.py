@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .codecs import AudioCodec, TextEncoder, VideoCodec
 from .codecs.files import building, check_weights, load_weights, read_config, read_weights, save_tensors, stored
 from .config import DDiTConfig, ModelConfig
 from .model import DDiT
 from .package import INDEX, Package, open_package, write_manifest
+from .quantization import is_quantized, quantized
 from .residency import Residency
 
 STEM = "diffusion_pytorch_model"
@@ -69,15 +70,19 @@ class Components:
 
     def under(self, package: Package, kept: Collection[str], device: torch.device) -> Self:
         """These parts without values, those of ``package``, loaded on ``device`` when they are used; ``kept`` stay."""
-        dtypes = {name: tensor.dtype for name, tensor in self.ddit.state_dict().items()}
+        ddit, text = dict(self.ddit.state_dict()), dict(self.text.encoder.state_dict())
         loaders: dict[str, Callable[[], nn.Module]] = {
-            "text": lambda: TextEncoder.from_pretrained(package.component("text_encoder")),
-            "ddit": lambda: load_ddit(package, dtypes),
+            "text": lambda: TextEncoder.from_pretrained(package.component("text_encoder"), forms=text),
+            "ddit": lambda: load_ddit(package, ddit),
             "video": lambda: VideoCodec.from_pretrained(package.component("video_vae")),
             "audio": lambda: AudioCodec.from_pretrained(package.component("audio_vae")),
         }
         parts = {name: getattr(self, name) for name in loaders}
         return dataclasses.replace(self, residency=Residency(parts, lambda name: loaders[name](), kept, device))
+
+    def quantized(self) -> Self:
+        """These parts with d-DiT and text encoder :func:`~syncflow.engine.quantization.quantized`."""
+        return dataclasses.replace(self, ddit=quantized(self.ddit), text=quantized(self.text))
 
     def check(self, package: Package) -> None:
         """Whether the parts go together. Raises ``ValueError`` for the first number in which two of them differ."""
@@ -104,9 +109,11 @@ class Components:
         """Write a package beside ``folder``, then put it in its place.
 
         d-DiT and codecs are stored in ``dtype``, but for tensors with values that it cannot hold, which stay in
-        float32. Raises ``ValueError`` for weights that are NaN or infinite, which no package may hold.
+        float32. Raises ``ValueError`` for weights that are NaN or infinite or quantized, which no package may hold.
         """
         target = Path(folder)
+        if is_quantized(self.ddit) or is_quantized(self.text):
+            raise ValueError("quantized weights are not saved; load the model without quantization to save it")
         check_weights(dict(self.ddit.named_parameters()), target / "ddit" / DDIT_WEIGHTS)
         part = target.with_name(target.name + ".part")
         if part.exists():
@@ -132,13 +139,15 @@ class Components:
         return dataclasses.replace(package, path=target)
 
 
-def load_ddit(package: Package, dtypes: Mapping[str, torch.dtype] | None = None, *, values: bool = True) -> DDiT:
-    """The d-DiT of a package: in float32, or each tensor in its type of ``dtypes``; as :meth:`Components.of`."""
+def load_ddit(package: Package, forms: Mapping[str, Tensor] | None = None, *, values: bool = True) -> DDiT:
+    """The d-DiT of a package: in float32, or each tensor in the type of the one in ``forms``; as
+    :meth:`Components.of`.
+    """
     folder = package.component("ddit")
-    config, tensors = DDiTConfig.from_dict(read_config(folder)), read_weights(folder, STEM, dtypes, values=values)
+    config, tensors = DDiTConfig.from_dict(read_config(folder)), read_weights(folder, STEM, forms, values=values)
     with building(folder, tensors, all_stored=True):
         model = DDiT(config)
     for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to((dtypes or {}).get(name, parameter.dtype))
+        parameter.data = parameter.data.to((forms or {}).get(name, parameter).dtype)
     load_weights(model, tensors, folder)
     return model.eval().requires_grad_(False)

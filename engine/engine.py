@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache, cached_property, partial
 from importlib.resources import files
@@ -15,9 +14,9 @@ from typing import Any, Self, overload
 import torch
 
 from .adapters import Adapters
-from .backend import ModelBackend
+from .backend import ModelBackend, groups_of_one_shape
 from .batching import Batcher, Handle, Limits, OnStep, Policy
-from .budget import budgeted_runtime, requests_that_fit, tiles_that_fit, under_budget
+from .budget import requests_that_fit, runtime_with, tiles_that_fit, under_budget
 from .components import Components
 from .config import SequenceConfig
 from .cost.memory import MemoryEstimator, weight_bytes
@@ -25,7 +24,9 @@ from .cost.memory_plan import MemoryPlan
 from .exports import ExportLocations
 from .model import DDiT
 from .package import open_package
-from .pipeline import Pipeline, PreparedRequest
+from .pipeline import Pipeline, PreparedRequest, with_noise
+from .quantization import check_scheme
+from .runtime.devices import UNLIMITED, find_device, memory_for_graphs
 from .runtime.float32 import float32_products, set_float32_products
 from .runtime.pytorch import PlainTorchDenoiser
 from .runtime.selection.choose import choose, in_precision, weights_in_use
@@ -34,12 +35,12 @@ from .runtime.selection.timing import Workload
 from .runtime.threads import limit_threads
 from .sampling.conditioning_cache import ConditioningCache
 from .sampling.job import Job
-from .sampling.loop import ProgressBar, StepCallback
+from .sampling.loop import ProgressBar, StepCallback, StepEndCallback, on_step_end
 from .sampling.tensor_cache import CAPACITY
 from .sampling.trial import make_step
 from .settings import check_settings, make_request, make_requests
 from .types import Clip, Latents, Request
-from .validation import byte_size, check_names, file_path, number_between, refuse, text, whole_between
+from .validation import byte_size, check_names, file_path, number_between, text, whole_between
 
 BUNDLED = "pretrained/syncflow-tiny"
 FORKABLE = ("torch", "torch-plain", "native")  # those that compute with one thread in a forked child
@@ -55,9 +56,9 @@ ENGINE_SETTINGS = (
     "cache_bytes",
     "capture_seconds",
     "memory",
+    "quantization",
 )
 CAPTURE_SECONDS, MAX_CAPTURE_SECONDS = 10.0, 3600.0
-MAX_MEMORY = 1 << 62
 ENGINE_ALIASES = {"dtype": "precision", "torch_dtype": "precision"}
 
 
@@ -87,6 +88,7 @@ class Engine:
         cache_bytes: int = CAPACITY,
         capture_seconds: float = 0.0,
         memory: int | str | None = None,
+        quantization: str | None = None,
     ) -> None:
         self.config = components.config
         self.device = find_device(device)
@@ -94,10 +96,15 @@ class Engine:
         options = TorchOptions(cuda_graphs, overlap, fp8, autotune, block_offload)
         task = workload(self.config.sequence)
         self.memory_plan: MemoryPlan | None = None
-        if memory is not None:
-            runtime = budgeted_runtime(runtime, options)
+        self.quantization = quantization
+        for setting, value in {"memory": memory, "quantization": quantization}.items():
+            runtime = runtime if value is None else runtime_with(setting, runtime, options)
         ddit, found = in_precision(runtime, components.ddit, self.device, precision, options)
         components = replace(components, ddit=ddit.eval())  # lets go of weights in another type
+        if quantization is not None:
+            check_scheme(quantization)
+            components = components.quantized()
+            ddit = components.ddit
         if memory is not None:
             components, self.memory_plan = under_budget(components, folder, self.device, byte_size("memory", memory))
         else:
@@ -108,7 +115,7 @@ class Engine:
         self.chosen = choose(runtime, ddit, self.export_locations, found, task, options=options)
         self.denoiser = self.chosen.denoiser
         self.components = components = replace(components, ddit=weights_in_use(self.denoiser, ddit))
-        cache_bytes = whole_between("cache_bytes", cache_bytes, 0, MAX_MEMORY)
+        cache_bytes = whole_between("cache_bytes", cache_bytes, 0, UNLIMITED)
         self.pipeline = Pipeline(self.chosen.with_codecs(components), self.device, cache_bytes)
         self.backend = ModelBackend(
             components,
@@ -125,7 +132,7 @@ class Engine:
         if self.memory_plan is not None:
             self.pipeline.tiles_of = cache(partial(tiles_that_fit, self.memory_plan, self.memory))
         seconds = number_between("capture_seconds", capture_seconds, 0, MAX_CAPTURE_SECONDS)
-        self.captured_batches = self.backend.capture(self.limits.batch, seconds, _memory_for_graphs(self.device))
+        self.captured_batches = self.backend.capture(self.limits.batch, seconds, memory_for_graphs(self.device))
 
     @classmethod
     def from_pretrained(
@@ -145,17 +152,23 @@ class Engine:
         export``) that ``syncflow verify`` has found correct on this machine. On a CPU it times a step of each when it
         loads a model for the first time, about a second, and stores the result; :meth:`describe` gives the times and
         the reason for the choice. ``precision`` "auto" is float32 on a CPU, and bfloat16 on a GPU (float16 on
-        one without bfloat16). ``settings`` are those of the engine: ``cuda_graphs``, ``overlap``, ``fp8``,
-        ``autotune`` and ``block_offload``, see
-        :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`, of which the first two are on by default for
-        "auto" on a GPU; ``deterministic``: the bits of a clip do not depend on the other requests of its batch;
-        ``limits`` and ``policy`` of batching; ``cache_bytes``: how much is kept of the texts of earlier
-        requests, and as much again of what is computed from them and from schedules, by default 1 GiB;
-        ``capture_seconds``: with CUDA graphs, how long those of batches of the model's own clip may be captured now, by
-        default 10; others are captured when they are first needed; ``memory``: the most that weights and tensors may
-        take, in bytes or such as "12GB". Parts of the model are then loaded when they are used, and kept or released in
-        turn (:attr:`memory_plan`), in the runtime torch or torch-plain. Raises
-        ``ValueError`` for a folder that is no package or does not match its checksums, for a runtime that is not
+        one without bfloat16). ``settings`` are those of the engine:
+
+        - ``cuda_graphs``, ``overlap``, ``fp8``, ``autotune`` and ``block_offload``: see
+          :class:`~syncflow.engine.runtime.selection.settings.TorchOptions`; the first two are on by default for "auto"
+          on a GPU;
+        - ``deterministic``: the bits of a clip do not depend on the other requests of its batch;
+        - ``limits`` and ``policy`` of batching;
+        - ``cache_bytes``: how much is kept of the texts of earlier requests, and as much again of what is computed from
+          them and from schedules, by default 1 GiB;
+        - ``capture_seconds``: with CUDA graphs, how long those of batches of the model's own clip may be captured now,
+          by default 10; others are captured when they are first needed;
+        - ``memory``: the most that weights and tensors may take, in bytes or such as "12GB". Parts of the model are
+          then loaded when they are used, and kept or released in turn (:attr:`memory_plan`);
+        - ``quantization``: "int8_weight_only" keeps the weights of the blocks of d-DiT and text encoder in 8 bits
+          (:mod:`~syncflow.engine.quantization`). Both are settings of the runtimes torch and torch-plain.
+
+        Raises ``ValueError`` for a folder that is no package or does not match its checksums, for a runtime that is not
         available, and for a setting that does not apply.
         """
         check_names(list(settings), ENGINE_SETTINGS, ENGINE_ALIASES, "an engine")
@@ -185,6 +198,7 @@ class Engine:
             "float32_products": float32_products(self.device),
             "weight_bytes": weight_bytes(self.components),
             "memory": None if self.memory_plan is None else self.memory_plan.to_dict(),
+            "quantization": self.quantization,
         } | self.chosen.describe()
 
     @overload
@@ -211,6 +225,8 @@ class Engine:
         *,
         on_step: StepCallback | None = None,
         progress: bool = False,
+        callback_on_step_end: StepEndCallback | None = None,
+        latents: torch.Tensor | None = None,
         **settings: Any,
     ) -> Clip | list[Clip]:
         """Generate one clip, or one for each of several prompts or requests, those of a size and duration together.
@@ -218,18 +234,24 @@ class Engine:
         ``settings`` are fields of :class:`~syncflow.engine.types.Request` (seed, steps, guidance, seconds, width,
         height, …) for plain prompts; beside a request they are refused. Several prompts with one ``seed`` get seed,
         seed + 1, …. A request with several takes gives as many clips; on its own it returns a list of them.
-        ``on_step(step, steps, latents)`` is called after every step; ``progress`` shows a bar on a terminal. Raises
-        ``ValueError`` for a request that is not valid.
+        ``on_step(step, steps, latents)`` is called after every step; ``progress`` shows a bar on a terminal. As in
+        diffusers: ``callback_on_step_end(engine, step, timestep, {"latents": …})``, and ``latents``, the videos' noise
+        (B, C_v, T, H, W). Raises ``ValueError`` for a request that is not valid.
         """
         self._check_process()
+        if on_step is not None and callback_on_step_end is not None:
+            raise ValueError("on_step and callback_on_step_end are given; leave one of them out")
+        step_end = None if callback_on_step_end is None else partial(on_step_end, self, callback_on_step_end)
         prepared = [self.pipeline.prepare(item) for item in make_requests(request, settings)]
+        if latents is not None:
+            prepared = with_noise(prepared, latents, self.config.ddit.video_channels)
         clips: list[list[Clip]] = [[] for _ in prepared]
         most = 1 if self.backend.deterministic else self.limits.batch
         if self.memory_plan is not None:
             most = min(requests_that_fit(self.memory_plan, self.memory, one, most) for one in prepared)
         with ProgressBar(progress) as bar:
-            for group in _groups([one.shape for one in prepared], most):
-                made = self.backend.run([prepared[i] for i in group], on_step, bar)
+            for group in groups_of_one_shape([one.shape for one in prepared], most):
+                made = self.backend.run([prepared[i] for i in group], on_step, bar, step_end)
                 for i, of_request in zip(group, made, strict=True):
                     clips[i] = of_request
         every = [clip for of_request in clips for clip in of_request]
@@ -357,25 +379,9 @@ class Engine:
         return self.generate(self.pipeline.retake(source, prompt, settings), progress=progress)
 
 
-def _memory_for_graphs(device: torch.device) -> int:
-    """Bytes that graphs captured at the start may take: half of what is free on a GPU."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else MAX_MEMORY
-
-
 def workload(sequence: SequenceConfig) -> Workload:
     """The step that is timed to choose a runtime: of one clip of this size, with text guidance."""
     return Workload(sequence, partial(make_step, sequence))
-
-
-def find_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one. Raises ``ValueError`` for one that is not there."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if isinstance(device, (str, torch.device)) and not str(device).startswith("meta"):
-        with suppress(RuntimeError, AssertionError, NotImplementedError):  # as PyTorch refuses what is not there
-            return torch.empty(0, device=device).device  # with its index: each thread has a current device of its own
-    gpu = "cuda" if torch.cuda.is_available() else "another that this PyTorch has (it finds no CUDA)"
-    refuse("device", str(device), f"auto, cpu or {gpu}")
 
 
 def bundled_model() -> Path:
@@ -390,11 +396,3 @@ def model_folder(path: str | Path | None = None) -> Path:
         return bundled
     folder = file_path("path", path, "the folder of a model package")
     return bundled if str(folder) == bundled.name and not folder.exists() else folder
-
-
-def _groups(shapes: Sequence[tuple[int, ...]], most: int) -> list[list[int]]:
-    """Indices of equal shapes in groups of at most ``most``, in the order in which the shapes first appear."""
-    indices: dict[tuple[int, ...], list[int]] = {}
-    for i, shape in enumerate(shapes):
-        indices.setdefault(shape, []).append(i)
-    return [same[first : first + most] for same in indices.values() for first in range(0, len(same), most)]

@@ -8,8 +8,9 @@ anything is computed. ``encode`` and ``decode`` run the text encoder and the cod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ RETAKE_FIELDS = ("seed", "audio_seed", *MODEL_DEFAULTS, *GUIDANCE_FIELDS)
 class PreparedRequest:
     """A request that the model can serve, with its media read and its lengths derived; nothing of it is encoded.
 
-    ``media`` are known parts of the clip, ``reference`` (M,) is the waveform of the reference sound.
+    ``media`` are known parts of the clip, ``reference`` (M,) is the waveform of the reference sound; ``noise``
+    (C_v, T, H, W) is the video's, where it is not that of the seed.
     """
 
     request: Request
@@ -64,6 +66,7 @@ class PreparedRequest:
     plan: GuidancePlan
     media: KnownMedia | None = None
     reference: np.ndarray | None = None
+    noise: torch.Tensor | None = None
 
     @property
     def task(self) -> Task:
@@ -130,6 +133,7 @@ class Pipeline:
             takes=prepared.audio_seeds,
             reference=None if prepared.reference is None else encode_waveform(prepared.reference, parts, self.device),
             adapters=tuple((request.adapters or {}).items()),
+            noise=prepared.noise,
         )
 
     def plan(self, request: Request) -> GuidancePlan:
@@ -237,6 +241,8 @@ class Pipeline:
             if media is not None and task == "continuation":
                 shown, waveform = restore_known(media, sequence, frames, waveform)
             provenance = self._provenance(request, sequence, seed)
+            if prepared.noise is not None:
+                provenance["noise"] = hashlib.sha256(prepared.noise.numpy().tobytes()).hexdigest()
             clips.append(Clip(shown, waveform, sequence.fps, sequence.sample_rate, provenance, video_latents))
         return clips
 
@@ -286,6 +292,24 @@ class Pipeline:
             return Text(states[0], int(mask.sum()), key=prompt)
 
         return self.texts.get(prompt, compute)
+
+
+def with_noise(prepared: Sequence[PreparedRequest], latents: object, channels: int) -> list[PreparedRequest]:
+    """Requests whose videos begin with ``latents``: noise (B, C_v, T, H, W), or (C_v, T, H, W) for one request.
+
+    Raises ``ValueError`` for others.
+    """
+    s = prepared[0].sequence
+    expected = (len(prepared), channels, s.latent_frames, s.latent_height, s.latent_width)
+    if not isinstance(latents, torch.Tensor) or any(one.shape != prepared[0].shape for one in prepared):
+        raise ValueError("latents must be a tensor, for requests of one size and duration")
+    found = latents[None] if latents.ndim == 4 else latents
+    if found.shape != expected or not found.isfinite().all():
+        raise ValueError(f"latents are {tuple(latents.shape)}; they must be finite numbers in the shape {expected}")
+    if any(one.task == "text-to-audio" for one in prepared):
+        raise ValueError("latents are those of a video; a sound alone has none")
+    rows = found.detach().float().cpu()
+    return [replace(one, noise=row.contiguous()) for one, row in zip(prepared, rows, strict=True)]
 
 
 def _no_adapters(names: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..package import parse_json
+from ..quantization import converted
 
 INSTALL = "install it with `pip install syncflow[codecs]`"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -104,13 +105,14 @@ def check_statistics(shift: Tensor, scale: Tensor, folder: Path) -> None:
 
 
 def read_weights(
-    folder: Path, stem: str, dtypes: Mapping[str, torch.dtype] | None = None, *, values: bool = True
+    folder: Path, stem: str, forms: Mapping[str, Tensor] | None = None, *, values: bool = True
 ) -> dict[str, Tensor]:
     """Tensors of ``<stem>.safetensors`` or of its shards, memory-mapped. Raises ``ValueError`` for none or a corrupt
     one.
 
-    A tensor that ``dtypes`` names is converted while it is read, and what was read of the file is let go, so that the
-    file is never in memory as a whole beside its conversion. Without ``values`` tensors are on the meta device, and
+    A tensor that ``forms`` names is converted while it is read, to the type of the one there
+    (:func:`~syncflow.engine.quantization.converted`), and what was read of the file is let go, so that the file is
+    never in memory as a whole beside its conversion. Without ``values`` tensors are on the meta device, and
     only the header of the file is read.
     """
     from safetensors import SafetensorError
@@ -123,7 +125,7 @@ def read_weights(
         try:
             for name, tensor in _stored_tensors(path) if values else _outlines(path):
                 check_weights({name: tensor}, path)
-                tensors[name] = tensor.to((dtypes or {}).get(name, tensor.dtype))
+                tensors[name] = converted(tensor, (forms or {}).get(name, tensor))
                 del tensor  # before the next one is read: it holds the file
         except (OSError, SafetensorError, RuntimeError, KeyError) as error:
             raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None

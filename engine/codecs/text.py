@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -90,20 +91,21 @@ class TextEncoder(nn.Module):
         max_tokens: int | None = None,
         *,
         values: bool = True,
+        forms: Mapping[str, Tensor] | None = None,
     ) -> Self:
         """Read a local T5 folder.
 
         The tokenizer is looked for in ``tokenizer``, in the folder itself and in a ``tokenizer`` folder beside it; a
         model with a byte vocabulary needs none. ``max_tokens`` defaults to what the folder says, or 300. Without
-        ``values`` the encoder is on the meta device. Raises ``ValueError`` for a missing, foreign or damaged folder;
-        only local safetensors are read.
+        ``values`` the encoder is on the meta device; ``forms`` as in :func:`~.files.read_weights`. Raises
+        ``ValueError`` for a missing, foreign or damaged folder; only local safetensors are read.
         """
         folder = Path(folder)
         config = read_config(folder)
         if config.get("model_type") not in ("t5", "mt5"):
             raise ValueError(f"{folder} holds a {config.get('model_type')!r} model; a text encoder must be a T5 ('t5')")
         try:
-            tensors = read_weights(folder, STEM, values=values)
+            tensors = read_weights(folder, STEM, forms, values=values)
         except ValueError as error:
             raise ValueError(f"{folder} cannot be read as a T5 encoder in safetensors: {error}") from None
         with building(folder, tensors, all_stored=True):

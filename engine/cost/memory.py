@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from ...kernels.launch.eager import estimating_for_cpu
@@ -27,6 +27,7 @@ from ..components import Components
 from ..config import SequenceConfig
 from ..forking import remember
 from ..model import DDiT
+from ..quantization import is_quantized, quantized, stored_bytes
 from ..runtime.cuda_graphs.capture import eager_capture
 from ..runtime.cuda_graphs.denoiser import CudaGraphDenoiser
 from ..sampling.guidance import GuidancePlan
@@ -58,6 +59,8 @@ class LiveMemoryMode(TorchDispatchMode):
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(map(is_traceable_wrapper_subclass, tree_leaves((args, kwargs)))):
+            return NotImplemented  # quantized weights: what they do comes here again, as plain operations
         of_lstm = func is LSTM and args[0].is_meta
         found: Any = _lstm_outputs(*args) if of_lstm else func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
@@ -126,6 +129,7 @@ class MemoryEstimator:
         self._on_cpu = (device or components.ddit.device).type == "cpu"
         with torch.device("meta"):
             model = DDiT(components.config.ddit).to(dtype or components.ddit.dtype)
+        model = quantized(model) if is_quantized(components.ddit) else model
         self._model = model.eval().requires_grad_(False)
         self._step = cache(self._step_bytes)
         self._decode = cache(self._decode_bytes)
@@ -255,4 +259,4 @@ def weight_bytes(components: Components) -> int:
 
 def tensor_bytes(module: nn.Module) -> int:
     """The bytes of the parameters and buffers of a module."""
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    return sum(stored_bytes(tensor) for tensor in (*module.parameters(), *module.buffers()))

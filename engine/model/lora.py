@@ -77,13 +77,13 @@ class LoraLinear(Linear):
 
     def stack(self) -> None:
         """Put the matrices of all branches one under the other."""
-        device = self.weight.device
+        device = self.bias.device
         parts = list(self.branches.values())
         ranks = torch.tensor([len(part.down) for part in parts], dtype=torch.long, device=device)
         numbers = torch.tensor(list(self.branches), dtype=torch.long, device=device)
         tensors = {
-            "down": torch.cat([p.down for p in parts]) if parts else self.weight.new_zeros(0, self.in_features),
-            "up": torch.cat([p.up for p in parts], 1) if parts else self.weight.new_zeros(self.out_features, 0),
+            "down": torch.cat([p.down for p in parts]) if parts else self.bias.new_zeros(0, self.in_features),
+            "up": torch.cat([p.up for p in parts], 1) if parts else self.bias.new_zeros(self.out_features, 0),
             "adapter_of_rank": numbers.repeat_interleave(ranks),
         }
         for name, tensor in tensors.items():
@@ -129,7 +129,7 @@ class AdaptedModel:
         """Add the branches of adapter ``number``, by the name of their layer."""
         for name, branch in branches.items():
             layer = self.layers[name]
-            layer.branches[number] = LowRank(branch.down.to(layer.weight), branch.up.to(layer.weight))
+            layer.branches[number] = LowRank(branch.down.to(layer.bias), branch.up.to(layer.bias))
             layer.stack()
 
     def remove(self, number: int) -> None:

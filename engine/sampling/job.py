@@ -67,7 +67,8 @@ class Job:
 
     ``takes`` are the seeds of the sounds that are sampled for one video, by default the clip's own ``seed``.
     ``silence`` (A, C_a) clean latents of no sound, where a branch is muted; ``reference`` (A_r, C_a) those of a sound
-    whose style is wanted. ``adapters``: their names and weights.
+    whose style is wanted. ``adapters``: their names and weights. ``noise`` (C_v, T, H, W) takes the place of the
+    seed's for the video.
     """
 
     sequence: SequenceConfig
@@ -82,6 +83,7 @@ class Job:
     takes: tuple[int, ...] = ()
     reference: Tensor | None = None
     adapters: AdapterWeights = ()
+    noise: Tensor | None = None
 
     @property
     def sounds(self) -> tuple[int, ...]:
@@ -93,7 +95,7 @@ class Job:
         """All that it holds."""
         texts = (text.states for text in (self.text, self.negative) if text is not None)
         known = (tensor for one in (self.video, self.audio) if one is not None for tensor in (one.latents, one.mask))
-        return tuple(one for one in (*texts, *known, self.silence, self.reference) if one is not None)
+        return tuple(one for one in (*texts, *known, self.silence, self.reference, self.noise) if one is not None)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -119,7 +121,9 @@ def text_of(job: Job, prompted: bool, null_text: Tensor) -> Text:
 
 
 def video_noise(job: Job, channels: int) -> Tensor:
-    """(C_v, T, H, W) of the request's own stream; independent of who shares its batch."""
+    """(C_v, T, H, W) of the request's own stream, unless it was given; independent of who shares its batch."""
+    if job.noise is not None:
+        return job.noise
     s = job.sequence
     shape = (channels, s.latent_frames, s.latent_height, s.latent_width)
     return torch.from_numpy(normal(job.seed, Stream.VIDEO, shape))

@@ -16,6 +16,7 @@ from .sequential import SequentialBatch, batch_of
 
 StepCallback = Callable[[int, int, Latents], None]
 ProgressCallback = Callable[[int, int], None]
+StepEndCallback = Callable[[Any, int, float, dict[str, Any]], dict[str, Any] | None]
 
 
 @torch.inference_mode()
@@ -57,6 +58,23 @@ def run_batch(
         if on_step is not None:
             on_step(k + 1, steps, batch.latents)
     return batch.leave(range(len(jobs)))
+
+
+def on_step_end(pipeline: Any, callback: StepEndCallback, job: Job) -> StepCallback:
+    """A callback of diffusers (``callback_on_step_end``) for a batch whose first request is ``job``.
+
+    It is called with the pipeline, the step from 0, its timestep from 1000 (noise) to 0, and the latents, which it may
+    read. Raises ``ValueError`` where it returns others.
+    """
+
+    def on_step(step: int, _: int, latents: Latents) -> None:
+        timestep = 1000 * (1 - float(job.schedule.video[min(step, len(job.schedule)) - 1]))
+        given = {"latents": latents.video, "audio_latents": latents.audio}
+        returned = callback(pipeline, step - 1, timestep, dict(given)) or {}
+        if any(returned[name] is not given[name] for name in given.keys() & returned.keys()):
+            raise ValueError("callback_on_step_end returned other latents; it may read them, and changes nothing")
+
+    return on_step
 
 
 class ProgressBar:

@@ -51,7 +51,8 @@ class Runner:
         self.metrics, self.tracing = metrics, tracing
         self.durations = Durations()
         sequence = engine.config.sequence
-        self._projection = LatentProjection.fit(engine.components.video, sequence, engine.device)
+        with engine.components.using("video"):
+            self._projection = LatentProjection.fit(engine.components.video, sequence, engine.device)
         self._changed = threading.Condition()
         self._queue = JobQueue()
         self._live: dict[str, LiveJob] = {}

@@ -4,7 +4,8 @@
 and a derivative. On a GPU it launches the operation's kernels; ``torch.compile`` traces through to them, and on a CPU
 to the reference. While gradients are recorded, ``dispatch`` runs the reference inline, so that the compiler can fuse it
 and autograd needs no second forward pass. On a CPU, where nothing records or traces, ``dispatch`` computes directly: a
-call through ``torch.library`` takes longer than many operations of a small model.
+call through ``torch.library`` takes longer than many operations of a small model. Tensors of a subclass that holds
+others, such as weights of torchao, know PyTorch's operations alone: with one of them the reference runs inline.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import cast as typed
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .eager import eager_on_cpu
@@ -164,6 +166,8 @@ def operation(
             return reference(*args, **kwargs)
         if eager_on_cpu((*args, *kwargs.values())) and (chosen := _current.get()) != "triton":
             return _contiguous((cpu if cpu is not None and chosen in CPU_PATHS else reference)(*args, **kwargs))
+        if any(isinstance(x, Tensor) and is_traceable_wrapper_subclass(x) for x in (*args, *kwargs.values())):
+            return contiguous(*args, **kwargs)
         return op(*args, **kwargs)
 
     dispatch.plan_launches = plan_launches  # type: ignore[attr-defined]

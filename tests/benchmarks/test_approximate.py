@@ -87,8 +87,8 @@ def test_a_shorter_interval_is_nearer(rows):
 
 def test_decibels_and_shares_of_known_errors():
     exact, found = np.zeros((2, 3), np.uint8), np.full((2, 3), 255, np.uint8)
-    assert approximate._decibels(255.0, iter([(found, exact), (exact, exact)])) == pytest.approx(3.01)
-    assert approximate._decibels(1.0, iter([(exact, exact)])) is None
+    assert approximate.decibels(255.0, iter([(found, exact), (exact, exact)])) == pytest.approx(3.01)
+    assert approximate.decibels(1.0, iter([(exact, exact)])) is None
     ones = torch.ones(4)
     assert approximate._share(iter([(1.5 * ones, ones), (ones, ones)])) == pytest.approx((1 / 8) ** 0.5)
 
