@@ -146,12 +146,17 @@ def measure(preset: str, folder: Path, precision: str, memory: str, quantization
     engine = Engine.from_pretrained(
         folder, runtime="torch", precision=precision, memory=memory, quantization=quantization, device="cpu"
     )
-    assert engine.memory_plan is not None
+    residency = engine.components.residency
+    assert engine.memory_plan is not None and residency is not None
     process = resident("VmRSS")
+    for part in engine.memory_plan.kept:  # from their first use on, as in the plan
+        with residency.using(part):
+            pass
     prepared = engine.pipeline.prepare(Request(PROMPTS[0], steps=1))
     found: dict[str, int] = {}
 
     def stage(name: str, work: Callable[[], Any]) -> Any:
+        residency.release()  # what the stage before has left, which goes before anything is loaded
         reset_peak()
         result = work()
         found[name] = resident("VmHWM") - process

@@ -54,7 +54,7 @@ def published_of(folder: Path, model: DDiT) -> Any:
     if not (folder / "opensora/models/stdit/stdit3.py").is_file():
         raise ValueError(f"{folder} has no opensora/models/stdit/stdit3.py; it must be a checkout of Open-Sora v1.2.0")
     with _importing(folder):
-        from opensora.models.stdit.stdit3 import STDiT3, STDiT3Config  # type: ignore[import-not-found]
+        from opensora.models.stdit.stdit3 import STDiT3, STDiT3Config
 
     d = model.config
     sizes = {"hidden_size": d.width, "depth": d.depth, "num_heads": d.heads, "caption_channels": d.text_width}
@@ -115,7 +115,10 @@ def measure(folder: Path, model: DDiT, side: int, timing: Timing, runtime: str =
         raise ValueError(f"the velocities differ by {error:.1e}, more than {TOLERANCE:g}; is this Open-Sora v1.2.0?")
     start: Callable[[Denoiser], Callable[[], Tensor]] = partial(make_step, sequence)
     chosen = choose(runtime, model, ExportLocations(None, ""), "float32", Workload(sequence, start))
-    steps = {"published": PublishedStep(published, sequence, text), "own": start(chosen.denoiser)}
+    steps: dict[str, Callable[[], object]] = {
+        "published": PublishedStep(published, sequence, text),
+        "own": start(chosen.denoiser),
+    }
     seconds = alternate(steps, timing)
     return {
         "runtime": chosen.runtime,
@@ -191,8 +194,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, p: float = 0.0, attn_bias: Any =
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time a guided step of Open-Sora's own code beside this engine's.")
     parser.add_argument("folder", type=Path, help="checkout of Open-Sora v1.2.0")
-    parser.add_argument("--width", type=int, default=256, help="width of the tower; default: 256")
-    parser.add_argument("--heads", type=int, default=4, help="attention heads; default: 4")
+    parser.add_argument("--width", type=int, default=128, help="width of the tower; default: 128")
+    parser.add_argument("--heads", type=int, default=2, help="attention heads; default: 2")
     parser.add_argument("--depth", type=int, default=6, help="layers of the tower; default: 6")
     parser.add_argument("--side", type=int, default=128, help="pixels of a side; default: 128")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds; default: 9")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, results
 
 if TYPE_CHECKING:
     from ..engine.types import Clip
@@ -119,6 +119,7 @@ def serve(
         deterministic=deterministic,
         limits=Limits(batch=batch, queue=max(64, settings.in_flight)),
     )
+    results.show_memory_plan(engine)
     server.serve(app.create_app(engine, settings, inspect=_inspect, tracing=spans), host, port)
     engine.close()
 

@@ -56,6 +56,12 @@ class Residency:
                 self.loads += 1
             yield
 
+    def release(self) -> None:
+        """Release all parts that are not kept."""
+        with self._lock:
+            for name in self._loaded - self.kept:
+                self._release(name)
+
     def after_fork(self) -> None:
         """In a forked child, where the lock may be held by a thread that is not there."""
         self._lock = threading.RLock()

@@ -43,6 +43,14 @@ def test_a_folder_of_clips(run, prompts, tmp_path):
     assert (code, out.split(", ")[:2]) == (0, [f"{tmp_path / 'clips'}: 0 generated", "1 done before"])
 
 
+def test_clips_under_a_budget_of_memory(run, prompts, tmp_path):
+    path = prompts({"prompt": "a ball", "id": "ball", **SMALL})
+    code, out, _ = run("batch", path, "-o", tmp_path / "clips", "--memory", "60MB")
+    assert (code, out.split(", ")[0]) == (0, f"{tmp_path / 'clips'}: 1 generated")
+    code, _, err = run("batch", path, "-o", tmp_path / "others", "--memory", "3MB")
+    assert code == 2 and "memory is 3 MB" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -59,6 +59,14 @@ def test_parts_that_are_kept_stay():
     assert counted.loaded == ["a", "b", "c"]
 
 
+def test_parts_that_are_not_kept_are_released_on_demand():
+    counted = Counted("a")
+    counted.use("a", "b")
+    counted.residency.release()
+    assert counted.residency.loaded == {"a"}
+    assert counted.residency.parts["b"].weight.is_meta
+
+
 def test_the_weights_are_no_inference_tensors():
     with torch.inference_mode():
         Counted().use("a")

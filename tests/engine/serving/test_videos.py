@@ -50,6 +50,19 @@ def test_the_same_request_gives_the_same_bytes_alone_in_a_batch_and_after_a_rest
 
 
 @pytest.mark.slow
+def test_a_server_under_a_budget_of_memory_makes_the_same_video(client, tmp_path):
+    with Engine.from_pretrained(memory="60MB", device="cpu", deterministic=True) as engine:
+        under = open_client(engine, tmp_path / "data")
+        contents = []
+        for server in (client, under):
+            video_id = server.post("/v1/videos", json=FAST).json()["id"]
+            assert finished(server, video_id)["status"] == "completed"
+            contents.append(server.get(f"/v1/videos/{video_id}/content").content)
+        under.__exit__(None, None, None)
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.slow
 def test_without_deterministic_the_others_of_a_batch_change_no_more_than_rounding(tmp_path):
     """Frames by 60 dB of peak signal-to-noise ratio, sounds by a thousandth of full scale."""
     with Engine.from_pretrained(runtime="torch", device="cpu", limits=Limits(batch=4)) as engine:
