@@ -98,8 +98,14 @@ class Components:
             "sequence.chunk_frames": (video.chunk_frames, sequence.chunk_frames),
             "sequence.space_factor": (video.strides.space, sequence.space_factor),
             "sequence.audio_hop": (audio.hop, sequence.audio_hop),
+            "sequence.audio_multiple": (audio.multiple, sequence.audio_multiple),
             "sequence.sample_rate": (audio.sample_rate, sequence.sample_rate),
         }
+        if (prior := self.text.prior) is not None:
+            found |= {
+                "ddit.prior_tokens": (prior.tokens, ddit.prior_tokens),
+                "ddit.prior_width": (prior.width, ddit.prior_width),
+            }
         for name, (is_, said) in found.items():
             if is_ != said:
                 values = "" if isinstance(is_, DDiTConfig) else f" ({said}, and {is_} there)"

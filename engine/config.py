@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from .config_base import Config
 from .types import CHECKS
-from .validation import number, number_between, refuse, text, truth, whole_between
+from .validation import number_between, text, truth, whole_between
 
 AdaptorTokens = Literal["all", "frame", "none"]
-Bridge = Literal["adaptor", "audio_rope", "global_local", "none"]
+Bridge = Literal["adaptor", "audio_rope", "global_local", "bidirectional", "none"]
 
 MAX_SECONDS = 60.0
 MAX_SIDE = 2048
@@ -31,6 +30,7 @@ MOST_OF_SEQUENCE = {
     "space_factor": 256,
     "patch": 16,
     "audio_hop": 100_000,
+    "audio_multiple": 1024,
 }
 MOST_OF_DDIT = {
     "width": 65_536,
@@ -43,58 +43,9 @@ MOST_OF_DDIT = {
     "text_width": 65_536,
     "text_tokens": 65_536,
     "base_size": 65_536,
-}
-
-
-class Config:
-    """JSON round trip for frozen dataclasses; unknown keys are refused by name."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionaries, ready for ``json.dump``."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`.
-
-        Raises ``ValueError`` for a setting that this class does not have and for a value of another kind.
-        """
-        defaults = cls._defaults(values)
-        made = {
-            name: type(defaults[name]).from_dict(value)
-            if isinstance(value, dict) and isinstance(defaults[name], Config)
-            else value
-            for name, value in values.items()
-        }
-        return cls().replace(**made)
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some settings changed, validated like any other. Raises ``ValueError`` as :meth:`from_dict`."""
-        for name, default in self._defaults(changes).items():
-            kind = next(kind for kind in KINDS if isinstance(default, kind))
-            if not isinstance(changes[name], kind) or (isinstance(changes[name], bool) and kind is not bool):
-                refuse(name, changes[name], KINDS[kind])
-            if kind in (Integral, Real):
-                changes[name] = number(name, changes[name])
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
-
-    @classmethod
-    def _defaults(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The default of every setting that is named."""
-        blank = cls()
-        names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        if unknown := sorted(set(values) - set(names)):
-            raise ValueError(f"{cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(names)}")
-        return {name: getattr(blank, name) for name in values}
-
-
-KINDS: dict[type, str] = {
-    bool: "true or false",
-    Integral: "a whole number",
-    Real: "a number",
-    str: "text",
-    dict: "an object",
-    Config: "an object of settings",
+    "audio_bins": 4096,
+    "audio_patch": 1024,
+    "prior_width": 65_536,
 }
 
 
@@ -105,7 +56,8 @@ class SequenceConfig(Config):
     ``seconds`` and sizes are in output units (seconds, pixels); ``*_factor`` and ``audio_hop`` are the strides of the
     codecs. ``chunk_frames``: frames that the video codec codes at a time, each chunk padded in front by itself; 0 is
     the whole clip. ``any_size`` allows sizes that are not of whole patches: latents are those of whole ``space_factor``
-    squares, and the frames made of them as much smaller. Raises ``ValueError`` for a size or duration that the factors
+    squares, and the frames made of them as much smaller. The number of audio latent frames is a multiple of
+    ``audio_multiple``. Raises ``ValueError`` for a size or duration that the factors
     cannot carry.
     """
 
@@ -120,6 +72,7 @@ class SequenceConfig(Config):
     audio_hop: int = 960
     chunk_frames: int = 0
     any_size: bool = False
+    audio_multiple: int = 1
 
     def __post_init__(self) -> None:
         whole_between("chunk_frames", self.chunk_frames, 0, 1024)
@@ -203,7 +156,7 @@ class SequenceConfig(Config):
     @property
     def audio_tokens(self) -> int:
         """A, audio latent frames."""
-        return -(-self.samples // self.audio_hop)
+        return -(-self.samples // (self.audio_hop * self.audio_multiple)) * self.audio_multiple
 
     @property
     def latent_fps(self) -> float:
@@ -226,8 +179,13 @@ class DDiTConfig(Config):
 
     ``bridge``: what crosses between the towers (``docs/method.md`` section 3): ``adaptor``, the audio reads the video
     (SyncFlow); ``audio_rope``, the video reads the audio, from layer ``first_block`` on (Syncphony); ``global_local``,
-    each reads the other (Harmony). The last two see ``window`` latent frames to either side. ``none``: the video tower
-    alone, a model without sound (Open-Sora).
+    each reads the other (Harmony). These two see ``window`` latent frames to either side. ``bidirectional``: each reads
+    the other and both a prior of the prompt (JavisDiT). ``none``: the video tower alone, a model without sound
+    (Open-Sora).
+
+    A ``bidirectional`` model alone: its audio latents are ``audio_bins`` mel bins of ``audio_channels / audio_bins``
+    channels, of which ``audio_patch`` frames are a token at each bin; its prior has ``prior_tokens`` spatial tokens and
+    as many temporal ones of ``prior_width`` numbers.
     """
 
     width: int = 1152
@@ -250,6 +208,10 @@ class DDiTConfig(Config):
     bridge: Bridge = "adaptor"
     first_block: int = 0
     window: float = 1.0
+    audio_bins: int = 1
+    audio_patch: int = 1
+    prior_tokens: int = 0
+    prior_width: int = 128
 
     def __post_init__(self) -> None:
         for name, most in MOST_OF_DDIT.items():
@@ -272,6 +234,27 @@ class DDiTConfig(Config):
             raise ValueError(f"first_block is {self.first_block}; it must be from 0 to {self.depth - 1}")
         if not math.isfinite(self.window) or self.window <= 0:
             raise ValueError(f"window is {self.window}; it must be a number of latent frames above 0")
+        whole_between("prior_tokens", self.prior_tokens, int(self.bridge == "bidirectional"), 65_536)
+        if self.bridge == "bidirectional":
+            self._check_bidirectional()
+        elif (self.audio_bins, self.audio_patch, self.prior_tokens) != (1, 1, 0):
+            raise ValueError(
+                f"audio_bins, audio_patch and prior_tokens must be 1, 1 and 0 with the bridge {self.bridge}"
+            )
+
+    def _check_bidirectional(self) -> None:
+        if self.heads % 2:
+            raise ValueError(
+                f"heads is {self.heads}; it must be even with the bridge bidirectional, which has half of them"
+            )
+        if self.audio_channels % self.audio_bins:
+            raise ValueError(
+                f"audio_channels is {self.audio_channels}; it must be a multiple of audio_bins, {self.audio_bins}"
+            )
+        if self.audio_text:
+            raise ValueError(
+                "audio_text is true; it must be false with the bridge bidirectional, whose audio always reads the text"
+            )
 
     @property
     def head_width(self) -> int:
@@ -286,12 +269,22 @@ class DDiTConfig(Config):
     @property
     def audio_reads_video(self) -> bool:
         """Whether the audio tower's velocity depends on the video."""
-        return self.bridge in ("adaptor", "global_local")
+        return self.bridge in ("adaptor", "global_local", "bidirectional")
 
     @property
     def video_reads_audio(self) -> bool:
         """Whether the video tower's velocity depends on the audio."""
-        return self.bridge in ("audio_rope", "global_local")
+        return self.bridge in ("audio_rope", "global_local", "bidirectional")
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether each tower reads the other, so that they run layer by layer."""
+        return self.audio_reads_video and self.video_reads_audio
+
+    @property
+    def is_stdit(self) -> bool:
+        """Whether all is STDiT3's: times reach the towers in double precision, sizes may be any."""
+        return self.bridge in ("bidirectional", "none")
 
     @property
     def has_audio(self) -> bool:
@@ -360,5 +353,10 @@ class ModelConfig(Config):
 
     def __post_init__(self) -> None:
         text("name", self.name)
-        if self.sequence.any_size and self.ddit.has_audio:
-            raise ValueError("any_size is true; it must be false in a model with an audio tower")
+        if self.sequence.any_size and not self.ddit.is_stdit:
+            raise ValueError(f"any_size is true; it must be false with the bridge {self.ddit.bridge}")
+        if self.sequence.audio_multiple % self.ddit.audio_patch:
+            least = self.ddit.audio_patch
+            raise ValueError(
+                f"audio_multiple is {self.sequence.audio_multiple}; it must be a multiple of audio_patch, {least}"
+            )

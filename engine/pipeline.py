@@ -30,6 +30,7 @@ from .sampling.guidance import (
     unbridged,
 )
 from .sampling.job import Job, Known, Text, batch_shape
+from .sampling.noise import Stream, normal
 from .sampling.schedule import Schedule, schedule
 from .sampling.tensor_cache import CAPACITY, TensorCache
 from .tasks import (
@@ -134,6 +135,7 @@ class Pipeline:
             reference=None if prepared.reference is None else encode_waveform(prepared.reference, parts, self.device),
             adapters=tuple((request.adapters or {}).items()),
             noise=prepared.noise,
+            prior=self._encode_prior(request) if self.config.ddit.prior_tokens else None,
         )
 
     def plan(self, request: Request) -> GuidancePlan:
@@ -284,6 +286,19 @@ class Pipeline:
     def _silence(self, sequence: SequenceConfig) -> torch.Tensor:
         with self.components.using("audio"):
             return self.components.audio.encode(torch.zeros(1, sequence.samples, device=self.device))[0]
+
+    def _encode_prior(self, request: Request) -> Text | None:
+        """The prior of the prompt, drawn with noise of its own; None, for the null prior, without a prompt or without a
+        prior encoder."""
+        if not request.prompt.strip():
+            return None
+        with self.components.using("text"):
+            found = self.components.text.encode_prior(request.prompt)
+        if found is None:
+            return None
+        mean, deviation = found
+        noise = torch.from_numpy(normal(request.seed, Stream.PRIOR, mean.shape)).to(mean)
+        return Text(mean + deviation * noise, len(mean), key=(request.prompt, request.seed))
 
     def _encode_text(self, prompt: str) -> Text:
         def compute() -> Text:

@@ -27,6 +27,18 @@ OPEN_SORA = ModelConfig(
     text_encoder=SYNCFLOW_XL.text_encoder,
 )
 
+# JavisDiT 0.1: the same with sound, 4 s (configs/javisdit-v0-1/inference/sample_240p4s.py). Audio latents are 16 mel
+# bins of 8 channels, 25 a second, and a multiple of 8 of them: whole blocks of 32 frames of the spectrogram.
+JAVISDIT = dataclasses.replace(
+    OPEN_SORA,
+    name="javisdit-0.1",
+    sequence=OPEN_SORA.sequence.replace(seconds=102 / 24, sample_rate=16_000, audio_hop=640, audio_multiple=8),
+    ddit=OPEN_SORA.ddit.replace(
+        bridge="bidirectional", audio_channels=128, audio_rate=25.0, audio_bins=16, audio_patch=4, prior_tokens=32
+    ),
+    audio_vae=CodecConfig("MelCodec"),
+)
+
 SYNCFLOW_TINY = ModelConfig(
     name="syncflow-tiny",
     sequence=SequenceConfig(width=64, height=64),
@@ -80,14 +92,13 @@ HARMONY_TINY = dataclasses.replace(
     ),
 )
 
-PRESETS = {
-    config.name: config
-    for config in (SYNCFLOW_XL, SYNCFLOW_TINY, SYNCPHONY_XL, SYNCPHONY_TINY, HARMONY_XL, HARMONY_TINY, OPEN_SORA)
-}
+TINY_AND_XL = SYNCFLOW_XL, SYNCFLOW_TINY, SYNCPHONY_XL, SYNCPHONY_TINY, HARMONY_XL, HARMONY_TINY
+PRESETS = {config.name: config for config in (*TINY_AND_XL, OPEN_SORA, JAVISDIT)}
 
 
 def preset(name: str) -> ModelConfig:
-    """A named configuration: ``syncflow``, ``syncphony`` or ``harmony``, each ``-xl`` or ``-tiny``; ``open-sora-1.2``.
+    """A named configuration: ``syncflow``, ``syncphony`` or ``harmony``, each ``-xl`` or ``-tiny``; ``open-sora-1.2``,
+    ``javisdit-0.1``.
 
     Raises ``ValueError`` for another name.
     """

@@ -104,7 +104,7 @@ def known_latents(
     video = _encode_frames(media, sequence, components, device)
     if media.task == "video-to-audio":
         return Known(video), None
-    clean = not components.config.ddit.has_audio  # Open-Sora is trained with known frames at time 1
+    clean = components.config.ddit.is_stdit  # Open-Sora and JavisDiT are trained with known frames at time 1
     if media.task == "image-to-audio-video":
         return Known(video, torch.arange(sequence.latent_frames) < 1, clean), None
     audio = encode_waveform(media.clip.waveform, components, device)

@@ -73,6 +73,10 @@ def write_export(
         raise ValueError("only a saved model can be exported; save it as a package first")
     if not components.config.ddit.has_audio:
         raise ValueError("a model without sound cannot be exported; it runs in the runtimes torch and torch-plain")
+    if components.config.ddit.bridge == "bidirectional":
+        raise ValueError(
+            "a model with the bridge bidirectional cannot be exported; it runs in the runtimes torch and torch-plain"
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("exporting for cuda needs a CUDA device, and there is none here")
     if format == "tensorrt" and device != "cuda":

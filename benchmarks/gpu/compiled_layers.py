@@ -15,7 +15,7 @@ import torch
 from torch.fx import GraphModule
 
 from ...engine.model.audio import AudioLayer, ModalityAdaptor
-from ...engine.model.video import STDiTBlock
+from ...engine.model.stdit import STDiTBlock
 from ...kernels.launch import implementation
 
 LAYERS: tuple[type[torch.nn.Module], ...] = (STDiTBlock, AudioLayer, ModalityAdaptor)

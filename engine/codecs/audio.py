@@ -47,6 +47,8 @@ class AudioCodec(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    multiple = 1
+    """The number of latents is a multiple of it."""
 
     def __init__(self, settings: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -74,6 +76,10 @@ class AudioCodec(nn.Module):
         config = read_config(folder)
         if config.get("_class_name") == NoAudioCodec.__name__:
             return cast("Self", NoAudioCodec(config))
+        if config.get("_class_name") == "MelCodec":
+            from .mel import MelCodec
+
+            return cast("Self", MelCodec.from_pretrained(folder, values=values))
         if config.get("_class_name") != cls.__name__ or "latent_channels" not in config:
             raise ValueError(
                 f"{folder} holds a {config.get('_class_name')!r}; an audio codec says {cls.__name__!r} "

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from ..validation import whole_between
 from . import captions
 from .files import INSTALL, building, read_config, read_weights, write_component
+from .prior import PriorEncoder
 from .t5 import T5Encoder
 
 BYTE_VOCABULARY = 384
 MOST_TOKENS = 65_536
 STEM = "model"
+PRIOR = "prior"  # folder of the prior encoder, in that of the text encoder
 
 TINY_SETTINGS: dict[str, Any] = {"d_model": 128, "num_layers": 2, "num_heads": 4, "d_ff": 256, "dropout_rate": 0.0}
 
@@ -59,16 +61,24 @@ class TextEncoder(nn.Module):
     """A :class:`~.t5.T5Encoder` with its ``tokenizer``; prompts are padded or cut to ``max_tokens`` (L).
 
     ``caption_style`` names what is done to a prompt before it is tokenized (:mod:`.captions`); nothing without a name.
+    ``prior`` encodes the prior of a prompt, whose tokens are ``prior_tokenizer``'s, for a model that reads one.
     """
 
     def __init__(
-        self, encoder: T5Encoder, tokenizer: Tokenizer, max_tokens: int, caption_style: str | None = None
+        self,
+        encoder: T5Encoder,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        caption_style: str | None = None,
+        prior: PriorEncoder | None = None,
+        prior_tokenizer: Tokenizer | None = None,
     ) -> None:
         super().__init__()
         self.caption_style, self._caption = caption_style, captions.caption_style(caption_style)
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
+        self.prior, self.prior_tokenizer = prior, prior_tokenizer
 
     @property
     def width(self) -> int:
@@ -112,7 +122,19 @@ class TextEncoder(nn.Module):
             encoder = T5Encoder(config)
             limit = whole_between("max_tokens", max_tokens or config.get("max_tokens", 300), 1, MOST_TOKENS)
         _load(encoder, tensors, folder)
-        return cls(encoder.eval(), _tokenizer(folder, tokenizer, config), limit, config.get("caption_style"))
+        prior: PriorEncoder | None = None
+        prior_tokenizer: Tokenizer | None = None
+        if (folder / PRIOR).is_dir():
+            prior = PriorEncoder.from_pretrained(folder / PRIOR, values=values)
+            prior_tokenizer = _tokenizer(folder / PRIOR, None, prior.config)
+        return cls(
+            encoder.eval(),
+            _tokenizer(folder, tokenizer, config),
+            limit,
+            config.get("caption_style"),
+            prior,
+            prior_tokenizer,
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the encoder in the transformers layout, with ``max_tokens`` in ``config.json``, and the files of its
@@ -128,6 +150,17 @@ class TextEncoder(nn.Module):
         if self.caption_style is not None:
             config["caption_style"] = self.caption_style
         write_component(folder, config, self.encoder, STEM)
+        if self.prior is not None and self.prior_tokenizer is not None:
+            self.prior.save_pretrained(folder / PRIOR)
+            self.prior_tokenizer.save_pretrained(folder / PRIOR)
+
+    def encode_prior(self, prompt: str) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation (2 N, C) of the prior of a prompt; None without a prior encoder."""
+        if self.prior is None or self.prior_tokenizer is None:
+            return None
+        prompt = prompt if self._caption is None else self._caption(prompt)
+        mean, deviation = self.prior(self.prior.padded(list(self.prior_tokenizer([prompt])["input_ids"][0])))
+        return mean[0], deviation[0]
 
     def tokenize(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids (B, L) int64 and mask (B, L) bool of ``prompts``; one that is too long is cut with a warning."""

@@ -39,6 +39,10 @@ class CountingDenoiser(Delegate):
         """Counts the FLOPs of the d-DiT's method of this name, as do the methods below."""
         return self._count("condition", args, args[0])
 
+    def condition_prior(self, *args: Any) -> Any:
+        """See :meth:`condition`."""
+        return self._count("condition_prior", args, args[0])
+
     def modulation(self, *args: Any) -> Any:
         """See :meth:`condition`."""
         return self._count("modulation", args, args[0])
@@ -116,13 +120,17 @@ class _MetaAudioEncoder:
 
     def encode(self, waveform: Tensor) -> Tensor:
         count, samples = waveform.shape
-        length = -(-samples // self.config.sequence.audio_hop)
+        s = self.config.sequence
+        length = -(-samples // (s.audio_hop * s.audio_multiple)) * s.audio_multiple
         return torch.empty(count, length, self.config.ddit.audio_channels, device="meta")
 
 
 class _MetaTextEncoder:
     def __init__(self, config: DDiTConfig) -> None:
         self.config = config
+
+    def encode_prior(self, prompt: str) -> None:
+        """None: the null prior has the same shape."""
 
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         shape = len(prompts), self.config.text_tokens

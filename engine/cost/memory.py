@@ -193,7 +193,7 @@ class MemoryEstimator:
                 batch.join(self._jobs(sequence, plan, 1, requests, schedule(2, lead=self._config.sampling.video_lead)))
                 while not batch.step():
                     pass
-        one_way = self._config.ddit.bridge != "global_local"
+        one_way = not self._config.ddit.is_joint
         pools = 1 + one_way + (overlap and one_way)
         with self._lock:
             step = self._step(sequence, plan, 1, max(batches))

@@ -230,8 +230,9 @@ def _reference_forward(denoiser: CountingDenoiser, job: Job, sound_only: bool) -
         if sound_only:
             return model.audio(z_a, model.audio_time(t), text_tokens=text.text_tokens)
         reference = None if job.reference is None else job.reference[None]
+        priors = None if job.prior is None else job.prior.states[None]
         pixels = None if s.whole_patches else torch.empty(1, device="meta")
-        return model(z_v, z_a, t, t, t, text, row.to("meta"), reference=reference, pixels=pixels)
+        return model(z_v, z_a, t, t, t, text, row.to("meta"), reference=reference, pixels=pixels, priors=priors)
 
     return flops(forward)
 

@@ -4,7 +4,8 @@ Positions are counted in latent frames: with T latent frames and A audio tokens,
 the video attends to the audio, a video token stands at the number of its frame and is rotated by the frequencies of the
 video (Audio RoPE); where the audio attends to the video, a video token stands at the middle of its frame, and the
 frequencies are those of the audio. A token attends to keys within the window. The output projection starts at zero.
-SyncFlow's bridge, from which only the audio reads, is in :mod:`syncflow.engine.model.audio`.
+SyncFlow's bridge, from which only the audio reads, is in :mod:`syncflow.engine.model.audio`, JavisDiT's in
+:mod:`syncflow.engine.model.bidirectional`.
 """
 
 from __future__ import annotations
@@ -194,10 +195,3 @@ def global_local_positions(
     still = to_audio.queries.new_zeros(style), torch.zeros_like(to_audio.context)
     to_video = video_rope_positions(config, frame_times, tokens, audio, video_frequencies)
     return GlobalLocalPositions(to_video, to_audio, RopePositions(*still, audio_frequencies))
-
-
-def make_bridge(config: DDiTConfig) -> AudioRopeBridge | GlobalLocalBridge | None:
-    """The module through which the video reads the audio, or None in a model whose video does not."""
-    if config.bridge == "audio_rope":
-        return AudioRopeBridge(config)
-    return GlobalLocalBridge(config) if config.bridge == "global_local" else None

@@ -5,14 +5,18 @@
 | ``adaptor`` (SyncFlow) | no audio | adapted video tokens after the temporal attention of video layer l |
 | ``audio_rope`` (Syncphony) | audio tokens after the self-attention of audio layer l, l >= first_block | no video |
 | ``global_local`` (Harmony) | audio tokens at the entry of layer l | video tokens at the entry of layer l |
+| ``bidirectional`` (JavisDiT) | audio tokens at the end of layer l | video tokens at the end of layer l |
 | ``none`` (Open-Sora) | no audio | there is no audio tower |
 
-In a one-way model the tower that reads nothing runs first, whole; in ``global_local`` they run layer by layer.
+In a one-way model the tower that reads nothing runs first, whole; in the two where each reads the other they run layer
+by layer.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +24,8 @@ from torch import Tensor, nn
 from ..config import DDiTConfig
 from ..types import Conditioning, Velocities
 from .audio import AudioTower, NoAudioTower
-from .bridges import (
-    AudioRopeBridge,
-    Context,
-    GlobalLocalBridge,
-    global_local_positions,
-    make_bridge,
-    video_rope_positions,
-)
+from .bidirectional import BidirectionalBridge
+from .bridges import AudioRopeBridge, Context, GlobalLocalBridge, global_local_positions, video_rope_positions
 from .denoiser import (
     ALL_ROWS,
     AudioInputs,
@@ -37,8 +35,11 @@ from .denoiser import (
     VideoInputs,
     frame_times_of,
     spatial_tokens,
+    split_modulation,
 )
 from .lora import RowWeights
+from .mel import MelTower
+from .prior import SpatioTemporalPrior
 from .video import VideoTower
 
 
@@ -53,8 +54,9 @@ class DDiT(nn.Module):
         super().__init__()
         self.config = config
         self.video = VideoTower(config)
-        self.audio = AudioTower(config) if config.has_audio else NoAudioTower(config)
+        self.audio = make_audio_tower(config)
         self.bridge = make_bridge(config)
+        self.prior = SpatioTemporalPrior(config) if config.bridge == "bidirectional" else None
         self.adapter_rows: RowWeights | None = None
 
     @property
@@ -72,16 +74,44 @@ class DDiT(nn.Module):
         """The states (L, W) that stand for no prompt."""
         return self.video.y_embedder.y_embedding
 
+    @property
+    def mel_tower(self) -> MelTower:
+        """The audio tower of a ``bidirectional`` model."""
+        assert self.prior is not None
+        return cast("MelTower", self.audio)
+
+    @property
+    def null_prior(self) -> Tensor:
+        """The prior (2 N, C) of no prompt, in a ``bidirectional`` model."""
+        assert self.prior is not None
+        return self.prior.embedder.y_embedding
+
     def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
         """Keys and values of all blocks for P prompts: states (P, L, W), of which lengths (P,) count."""
-        return self.video.condition(states, lengths)
+        found = self.video.condition(states, lengths)
+        if self.prior is None:
+            return found
+        audio = self.mel_tower.condition(states, lengths)
+        return Conditioning(torch.cat((found.keys, audio.keys)), torch.cat((found.values, audio.values)), lengths)
+
+    def condition_prior(self, priors: Tensor) -> Conditioning:
+        """Keys and values of all prior blocks of a ``bidirectional`` model, for P priors (P, 2 N, C)."""
+        assert self.prior is not None
+        return self.prior.condition(priors)
 
     def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
-        """What the video tower needs of its times t (R, T or 1) and the frame rates fps (R,)."""
-        return self.video.modulation(t, fps)
+        """What the video tower needs of its times t (R, T or 1) and the frame rates fps (R,).
+
+        In a ``bidirectional`` model both towers need it, with that of the prior blocks behind: (R, T or 1, 6 + 9, D).
+        """
+        found = self.video.modulation(t, fps)
+        if self.prior is None:
+            return found
+        parts = found.block_modulation, self.prior.modulation(found.time_embedding)
+        return found._replace(block_modulation=torch.cat(parts, 2))
 
     def audio_time(self, t: Tensor) -> Tensor:
-        """What the audio tower needs of its times: t (R,) -> (R, D)."""
+        """What the audio tower needs of its times: t (R,) -> (R, D); not in a ``bidirectional`` model."""
         return self.audio.time(t)
 
     def video_pass(self, inputs: VideoInputs) -> tuple[Tensor, Context]:
@@ -110,11 +140,9 @@ class DDiT(nn.Module):
         if inputs.pixels is None:
             return self.video(z, *rows, layer_bridges, inputs.prefix_of_row, inputs.num_outputs, keep)
         assert layer_bridges is None and keep is None and inputs.prefix_of_row is None
-        height, width = z.shape[3:]
-        patch = self.config.patch
-        padded = nn.functional.pad(z, (0, -width % patch, 0, -height % patch))
+        padded = whole_patches(z, self.config.patch)
         velocity, _ = self.video(padded, *rows, num_outputs=inputs.num_outputs, pixels=inputs.pixels)
-        return velocity[..., :height, :width], []
+        return velocity[..., : z.shape[3], : z.shape[4]], []
 
     def audio_pass(self, inputs: AudioInputs) -> tuple[Tensor, Context]:
         """Velocity of the first ``num_outputs`` rows, and in an ``audio_rope`` model the context of every row."""
@@ -123,7 +151,9 @@ class DDiT(nn.Module):
         return velocity, self.bridge.adapt(attended) if isinstance(self.bridge, AudioRopeBridge) else []
 
     def joint_pass(self, inputs: JointInputs) -> Velocities:
-        """Velocities of a ``global_local`` model, layer by layer."""
+        """Velocities of a model whose towers read each other, layer by layer."""
+        if self.prior is not None:
+            return self.run_bidirectional(inputs, self.prior)
         style = self.silence if inputs.reference is None else self.style(inputs.reference)
         return self.run_both_towers(inputs, self._text_tokens(inputs), style)
 
@@ -146,6 +176,7 @@ class DDiT(nn.Module):
         video_tokens = frame_times_of(self.config, z_v, inputs.frame_times), spatial_tokens(self.config, z_v)
         positions = global_local_positions(self.config, *video_tokens, z_a.shape[1], style.shape[1], *frequencies)
         video = self.video.embed(z_v, inputs.modulation, inputs.text, inputs.text_of_row)
+        assert inputs.time_token is not None
         audio = self.audio.embed(z_a, inputs.time_token, text_tokens, style=style, style_rows=bridged)
         for i in range(self.config.depth):
             assert audio.style is not None
@@ -157,6 +188,32 @@ class DDiT(nn.Module):
         if inputs.audio_output_rows is not None:
             audio = audio.take(inputs.audio_output_rows)
         return Velocities(self.video.finish(video), self.audio.finish(audio))
+
+    def run_bidirectional(self, inputs: JointInputs, prior: SpatioTemporalPrior) -> Velocities:
+        """:meth:`joint_pass` of a ``bidirectional`` model: after each layer the prior, then the bridge."""
+        assert isinstance(self.bridge, BidirectionalBridge)
+        assert inputs.audio_modulation is not None and inputs.prior is not None
+        z_v, z_a, text = inputs.video_latents, inputs.audio_latents, (inputs.text, inputs.text_of_row)
+        of_video, of_prior_video = split_modulation(inputs.modulation)
+        of_audio, of_prior_audio = split_modulation(inputs.audio_modulation)
+        prior_rows = inputs.prior, inputs.prior_of_row
+        video = self.video.embed(whole_patches(z_v, self.config.patch), of_video, *text, inputs.pixels)
+        rope = self.video.rope_table(z_a.shape[1] // self.config.audio_patch)
+        tower = self.mel_tower
+        audio = tower.embed(z_a, of_audio, *text, rope)
+        for i in range(self.config.depth):
+            x_v = self.video.layer(i, video, ahead=False)[0].x
+            x_a = tower.layer(i, audio, ahead=False)[0].x
+            x_v = prior.video(i, x_v, of_prior_video, *prior_rows)
+            x_a = prior.audio(i, x_a, of_prior_audio, *prior_rows)
+            x_v, x_a = self.bridge(i, x_v, x_a, inputs.bridged_rows)
+            video, audio = replace(video, x=x_v), replace(audio, x=x_a)
+        if inputs.video_output_rows is not None:
+            video = video.take(inputs.video_output_rows)
+        if inputs.audio_output_rows is not None:
+            audio = audio.take(inputs.audio_output_rows)
+        velocity = self.video.finish(video)[..., : z_v.shape[3], : z_v.shape[4]]
+        return Velocities(velocity, tower.finish(audio))
 
     def video_token_positions(self, frame_times: Tensor, tokens: int) -> Tensor:
         """Positions on the clock of the audio of the tokens of a context from :meth:`video_pass`. -> (M,)."""
@@ -175,6 +232,7 @@ class DDiT(nn.Module):
         reference: Tensor | None = None,
         frame_times: Tensor | None = None,
         pixels: Tensor | None = None,
+        priors: Tensor | None = None,
     ) -> Velocities:
         """Velocities of both modalities; those of the audio are 0 in a model without an audio tower.
 
@@ -182,12 +240,31 @@ class DDiT(nn.Module):
         ``bridged`` (R,) bool is false skip the bridge in every layer: their towers do not read each other.
         ``reference`` (R, A_r, C_a), latents of a sound whose style is wanted, belongs to the bridge ``global_local``.
         Raises ``ValueError`` for it in another model. ``frame_times`` (T,) and ``pixels`` (1,) as of
-        :class:`~syncflow.engine.model.denoiser.VideoInputs`.
+        :class:`~syncflow.engine.model.denoiser.VideoInputs`. ``priors`` (R, 2 N, C) are those of the rows in a
+        ``bidirectional`` model; without them no row has any.
         """
         if reference is not None and self.config.bridge != "global_local":
             raise ValueError(f"a reference sound needs the bridge global_local; this model has {self.config.bridge}")
-        rows, times_a = torch.arange(len(z_v), device=z_v.device), self.audio_time(t_a)
+        rows = torch.arange(len(z_v), device=z_v.device)
         times_v = self.modulation(t_v if t_v.ndim == 2 else t_v[:, None], fps)
+        bridged_rows = None if bridged is None else rows[bridged]
+        if self.config.bridge == "bidirectional":
+            return self.joint_pass(
+                JointInputs(
+                    z_v,
+                    z_a,
+                    times_v,
+                    None,
+                    text,
+                    text_of_row,
+                    bridged_rows=bridged_rows,
+                    pixels=pixels,
+                    audio_modulation=self.modulation(t_a[:, None], fps),
+                    prior=self.condition_prior(self.null_prior.expand(len(z_v), -1, -1) if priors is None else priors),
+                    prior_of_row=rows,
+                )
+            )
+        times_a = self.audio_time(t_a)
         of_row = None if bridged is None else torch.where(bridged, rows, -1)
         video = z_v, times_v, text, text_of_row
         audio = z_a, times_a, text, text_of_row
@@ -196,7 +273,6 @@ class DDiT(nn.Module):
             v_video, _ = self.video_pass(VideoInputs(*video, frame_times=frame_times, pixels=pixels))
             return Velocities(v_video, torch.zeros_like(z_a))
         if self.config.bridge == "global_local":
-            bridged_rows = None if bridged is None else rows[bridged]
             style = reference if reference is None or bridged_rows is None else reference[bridged_rows]
             return self.joint_pass(
                 JointInputs(
@@ -221,6 +297,27 @@ class DDiT(nn.Module):
         return Velocities(v_video, v_audio)
 
     def _text_tokens(self, inputs: AudioInputs | JointInputs) -> Tensor | None:
-        """The text tokens that the audio tower reads (R, L, D), if it reads text at all."""
+        """The text tokens that the audio tower reads (R, L, D), if it reads any in its tail."""
         tokens = inputs.text.text_tokens
         return tokens[inputs.text_of_row] if self.config.audio_text and tokens is not None else None
+
+
+def make_audio_tower(config: DDiTConfig) -> AudioTower:
+    """The audio tower of a model; that of a ``bidirectional`` one is a :class:`MelTower`."""
+    if config.bridge == "bidirectional":
+        return cast("AudioTower", MelTower(config))
+    return AudioTower(config) if config.has_audio else NoAudioTower(config)
+
+
+def make_bridge(config: DDiTConfig) -> AudioRopeBridge | GlobalLocalBridge | BidirectionalBridge | None:
+    """The module through which the video reads the audio, or None in a model whose video does not."""
+    if config.bridge == "audio_rope":
+        return AudioRopeBridge(config)
+    if config.bridge == "bidirectional":
+        return BidirectionalBridge(config)
+    return GlobalLocalBridge(config) if config.bridge == "global_local" else None
+
+
+def whole_patches(z: Tensor, patch: int) -> Tensor:
+    """Latents (R, C_v, T, H, W) with zeros at the right and lower edge, up to whole patches."""
+    return nn.functional.pad(z, (0, -z.shape[4] % patch, 0, -z.shape[3] % patch))

@@ -23,11 +23,18 @@ ALL_ROWS = slice(None)
 
 
 class Modulation(NamedTuple):
-    """What the video tower needs of time and frame rate: ``block_modulation`` (R, T or 1, 6, D), shift, scale and gate
-    of both halves of a block, and ``time_embedding`` (R, T or 1, D) for the final layer."""
+    """What a tower needs of time and frame rate: ``block_modulation`` (R, T or 1, 6, D), shift, scale and gate of both
+    halves of a block, and ``time_embedding`` (R, T or 1, D) for the final layer. In a ``bidirectional`` model those of
+    the three parts of a prior block follow: (R, T or 1, 15, D)."""
 
     block_modulation: Tensor
     time_embedding: Tensor
+
+
+def split_modulation(modulation: Modulation) -> tuple[Modulation, Tensor]:
+    """That of the blocks, and that of the prior blocks, of a ``bidirectional`` model."""
+    blocks, prior = modulation.block_modulation.split((6, modulation.block_modulation.shape[2] - 6), 2)
+    return modulation._replace(block_modulation=blocks), prior
 
 
 class VideoContextRef(NamedTuple):
@@ -100,19 +107,24 @@ class AudioInputs:
 
 @dataclass(frozen=True)
 class JointInputs:
-    """Inputs of both towers of a ``global_local`` model, R rows.
+    """Inputs of both towers of a model in which each reads the other, R rows.
 
-    ``video_latents`` (R, C_v, T, H, W) with their ``modulation``, ``audio_latents`` (R, A, C_a) with their
-    ``time_token`` (R, D), ``text`` and ``text_of_row`` (R,) as of :class:`VideoInputs`. The towers of rows
-    ``bridged_rows`` (N,), or of all, read each other, and take the style of ``reference`` (N, A_r, C_a), latents of
-    sounds. ``frame_times`` (T,) as of :class:`VideoInputs`. Velocities are those of ``video_output_rows`` and
+    ``video_latents`` (R, C_v, T, H, W) with their ``modulation``, ``audio_latents`` (R, A, C_a), ``text`` and
+    ``text_of_row`` (R,) as of :class:`VideoInputs`. The towers of rows ``bridged_rows`` (N,), or of all, read each
+    other. ``frame_times`` (T,) as of :class:`VideoInputs`. Velocities are those of ``video_output_rows`` and
     ``audio_output_rows``, or of all.
+
+    A ``global_local`` model: the ``time_token`` (R, D) of the audio; bridged rows take the style of ``reference``
+    (N, A_r, C_a), latents of sounds.
+
+    A ``bidirectional`` model: ``audio_modulation`` in place of the time token; ``prior`` of P requests from
+    :meth:`Denoiser.condition_prior`, of which row r reads ``prior_of_row[r]``; ``pixels`` as of :class:`VideoInputs`.
     """
 
     video_latents: Tensor
     audio_latents: Tensor
     modulation: Modulation
-    time_token: Tensor
+    time_token: Tensor | None
     text: Conditioning
     text_of_row: Tensor
     bridged_rows: Tensor | None = None
@@ -120,6 +132,10 @@ class JointInputs:
     video_output_rows: Tensor | None = None
     audio_output_rows: Tensor | None = None
     frame_times: Tensor | None = None
+    audio_modulation: Modulation | None = None
+    prior: Conditioning | None = None
+    prior_of_row: Tensor | None = None
+    pixels: Tensor | None = None
 
 
 def frame_times_of(config: DDiTConfig, latents: Tensor, given: Tensor | None) -> Tensor:
@@ -161,8 +177,15 @@ class Denoiser(Protocol):
     def null_text(self) -> Tensor:
         """The states (L, W) that stand for no prompt."""
 
+    @property
+    def null_prior(self) -> Tensor:
+        """The prior (2 N, C) that stands for no prompt, in a ``bidirectional`` model."""
+
     def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
         """Keys and values of all blocks for P prompts: states (P, L, W), of which lengths (P,) count."""
+
+    def condition_prior(self, priors: Tensor) -> Conditioning:
+        """Keys and values of all prior blocks of a ``bidirectional`` model, for P priors (P, 2 N, C)."""
 
     def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """Of the video's flow times t (R, T or 1), 0 = noise, and frame rates fps (R,)."""
@@ -180,7 +203,7 @@ class Denoiser(Protocol):
         """The audio tower alone: velocity (R, A, C_a), and in an ``audio_rope`` model the context of every row."""
 
     def joint_pass(self, inputs: JointInputs) -> Velocities:
-        """Both towers of a ``global_local`` model."""
+        """Both towers of a model in which each reads the other."""
 
 
 @runtime_checkable

@@ -38,9 +38,18 @@ class Delegate:
         """The states (L, W) that stand for no prompt."""
         return self.model.null_text
 
+    @property
+    def null_prior(self) -> Tensor:
+        """The prior (2 N, C) that stands for no prompt."""
+        return self.model.null_prior
+
     def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
         """Keys and values of all blocks for P prompts."""
         return self.model.condition(states, lengths)
+
+    def condition_prior(self, priors: Tensor) -> Conditioning:
+        """Keys and values of all prior blocks for P priors."""
+        return self.model.condition_prior(priors)
 
     def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """Of the video's flow times and frame rates."""

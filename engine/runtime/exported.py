@@ -85,6 +85,7 @@ def graph_names(config: DDiTConfig) -> tuple[str, ...]:
         "audio_rope": ("denoise_audio", "denoise_video"),
         "global_local": ("embed_reference", "denoise_joint"),
         "none": ("denoise_video",),
+        "bidirectional": (),  # not exported
     }
     return ("prepare_text", "prepare_times", *steps[config.bridge])
 
@@ -196,7 +197,7 @@ class GraphDenoiser:
 
     def joint_pass(self, inputs: JointInputs) -> Velocities:
         """Velocities of the rows that are asked for; the graph has them for all rows."""
-        assert self.silence is not None
+        assert self.silence is not None and inputs.time_token is not None
         rows, reference = inputs.bridged_rows, inputs.reference
         if rows is None:
             rows = torch.arange(len(inputs.video_latents), device=self.device)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...kernels import fp8_linear, gated_residual, modulated_layer_norm_fp8
 from ..model import DDiT
 from ..model.layers import EPS, Mlp, SelfAttention
-from ..model.video import ATTENTION, MLP, STDiTBlock, VideoState
+from ..model.stdit import ATTENTION, MLP, STDiTBlock, STDiTState
 
 LARGEST = 448.0  # of float8_e4m3fn
 
@@ -93,7 +93,7 @@ class Fp8Block(STDiTBlock):
         self,
         x: Tensor,
         normed: Any,
-        state: VideoState,
+        state: STDiTState,
         index: int,
         following: STDiTBlock | None,
         *,
@@ -101,7 +101,7 @@ class Fp8Block(STDiTBlock):
         temporal: bool = False,
         num_outputs: int | None = None,
     ) -> tuple[Tensor, Any, Tensor]:
-        """As :class:`~syncflow.engine.model.video.STDiTBlock` does it."""
+        """As :class:`~syncflow.engine.model.stdit.STDiTBlock` does it."""
         modulation, text_of_row, table = state.block_modulation, state.text_of_row, self.scale_shift_table
         if branch is not None:
             x = x + branch

@@ -71,6 +71,11 @@ class PlainTorchDenoiser(Delegate):
         return self.model.condition(states, lengths)
 
     @implementation("torch")
+    def condition_prior(self, priors: Tensor) -> Conditioning:
+        """See :meth:`condition`."""
+        return self.model.condition_prior(priors)
+
+    @implementation("torch")
     def modulation(self, t: Tensor, fps: Tensor) -> Modulation:
         """See :meth:`condition`."""
         return self.model.modulation(t, fps)

@@ -111,7 +111,7 @@ class Batch(ABC):
 
     def _begin_audio(self, job: Job, grid: np.ndarray, phases: CachePhases, seed: int) -> LatentState:
         noise = audio_noise(job, self.model.config.audio_channels, seed)
-        times = self.cache.audio_times(_and_clean(grid))
+        times = self.cache.audio_times(_and_clean(grid), float(job.sequence.fps))
         return LatentState.begin(upload(noise, self.model.device), grid, times, job.audio, phases)
 
     def _stack_latents(self, jobs: list[Job], video: list[LatentState], audio: list[LatentState]) -> None:
@@ -124,7 +124,10 @@ class Batch(ABC):
         self._rescales = any(job.plan.rescale for job in jobs)
         self.video = BatchedLatents("video", video, self.model.dtype)
         self.audio = BatchedLatents("audio", audio, self.model.dtype)
-        self.frame_times = self._tensor(list(jobs[0].sequence.frame_times))  # that all of the batch share
+        sequence = jobs[0].sequence  # whose shape all of the batch share
+        self.frame_times = self._tensor(list(sequence.frame_times))
+        area = float(sequence.width * sequence.height)
+        self.pixels = None if sequence.whole_patches else self._tensor([area])
         owned = [jobs[b] for b in self.owner]
         self.rescale: dict[Modality, Tensor] = {
             "video": self._tensor([float(job.plan.rescale) for job in jobs]),
@@ -135,6 +138,7 @@ class Batch(ABC):
         wanted = dict.fromkeys((b, branch.text) for b, job in enumerate(jobs) for branch in job.plan.branches)
         self.text_rows = {key: i for i, key in enumerate(wanted)}
         self.text = self.cache.texts([self.cache.text_of(jobs[b], prompted) for b, prompted in wanted])
+        self.prior = self.cache.priors(jobs) if self.model.config.prior_tokens else None
 
     def _leave(self, stay: Sequence[int]) -> None:  # noqa: B027
         """Forget what belongs to requests that go; those at places ``stay`` move up."""
@@ -235,13 +239,13 @@ class Batch(ABC):
             clean = static[:, None] if clean is None else clean | static[:, None]
         return z, Modulation(*self.video.times(samples, clean))
 
-    def _audio_rows(self, samples: Tensor, muted: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Latents and time tokens of sounds ``samples`` (R,), ``muted`` (R,) ones as silence at time 1."""
+    def _audio_rows(self, samples: Tensor, muted: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Latents of sounds ``samples`` (R,), ``muted`` (R,) ones as silence at time 1, and what the tower needs of
+        their times, each (R, 1, ...)."""
         z = self.audio.model_latents[samples]
         if muted is not None:
             z = torch.where(muted[:, None, None], self.silence[samples].to(z), z)
-        (times,) = self.audio.times(samples, muted)
-        return z, times[:, 0]
+        return z, self.audio.times(samples, muted)
 
     def _static_video(self) -> Tensor:
         """The first frame of the known, finished or estimated video, repeated: (B, C_v, T, H, W)."""

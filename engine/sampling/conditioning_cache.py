@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..model.denoiser import Denoiser
 from ..types import Conditioning
-from .job import AdapterWeights, Job, Text, text_of
+from .job import NULL_KEY, AdapterWeights, Job, Text, text_of
 from .tensor_cache import CAPACITY, TensorCache
 from .transfer import upload
 
@@ -57,6 +57,12 @@ class ConditioningCache(TensorCache[tuple[Tensor, ...]]):
             return None
         return upload(self.adapters.weights([text.adapters for text in texts]), self.model.device)
 
+    def priors(self, jobs: Sequence[Job]) -> Conditioning:
+        """Keys and values of the priors of requests, in a ``bidirectional`` model."""
+        parts = [self._prior(job.prior) for job in jobs]
+        keys, values = (torch.stack(part, 1) for part in zip(*parts, strict=True))
+        return Conditioning(keys, values, torch.full((len(jobs),), keys.shape[2], device=keys.device))
+
     def text_of(self, job: Job, prompted: bool) -> Text:
         """The prompt of a request, or what stands for its absence."""
         return text_of(job, prompted, self.model.null_text)
@@ -72,8 +78,11 @@ class ConditioningCache(TensorCache[tuple[Tensor, ...]]):
 
         return self.get(("video", grid.tobytes(), fps), compute)
 
-    def audio_times(self, grid: np.ndarray) -> tuple[Tensor, ...]:
-        """Time tokens (K, D) at the times of ``grid`` (K,), each time once."""
+    def audio_times(self, grid: np.ndarray, fps: float) -> tuple[Tensor, ...]:
+        """Time tokens (K, D) at the times of ``grid`` (K,), each time once; in a ``bidirectional`` model, whose towers
+        take their times alike, as :meth:`video_times`."""
+        if self.model.config.bridge == "bidirectional":
+            return self.video_times(grid, fps)
         times, places = np.unique(grid, return_inverse=True)
 
         def compute() -> tuple[Tensor, ...]:
@@ -84,7 +93,18 @@ class ConditioningCache(TensorCache[tuple[Tensor, ...]]):
 
     def _times(self, values: np.ndarray) -> Tensor:
         times = torch.from_numpy(values)
-        return upload(times.float() if self.model.config.has_audio else times, self.model.device)
+        return upload(times if self.model.config.is_stdit else times.float(), self.model.device)
+
+    def _prior(self, prior: Text | None) -> tuple[Tensor, ...]:
+        """Keys and values (blocks, 2 N, n, d) of a prior, or of the null prior."""
+        text = Text(self.model.null_prior, len(self.model.null_prior), NULL_KEY) if prior is None else prior
+
+        def compute() -> tuple[Tensor, ...]:
+            states = upload(text.states, self.model.device).to(self.model.null_prior.dtype)
+            found = self.model.condition_prior(states[None])
+            return found.keys[:, 0], found.values[:, 0]
+
+        return self.get(("prior", text.cache_key), compute)
 
     def _text(self, text: Text) -> tuple[Tensor, ...]:
         """Keys and values (blocks, L, n, d), and the projected tokens (L, D) where the audio reads them."""

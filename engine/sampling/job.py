@@ -68,7 +68,8 @@ class Job:
     ``takes`` are the seeds of the sounds that are sampled for one video, by default the clip's own ``seed``.
     ``silence`` (A, C_a) clean latents of no sound, where a branch is muted; ``reference`` (A_r, C_a) those of a sound
     whose style is wanted. ``adapters``: their names and weights. ``noise`` (C_v, T, H, W) takes the place of the
-    seed's for the video.
+    seed's for the video. ``prior``: that of the prompt in a ``bidirectional`` model, states (2 N, C); None is the
+    model's null prior.
     """
 
     sequence: SequenceConfig
@@ -84,6 +85,7 @@ class Job:
     reference: Tensor | None = None
     adapters: AdapterWeights = ()
     noise: Tensor | None = None
+    prior: Text | None = None
 
     @property
     def sounds(self) -> tuple[int, ...]:
@@ -93,7 +95,7 @@ class Job:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All that it holds."""
-        texts = (text.states for text in (self.text, self.negative) if text is not None)
+        texts = (text.states for text in (self.text, self.negative, self.prior) if text is not None)
         known = (tensor for one in (self.video, self.audio) if one is not None for tensor in (one.latents, one.mask))
         return tuple(one for one in (*texts, *known, self.silence, self.reference, self.noise) if one is not None)
 

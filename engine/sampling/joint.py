@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..model.denoiser import AudioInputs, JointInputs
+from ..model.denoiser import AudioInputs, JointInputs, Modulation
 from .batch import Batch, Index
 from .latent_state import Modality
 from .step_plan import JointStepPlan, Weights, plan_joint_step
 
 
 class JointBatch(Batch):
-    """Requests of a ``global_local`` model, each with one take."""
+    """Requests of a model in which each tower reads the other, each with one take."""
 
     def plan(self) -> JointStepPlan:
         """The rows of the step that comes next."""
@@ -47,8 +47,10 @@ class JointBatch(Batch):
         static = index["static"] if any(row.branch.static for row in plan.rows) else None
         muted = index["muted"] if any(row.branch.muted for row in plan.rows) else None
         z_a, times_a = self._audio_rows(index["sample"], muted)
-        if not plan.bridged and not plan.video:  # a sound alone
-            return {"audio": self.model.audio_pass(AudioInputs(z_a, times_a, self.text, index["text"]))[0]}, index
+        modulated = len(times_a) > 1  # the times of the audio as those of the video: bidirectional
+        time_token = None if modulated else times_a[0][:, 0]
+        if not plan.bridged and not plan.video and time_token is not None:  # a sound alone
+            return {"audio": self.model.audio_pass(AudioInputs(z_a, time_token, self.text, index["text"]))[0]}, index
         z_v, times_v = self._video_rows(index["sample"], static)
         reference = None
         if self.jobs[0].reference is not None:  # then all have one, of the same length
@@ -57,7 +59,7 @@ class JointBatch(Batch):
             z_v,
             z_a,
             times_v,
-            times_a,
+            time_token,
             self.text,
             index["text"],
             bridged_rows=index["bridged"] if plan.bridged < len(plan.rows) else None,
@@ -65,6 +67,10 @@ class JointBatch(Batch):
             video_output_rows=index["video"] if plan.video != plan.rows else None,
             audio_output_rows=index["audio"] if plan.audio != plan.rows else None,
             frame_times=self.frame_times,
+            audio_modulation=Modulation(*times_a) if modulated else None,
+            prior=self.prior,
+            prior_of_row=None if self.prior is None else index["sample"],
+            pixels=self.pixels,
         )
         found = self.model.joint_pass(inputs)
         velocities: dict[Modality, Tensor] = {}

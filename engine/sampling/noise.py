@@ -84,10 +84,11 @@ _TAIL_DENOMINATOR = (
 
 
 class Stream(IntEnum):
-    """Which modality of a request the noise is for. The numbers are part of what a seed means: never renumber."""
+    """What of a request the noise is for. The numbers are part of what a seed means: never renumber."""
 
     VIDEO = 0
     AUDIO = 1
+    PRIOR = 2
 
 
 def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:

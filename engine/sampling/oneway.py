@@ -86,9 +86,6 @@ class OneWayBatch(Batch):
         super()._stack_latents(jobs, video, audio)
         if not jobs:
             return
-        sequence = jobs[0].sequence
-        area = float(sequence.width * sequence.height)
-        self.pixels = None if sequence.whole_patches else self._tensor([area])
         if self.leader == "video" and self.model.config.has_audio:
             tokens = spatial_tokens(self.model.config, self.video.latents)
             self.positions = self.model.video_token_positions(self.frame_times, tokens)
@@ -186,7 +183,8 @@ class OneWayBatch(Batch):
         """Velocity, None after a whole step, and contexts."""
         step = self._whole_step(plan, index, name)
         if step is None:
-            latents, times = self._audio_rows(index[f"{name}_sample"], _replaced(plan, index, name))
+            latents, (found,) = self._audio_rows(index[f"{name}_sample"], _replaced(plan, index, name))
+            times = found[:, 0]
         else:
             latents, (times,) = step.latents, step.times
         inputs = AudioInputs(latents, times, self.text, index[f"{name}_text"])

@@ -82,10 +82,10 @@ class ReferenceLoop:
     def _forward(self, branch: Branch, video: Tensor, audio: Tensor, t_v: float, t_a: float) -> Latents:
         """Velocities of both modalities under the conditions of one branch."""
         model, jobs, device = self.model, self.jobs, self.model.device
-        precision = torch.float32 if model.config.has_audio else torch.float64
+        precision = torch.float64 if model.config.is_stdit else torch.float32
         times_v = torch.stack([_frame_times(job.video, video.shape[2], t_v, precision) for job in jobs]).to(device)
         clean = [job.audio is not None and job.audio.clean for job in jobs]
-        times_a = torch.tensor([1.0 if known else t_a for known in clean], device=device)
+        times_a = torch.tensor([1.0 if known else t_a for known in clean], dtype=precision, device=device)
         if branch.muted and model.config.video_reads_audio:
             audio, times_a = torch.stack([_present(job.silence) for job in jobs]).to(audio), torch.ones_like(times_a)
         if branch.static:
@@ -108,11 +108,18 @@ class ReferenceLoop:
             None if reference is None else reference.to(device, model.dtype),
             torch.tensor(jobs[0].sequence.frame_times, device=device),
             _pixels(jobs[0].sequence, device),
+            self._priors(),
         )
         return Latents(_present(found.video).float(), _present(found.audio).float())
 
     def _text(self, job: Job, branch: Branch) -> Text:
         return text_of(job, branch.text, self.model.null_text)
+
+    def _priors(self) -> Tensor | None:
+        if self.model.prior is None:
+            return None
+        none = self.model.null_prior
+        return torch.stack([none if job.prior is None else job.prior.states.to(none) for job in self.jobs])
 
     def _start(self, modality: Modality) -> Tensor:
         """Noise, or for a variation the known latents at the time that it starts from."""

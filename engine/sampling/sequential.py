@@ -23,7 +23,7 @@ def batch_of(model: Denoiser, cache: ConditioningCache | None = None, *, overlap
 
     ``overlap``: on a GPU the following tower of a one-way model runs beside the leading tower of the next step.
     """
-    kind = JointBatch if model.config.bridge == "global_local" else OneWayBatch
+    kind = JointBatch if model.config.is_joint else OneWayBatch
     overlap = overlap and kind is OneWayBatch and model.device.type == "cuda"
     return kind(model, cache or ConditioningCache(model), TwoStreams.of(model.device) if overlap else None)
 

@@ -10,8 +10,11 @@ from typing import Any
 from ...engine.codecs.files import read_config
 from ...engine.codecs.opensora import CLASS_NAME as VAE
 from ...engine.package import INDEX, MANIFEST, open_package
-from .opensora import ARCHITECTURE, OPTIONAL, inferred_config, stdit3_config, stdit3_shapes
+from . import javisdit, opensora
 from .tensors import TensorFiles, mismatches, open_tensors
+from .transformer import OPTIONAL, Layout
+
+LAYOUTS = {layout.name: layout for layout in (opensora.LAYOUT, javisdit.LAYOUT)}
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ def describe(path: Path) -> Description:
         return Description("unknown", f"{path} is no model that this version knows.", {}, (f"{error}.",))
     kind = config.get("model_type")
     details = _sizes(files)
-    if kind == ARCHITECTURE or (not config and "x_embedder.proj.weight" in files.infos):
-        return _stdit3(path, config, files, details)
+    known = kind in [layout.architecture for layout in LAYOUTS.values()]
+    if known or (not config and "x_embedder.proj.weight" in files.infos):
+        return _transformer(layout_of(path), path, config, files, details)
     if kind == VAE:
         return Description(
             "published", f"{path} is Open-Sora's video autoencoder, for `syncflow import --vae`.", details
@@ -84,13 +88,28 @@ def _package(path: Path) -> Description:
     return Description("package", f"{path} is a model package; every file matches its checksum.", details)
 
 
-def _stdit3(path: Path, published: Mapping[str, Any], files: TensorFiles, details: dict[str, Any]) -> Description:
-    what = f"{path} is Open-Sora 1.2's transformer (STDiT3), for `syncflow import`."
+def layout_of(path: Path) -> Layout:
+    """The layout of the transformer in a folder or file. Raises ``ValueError`` for one that is not known."""
+    config = read_config(path) if path.is_dir() and (path / "config.json").is_file() else {}
+    kind = config.get("model_type")
+    if not config:
+        kind = (javisdit if "ax_embedder.proj.weight" in open_tensors(path).infos else opensora).ARCHITECTURE
+    found = next((layout for layout in LAYOUTS.values() if layout.architecture == kind), None)
+    if found is None:
+        known = " or ".join(f"{layout.architecture!r} ({layout.title})" for layout in LAYOUTS.values())
+        raise ValueError(f"{path} holds a {kind!r} model; a transformer says {known}")
+    return found
+
+
+def _transformer(
+    layout: Layout, path: Path, published: Mapping[str, Any], files: TensorFiles, details: dict[str, Any]
+) -> Description:
+    what = f"{path} is the transformer of {layout.title} ({layout.architecture}), for `syncflow import`."
     try:
-        config = stdit3_config(published or inferred_config(files.infos))
+        config = layout.config_of(published or layout.infer(files.infos))
     except ValueError as error:
         return Description("published", what, details, (f"{error}.",))
-    found = mismatches(files.infos, stdit3_shapes(config), "an STDiT3")
+    found = mismatches(files.infos, layout.shapes(config), layout.what)
     problems = tuple(sentence for sentence in found if sentence != f"{OPTIONAL} is missing.")
     return Description("published", what, {"width and depth": f"{config.width} and {config.depth}"} | details, problems)
 

@@ -35,15 +35,18 @@ void choose(const Settings& settings, const char* name, const std::array<const c
 SequenceConfig read_sequence_config(const Json& json) {
     const Settings settings(json, "SequenceConfig",
                             {"seconds", "width", "height", "fps", "sample_rate", "time_factor", "space_factor", "patch", "audio_hop",
-                             "chunk_frames", "any_size"});
+                             "chunk_frames", "any_size", "audio_multiple"});
     SequenceConfig config;
     std::int64_t chunk_frames = 0;
+    std::int64_t audio_multiple = 1;
     bool any_size = false;
     settings.read("chunk_frames", chunk_frames);
     settings.read("any_size", any_size);
     require_whole("chunk_frames", chunk_frames, 0, 1024);
     if (chunk_frames != 0) unsupported("chunk_frames " + std::to_string(chunk_frames));
     if (any_size) unsupported("any_size");
+    settings.read("audio_multiple", audio_multiple);
+    if (audio_multiple != 1) unsupported("audio_multiple " + std::to_string(audio_multiple));
     settings.read("seconds", config.seconds);
     settings.read("width", config.width);
     settings.read("height", config.height);
@@ -167,7 +170,8 @@ DDiTConfig read_ddit_config(const Json& json) {
     const Settings settings(json, "DDiTConfig",
                             {"width", "depth", "heads", "audio_heads", "mlp_ratio", "patch", "video_channels", "audio_channels", "text_width",
                              "text_tokens", "sigma_head", "base_size", "latent_fps", "audio_rate", "rope_theta", "adaptor_tokens",
-                             "audio_text", "bridge", "first_block", "window"});
+                             "audio_text", "bridge", "first_block", "window", "audio_bins", "audio_patch", "prior_tokens",
+                             "prior_width"});
     DDiTConfig config;
     settings.read("width", config.width);
     settings.read("depth", config.depth);
@@ -188,7 +192,7 @@ DDiTConfig read_ddit_config(const Json& json) {
     settings.read("audio_text", config.audio_text);
     std::string bridge;
     settings.read("bridge", bridge);
-    if (bridge == "none") unsupported("the bridge none");
+    if (bridge == "none" || bridge == "bidirectional") unsupported("the bridge " + bridge);  // alone has the four last settings
     choose(settings, "bridge", BRIDGES, config.bridge);
     settings.read("first_block", config.first_block);
     settings.read("window", config.window);

@@ -224,7 +224,7 @@ class CudaGraphDenoiser(Delegate):
     def joint_pass(self, inputs: JointInputs) -> Velocities:
         """See :class:`~syncflow.engine.model.denoiser.Denoiser`."""
         rows, bridged_rows = len(inputs.video_latents), inputs.bridged_rows
-        if rows > self.max_rows:
+        if rows > self.max_rows or inputs.time_token is None:  # bidirectional models are not captured
             return self.model.joint_pass(inputs)
         output_rows = {
             "video_output_rows": inputs.video_output_rows,

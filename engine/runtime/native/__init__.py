@@ -38,6 +38,8 @@ class NativeDDiT(DDiT):
 def unsupported_reason(model: DDiT) -> str:
     """The reason why the C++ part cannot compute the blocks of this model; empty if it can."""
     config = model.config
+    if config.bridge == "bidirectional":
+        return "has no blocks for the bridge bidirectional; such a model runs in the runtimes torch and torch-plain"
     if native.EXTENSION is None:
         return "needs the native part, which was not built or is switched off by SYNCFLOW_NATIVE=0"
     if model.device.type != "cpu" or model.dtype != torch.float32:

@@ -19,7 +19,7 @@ from ....kernels import native
 from ....kernels.launch import uses_cpu_path
 from ...model.audio import AudioLayer, AudioState, ModalityAdaptor
 from ...model.layers import EPS, CrossAttention
-from ...model.video import STDiTBlock, VideoState
+from ...model.stdit import STDiTBlock, STDiTState
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ class NativeBlock(STDiTBlock):
         self,
         x: Tensor,
         normed: Tensor | None,
-        state: VideoState,
+        state: STDiTState,
         index: int,
         following: STDiTBlock | None,
         *,
@@ -72,7 +72,7 @@ class NativeBlock(STDiTBlock):
         temporal: bool = False,
         num_outputs: int | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """As :class:`~syncflow.engine.model.video.STDiTBlock` does it.
+        """As :class:`~syncflow.engine.model.stdit.STDiTBlock` does it.
 
         The results take the place of ``x`` and ``normed``. A spatial block returns no tokens after the attention.
         """
@@ -96,7 +96,7 @@ def run_video(
     following: NativeBlock | None,
     x: Tensor,
     normed: Tensor,
-    state: VideoState,
+    state: STDiTState,
     index: int,
     attended: Sequence[Tensor | None],
     num_outputs: int | None = None,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ...model.audio import AudioLayer, AudioState, AudioTower, ModalityAdaptor
 from ...model.bridges import Context, LayerBridge
-from ...model.video import STDiTBlock, VideoState, VideoTower
+from ...model.stdit import STDiTBlock, STDiTState
+from ...model.video import VideoTower
 from .blocks import (
     NativeAdaptor,
     NativeAudioLayer,
@@ -57,12 +58,12 @@ class NativeVideoTower(VideoTower):
 
     def run_layers(
         self,
-        state: VideoState,
+        state: STDiTState,
         layer_bridges: Mapping[int, LayerBridge],
         prefix_of_row: Tensor | None,
         num_outputs: int | None,
         keep: Callable[[int, Tensor], Tensor] | None,
-    ) -> tuple[VideoState, list[Tensor]]:
+    ) -> tuple[STDiTState, list[Tensor]]:
         """See :class:`~syncflow.engine.model.video.VideoTower`; all blocks in one call where no audio is read."""
         x = state.x
         if layer_bridges or prefix_of_row is not None or not runs_natively(x):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -198,8 +198,14 @@ def _check_runtime(runtime: str) -> None:
 def _resolve(
     runtime: str, config: DDiTConfig, device: torch.device, precision: str, options: TorchOptions
 ) -> tuple[Precision, TorchOptions]:
-    one_way = config.bridge != "global_local"
-    return resolve_settings(runtime, precision, options, compute_device(device), one_way=one_way)
+    if config.bridge == "bidirectional":
+        if runtime == "compiled" or options.cuda_graphs or options.fp8:
+            raise ValueError(
+                "compilation, cuda_graphs and fp8 do not apply to the bridge bidirectional; "
+                "such a model runs in the runtimes torch and torch-plain"
+            )
+        options = replace(options, cuda_graphs=False)
+    return resolve_settings(runtime, precision, options, compute_device(device), one_way=not config.is_joint)
 
 
 def _task(runtime: str, model: DDiT, locations: ExportLocations, precision: str, options: TorchOptions) -> _Task:

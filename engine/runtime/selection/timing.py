@@ -151,6 +151,13 @@ def step_flops(config: DDiTConfig, sequence: SequenceConfig, rows: int = 2) -> f
     prefix = 1 + (config.text_tokens if config.audio_text else 0)
     if not config.has_audio:
         return rows * depth * video_layer
+    if config.bridge == "bidirectional":
+        bins, times = config.audio_bins, audio // config.audio_patch
+        mel = bins * times
+        mel_layer = 2 * (projections(mel, 6 + mlp) + attention(mel, config.text_tokens)) + attention(mel, bins + times)
+        prior = projections(video + mel, 4 + mlp) + 2 * attention(video + mel, 2 * config.prior_tokens)
+        bridge = projections(video + mel, 1.5) + attention(video, mel)  # in half of the heads, both ways
+        return rows * depth * (video_layer + mel_layer + prior + bridge)
     audio_layer = projections(audio, 6 + mlp) + projections(prefix, 2) + attention(audio, audio + prefix)
     bridged = depth
     if config.bridge == "adaptor":

@@ -19,7 +19,7 @@ from syncflow.engine.codecs.opensora import OpenSoraVAE
 from syncflow.engine.codecs.t5 import T5Encoder
 from syncflow.engine.model.layers import rope_frequencies
 from syncflow.engine.sampling.noise import Stream, normal
-from syncflow.training.importers.opensora import stdit3_config, stdit3_shapes
+from syncflow.training.importers.opensora import LAYOUT, stdit3_config
 
 STDIT3: dict[str, Any] = {
     "architectures": ["STDiT3"],
@@ -79,7 +79,7 @@ def values(name: str, shape: tuple[int, ...], gain: float) -> Tensor:
 
 def stdit3_tensors() -> dict[str, Tensor]:
     config = stdit3_config(STDIT3)
-    tensors = {name: values(name, shape, 1.2) for name, shape in stdit3_shapes(config).items()}
+    tensors = {name: values(name, shape, 1.2) for name, shape in LAYOUT.shapes(config).items()}
     return tensors | {"rope.freqs": rope_frequencies(config.head_width, config.rope_theta)}
 
 

@@ -15,8 +15,9 @@ from syncflow.engine.components import Components
 from syncflow.engine.package import open_package
 from syncflow.engine.presets import OPEN_SORA
 from syncflow.training.importers import tensors as files
-from syncflow.training.importers.layouts import describe
-from syncflow.training.importers.opensora import export_opensora, import_opensora, stdit3_config, stdit3_shapes
+from syncflow.training.importers.layouts import LAYOUTS, describe
+from syncflow.training.importers.opensora import LAYOUT, import_opensora, stdit3_config
+from syncflow.training.importers.transformer import export_transformer
 
 from .published import STDIT3, stdit3_tensors, write_all, write_published
 
@@ -36,7 +37,7 @@ def listed() -> dict[str, tuple[int, ...]]:
 def test_the_full_size_tower_has_the_published_tensors() -> None:
     expected = listed()
     assert len(expected) == 973
-    assert stdit3_shapes(OPEN_SORA.ddit) == expected
+    assert LAYOUT.shapes(OPEN_SORA.ddit) == expected
     assert round(sum(torch.Size(shape).numel() for shape in expected.values()) / 1e6, 1) == 1208.9
     assert stdit3_config({"model_type": "STDiT3"}) == OPEN_SORA.ddit
 
@@ -51,7 +52,7 @@ def test_the_same_bits_come_back(
     source = write_published(tmp_path / "stdit3", STDIT3 | {"transformers_version": "4.36.2"}, given)
     package = import_opensora(source, *published[1:], tmp_path / "package")
     assert open_package(package.path).config == package.config
-    file = export_opensora(package.path, tmp_path / "back")
+    file = export_transformer(LAYOUTS, package.path, tmp_path / "back")
     assert_same_bits(load_file(file), given)
     assert file.read_bytes() == (source / "model.safetensors").read_bytes()
     assert json.loads((tmp_path / "back" / "config.json").read_text())["transformers_version"] == "4.36.2"
@@ -83,7 +84,7 @@ def test_layouts(published: tuple[Path, Path, Path], tmp_path: Path, layout: str
         torch.save(given, source / "model.pt", _use_new_zipfile_serialization=layout == "pt")
     path = source / "ema.safetensors" if layout == "file" else source
     package = import_opensora(path, *published[1:], tmp_path / "package")
-    assert_same_bits(load_file(export_opensora(package.path, tmp_path / "back")), given)
+    assert_same_bits(load_file(export_transformer(LAYOUTS, package.path, tmp_path / "back")), given)
     assert package.config.ddit == stdit3_config(STDIT3)
 
 
