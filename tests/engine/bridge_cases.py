@@ -58,7 +58,7 @@ def inputs(rows: int = ROWS, seed: int = 0, config: DDiTConfig = SMALL) -> dict[
 
 
 def run(model: DDiT, *, states: Tensor, **given: Any) -> Velocities:
-    text = model.video.condition(states, torch.full((len(states),), model.config.text_tokens))
+    text = model.condition(states, torch.full((len(states),), model.config.text_tokens))
     return model(**given, text=text, text_of_row=torch.arange(len(states)))
 
 
