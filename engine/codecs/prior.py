@@ -108,10 +108,10 @@ class PriorEncoder(nn.Module):
 
     def text_states(self, ids: Tensor) -> Tensor:
         """States (B, L, W) of token ids (B, L), each of the tokens up to it."""
-        words, trunk = self.text_encoder.modality_preprocessors["text"], self.text_encoder.modality_trunks["text"]
-        x = words.token_embedding(ids) + words.pos_embed
+        words = self.text_encoder.get_submodule("modality_preprocessors.text")
+        x = words.get_submodule("token_embedding")(ids) + words.get_parameter("pos_embed")
         mask = torch.full((x.shape[1], x.shape[1]), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
-        for block in trunk.blocks:
+        for block in self.text_encoder.get_submodule("modality_trunks.text.blocks").children():
             x = block(x, mask)
         return x
 

@@ -192,7 +192,8 @@ class DDiT(nn.Module):
     def run_bidirectional(self, inputs: JointInputs, prior: SpatioTemporalPrior) -> Velocities:
         """:meth:`joint_pass` of a ``bidirectional`` model: after each layer the prior, then the bridge."""
         assert isinstance(self.bridge, BidirectionalBridge)
-        assert inputs.audio_modulation is not None and inputs.prior is not None
+        assert inputs.audio_modulation is not None
+        assert inputs.prior is not None and inputs.prior_of_row is not None
         z_v, z_a, text = inputs.video_latents, inputs.audio_latents, (inputs.text, inputs.text_of_row)
         of_video, of_prior_video = split_modulation(inputs.modulation)
         of_audio, of_prior_audio = split_modulation(inputs.audio_modulation)

@@ -195,6 +195,15 @@ class GraphDenoiser:
         tensors |= numbered("video_context", context)
         return self.run("denoise_audio", tensors)["velocity"], []
 
+    @property
+    def null_prior(self) -> Tensor:
+        """That of a ``bidirectional`` model, which is not exported."""
+        raise AssertionError("a model with the bridge bidirectional has no exported graphs")
+
+    def condition_prior(self, priors: Tensor) -> Conditioning:
+        """See :meth:`null_prior`."""
+        raise AssertionError("a model with the bridge bidirectional has no exported graphs")
+
     def joint_pass(self, inputs: JointInputs) -> Velocities:
         """Velocities of the rows that are asked for; the graph has them for all rows."""
         assert self.silence is not None and inputs.time_token is not None

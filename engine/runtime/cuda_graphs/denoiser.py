@@ -247,6 +247,7 @@ class CudaGraphDenoiser(Delegate):
 
         def function(static: Tensors) -> tuple[Tensor | None, Tensor | None]:
             names = "bridged_rows", "reference", "video_output_rows", "audio_output_rows", "frame_times"
+            optional: dict[str, Any] = {name: static.get(name) for name in names}
             velocities = self.model.joint_pass(
                 JointInputs(
                     static["video_latents"],
@@ -255,7 +256,7 @@ class CudaGraphDenoiser(Delegate):
                     static["time_token"],
                     _conditioning(static),
                     static["text_of_row"],
-                    **{name: static.get(name) for name in names},
+                    **optional,
                 )
             )
             return velocities.video, velocities.audio
