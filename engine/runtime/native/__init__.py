@@ -29,7 +29,7 @@ class NativeDDiT(DDiT):
             raise ValueError(f"the runtime native {reason}")
         nn.Module.__init__(self)
         share(self, model)
-        self.config, self.bridge = model.config, model.bridge
+        self.config, self.bridge, self.prior = model.config, model.bridge, model.prior
         self.video = NativeVideoTower(model.video)
         self.audio = NativeAudioTower(model.audio) if model.config.has_audio else model.audio
         self.train(model.training)
