@@ -197,10 +197,11 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
 
     Trajectories of the teacher are sampled first. Where the video reads no audio and is finished before the audio
     begins, the video tower learns before the audio tower, each for the steps or minutes of ``config``; else both learn
-    at once. Raises ``ValueError`` for settings that are none of a request.
+    at once. Raises ``ValueError`` for settings that are none of a request and for a model without this stage.
     """
     steps, target = config.student_steps, run / f"student-{config.student_steps}-steps"
     engine = Engine.from_pretrained(teacher)
+    check_stage(config, engine.config.ddit)
     request = teacher_request(engine, config, stored_steps(steps))
     student = student_config(engine.config, request, steps)
     count = sum(map(len, clips))

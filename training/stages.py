@@ -18,6 +18,7 @@ STAGES_OF_BRIDGE: dict[str, tuple[Stage, ...]] = {
     "adaptor": ("video", "audio", "joint", "distill"),
     "audio_rope": ("video", "sync", "joint", "distill"),
     "global_local": ("video", "joint", "distill"),
+    "bidirectional": (),
 }
 
 
@@ -26,7 +27,7 @@ def check_stage(config: TrainConfig, model: DDiTConfig) -> None:
     stages = STAGES_OF_BRIDGE[model.bridge]
     if config.stage not in stages:
         raise ValueError(
-            f"a model with the bridge {model.bridge} has no stage {config.stage}; it has {', '.join(stages)}"
+            f"a model with the bridge {model.bridge} has no stage {config.stage}; it has {', '.join(stages) or 'none'}"
         )
     if (config.synergy_video or config.synergy_audio) and model.bridge != "global_local":
         raise ValueError(f"cross-task synergy needs the bridge global_local; this model has {model.bridge}")
