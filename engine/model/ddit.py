@@ -82,9 +82,8 @@ class DDiT(nn.Module):
 
     @property
     def null_prior(self) -> Tensor:
-        """The prior (2 N, C) of no prompt, in a ``bidirectional`` model."""
-        assert self.prior is not None
-        return self.prior.embedder.y_embedding
+        """The prior (2 N, C) of no prompt; empty in a model whose bridge is not ``bidirectional``."""
+        return self.null_text.new_empty(0, 0) if self.prior is None else self.prior.embedder.y_embedding
 
     def condition(self, states: Tensor, lengths: Tensor) -> Conditioning:
         """Keys and values of all blocks for P prompts: states (P, L, W), of which lengths (P,) count."""

@@ -197,8 +197,8 @@ class GraphDenoiser:
 
     @property
     def null_prior(self) -> Tensor:
-        """That of a ``bidirectional`` model, which is not exported."""
-        raise AssertionError("a model with the bridge bidirectional has no exported graphs")
+        """Empty: a model with the bridge ``bidirectional`` is not exported."""
+        return self.null_text.new_empty(0, 0)
 
     def condition_prior(self, priors: Tensor) -> Conditioning:
         """See :meth:`null_prior`."""
