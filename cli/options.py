@@ -13,7 +13,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 Model = Annotated[
-    Path | None, typer.Option("--model", help="Model package (a folder); default: the bundled syncflow-tiny.")
+    Path | None,
+    typer.Option(
+        "--model",
+        help="Model package (a folder), or the name of a bundled one, syncphony-tiny; default: syncflow-tiny.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 History = Annotated[
@@ -74,7 +78,7 @@ Precision = Annotated[
 
 
 def model_folder(model: Path | None) -> Path:
-    """The folder of a model: the bundled one for None and for its name."""
+    """The folder of a model: a bundled one for None and for its name."""
     from ..engine import engine
 
     return engine.model_folder(model)

@@ -42,7 +42,7 @@ from .settings import check_settings, make_request, make_requests
 from .types import Clip, Latents, Request
 from .validation import byte_size, check_names, file_path, number_between, text, whole_between
 
-BUNDLED = "pretrained/syncflow-tiny"
+BUNDLED = "syncflow-tiny"
 FORKABLE = ("torch", "torch-plain", "native")  # those that compute with one thread in a forked child
 ENGINE_SETTINGS = (
     "cuda_graphs",
@@ -144,7 +144,7 @@ class Engine:
         precision: str = "auto",
         **settings: Any,
     ) -> Self:
-        """Load a model package, or the bundled one (also by its name, ``syncflow-tiny``).
+        """Load a model package, or a bundled one by its name, ``syncflow-tiny`` (the default) or ``syncphony-tiny``.
 
         ``device`` "auto" takes a GPU where there is one.
 
@@ -384,15 +384,15 @@ def workload(sequence: SequenceConfig) -> Workload:
     return Workload(sequence, partial(make_step, sequence))
 
 
-def bundled_model() -> Path:
-    """The folder of the model that comes with the package."""
-    return Path(str(files(__package__).joinpath(BUNDLED)))
+def bundled_model(name: str = BUNDLED) -> Path:
+    """The folder of a model that comes with the package: ``syncflow-tiny`` or ``syncphony-tiny``."""
+    return Path(str(files(__package__).joinpath("pretrained", name)))
 
 
 def model_folder(path: str | Path | None = None) -> Path:
-    """The folder of a model; the bundled one where none is named, or by its name. Raises ``ValueError``."""
-    bundled = bundled_model()
+    """The folder of a model; the bundled one where none is named, or one by its name. Raises ``ValueError``."""
     if path is None:
-        return bundled
+        return bundled_model()
     folder = file_path("path", path, "the folder of a model package")
-    return bundled if str(folder) == bundled.name and not folder.exists() else folder
+    named = bundled_model(folder.name)
+    return named if str(folder) == folder.name and named.is_dir() and not folder.exists() else folder

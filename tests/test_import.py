@@ -16,7 +16,7 @@ import syncflow
 
 ROOT = Path(syncflow.__file__).parent
 PACKAGES = ("cli", "engine", "kernels", "export", "training", "benchmarks")
-OF_A_HOST = {"triton_python_backend_utils"}  # what loads the file brings it
+OF_A_HOST = {"triton_python_backend_utils", "opensora"}  # what loads the file brings it, or its user
 HEAVY = {"av", "diffusers", "librosa", "matplotlib", "scipy", "torch", "transformers"}
 
 

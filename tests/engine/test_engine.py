@@ -380,6 +380,10 @@ def test_the_bundled_model_has_a_name(engine: Engine, tmp_path: Path, monkeypatc
     found = Engine.from_pretrained("syncflow-tiny", device="cpu", runtime="torch")
     assert found.components.digest == engine.components.digest
     assert repr(found) == "<Engine syncflow-tiny on cpu, runtime torch>"
+    other = Engine.from_pretrained("syncphony-tiny", device="cpu", runtime="torch")
+    assert (other.config.name, other.config.ddit.bridge) == ("syncphony-tiny", "audio_rope")
+    with pytest.raises(ValueError, match="syncphony-large"):
+        Engine.from_pretrained("syncphony-large")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "syncflow-tiny").mkdir()
     with pytest.raises(ValueError, match="syncflow-tiny is no model package"):

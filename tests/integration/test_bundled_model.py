@@ -7,6 +7,7 @@ import pytest
 
 from syncflow import Engine, Request
 from syncflow.training.data.impacts import sample_clip
+from syncflow.training.evaluation import evaluate_a2v
 from syncflow.training.evaluation.color import object_color
 from syncflow.training.evaluation.onsets import audio_onsets
 
@@ -67,6 +68,18 @@ def test_the_sound_follows_a_given_video(engine):
     assert hits >= 0.6 * sum(len(events) for _, _, events in rendered)
     for clip, (known, _, _) in zip(sampled, rendered, strict=True):
         assert np.array_equal(clip.frames, known.frames)
+
+
+def test_the_video_follows_a_given_sound():
+    """Syncphony's model shows impacts where the sounds of unseen rendered clips have them, and keeps the sounds."""
+    rendered = [sample_clip(99, index, "unseen") for index in range(4)]
+    requests = [Request(text, seed=i, steps=25, audio=clip) for i, (clip, text, _) in enumerate(rendered)]
+    sampled = Engine.from_pretrained("syncphony-tiny").generate(requests)
+    times = [[event.time for event in events] for _, _, events in rendered]
+    scores = evaluate_a2v(sampled, times)
+    assert scores.a2v_impact_f1 >= 0.75 and scores.a2v_impact_f1_shuffled <= 0.45
+    for clip, (known, _, _) in zip(sampled, rendered, strict=True):
+        assert np.array_equal(clip.waveform, known.waveform)
 
 
 def test_the_colour_is_the_prompts(engine):
