@@ -318,7 +318,7 @@ def test_data_impacts(run, tmp_path):
         (["generate", PROMPT, "another", "-o", "x.mp4"], ["another"]),
         (["nonsense"], ["nonsense", "syncflow --help"]),
         (["bench", "nonsense"], ["nonsense", "syncflow bench --help"]),
-        (["evaluate", "--count", "1"], ["--count", "2"]),
+        (["evaluate", "--count", "-1"], ["--count", "0"]),
         (["--nonsense"], ["--nonsense"]),
     ],
     ids=lambda value: " ".join(value)[-30:] if isinstance(value, list) else None,
