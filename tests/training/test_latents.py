@@ -73,7 +73,7 @@ def codecs():
 
 
 def cached(clips, cache, codecs, sequence=SEQUENCE):
-    return cached_latents(replace(clips, sequence=sequence), cache, *codecs, batch=2, workers=0)
+    return cached_latents(replace(clips, sequence=sequence), cache, *codecs, batch=2, threads=1)
 
 
 def test_latents_are_those_of_the_codecs(clips, tmp_path, codecs):
@@ -157,11 +157,11 @@ def test_other_windows_are_encoded_anew(clips, tmp_path, codecs, change):
 
 def test_what_cannot_be_read_is_left_out_said_and_listed(tmp_path, codecs, capsys):
     names = ("torn", "a", "torn too", "b", "c")
-    latents = cached_latents(Clips(tmp_path, names), tmp_path / "cache", *codecs, batch=2, workers=0)
+    latents = cached_latents(Clips(tmp_path, names), tmp_path / "cache", *codecs, batch=2, threads=1)
     assert latents.captions == ["clip a", "clip b", "clip c"] and len(latents) == 3
     assert latents.video[:, 0, 0, 0, 0].tolist() == [1, 3, 4] and len(latents.audio) == 3
     assert latents.skipped == {"torn.mp4": "torn.mp4 is torn", "torn too.mp4": "torn too.mp4 is torn"}
     assert "2 of 5 videos cannot be read and are left out" in capsys.readouterr().err
     assert open_latents(tmp_path / "cache").skipped == latents.skipped
     with pytest.raises(ValueError, match="none of the 1 videos of"):
-        cached_latents(Clips(tmp_path, ("torn",)), tmp_path / "other", *codecs, workers=0)
+        cached_latents(Clips(tmp_path, ("torn",)), tmp_path / "other", *codecs, threads=1)

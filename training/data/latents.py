@@ -11,12 +11,15 @@ import hashlib
 import json
 import os
 import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ...engine.codecs import AudioCodec, VideoCodec
@@ -53,17 +56,19 @@ def fingerprint(clips: ClipFolder, *modules: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-class _Windows:
-    """What a loader's workers read."""
+def _windows(clips: ClipFolder, ahead: int, threads: int) -> Iterator[ClipSample | UnreadableClip]:
+    """All windows in order, up to ``ahead`` of them read before they are asked for.
 
-    def __init__(self, clips: ClipFolder) -> None:
-        self.clips = clips
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> ClipSample | UnreadableClip:
-        return self.clips.read(index)
+    Threads will do, since other processes read the files; a process that is forked from this one may crash.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[ClipSample | UnreadableClip]] = deque()
+        for index in range(len(clips)):
+            waiting.append(pool.submit(clips.read, index))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def cached_latents(
@@ -73,7 +78,7 @@ def cached_latents(
     audio_codec: AudioCodec,
     *,
     batch: int = 16,
-    workers: int = 1,
+    threads: int = 2,
 ) -> LatentSet:
     """The latents of all clips of one length, from the cache when it fits, else encoded now with a progress bar.
 
@@ -92,17 +97,12 @@ def cached_latents(
     audio = _create(cache / "audio.part.npy", (count, sequence.audio_tokens, channels[1]))
     captions: list[str] = []
     skipped: dict[str, str] = {}
-    loader: DataLoader[list[ClipSample | UnreadableClip]] = DataLoader(
-        _Windows(clips),  # type: ignore[arg-type]
-        batch_size=batch,
-        num_workers=workers,
-        collate_fn=list,
-    )
+    windows = _windows(clips, batch, threads)
     with (
         torch.inference_mode(),
         tqdm(total=count, desc=f"encoding clips of {sequence.frames} frames", unit="clip", disable=None) as bar,
     ):
-        for items in loader:
+        while items := list(islice(windows, batch)):
             bar.update(len(items))
             skipped |= {item.file_name: item.reason for item in items if isinstance(item, UnreadableClip)}
             samples = [item for item in items if not isinstance(item, UnreadableClip)]
