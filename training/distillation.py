@@ -12,20 +12,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..engine.codecs.text import TextEncoder
 from ..engine.config import ModelConfig
-from ..engine.model import DDiT
 from ..engine.model.denoiser import ALL_ROWS, AudioInputs, VideoContextRef, VideoInputs, spatial_tokens
 from ..engine.types import Request
 from .config import TrainConfig
-from .objectives import mean_weights, motion_aware, rows_of_lengths
+from .objectives import Objective, mean_weights, motion_aware, rows_of_lengths
 from .recompute import recomputing
-from .stages import trained_modules
 from .trajectories import TrajectorySet
 
 
@@ -153,23 +150,11 @@ class SegmentBatches:
         return SegmentBatch(**{name: tensor.to(self.device) for name, tensor in drawn.items()})
 
 
-class DistillationObjective(nn.Module):
+class DistillationObjective(Objective):
     """Loss of one batch: |u(z_t, t, text) - (z_{j+1} - z_j) / (t_{j+1} - t_j)|^2 of each modality (module docstring).
 
     The video's has the weight of Syncphony's motion where the trajectory's end moves, as in training.
     """
-
-    def __init__(self, model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> None:
-        super().__init__()
-        self.model, self.text_encoder, self.config = model, text_encoder, config
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode for the towers in training, evaluation mode for the rest."""
-        super().train(False)
-        self.training = mode
-        for module in trained_modules(self.model, self.text_encoder, self.config):
-            module.train(mode)
-        return self
 
     def forward(self, batch: SegmentBatch) -> dict[str, Tensor]:
         """``loss`` and its parts, as scalars."""

@@ -131,8 +131,8 @@ def motion_aware(error: Tensor, clean: Tensor, weight: float) -> Tensor:
     return loss.flatten(1).mean(1)
 
 
-class FlowObjective(nn.Module):
-    """Loss of one batch.
+class Objective(nn.Module):
+    """A loss of one batch, whose ``forward`` gives ``loss`` and its parts.
 
     Modules that a stage freezes require no gradients and stay in evaluation mode, without dropout, as in sampling.
     """
@@ -148,6 +148,10 @@ class FlowObjective(nn.Module):
         for module in trained_modules(self.model, self.text_encoder, self.config):
             module.train(mode)
         return self
+
+
+class FlowObjective(Objective):
+    """The loss of rectified flow, of every stage but ``distill``."""
 
     def forward(self, batch: Batch, sample: FlowSample) -> dict[str, Tensor]:
         """``loss`` and its parts, as scalars.
