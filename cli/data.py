@@ -25,13 +25,16 @@ def impacts(
     seconds: Annotated[
         str, typer.Option(help="Length of the clips, 1 to 60; several, separated by commas, are taken in turn.")
     ] = "2",
+    kinds: options.Kinds = "bounce",
     workers: Annotated[int | None, typer.Option(min=1, help="Number of processes; default: one per core.")] = None,
 ) -> None:
-    """Render clips of balls that fall and bounce, with the sound and the exact time of every impact."""
+    """Render clips of objects that strike a floor, a wall or each other, with the sound and the exact time of every
+    impact.
+    """
     from ..training.data.impacts import render_impacts
 
     lengths = options.numbers("seconds", seconds)
-    render_impacts(out, clips, seed, split=split, seconds=lengths, workers=workers)
+    render_impacts(out, clips, seed, split=split, seconds=lengths, kinds=options.names(kinds), workers=workers)
     print(f"{out}: {clips} clips")
 
 

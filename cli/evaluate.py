@@ -20,6 +20,7 @@ def evaluate(
     a2v_count: Annotated[
         int, typer.Option(min=0, help="Number of rendered clips for audio-to-video, where the video reads the audio.")
     ] = 0,
+    kinds: options.Kinds = "bounce",
     seed: Annotated[int, typer.Option(min=0, help="Seed of prompts, clips and noise, from 0.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Euler steps, 1 to 1000; default: the model's.")] = None,
     cfg: Annotated[
@@ -83,6 +84,7 @@ def evaluate(
         count=count,
         v2a_count=v2a_count,
         a2v_count=a2v_count,
+        kinds=options.names(kinds),
         seed=seed,
         batch=batch,
         keep=output,

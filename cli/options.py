@@ -19,6 +19,10 @@ Model = Annotated[
         help="Model package (a folder), or the name of a bundled one, syncphony-tiny; default: syncflow-tiny.",
     ),
 ]
+Kinds = Annotated[
+    str,
+    typer.Option(help="Kinds of events of rendered clips: bounce, hammer, swing, collision; several in turn."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 History = Annotated[
     Path | None,
@@ -102,6 +106,11 @@ def numbers(name: str, text: str) -> list[float]:
     if not found or not all(map(math.isfinite, found)):
         raise ValueError(f"{name} is {text!r}; write a number, or several with commas between them, for example 2,4,8")
     return found
+
+
+def names(text: str) -> list[Any]:
+    """Comma-separated names."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def whole_numbers(name: str, text: str, most: int) -> list[int]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncflow.training.data.impacts import PALETTE, sample_clip
+from syncflow.training.data.impacts import KINDS, PALETTE, sample_clip
 from syncflow.training.evaluation import (
     audio_onsets,
     match_times,
@@ -65,9 +65,9 @@ def disc(
     return np.rint(ground * (1 - inside) + np.array(color) * inside).astype(np.uint8)
 
 
-@pytest.fixture(scope="module")
-def rendered() -> list[tuple[np.ndarray, np.ndarray, str, list[float]]]:
-    clips = (sample_clip(5, index, "unseen") for index in range(24))
+@pytest.fixture(scope="module", params=KINDS)
+def rendered(request: pytest.FixtureRequest) -> list[tuple[np.ndarray, np.ndarray, str, list[float]]]:
+    clips = (sample_clip(5, index, "unseen", kinds=[request.param]) for index in range(24))
     return [(clip.frames, clip.waveform, text, [event.time for event in events]) for clip, text, events in clips]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from scipy.optimize import linear_sum_assignment
 from syncflow.engine.media import load_clip
 from syncflow.training.data.impacts import (
     COLORS,
+    KINDS,
     PALETTE,
+    Format,
+    Kind,
     Look,
-    Scene,
     caption,
     looks,
     render_clip,
@@ -28,17 +31,24 @@ from syncflow.training.data.impacts import (
     sample_clip,
     sample_scene,
 )
-from syncflow.training.data.impacts.captions import TEMPLATES
-from syncflow.training.data.impacts.scene import GRAVITY, MATERIALS, REST_SPEED, SIZES, WORLD
+from syncflow.training.data.impacts.bounce import Bounce
+from syncflow.training.data.impacts.collision import Collision
+from syncflow.training.data.impacts.hammer import Hammer
+from syncflow.training.data.impacts.looks import MATERIALS, SIZES
+from syncflow.training.data.impacts.scene import GRAVITY, LAST_FRAMES, REST_SPEED, WORLD
+from syncflow.training.data.impacts.swing import Swing
 
 seeds = st.integers(0, 2**32)
+kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-def scene_of(seed: int) -> Scene:
-    return sample_scene(np.random.default_rng(seed))
+def scene_of(seed: int) -> Bounce:
+    scene = sample_scene(np.random.default_rng(seed))
+    assert isinstance(scene, Bounce)
+    return scene
 
 
-def integrate(scene: Scene, step: float = 2e-5) -> list[tuple[float, float]]:
+def integrate(scene: Bounce, step: float = 2e-5) -> list[tuple[float, float]]:
     """Impacts (time, speed) by stepping the equation of motion, no closed form."""
     height, velocity, time = scene.height, scene.velocity, 0.0
     impacts = []
@@ -135,15 +145,23 @@ def test_splits_share_no_combination_and_every_pair_is_seen() -> None:
         looks("both")  # type: ignore[arg-type]
 
 
-def test_captions_name_every_attribute_in_64_bytes() -> None:
+@kinds
+def test_captions_name_every_attribute_in_64_bytes(kind: Kind) -> None:
+    templates = KINDS[kind].templates
     for look in (*looks("train"), *looks("unseen")):
-        for template in range(len(TEMPLATES)):
-            text = caption(look, template)
+        for template in range(len(templates)):
+            text = caption(look, kind, template)
             assert len(text.encode()) <= 64
             words = text.replace(",", "").replace("wooden", "wood").split()
             assert {look.color, look.size, look.material, look.floor} <= set(words)
     look = looks("train")[0]
-    assert len({sample_caption(np.random.default_rng(seed), look) for seed in range(60)}) == len(TEMPLATES)
+    assert len({sample_caption(np.random.default_rng(seed), look, kind) for seed in range(60)}) == len(templates)
+
+
+def test_every_sentence_belongs_to_one_kind() -> None:
+    look = looks("train")[0]
+    sentences = [caption(look, kind, i) for kind in KINDS for i in range(len(KINDS[kind].templates))]
+    assert len(set(sentences)) == len(sentences)
 
 
 @settings(max_examples=6, deadline=None)
@@ -166,10 +184,11 @@ def hue(color: np.ndarray) -> np.ndarray:
     return color / np.linalg.norm(color)
 
 
-@settings(max_examples=15, deadline=None)
+@kinds
+@settings(max_examples=10, deadline=None)
 @given(seeds)
-def test_every_impact_is_heard_when_it_happens(seed: int) -> None:
-    clip, events = render_clip(scene_of(seed))
+def test_every_impact_is_heard_when_it_happens(kind: Kind, seed: int) -> None:
+    clip, events = render_clip(sample_scene(np.random.default_rng(seed), kind=kind))
     assert clip.waveform.dtype == np.float32 and len(clip.waveform) == 96_000
     assert np.abs(clip.waveform).max() < 0.95
     window = 240
@@ -181,6 +200,72 @@ def test_every_impact_is_heard_when_it_happens(seed: int) -> None:
         assert np.abs(after[:window]).max() > 0.02
     first = round(events[0].time * clip.sample_rate)
     assert not clip.waveform[:first].any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.floats(1.0, 12.0))
+def test_a_hammer_falls_freely_rests_and_stays_in_the_picture(seed: int, seconds: float) -> None:
+    scene = Hammer.sample(np.random.default_rng(seed), looks("train")[seed % 200], Format(seconds=seconds))
+    times = np.linspace(0, seconds, 4000)
+    centre = scene.positions(times)
+    assert (centre[:, 0] > scene.radius / 2).all() and (centre[:, 0] < WORLD - scene.radius / 2).all()
+    lift = scene.floor_y - scene.radius - centre[:, 1]
+    assert lift.min() >= -1e-9 and (centre[:, 1] >= scene.radius).all()
+    bar, head = scene.shapes(times)
+    assert np.allclose(np.hypot(*(bar.end - bar.start).T), abs(bar.start[0, 0] - scene.x))  # the handle is stiff
+    assert (head.angle * scene.side >= 0).all()
+    events = scene.events()
+    assert events and events[-1].time < seconds - LAST_FRAMES / scene.fps
+    for event in events:
+        before = np.array([event.time - 2e-4, event.time - 1e-4])
+        height = scene.floor_y - scene.radius - scene.positions(before)[:, 1]
+        assert -np.diff(height)[0] / 1e-4 == pytest.approx(event.speed, rel=1e-2)
+        resting = scene.positions(np.array([event.time + 1e-6, event.time + 0.25]))[:, 1]
+        assert np.allclose(resting, scene.floor_y - scene.radius)
+    assert min(np.diff([event.time for event in events]), default=1.0) >= 0.8
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.floats(1.0, 12.0))
+def test_a_swinging_ball_touches_the_wall_at_its_impacts_alone(seed: int, seconds: float) -> None:
+    scene = Swing.sample(np.random.default_rng(seed), looks("train")[seed % 200], Format(seconds=seconds))
+    wall, string, ball = scene.shapes(np.linspace(0, seconds, 4000))
+    x, y = ball.centre.T
+    assert (x >= scene.radius).all() and (x <= WORLD - scene.radius).all() and (y <= scene.floor_y - scene.radius).all()
+    assert np.ptp(np.hypot(*(string.end - string.start).T)) < 1e-9  # the string is stiff
+    face = wall.left if scene.side == 1 else wall.right
+    times = np.array([event.time for event in scene.events()])
+    touching = scene.positions(times)[:, 0] + scene.side * scene.radius
+    assert np.allclose(touching, face)
+    for event in scene.events():
+        before, after = scene.positions(event.time + np.array([-1e-4, 1e-4]))[:, 0] - (face - scene.side * scene.radius)
+        assert -scene.side * before / 1e-4 == pytest.approx(event.speed, rel=1e-2)
+        left = event.speed * scene.restitution
+        expected = left if left >= REST_SPEED else 0.0
+        assert -scene.side * after / 1e-4 == pytest.approx(expected, rel=1e-2, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.floats(1.0, 12.0))
+def test_colliding_balls_keep_their_momentum_and_never_overlap(seed: int, seconds: float) -> None:
+    scene = Collision.sample(np.random.default_rng(seed), looks("train")[seed % 200], Format(seconds=seconds))
+    left, right = scene.positions(np.linspace(0, seconds, 4000))
+    assert (right[:, 0] - left[:, 0] >= 2 * scene.radius - 1e-9).all()
+    assert left[:, 0].min() >= scene.radius and right[:, 0].max() <= WORLD - scene.radius
+    for event in scene.events():
+        moments = event.time + np.array([-2e-4, -1e-4, 1e-4, 2e-4])
+        (a, b), (c, d) = (np.diff(side[:, 0])[[0, 2]] / 1e-4 for side in scene.positions(moments))
+        assert a + c == pytest.approx(b + d, abs=0.1)  # equal masses
+        assert a - c == pytest.approx(event.speed, rel=1e-2)
+        left_over = scene.restitution * event.speed
+        assert d - b == pytest.approx(left_over if left_over >= REST_SPEED else 0.0, rel=1e-2, abs=1e-6)
+
+
+def test_kinds_are_taken_in_turn() -> None:
+    texts = [sample_clip(1, index, kinds=tuple(KINDS))[1] for index in range(8)]
+    words = ["bounc|fall|hit|drop", "hammer", "swing|string", "balls"] * 2
+    for text, word in zip(texts, words, strict=True):
+        assert re.search(word, text), text
 
 
 def test_harder_impacts_are_louder_and_larger_balls_are_deeper() -> None:
@@ -244,6 +329,9 @@ def test_folder_is_complete_resumable_and_the_same_with_any_number_of_workers(tm
         ({"fps": 1}, "fps is 1"),
         ({"size": 63}, "size is 63"),
         ({"sample_rate": 1}, "sample rate is 1"),
+        ({"kinds": ()}, "kinds names no kind of event; there are bounce"),
+        ({"kinds": ("bounce", "thunder")}, "there is no kind of event 'thunder'; there are bounce"),
+        ({"kinds": ("swing", "swing")}, "each may be named once"),
         ({"workers": -1}, "workers is -1"),
     ],
 )

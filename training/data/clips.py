@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -145,10 +146,17 @@ def whole_frames(path: Path, fps: int) -> int:
     """Frames at ``fps`` that a video fills; its container may have rounded its duration by a part of a frame. 0 for a
     file that cannot be read.
     """
+    state = path.stat() if path.is_file() else None
+    return int(_seconds(path, state and (state.st_mtime_ns, state.st_size)) * fps + ROUNDING)
+
+
+@cache
+def _seconds(path: Path, state: tuple[int, int] | None) -> float:
+    """Duration of a file in this ``state``, read in a process of its own; 0 for one that cannot be read."""
     try:
-        return int(probe(path, isolated=True).seconds * fps + ROUNDING)
+        return probe(path, isolated=True).seconds
     except ValueError:
-        return 0
+        return 0.0
 
 
 def by_length(entries: Sequence[ClipEntry], fps: int, lengths: Sequence[int]) -> dict[int, list[ClipEntry]]:

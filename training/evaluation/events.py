@@ -1,9 +1,10 @@
 """Times of visible impacts, detected in the frames alone.
 
-The path of the object (:mod:`.tracking`) is segmented into the flights and rests that fit its height best, by dynamic
-programming. An impact is a boundary at which a falling object stops falling; its time is where
-the curves of both segments cross, which is finer than the interval between frames. Heights are in picture heights,
-downwards.
+What moves towards an impact is a coordinate: the height of an object that falls, its place between left and right where
+it swings, or the distance of two bodies. It is segmented into the flights and rests that fit it best, by dynamic
+programming. An impact is a boundary at which a coordinate stops approaching; its time is where the curves of both
+segments cross, which is finer than the interval between frames. Coordinates are in picture heights, and grow towards
+the impact.
 """
 
 from __future__ import annotations
@@ -13,9 +14,19 @@ from itertools import pairwise
 
 import numpy as np
 
-from .tracking import track_object
+from .tracking import Track, stand_out, track_object
 
-GRAVITY, GRAVITY_SPREAD = 3.75, 1.0
+
+@dataclass(frozen=True)
+class Pull:
+    """What is expected of the acceleration (picture heights/s^2) towards the impact: its mean and its spread."""
+
+    mean: float
+    spread: float
+
+
+GRAVITY, SWINGING = Pull(3.75, 1.0), Pull(6.0, 6.0)
+TWO_BODIES = 1.7  # breadth over height of what stands out
 LEAST_NOISE = 0.4 / 64
 JERK_QUANTILE = 0.524 * 20**0.5
 CUT_COST = 10.0
@@ -42,18 +53,53 @@ class Segment:
 def video_events(frames: np.ndarray, fps: float) -> np.ndarray:
     """Times (s) of the visible impacts in ``frames`` uint8 (F, H, W, 3), in order; empty when no object is found.
 
-    Meant for one bright or coloured object under gravity before a quieter ground, at any size and length; see
-    :mod:`.motion` for footage of any kind.
+    Meant for one bright or coloured object that falls or swings, or two that swing against each other, before a quieter
+    ground, at any size and length; see :mod:`.motion` for footage of any kind.
     """
-    return impacts(track_object(frames).y / frames.shape[1], fps)
+    track = track_object(frames)
+    breadth, height = _extent(stand_out(frames))
+    if np.isfinite(height).any() and np.nanmedian(breadth / height) > TWO_BODIES:
+        distance = 2 * np.sqrt(np.maximum(breadth**2 - height**2, 0))
+        return impacts(-distance / frames.shape[1], fps, SWINGING)
+    return _impacts_of_one(track, frames.shape[1], fps)
 
 
-def impacts(height: np.ndarray, fps: float) -> np.ndarray:
-    """Times (s) of impacts along ``height`` (F,), in picture heights downwards, NaN where it is not known."""
-    if np.isfinite(height).sum() < FEWEST_FRAMES:
+def _impacts_of_one(track: Track, height: int, fps: float) -> np.ndarray:
+    """Of a single object, along the axis on which it is pulled more."""
+    x, y = track.x / height, track.y / height
+    if _pulled(x) <= _pulled(y):
+        return impacts(y, fps)
+    return max((impacts(side * x, fps, SWINGING) for side in (1, -1)), key=len)
+
+
+def _pulled(path: np.ndarray) -> float:
+    """Root of the mean square of the second differences of ``path`` (F,), NaN left out; 0 where there is none."""
+    bend = np.diff(path, 2)
+    bend = bend[np.isfinite(bend)]
+    return float(np.sqrt(np.mean(bend**2))) if len(bend) else 0.0
+
+
+def _extent(salience: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviation (pixels) of what stands out (F, H, W), across and along the height of each frame; NaN where
+    nothing does. Two equal discs at a distance d have across^2 = along^2 + (d / 2)^2.
+    """
+    mass = salience.sum(axis=(1, 2))
+    mass = np.where(mass > 0, mass, np.nan)
+
+    def deviation(profile: np.ndarray) -> np.ndarray:
+        place = np.arange(profile.shape[1])
+        mean = (profile * place).sum(axis=1) / mass
+        return np.sqrt(np.maximum((profile * place**2).sum(axis=1) / mass - mean**2, 1e-9))
+
+    return deviation(salience.sum(axis=1)), deviation(salience.sum(axis=2))
+
+
+def impacts(path: np.ndarray, fps: float, pull: Pull = GRAVITY) -> np.ndarray:
+    """Times (s) of impacts along ``path`` (F,), picture heights towards what is struck, NaN where it is not known."""
+    if np.isfinite(path).sum() < FEWEST_FRAMES:
         return np.empty(0)
     times = []
-    for before, after in pairwise(segments(height, fps)):
+    for before, after in pairwise(segments(path, fps, pull)):
         time = _meeting(before, after, fps)
         approach, departure = before.velocity_at(time), after.velocity_at(time)
         if approach > LEAST_APPROACH and approach - departure > LEAST_TURN and departure < RISING:
@@ -61,11 +107,11 @@ def impacts(height: np.ndarray, fps: float) -> np.ndarray:
     return np.array(times)
 
 
-def segments(height: np.ndarray, fps: float) -> list[Segment]:
+def segments(height: np.ndarray, fps: float, pull: Pull = GRAVITY) -> list[Segment]:
     """The flights and rests that explain ``height`` (F,) at the least cost: squared error over the variance of the
     noise, and ``CUT_COST`` for each. One between two cuts lasts ``SHORTEST_FLIGHT`` seconds at least.
     """
-    coefficients, cost = _fit_all(height, fps)
+    coefficients, cost = _fit_all(height, fps, pull)
     frames = len(height)
     flight = max(SHORTEST, round(SHORTEST_FLIGHT * fps))
     best = np.concatenate([[0.0], np.full(frames, np.inf)])
@@ -82,10 +128,10 @@ def segments(height: np.ndarray, fps: float) -> list[Segment]:
     return [_segment(start, stop, coefficients[start, stop - start - 1], fps) for start, stop in pairwise(cuts[::-1])]
 
 
-def _fit_all(height: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
+def _fit_all(height: np.ndarray, fps: float, pull: Pull) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients (F, L, 3) and cost (F, L) of the better of flight and rest for every first frame and length 1 to L.
 
-    A flight is a parabola whose acceleration is drawn towards gravity, a rest is constant. Coefficients are height,
+    A flight is a parabola whose acceleration is drawn towards the pull, a rest is constant. Coefficients are height,
     velocity and acceleration at the first frame.
     """
     visible = np.isfinite(height)
@@ -101,11 +147,11 @@ def _fit_all(height: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray]:
     right = np.cumsum((weight * value)[..., None] * basis, axis=1)
     square = np.cumsum(weight * value**2, axis=1)
 
-    belief = variance / GRAVITY_SPREAD**2
+    belief = variance / pull.spread**2
     prior = np.diag([1e-9, 1e-9, belief])
-    aim = right + np.array([0.0, 0.0, belief * GRAVITY])
+    aim = right + np.array([0.0, 0.0, belief * pull.mean])
     flight = np.linalg.solve(gram + prior, aim[..., None])[..., 0]
-    flight_cost = square + belief * GRAVITY**2 - (aim * flight).sum(axis=-1)
+    flight_cost = square + belief * pull.mean**2 - (aim * flight).sum(axis=-1)
     mean = right[..., 0] / np.maximum(gram[..., 0, 0], 1)
     rest_cost = square - right[..., 0] * mean
     rest = np.stack([mean, np.zeros_like(mean), np.zeros_like(mean)], axis=-1)

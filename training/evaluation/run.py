@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ...engine.types import Clip, Request
-from ..data.impacts import sample_clip
+from ..data.impacts import Kind, sample_clip
 from .embeddings import Networks
 from .evaluate import (
     GenerationScores,
@@ -78,6 +78,7 @@ def run_evaluation(
     count: int = 64,
     v2a_count: int = 32,
     a2v_count: int = 0,
+    kinds: Sequence[Kind] = ("bounce",),
     seed: int = 0,
     batch: int = 16,
     keep: Path | None = None,
@@ -87,7 +88,8 @@ def run_evaluation(
     """Generate ``count`` clips from prompts, the audio of ``v2a_count`` unseen rendered clips and the video of
     ``a2v_count``, then score them.
 
-    ``prompts`` are taken in turn; without them they describe kinds of object that training never sees. For CycleSync,
+    The rendered clips are of ``kinds`` of events in turn, and of kinds of object that training never sees; ``prompts``
+    are taken in turn, and without them they describe such clips. For CycleSync,
     sounds are inferred from the first ``v2a_count`` generated videos as well. ``keep`` is a folder for the clips and
     ``index.html``, which shows them beside the scores; ``networks`` score the clips too, against the rendered ones;
     ``settings`` are a request's. Raises ``ValueError`` where nothing is to be scored.
@@ -95,7 +97,7 @@ def run_evaluation(
     if not (count or v2a_count or a2v_count):
         raise ValueError("there is nothing to score; count, v2a_count and a2v_count are 0")
     number = max(count if prompts is None else 0, v2a_count, a2v_count)
-    rendered = [sample_clip(seed, index, "unseen") for index in range(number)]
+    rendered = [sample_clip(seed, index, "unseen", kinds=kinds) for index in range(number)]
     known, texts = [clip for clip, _, _ in rendered], [text for _, text, _ in rendered]
     times = [[event.time for event in events] for _, _, events in rendered]
     asked = [prompts[i % len(prompts)] for i in range(count)] if prompts else texts[:count]

@@ -17,8 +17,10 @@ import numpy as np
 
 from ....engine.types import Clip
 from .captions import sample_caption
+from .kinds import Kind, check_kinds, sample_scene
+from .looks import Split
 from .render import render_frames
-from .scene import Event, Scene, Split, sample_scene
+from .scene import Event, Format, Scene
 from .sound import render_sound
 
 SETTINGS_FILE = ".render.json"
@@ -29,29 +31,38 @@ MAX_CLIPS = 1_000_000
 @dataclass(frozen=True)
 class RenderSettings:
     """What a folder of rendered clips depends on, apart from the number of clips; ``seconds`` are its lengths, one clip
-    after the other.
+    after the other, and ``kinds`` the kinds of events, each at every length in turn.
     """
 
     seed: int
     split: Split
     seconds: tuple[float, ...]
+    kinds: tuple[Kind, ...]
     fps: int
     size: int
     sample_rate: int
 
+    def kind(self, index: int) -> Kind:
+        """Of clip ``index``."""
+        return self.kinds[index // len(self.seconds) % len(self.kinds)]
+
     def scene(self, index: int) -> tuple[Scene, str]:
         """Scene and caption of clip ``index``: a function of (seed, index) and the settings alone."""
         rng = np.random.default_rng((self.seed, index))
-        seconds = self.seconds[index % len(self.seconds)]
-        scene = sample_scene(
-            rng, self.split, seconds=seconds, fps=self.fps, size=self.size, sample_rate=self.sample_rate
+        given = Format(
+            seconds=self.seconds[index % len(self.seconds)],
+            fps=self.fps,
+            size=self.size,
+            sample_rate=self.sample_rate,
         )
-        return scene, sample_caption(rng, scene.look)
+        kind = self.kind(index)
+        scene = sample_scene(rng, self.split, kind, given)
+        return scene, sample_caption(rng, scene.look, kind)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dump``; a single length is a number."""
         lengths = self.seconds[0] if len(self.seconds) == 1 else list(self.seconds)
-        return asdict(self) | {"seconds": lengths}
+        return asdict(self) | {"seconds": lengths, "kinds": list(self.kinds)}
 
 
 def render_clip(scene: Scene) -> tuple[Clip, list[Event]]:
@@ -65,12 +76,13 @@ def sample_clip(
     split: Split = "train",
     *,
     seconds: float = 2.0,
+    kinds: Sequence[Kind] = ("bounce",),
     fps: int = 16,
     size: int = 64,
     sample_rate: int = 48_000,
 ) -> tuple[Clip, str, list[Event]]:
-    """Clip ``index`` of the data set of ``seed``, in memory: clip, caption, events."""
-    scene, text = RenderSettings(seed, split, (seconds,), fps, size, sample_rate).scene(index)
+    """Clip ``index`` of the data set of ``seed``, in memory: clip, caption, events. Its kind is number ``index``."""
+    scene, text = RenderSettings(seed, split, (seconds,), tuple(kinds), fps, size, sample_rate).scene(index)
     clip, events = render_clip(scene)
     return clip, text, events
 
@@ -82,6 +94,7 @@ def render_impacts(
     split: Split = "train",
     *,
     seconds: float | Sequence[float] = 2.0,
+    kinds: Sequence[Kind] = ("bounce",),
     fps: int = 16,
     size: int = 64,
     sample_rate: int = 48_000,
@@ -90,13 +103,15 @@ def render_impacts(
 ) -> Path:
     """Render ``clip_000000.mp4`` ... and ``metadata.jsonl`` (Hugging Face folder convention) into ``out``.
 
-    Each line of the metadata has ``file_name``, ``text``, ``events`` (time in seconds, speed, surface) and ``object``.
-    Of several lengths in ``seconds``, clip i has number i, counted round and round. A second run with the same settings
+    Each line of the metadata has ``file_name``, ``text``, ``events`` (time in seconds, speed, surface), ``kind`` and
+    ``object``.
+    Of several lengths in ``seconds``, clip i has number i, counted round and round; the kind of event is the next one
+    of ``kinds`` after each round. A second run with the same settings
     renders only what is missing, so it resumes or extends. ``workers`` processes (all cores by default). Raises
     ``ValueError`` for a bad setting, for a folder that holds other settings and for an output that cannot be written.
     """
     lengths = tuple(map(float, seconds)) if isinstance(seconds, Sequence) else (float(seconds),)
-    settings = RenderSettings(seed, split, lengths, fps, size, sample_rate)
+    settings = RenderSettings(seed, split, lengths, tuple(kinds), fps, size, sample_rate)
     _check(settings, clips, workers)
     out = Path(out)
     try:
@@ -121,6 +136,7 @@ def _check(settings: RenderSettings, clips: int, workers: int | None) -> None:
         raise ValueError(f"seed is {settings.seed}; it must not be negative")
     if settings.split not in ("train", "unseen"):
         raise ValueError(f"split is {settings.split!r}; it must be 'train' or 'unseen'")
+    check_kinds(settings.kinds)
     if not settings.seconds:
         raise ValueError("seconds names no length; it needs at least one, from 1 to 60")
     for seconds in settings.seconds:
@@ -177,6 +193,7 @@ def _metadata(settings: RenderSettings, index: int) -> dict[str, Any]:
         "file_name": _name(index),
         "text": text,
         "events": [event.to_dict() for event in scene.events()],
+        "kind": settings.kind(index),
         "object": asdict(scene.look) | {"radius": round(scene.radius, 3)},
     }
 

@@ -1,6 +1,6 @@
-"""The sound of a scene by modal synthesis: every impact rings damped modes of the ball and of the floor.
+"""The sound of a scene by modal synthesis: every impact rings damped modes of the object and of what it strikes.
 
-Pitch falls with the size of the ball, loudness grows with the speed of the impact, the onset is exact to the sample.
+Pitch falls with the size of the object, loudness grows with the speed of the impact, the onset is exact to the sample.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scene import SIZES, Event, Scene
+from .looks import SIZES
+from .scene import BALL, Event, Scene
 
 FULL_SPEED = 190.0
 PEAK = 0.9
@@ -29,7 +30,7 @@ class Modes:
     decay: float
 
 
-BALLS = {
+OBJECTS = {
     "rubber": Modes(150.0, (1.0, 1.6, 2.3, 3.1), (1.0, 0.5, 0.3, 0.15), 0.14),
     "wood": Modes(480.0, (1.0, 2.57, 4.0, 5.8), (1.0, 0.6, 0.35, 0.2), 0.12),
     "metal": Modes(1150.0, (1.0, 1.58, 2.41, 3.24, 4.47), (0.8, 1.0, 0.7, 0.5, 0.3), 0.35),
@@ -40,6 +41,8 @@ FLOORS: dict[str, tuple[Modes, float]] = {
     "metal": (Modes(420.0, (1.0, 2.76, 5.4), (0.35, 0.3, 0.2), 0.20), 6000.0),
     "wood": (Modes(110.0, (1.0, 1.9), (0.6, 0.4), 0.12), 2500.0),
 }
+SECOND_PITCH = 1.12  # of a second ball, which is not made quite like the first
+SECOND_CUTOFF = 9000.0
 
 
 def render_sound(scene: Scene) -> np.ndarray:
@@ -55,13 +58,19 @@ def render_sound(scene: Scene) -> np.ndarray:
 
 
 def _strike(scene: Scene, event: Event, rng: np.random.Generator) -> np.ndarray:
-    """One impact from its first sample on: ringing, and a burst of noise through the one-pole low-pass of the floor."""
+    """One impact from its first sample on: ringing, and a burst of noise through the one-pole low-pass of
+    what is struck."""
     from scipy.signal import lfilter
 
-    ball = BALLS[scene.look.material]
-    floor, cutoff = FLOORS[event.surface]
-    t = np.arange(int(1.1 * max(ball.decay, floor.decay) * scene.sample_rate)) / scene.sample_rate
-    ring = _ring(ball, ball.pitch * REFERENCE_RADIUS / scene.radius, t) + 0.7 * _ring(floor, floor.pitch, t)
+    modes = OBJECTS[scene.look.material]
+    pitch = modes.pitch * REFERENCE_RADIUS / scene.radius
+    if event.surface == BALL:
+        struck, struck_pitch, cutoff = modes, pitch * SECOND_PITCH, SECOND_CUTOFF
+    else:
+        struck, cutoff = FLOORS[event.surface]
+        struck_pitch = struck.pitch
+    t = np.arange(int(1.1 * max(modes.decay, struck.decay) * scene.sample_rate)) / scene.sample_rate
+    ring = _ring(modes, pitch, t) + 0.7 * _ring(struck, struck_pitch, t)
     smoothing = np.exp(-2 * np.pi * cutoff / scene.sample_rate)
     burst = rng.standard_normal(len(t)) * np.exp(-t / BURST_SECONDS)
     attack = lfilter([1 - smoothing], [1, -smoothing], burst)
