@@ -76,7 +76,8 @@ def train(
     towers: Annotated[
         Path | None,
         typer.Option(
-            help="Model package whose towers and codecs a model of another preset begins with; default: none."
+            help="Model package whose towers a model of another preset begins with, and whose codecs, unless the run "
+            "has its own; default: none."
         ),
     ] = None,
 ) -> None:
@@ -112,8 +113,9 @@ def train(
         return
     lengths = options.whole_numbers("frames", frames, most=round(MAX_SECONDS * config.sequence.fps)) if frames else []
     clips = recipes.clip_folders(data, config, lengths, stages[0].seed if stages else 0, windows)
-    if stage in ("codecs", "all") and towers is None:
-        recipes.train_codecs(clips[0], run)
+    if stage == "codecs" or (stage == "all" and towers is None):
+        limits = {name: value for name, value in {"steps": steps, "minutes": minutes}.items() if value}
+        recipes.train_codecs(clips[0], run, model, limits)
     for number, stage_config in enumerate(stages):
         package = recipes.train_stage(clips, run, config, stage_config, model if number == 0 else None, towers)
         if processes().is_main_process:

@@ -22,7 +22,7 @@ from ..engine.config import ModelConfig
 from ..engine.engine import Engine, model_folder
 from ..engine.model import DDiT
 from ..engine.package import open_package
-from .codecs import train_audio_codec, train_video_codec
+from .codecs import AUDIO_RECIPE, VIDEO_RECIPE, train_audio_codec, train_video_codec
 from .config import Stage, StudentTowers, TrainConfig
 from .data.clips import ClipFolder, UnreadableClip, by_length, find_clips
 from .data.latents import cached_latents
@@ -123,25 +123,41 @@ WHOLE: dict[str, tuple[Stage, ...]] = {
 }
 
 
-def train_codecs(clips: ClipFolder, run: Path, limit: int = 2000) -> None:
-    """Both codecs, on the first ``limit`` clips of one length, one after the other; finished ones are kept."""
+def train_codecs(
+    clips: ClipFolder, run: Path, start: Path | None = None, changes: dict[str, Any] | None = None, limit: int = 2000
+) -> None:
+    """Both codecs, on the first ``limit`` clips of one length, one after the other; finished ones are kept.
+
+    They begin with those of the package ``start``, if there is one. ``changes`` are settings of their recipes.
+    """
     with processes().main_process_first():  # the others find them trained
-        _train_codecs(clips, run / "codecs", limit)
+        _train_codecs(clips, run / "codecs", start, changes or {}, limit)
 
 
-def _train_codecs(clips: ClipFolder, folder: Path, limit: int) -> None:
+def _train_codecs(clips: ClipFolder, folder: Path, start: Path | None, changes: dict[str, Any], limit: int) -> None:
     wanted = [name for name in ("video_vae", "audio_vae") if not (folder / name / "config.json").is_file()]
     if not wanted:
         return
+    known = Components.load(model_folder(start)) if start else None
     first = range(0, len(clips), clips.windows)[:limit]
     found = [clips.read(i) for i in tqdm(first, desc="reading clips", unit="clip", disable=None)]
     samples = [sample for sample in found if not isinstance(sample, UnreadableClip)]
     if not samples:
         raise ValueError(f"none of the first {len(found)} videos of {clips.path} can be read")
     if "video_vae" in wanted:
-        train_video_codec(np.stack([sample["frames"] for sample in samples]), folder / "video_vae")
+        train_video_codec(
+            np.stack([sample["frames"] for sample in samples]),
+            folder / "video_vae",
+            recipe=dataclasses.replace(VIDEO_RECIPE, **changes),
+            start=known.video if known else None,
+        )
     if "audio_vae" in wanted:
-        train_audio_codec(np.stack([sample["waveform"] for sample in samples]), folder / "audio_vae")
+        train_audio_codec(
+            np.stack([sample["waveform"] for sample in samples]),
+            folder / "audio_vae",
+            recipe=dataclasses.replace(AUDIO_RECIPE, **changes),
+            start=known.audio if known else None,
+        )
 
 
 def train_stage(
@@ -154,11 +170,11 @@ def train_stage(
 ) -> Path:
     """One stage, from ``start`` or ``run/model`` to ``run/model``. Returns the package's folder.
 
-    Where there is neither, it begins with a model of ``preset``: one with the ``towers`` of another model, or a fresh
-    one around the codecs of the run. ``clips`` are a folder for each length. With ``config.lora`` the model stays as it
-    is, and an adapter is trained, to ``run/adapter``, which is returned; the stage ``distill`` leaves it too
-    (:func:`distill`). Raises ``ValueError`` where there is no model to train an adapter or a student of, and for a
-    stage that the model does not have.
+    Where there is neither, it begins with a model of ``preset`` around the codecs of the run: one with the ``towers``
+    of another model, whose codecs it has if the run has trained none, or a fresh one. ``clips`` are a folder for each
+    length. With ``config.lora`` the model stays as it is, and an adapter is trained, to ``run/adapter``, which is
+    returned; the stage ``distill`` leaves it too (:func:`distill`). Raises ``ValueError`` where there is no model to
+    train an adapter or a student of, and for a stage that the model does not have.
     """
     target = run / "model"
     package = start or (target if target.exists() else None)
@@ -171,7 +187,8 @@ def train_stage(
     if package:
         components = Components.load(package)
     else:
-        components = with_towers(preset, towers, config.seed) if towers else fresh(preset, run / "codecs", config.seed)
+        codecs = run / "codecs"
+        components = with_towers(preset, towers, codecs, config.seed) if towers else fresh(preset, codecs, config.seed)
     check_stage(config, components.config.ddit)
     state = processes()
     with state.main_process_first():  # the others find what it has written
@@ -241,13 +258,8 @@ def fresh(preset: ModelConfig, codecs: Path, seed: int = 0) -> Components:
     Raises ``ValueError`` when the codecs' latents are not those that the preset is made for.
     """
     torch.manual_seed(seed)
-    video, audio = VideoCodec.from_pretrained(codecs / "video_vae"), AudioCodec.from_pretrained(codecs / "audio_vae")
+    video, audio = _codecs(preset, codecs)
     shape, settings = preset.ddit, preset.text_encoder.settings
-    if (video.channels, audio.channels) != (shape.video_channels, shape.audio_channels):
-        raise ValueError(
-            f"the codecs in {codecs} have {video.channels} video and {audio.channels} audio channels; "
-            f"{preset.name} needs {shape.video_channels} and {shape.audio_channels}"
-        )
     pretrained = codecs / "text_encoder"
     text = (
         TextEncoder.from_pretrained(pretrained, max_tokens=shape.text_tokens)
@@ -257,21 +269,34 @@ def fresh(preset: ModelConfig, codecs: Path, seed: int = 0) -> Components:
     return Components(preset, DDiT(shape), video, audio, text)
 
 
-def with_towers(preset: ModelConfig, package: Path, seed: int = 0) -> Components:
-    """A d-DiT of a preset that has codecs, text encoder and every weight of its name and shape from another model.
+def with_towers(preset: ModelConfig, package: Path, codecs: Path | None = None, seed: int = 0) -> Components:
+    """A d-DiT of a preset that has the text encoder and every weight of its name and shape from another model.
 
-    So begins a model whose bridge is another: its video tower is that of the other model. Raises ``ValueError`` where
-    the video towers differ.
+    So begins a model whose bridge is another: its video tower is that of the other model. So are its codecs, unless the
+    folder ``codecs`` holds others. Raises ``ValueError`` where the video towers differ.
     """
     torch.manual_seed(seed)
-    other = Components.load(package)
+    other = Components.load(model_folder(package))
     model, known = DDiT(preset.ddit), other.ddit.state_dict()
     own = model.state_dict()
     taken = {name: known[name] for name, value in own.items() if name in known and known[name].shape == value.shape}
     if missing := [name for name in own if name.startswith("video.") and name not in taken]:
         raise ValueError(f"{package} has another video tower than {preset.name}: {missing[0]} differs or is missing")
     model.load_state_dict(taken, strict=False)
-    return Components(preset, model, other.video, other.audio, other.text)
+    video, audio = _codecs(preset, codecs) if codecs and codecs.is_dir() else (other.video, other.audio)
+    return Components(preset, model, video, audio, other.text)
+
+
+def _codecs(preset: ModelConfig, folder: Path) -> tuple[VideoCodec, AudioCodec]:
+    """The codecs in ``folder``. Raises ``ValueError`` when their latents are not those that the preset is made for."""
+    video, audio = VideoCodec.from_pretrained(folder / "video_vae"), AudioCodec.from_pretrained(folder / "audio_vae")
+    shape = preset.ddit
+    if (video.channels, audio.channels) != (shape.video_channels, shape.audio_channels):
+        raise ValueError(
+            f"the codecs in {folder} have {video.channels} video and {audio.channels} audio channels; "
+            f"{preset.name} needs {shape.video_channels} and {shape.audio_channels}"
+        )
+    return video, audio
 
 
 def clip_folders(

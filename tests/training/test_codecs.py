@@ -162,6 +162,21 @@ def test_audio_codec_is_trained_and_written(tmp_path: Path) -> None:
     torch.testing.assert_close(latents.flatten(0, 1).std(0), torch.ones(4), atol=1e-3, rtol=0)
 
 
+def test_codecs_can_be_trained_further(tmp_path: Path) -> None:
+    recipe = CodecRecipe(steps=1, batch=1, rate=1e-4, ema=0.0)
+    video = train_video_codec(clips(), tmp_path / "video", recipe=recipe, settings=MICRO_VIDEO)
+    audio = train_audio_codec(waves(), tmp_path / "audio", recipe=recipe, settings=MICRO_AUDIO)
+    known = [{name: tensor.clone() for name, tensor in codec.state_dict().items()} for codec in (video, audio)]
+    further = (
+        train_video_codec(clips(), tmp_path / "video-2", recipe=recipe, start=video),
+        train_audio_codec(waves(), tmp_path / "audio-2", recipe=recipe, start=audio),
+    )
+    for before, codec in zip(known, further, strict=True):
+        own = {name for name, _ in codec.named_parameters()}
+        distances = [(codec.state_dict()[name] - before[name]).abs().max() for name in own]
+        assert 0 < max(distances) < 1e-3
+
+
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = CodecRecipe(steps=5, batch=1, save_seconds=0.0)
     straight = train_video_codec(clips(), tmp_path / "straight", recipe=recipe, settings=MICRO_VIDEO)

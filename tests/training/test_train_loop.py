@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from syncflow import preset
+from syncflow.engine.codecs import VideoCodec
 from syncflow.engine.components import Components
 from syncflow.engine.config import DDiTConfig
 from syncflow.engine.engine import bundled_model
@@ -469,6 +470,22 @@ def test_models_of_the_other_papers_begin_with_the_towers_of_another(name, moved
     assert torch.equal(other["x_embedder.proj.weight"], own["x_embedder.proj.weight"]) is (name == "syncphony-tiny")
     code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", "--preset", name, "--stage", "audio")
     assert code == 2 and f"the recipe of {name} has no stage audio" in err
+
+
+@pytest.mark.slow
+def test_codecs_trained_further_serve_the_towers_of_the_model_they_come_from(tmp_path, run):
+    render_impacts(tmp_path / "data", 2, seed=3, workers=1, progress=False)
+    common = ("train", tmp_path / "data", "--run", tmp_path / "run", "--steps", 1, "--batch", 2)
+    code, _, err = run(*common, "--stage", "codecs", "--model", bundled_model())
+    assert code == 0, err
+    code, _, err = run(*common, "--stage", "video", "--minutes", 0, "--towers", bundled_model())
+    assert code == 0, err
+    trained, other = Components.load(tmp_path / "run" / "model"), Components.load(bundled_model())
+    codec = VideoCodec.from_pretrained(tmp_path / "run" / "codecs" / "video_vae")
+    assert torch.equal(trained.video.shift, codec.shift) and not torch.equal(codec.shift, other.video.shift)
+    assert all(
+        torch.equal(a, b) for a, b in zip(trained.ddit.audio.parameters(), other.ddit.audio.parameters(), strict=True)
+    )
 
 
 def test_towers_of_another_shape_are_refused():

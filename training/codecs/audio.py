@@ -22,15 +22,20 @@ SPECTRAL_SIZES = (2048, 1024, 512, 256, 128)
 
 
 def train_audio_codec(
-    waves: np.ndarray, out: str | Path, *, recipe: CodecRecipe = AUDIO_RECIPE, settings: dict[str, Any] | None = None
+    waves: np.ndarray,
+    out: str | Path,
+    *,
+    recipe: CodecRecipe = AUDIO_RECIPE,
+    settings: dict[str, Any] | None = None,
+    start: AudioCodec | None = None,
 ) -> AudioCodec:
     """Train on ``waves`` float (N, M), write the codec to ``out``; goes on from ``<out>-training`` after a kill.
 
-    ``settings`` are those of :class:`AudioCodec`, the tiny codec's by default. Raises ``ValueError`` for clips that are
-    too short.
+    ``settings`` are those of :class:`AudioCodec`, the tiny codec's by default; ``start`` is a codec to train further
+    instead of a new one. Raises ``ValueError`` for clips that are too short.
     """
     torch.manual_seed(recipe.seed)
-    codec = AudioCodec(settings)
+    codec = AudioCodec(settings) if start is None else start
     if waves.ndim != 2 or not len(waves) or waves.shape[1] < max(WINDOWS) * codec.hop:
         raise ValueError(
             f"waves have shape {waves.shape}; they must be (clips, at least {max(WINDOWS) * codec.hop} samples)"

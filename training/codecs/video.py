@@ -22,13 +22,18 @@ MOTION_WEIGHT = 5.0
 
 
 def train_video_codec(
-    frames: np.ndarray, out: str | Path, *, recipe: CodecRecipe = VIDEO_RECIPE, settings: dict[str, Any] | None = None
+    frames: np.ndarray,
+    out: str | Path,
+    *,
+    recipe: CodecRecipe = VIDEO_RECIPE,
+    settings: dict[str, Any] | None = None,
+    start: VideoCodec | None = None,
 ) -> VideoCodec:
     """Train on ``frames`` uint8 (N, F, H, W, 3), write the codec to ``out``; goes on from ``<out>-training`` after a
     kill.
 
-    ``settings`` are those of ``AutoencoderKLLTXVideo``, the tiny codec's by default. Raises ``ValueError`` for other
-    frames.
+    ``settings`` are those of ``AutoencoderKLLTXVideo``, the tiny codec's by default; ``start`` is a codec to train
+    further instead of a new one. Raises ``ValueError`` for other frames.
     """
     if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(
@@ -47,10 +52,11 @@ def train_video_codec(
         return codec.denormalize(torch.cat(parts)).movedim(1, -1).flatten(0, -2)
 
     torch.manual_seed(recipe.seed)
-    codec = VideoCodec.build(settings=settings)
-    sample = frames[:: max(1, len(frames) // 16)].astype(np.float32)
-    codec.centre(torch.from_numpy(sample).mean((0, 1, 2, 3)) / 127.5 - 1)
-    return fit(codec, Path(out), recipe, losses, latents)
+    if start is None:
+        start = VideoCodec.build(settings=settings)
+        sample = frames[:: max(1, len(frames) // 16)].astype(np.float32)
+        start.centre(torch.from_numpy(sample).mean((0, 1, 2, 3)) / 127.5 - 1)
+    return fit(start, Path(out), recipe, losses, latents)
 
 
 def video_batch(frames: np.ndarray, batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
