@@ -10,6 +10,7 @@ from ..engine.config import Config
 Stage = Literal["video", "audio", "joint", "sync", "distill"]
 STAGES: tuple[Stage, ...] = ("video", "audio", "joint", "sync", "distill")
 StudentTowers = Literal["video", "audio", "both"]
+Times = Literal["uniform", "logit-normal"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class TrainConfig(Config):
     ``steps`` optimiser steps, or fewer when ``minutes`` of training time are over; the learning rate follows whichever
     is nearer its end. A step has ``batch`` clips in each of ``accumulate`` parts on every process. ``clean_video`` and
     ``independent`` are the shares of rows that see clean video, and that draw the two times independently.
-    ``time_shift`` bends training times towards noise.
+    ``times`` is the distribution of training times, which ``time_shift`` bends towards noise.
     ``motion_weight`` is the lambda of Syncphony's motion-aware loss. ``synergy_video`` and ``synergy_audio`` weigh the
     two driven terms of Harmony's cross-task synergy. A share ``bridge_dropout`` of the rows skips the bridge. ``lora``
     is the rank of an adapter of the video tower that is trained in place of the weights (0: the weights).
@@ -49,6 +50,7 @@ class TrainConfig(Config):
     optimal_transport: bool = True
     clean_video: float = 0.25
     independent: float = 0.25
+    times: Times = "uniform"
     time_shift: float = 1.0
     motion_weight: float = 0.0
     synergy_video: float = 0.0
@@ -86,6 +88,8 @@ class TrainConfig(Config):
         if self.student_towers not in get_args(StudentTowers):
             allowed = ", ".join(get_args(StudentTowers))
             raise ValueError(f"student_towers is {self.student_towers!r}; it must be one of {allowed}")
+        if self.times not in get_args(Times):
+            raise ValueError(f"times is {self.times!r}; it must be one of {', '.join(get_args(Times))}")
         if (self.synergy_video or self.synergy_audio) and self.stage != "joint":
             raise ValueError(f"cross-task synergy belongs to the stage joint, not to {self.stage}")
         if self.precision not in ("fp32", "bf16"):

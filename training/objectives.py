@@ -94,7 +94,7 @@ def sample_flow(batch: Batch, config: TrainConfig, generator: torch.Generator) -
         noise_video, noise_audio = noise_video[order], noise_audio[order]
     # Stratified times: the same distribution with less variance from step to step.
     strata = (torch.randperm(rows, generator=generator, device=generator.device).to(device) + uniform(rows)) / rows
-    t_video = shift_time(strata, config.time_shift)
+    t_video = training_times(strata, config)
     t_audio = t_video.clone()
     learn_video = torch.ones(rows, dtype=torch.bool, device=device)
     if config.stage == "sync":
@@ -103,13 +103,22 @@ def sample_flow(batch: Batch, config: TrainConfig, generator: torch.Generator) -
         kind = uniform(rows)
         clean = kind < config.clean_video
         free = (kind >= config.clean_video) & (kind < config.clean_video + config.independent)
-        t_other = shift_time(uniform(rows), config.time_shift)
+        t_other = training_times(uniform(rows), config)
         t_audio = torch.where(clean | free, t_other, t_audio)
         t_video = torch.where(clean, torch.ones_like(t_video), t_video)
         learn_video = ~clean
     drop_text = uniform(rows) < config.text_dropout
     bridged = uniform(rows) >= config.bridge_dropout if config.bridge_dropout else None
     return FlowSample(noise_video, noise_audio, t_video, t_audio, drop_text, mean_weights(learn_video), bridged)
+
+
+def training_times(u: Tensor, config: TrainConfig) -> Tensor:
+    """Flow times of uniform values ``u``: themselves, or sigmoid(z) of a standard normal z with these quantiles, the
+    logit-normal distribution of Stable Diffusion 3 (Esser et al. 2024), then shifted.
+    """
+    if config.times == "logit-normal":
+        u = torch.special.ndtri(u.double()).sigmoid().to(u.dtype)
+    return shift_time(u, config.time_shift)
 
 
 def shift_time(t: Tensor, shift: float) -> Tensor:

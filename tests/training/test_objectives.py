@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,6 +131,18 @@ def test_time_shift_bends_training_times_towards_noise(shift, seed):
     )
     torch.testing.assert_close(bent, even / (even + shift * (1 - even)))
     assert (bent <= even + 1e-6).all()
+
+
+def test_logit_normal_times_are_the_sigmoid_of_standard_normals():
+    config = TrainConfig(times="logit-normal", optimal_transport=False)
+    times = sample_flow(batch(2048), config, seeded(0)).t_video
+    values = times.double().logit()
+    assert scipy.stats.kstest(values.numpy(), "norm").statistic < 0.002  # one to a stratum
+    assert times.dtype == torch.float32 and times.min() >= 0 and times.max() <= 1
+    shifted = sample_flow(batch(2048), config.replace(time_shift=3.0), seeded(0)).t_video
+    torch.testing.assert_close(shifted.double().logit(), values - math.log(3), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="times is 'cosine'; it must be one of uniform, logit-normal"):
+        TrainConfig(times="cosine")  # type: ignore[arg-type]
 
 
 @given(t=st.floats(0, 1), shift=st.floats(0.1, 10))
