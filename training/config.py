@@ -11,6 +11,7 @@ Stage = Literal["video", "audio", "joint", "sync", "distill"]
 STAGES: tuple[Stage, ...] = ("video", "audio", "joint", "sync", "distill")
 StudentTowers = Literal["video", "audio", "both"]
 Times = Literal["uniform", "logit-normal"]
+MOST_MINUTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class TrainConfig(Config):
     ``motion_weight`` is the lambda of Syncphony's motion-aware loss. ``synergy_video`` and ``synergy_audio`` weigh the
     two driven terms of Harmony's cross-task synergy. A share ``bridge_dropout`` of the rows skips the bridge. ``lora``
     is the rank of an adapter of the video tower that is trained in place of the weights (0: the weights).
-    ``recompute`` keeps the inputs of layers alone for the backward pass, and computes the rest again.
+    ``recompute`` keeps the inputs of layers alone for the backward pass, and computes the rest again. Every
+    ``sample_minutes`` (0: never) a few clips are sampled for TensorBoard.
 
     The stage ``distill`` makes a student of ``student_steps`` sampling steps; ``steps`` are those of the optimiser, as
     in every stage. It trains the ``student_towers`` on ``trajectories`` of the teacher, sampled with the settings of a
@@ -66,6 +68,7 @@ class TrainConfig(Config):
     teacher: dict[str, Any] = field(default_factory=dict)
     compile: bool = True
     checkpoint_minutes: float = 5.0
+    sample_minutes: float = 10.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,6 +103,9 @@ class TrainConfig(Config):
         for name in ("motion_weight", "synergy_video", "synergy_audio"):
             if not 0 <= getattr(self, name) <= 1000:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1000")
+        for name in ("minutes", "checkpoint_minutes", "sample_minutes"):
+            if not 0 <= getattr(self, name) <= MOST_MINUTES:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to {MOST_MINUTES}")
         if self.clean_video + self.independent > 1:
             raise ValueError(
                 f"clean_video ({self.clean_video}) and independent ({self.independent}) sum to more than 1"

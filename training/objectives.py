@@ -4,7 +4,8 @@ Harmony's cross-task synergy (``docs/method.md`` 1 and 7).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Self, TypeVar
 
@@ -157,6 +158,16 @@ class Objective(nn.Module):
         for module in trained_modules(self.model, self.text_encoder, self.config):
             module.train(mode)
         return self
+
+
+@contextmanager
+def evaluating(objective: Objective) -> Iterator[None]:
+    """Within, no module of the objective is in training mode."""
+    objective.eval()
+    try:
+        yield
+    finally:
+        objective.train()
 
 
 class FlowObjective(Objective):

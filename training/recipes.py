@@ -30,6 +30,7 @@ from .distillation import student_config
 from .loop import train
 from .lora import add_branches, take_branches
 from .processes import processes
+from .samples import Sampler
 from .stages import check_stage
 from .trajectories import cached_trajectories, stored_steps, teacher_request
 
@@ -196,13 +197,14 @@ def train_stage(
             cached_latents(one, run / "latents" / f"{one.sequence.frames}-frames", components.video, components.audio)
             for one in clips
         ]
+    sampler = Sampler(components, latents[0], clips[0].seconds)
     if config.lora:
         add_branches(components.ddit, config.lora, config.seed)
-        train(components.ddit, components.text, latents, config, run / f"{config.stage}-lora")
+        train(components.ddit, components.text, latents, config, run / f"{config.stage}-lora", sampler)
         if state.is_main_process:
             take_branches(components.ddit).save_pretrained(run / "adapter")
         return run / "adapter"
-    train(components.ddit, components.text, latents, config, run / config.stage)
+    train(components.ddit, components.text, latents, config, run / config.stage, sampler)
     if state.is_main_process:
         components.save(target)
     state.wait_for_everyone()
@@ -222,19 +224,21 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
     request = teacher_request(engine, config, stored_steps(steps))
     student = student_config(engine.config, request, steps)
     count = sum(map(len, clips))
-    sets = []
+    latents, sets = [], []
     state = processes()
     with state.main_process_first():
         for one in clips:
-            name, seconds = f"{one.sequence.frames}-frames", one.sequence.frames / one.sequence.fps
-            latents = cached_latents(one, run / "latents" / name, engine.components.video, engine.components.audio)
-            share = max(1, round(config.trajectories * len(one) / count))
-            sets.append(cached_trajectories(engine, latents, seconds, share, config, run / "trajectories" / name))
+            name = f"{one.sequence.frames}-frames"
+            codecs = engine.components.video, engine.components.audio
+            latents.append(cached_latents(one, run / "latents" / name, *codecs))
+            share, cache = max(1, round(config.trajectories * len(one) / count)), run / "trajectories" / name
+            sets.append(cached_trajectories(engine, latents[-1], one.seconds, share, config, cache))
     engine.close()
     components = dataclasses.replace(Components.load(model_folder(teacher)), config=student)
+    sampler = Sampler(components, latents[0], clips[0].seconds)
     for towers in towers_in_turn(student):
         part = config.replace(student_towers=towers)
-        train(components.ddit, components.text, sets, part, run / f"distill-{steps}-{towers}")
+        train(components.ddit, components.text, sets, part, run / f"distill-{steps}-{towers}", sampler)
     if state.is_main_process:
         components.save(target)
     state.wait_for_everyone()

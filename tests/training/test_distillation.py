@@ -16,7 +16,8 @@ from syncflow.engine.config import DDiTConfig
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.model import DDiT
 from syncflow.engine.types import Request
-from syncflow.training import loop, recipes
+from syncflow.training import recipes
+from syncflow.training.average import Average
 from syncflow.training.config import TrainConfig
 from syncflow.training.distillation import (
     DistillationObjective,
@@ -24,7 +25,7 @@ from syncflow.training.distillation import (
     segment,
     student_config,
 )
-from syncflow.training.loop import Average, train
+from syncflow.training.loop import train
 from syncflow.training.objectives import motion_aware
 from syncflow.training.stages import freeze_rest
 from syncflow.training.trajectories import TrajectorySet
@@ -221,7 +222,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(trajectories, tmp_path, monk
         update(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Average, "update", kill)
+        patch.setattr(Average, "update", kill)
         with pytest.raises(Killed):
             train(*parts(), [trajectories], settings, tmp_path / "killed")
     resumed, words = parts()

@@ -20,11 +20,12 @@ from syncflow.engine.components import Components
 from syncflow.engine.config import DDiTConfig
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.model import DDiT
-from syncflow.training import loop
+from syncflow.training.average import Average
+from syncflow.training.batches import Batches
 from syncflow.training.config import TrainConfig
 from syncflow.training.data import render_impacts
 from syncflow.training.data.latents import LatentSet
-from syncflow.training.loop import Average, Batches, schedule, train
+from syncflow.training.loop import schedule, train
 from syncflow.training.muon import Muon
 from syncflow.training.objectives import FlowObjective, sample_flow
 from syncflow.training.recipes import with_towers
@@ -299,7 +300,7 @@ def test_a_checkpoint_is_written_beside_and_renamed(latents, tmp_path, monkeypat
         file.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(loop.torch, "save", cut)
+    monkeypatch.setattr(torch, "save", cut)
     with pytest.raises(OSError, match="no space left"):
         train(model, words, [latents], config(steps=2), tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
@@ -401,6 +402,7 @@ def test_batches_pair_latents_with_their_captions(latents):
         ({"precision": "fp16"}, r"precision is 'fp16'; it must be fp32 or bf16"),
         ({"text_dropout": 1.1}, r"text_dropout is 1.1; it must be from 0 to 1"),
         ({"ema": math.nan}, r"ema is nan; it must be from 0 to 1"),
+        ({"sample_minutes": -1.0}, r"sample_minutes is -1.0; it must be from 0 to 1000000"),
         ({"synergy_audio": 0.3}, "cross-task synergy belongs to the stage joint, not to video"),
         ({"stage": "joint", "synergy_audio": -1}, "synergy_audio is -1; it must be from 0 to 1000"),
         (
@@ -493,3 +495,19 @@ def test_towers_of_another_shape_are_refused():
         with_towers(
             dataclasses.replace(preset("harmony-xl"), ddit=SMALL.replace(bridge="global_local")), bundled_model()
         )
+
+
+def test_samples_are_of_the_averaged_weights_in_evaluation_mode(latents, tmp_path):
+    model, words = parts()
+    seen = []
+
+    def sampler():
+        assert not any(module.training for module in (*model.modules(), *words.modules()))
+        seen.append(states(model, words))
+        raise ValueError("the model computed NaN")  # is said, and training goes on
+
+    settings = config(stage="video", steps=3, train_text=True, sample_minutes=1e-9, checkpoint_minutes=0.0)
+    train(model, words, [latents], settings, tmp_path, sampler)
+    assert len(seen) == 3
+    assert all(torch.equal(seen[-1][name], value) for name, value in states(model, words).items())
+    assert model.video.training and words.training and not model.audio.training

@@ -87,6 +87,11 @@ class ClipFolder:
     def __len__(self) -> int:
         return len(self.entries) * self.windows
 
+    @property
+    def seconds(self) -> float:
+        """Duration of a window."""
+        return self.sequence.frames / self.sequence.fps
+
     def __getitem__(self, index: int) -> ClipSample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index is {index}; there are {len(self)} windows")
@@ -99,7 +104,7 @@ class ClipFolder:
             size=(sequence.width, sequence.height),
             sample_rate=sequence.sample_rate,
             start=self._start(place, window, entry.path),
-            seconds=sequence.frames / sequence.fps,
+            seconds=self.seconds,
         )
         return ClipSample(
             frames=clip.frames,
