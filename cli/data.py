@@ -38,6 +38,20 @@ def impacts(
     print(f"{out}: {clips} clips")
 
 
+@app.command()
+def shards(
+    data: Annotated[list[Path], typer.Argument(help="Clips as syncflow train takes them.")],
+    out: Annotated[Path, typer.Argument(help="Folder for 000000.tar, 000001.tar, …")],
+    clips_per_shard: Annotated[int, typer.Option(min=1, help="Clips of a shard, at least 1.")] = 1000,
+) -> None:
+    """Write clips with their captions and metadata into WebDataset shards."""
+    from ..training.data.clips import find_clips
+    from ..training.data.shards import write_shards
+
+    entries = [entry for entry in find_clips(data) if not entry.fault]
+    print(f"{out}: {len(entries)} clips in {len(write_shards(entries, out, clips_per_shard))} shards")
+
+
 @app.command("list")
 def list_(
     folder: Annotated[Path, typer.Argument(help="Folder of the set, as it is distributed.")],

@@ -13,9 +13,10 @@ from . import options
 
 def train(
     data: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            help="Folder of clips with captions (metadata.jsonl, metadata.csv, or a .txt per clip), or a list of them."
+            help="Folder of clips with captions (metadata.jsonl, metadata.csv, or a .txt per clip), a list of them, or "
+            "WebDataset shards (.tar)."
         ),
     ],
     run: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run continues from its checkpoints.")],

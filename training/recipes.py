@@ -304,9 +304,14 @@ def _codecs(preset: ModelConfig, folder: Path) -> tuple[VideoCodec, AudioCodec]:
 
 
 def clip_folders(
-    data: Path, preset: ModelConfig, frames: Sequence[int] = (), seed: int = 0, windows: int = WINDOWS
+    data: Path | Sequence[Path],
+    preset: ModelConfig,
+    frames: Sequence[int] = (),
+    seed: int = 0,
+    windows: int = WINDOWS,
 ) -> list[ClipFolder]:
-    """The clips of a folder at the preset's sequence, one ``ClipFolder`` for each length in ``frames``.
+    """The clips of a folder, a list or shards at the preset's sequence, one ``ClipFolder`` for each length in
+    ``frames``.
 
     A video belongs to the longest length that it fills; without ``frames`` all have the preset's own. ``windows``
     random ones are taken of each video where some are longer. The preset's length comes first, if a video has it.

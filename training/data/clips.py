@@ -1,10 +1,11 @@
-"""A folder of clips with captions, rendered or real, as a data set of fixed windows."""
+"""Clips with captions in a folder or in shards, rendered or real, as a data set of fixed windows."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...engine.config import SequenceConfig
 from ...engine.media import load_clip, probe
 from ...engine.media.isolated import reading_isolated
 from ...engine.validation import whole_between
+from .shards import SUFFIX, Member, read_shard, shard_files
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -46,18 +48,43 @@ class UnreadableClip:
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """A file, its caption and whatever else its line of the metadata says."""
+    """A video, its caption and whatever else its line of the metadata says.
+
+    One of a shard is a ``member`` of it, and its ``path`` goes on from that of the shard. ``fault``: why it cannot be
+    read, where that is known.
+    """
 
     path: Path
     caption: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    member: Member | None = None
+    fault: str = ""
+
+    def name(self, folder: Path) -> str:
+        """Its path from a folder on, where it is in there."""
+        return (self.path.relative_to(folder) if self.path.is_relative_to(folder) else self.path).as_posix()
+
+    @contextmanager
+    def file(self) -> Iterator[Path]:
+        """Within, the video as a file. Raises ``ValueError`` for one with a fault."""
+        if self.fault:
+            raise ValueError(self.fault)
+        if self.member is None:
+            yield self.path
+            return
+        with self.member.unpacked(self.path.suffix) as file:
+            try:
+                yield file
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(file), str(self.path))) from None
 
 
 class ClipFolder:
     """Windows of ``sequence.seconds`` from every video of a folder, torch-free and safe in loader workers.
 
     Captions stand in ``metadata.jsonl`` or ``metadata.csv`` (``file_name``, ``text``: the Hugging Face convention) or
-    in a ``.txt`` file beside each video; ``path`` may also be a list of the first kinds under another name. ``window``
+    in a ``.txt`` file beside each video; ``path`` may also be a list of the first kinds under another name, or shards
+    (:func:`find_clips`). ``window``
     is the first one of a video or a random one, drawn from (seed, epoch, index) among those that begin with a frame;
     ``windows`` are taken of every video, one after the other. A video that is shorter than the window is continued by
     its last frame and silence. ``entries`` are those of the folder to take, all by default. Raises ``ValueError`` for
@@ -66,7 +93,7 @@ class ClipFolder:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | Sequence[Path],
         sequence: SequenceConfig,
         *,
         window: Window = "first",
@@ -76,7 +103,8 @@ class ClipFolder:
     ) -> None:
         if window not in ("first", "random"):
             raise ValueError(f"window is {window!r}; it must be 'first' or 'random'")
-        self.path = Path(path).parent if Path(path).is_file() else Path(path)
+        first = Path(path if isinstance(path, str | Path) else path[0])
+        self.path = first if first.is_dir() else first.parent
         self.sequence = sequence
         self.window = window
         self.seed = seed
@@ -98,19 +126,20 @@ class ClipFolder:
         place, window = divmod(index % len(self), self.windows)
         entry = self.entries[place]
         sequence = self.sequence
-        clip = load_clip(
-            entry.path,
-            fps=sequence.fps,
-            size=(sequence.width, sequence.height),
-            sample_rate=sequence.sample_rate,
-            start=self._start(place, window, entry.path),
-            seconds=self.seconds,
-        )
+        with entry.file() as file:
+            clip = load_clip(
+                file,
+                fps=sequence.fps,
+                size=(sequence.width, sequence.height),
+                sample_rate=sequence.sample_rate,
+                start=self._start(place, window, file),
+                seconds=self.seconds,
+            )
         return ClipSample(
             frames=clip.frames,
             waveform=clip.waveform,
             caption=entry.caption,
-            file_name=entry.path.relative_to(self.path).as_posix(),
+            file_name=entry.name(self.path),
         )
 
     def read(self, index: int) -> ClipSample | UnreadableClip:
@@ -121,8 +150,7 @@ class ClipFolder:
             try:
                 return self[index]
             except ValueError as error:
-                path = self.entries[index // self.windows].path
-                return UnreadableClip(path.relative_to(self.path).as_posix(), str(error))
+                return UnreadableClip(self.entries[index // self.windows].name(self.path), str(error))
 
     def __iter__(self) -> Iterator[ClipSample]:
         return (self[index] for index in range(len(self)))
@@ -134,22 +162,22 @@ class ClipFolder:
     def is_longer(self, count: int = 256) -> bool:
         """Whether a video is longer than the window, as far as ``count`` of them, evenly chosen, can tell."""
         chosen = self.entries[:: max(1, len(self.entries) // count)]
-        return any(self._places(entry.path) > 1 for entry in chosen)
+        return any(self._places(whole_frames(entry, self.sequence.fps)) > 1 for entry in chosen)
 
     def _start(self, index: int, window: int, path: Path) -> float:
         if self.window == "first":
             return 0.0
         generator = np.random.default_rng((self.seed, self.epoch * self.windows + window, index))
-        return float(generator.integers(self._places(path)) / self.sequence.fps)
+        return float(generator.integers(self._places(frames_of(path, self.sequence.fps))) / self.sequence.fps)
 
-    def _places(self, path: Path) -> int:
-        """How many windows of the video begin with a frame and end in it; 1 for one that is shorter."""
-        return 1 + max(0, whole_frames(path, self.sequence.fps) - self.sequence.frames)
+    def _places(self, frames: int) -> int:
+        """How many windows of a video of so many frames begin with a frame and end in it; 1 for one that is shorter."""
+        return 1 + max(0, frames - self.sequence.frames)
 
 
-def whole_frames(path: Path, fps: int) -> int:
-    """Frames at ``fps`` that a video fills; its container may have rounded its duration by a part of a frame. 0 for a
-    file that cannot be read.
+def frames_of(path: Path, fps: int) -> int:
+    """Frames at ``fps`` that a file fills; its container may have rounded its duration by a part of a frame. 0 for one
+    that cannot be read.
     """
     state = path.stat() if path.is_file() else None
     return int(_seconds(path, state and (state.st_mtime_ns, state.st_size)) * fps + ROUNDING)
@@ -164,6 +192,14 @@ def _seconds(path: Path, state: tuple[int, int] | None) -> float:
         return 0.0
 
 
+def whole_frames(entry: ClipEntry, fps: int) -> int:
+    """:func:`frames_of` a video, 0 for one with a fault."""
+    if entry.fault:
+        return 0
+    with entry.file() as path:
+        return frames_of(path, fps)
+
+
 def by_length(entries: Sequence[ClipEntry], fps: int, lengths: Sequence[int]) -> dict[int, list[ClipEntry]]:
     """Every video under the longest of ``lengths`` (frames at ``fps``) that it fills, one that fills none under the
     shortest; lengths without a video are left out.
@@ -171,30 +207,55 @@ def by_length(entries: Sequence[ClipEntry], fps: int, lengths: Sequence[int]) ->
     ordered = sorted(set(lengths))
     found: dict[int, list[ClipEntry]] = {length: [] for length in ordered}
     for entry in entries:
-        frames = whole_frames(entry.path, fps)
+        frames = whole_frames(entry, fps)
         found[max((length for length in ordered if length <= frames), default=ordered[0])].append(entry)
     return {length: chosen for length, chosen in found.items() if chosen}
 
 
-def find_clips(folder: str | Path) -> list[ClipEntry]:
-    """The captioned videos of a folder, in the order of its metadata or of their names; or those that a ``.jsonl`` or
-    ``.csv`` file lists, relative to its folder. Raises ``ValueError``.
+def find_clips(source: str | Path | Sequence[Path]) -> list[ClipEntry]:
+    """The captioned videos of a folder, in the order of its metadata or of their names; those that a ``.jsonl`` or
+    ``.csv`` file lists, relative to its folder; or those of shards (:mod:`.shards`), which are tar files, a range of
+    them such as ``shards/{000..012}.tar``, or in a folder without a list. Raises ``ValueError``.
     """
-    folder = Path(folder)
+    paths = [Path(source)] if isinstance(source, str | Path) else list(source)
+    if paths and all(path.suffix == SUFFIX for path in paths):
+        return _clips_of_shards([shard for path in paths for shard in shard_files(path)])
+    if len(paths) != 1:
+        raise ValueError(f"clips are those of one folder, one list, or shards ({SUFFIX}); {len(paths)} paths are given")
+    folder = paths[0]
     if folder.is_file():
         if folder.suffix not in (".jsonl", ".csv"):
-            raise ValueError(f"{folder} is no list of clips; its name must end in .jsonl or .csv")
+            raise ValueError(f"{folder} is no list of clips; its name must end in .jsonl, .csv or {SUFFIX}")
         if not (entries := _listed_clips(folder)):
             raise ValueError(f"{folder} lists no clips")
         return entries
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder of clips")
     listed = next((folder / name for name in METADATA_FILES if (folder / name).is_file()), None)
+    if listed is None and (shards := shard_files(folder)):
+        return _clips_of_shards(shards)
     entries = _listed_clips(listed) if listed else _sidecar_clips(folder)
     if not entries:
         raise ValueError(
-            f"{folder} holds no clips; it needs videos and {' or '.join(METADATA_FILES)}, or a .txt for each"
+            f"{folder} holds no clips; it needs videos and {' or '.join(METADATA_FILES)}, or a .txt for each, or shards"
         )
+    return entries
+
+
+def _clips_of_shards(shards: Sequence[Path]) -> list[ClipEntry]:
+    """The clips of all shards; a damaged shard and a clip without a caption are entries with a fault."""
+    entries = []
+    for shard in shards:
+        clips, fault = read_shard(shard, VIDEO_SUFFIXES)
+        for clip in clips:
+            path = shard / clip.name
+            missing = "" if clip.caption else f"{path} has no caption"
+            entries.append(ClipEntry(path, clip.caption, clip.metadata, clip.member, missing))
+        if fault:
+            entries.append(ClipEntry(shard, "", fault=fault))
+    if all(entry.fault for entry in entries):
+        first = f"; the first: {entries[0].fault}" if entries else ""
+        raise ValueError(f"{', '.join(map(str, shards[:3]))} hold no captioned clips{first}")
     return entries
 
 

@@ -48,7 +48,7 @@ class LatentSet:
 def fingerprint(clips: ClipFolder, *modules: torch.nn.Module) -> str:
     """Changes with the list of clips, their windows, the sequence and every codec weight."""
     digest = hashlib.sha256(json.dumps({"schema": SCHEMA} | clips.sequence.to_dict(), sort_keys=True).encode())
-    digest.update("\n".join(str(e.path.relative_to(clips.path)) for e in clips.entries).encode())
+    digest.update("\n".join(entry.name(clips.path) for entry in clips.entries).encode())
     digest.update(f"{clips.window} {clips.windows} {clips.seed}".encode())
     for module in modules:
         for name, tensor in module.state_dict().items():

@@ -1,0 +1,162 @@
+"""Clips in shards, as WebDataset lays them out: tar files whose members of one key belong together.
+
+``000017.mp4`` is a video and ``000017.txt`` its caption, or ``000017.json`` with a ``caption`` or ``text`` among its
+metadata. Members are read where they stand in the tar file, in any order; nothing is unpacked but the clip in use.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .clips import ClipEntry
+
+SUFFIX = ".tar"
+BLOCK = 1 << 20  # bytes
+MOST_CAPTION = 1 << 20  # bytes
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a tar file: ``size`` bytes from ``offset`` on."""
+
+    archive: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Its content, or what there is of it in an archive that was cut off."""
+        return b"".join(self._blocks())
+
+    @contextmanager
+    def unpacked(self, suffix: str) -> Iterator[Path]:
+        """Within, its content is in a temporary file of this suffix."""
+        with tempfile.TemporaryDirectory(prefix="syncflow-clip-") as folder:
+            path = Path(folder) / f"clip{suffix}"
+            with path.open("wb") as file:
+                file.writelines(self._blocks())
+            yield path
+
+    def _blocks(self) -> Iterator[bytes]:
+        with self.archive.open("rb") as file:
+            file.seek(self.offset)
+            left = self.size
+            while left and (block := file.read(min(left, BLOCK))):
+                left -= len(block)
+                yield block
+
+
+@dataclass(frozen=True)
+class ShardClip:
+    """A video of a shard, under its ``name`` there, with what its caption files say; ``caption`` is empty without."""
+
+    name: str
+    member: Member
+    caption: str
+    metadata: dict[str, Any]
+
+
+def shard_files(path: Path) -> list[Path]:
+    """The shards that a path names: a tar file, all of a folder, or a range such as ``shards/{000..012}.tar``.
+
+    Empty where it names none. Raises ``ValueError`` for a shard of a range that is missing.
+    """
+    if path.is_dir():
+        return sorted(path.glob(f"*{SUFFIX}"))
+    if path.suffix != SUFFIX:
+        return []
+    found = [Path(name) for name in _expanded(str(path))]
+    for file in found:
+        if not file.is_file():
+            raise ValueError(f"{file} is not a file; it should be a shard of clips")
+    return found
+
+
+def _expanded(pattern: str) -> list[str]:
+    """``a{08..10}`` as a08, a09, a10: as a shell expands it; several ranges in one pattern, too."""
+    if (found := RANGE.search(pattern)) is None:
+        return [pattern]
+    first, last = found.groups()
+    width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    numbers = range(int(first), int(last) + 1)
+    return [before + f"{number:0{width}}" + rest for number in numbers for rest in _expanded(after)]
+
+
+def read_shard(archive: Path, video_suffixes: Sequence[str]) -> tuple[list[ShardClip], str]:
+    """The videos of a shard in its order, and where it is damaged, why, in a sentence; what follows is lost then."""
+    videos: dict[str, tuple[str, Member]] = {}
+    described: dict[str, dict[str, Any]] = {}
+    end, fault = 0, ""
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            for info in tar:
+                end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if not info.isreg() or info.issparse():
+                    continue
+                name = PurePosixPath(info.name)
+                key, suffix = str(name.with_suffix("")), name.suffix.lower()
+                member = Member(archive, info.offset_data, info.size)
+                if suffix in video_suffixes:
+                    videos.setdefault(key, (info.name, member))
+                elif suffix in (".txt", ".json") and info.size <= MOST_CAPTION:
+                    described.setdefault(key, {}).update(_description(member.read(), suffix))
+        if any(Member(archive, end, tarfile.BLOCKSIZE).read()):  # zeros mark the end; tarfile stops at anything
+            fault = f"{archive} is damaged at byte {end}, and the clips after it are missing"
+    except (tarfile.TarError, OSError) as error:
+        fault = f"{archive} is damaged, and clips of it are missing: {error}"
+    clips = []
+    for key, (video, member) in videos.items():
+        metadata = described.get(key, {})
+        caption = str(metadata.pop("caption", None) or metadata.pop("text", None) or "").strip()
+        clips.append(ShardClip(video, member, caption, metadata))
+    return clips, fault
+
+
+def _description(content: bytes, suffix: str) -> dict[str, Any]:
+    """Caption and metadata of a member; nothing of one that is damaged."""
+    try:
+        text = content.decode("utf-8")
+        found = {"caption": text} if suffix == ".txt" else json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_shards(entries: Sequence[ClipEntry], out: Path, clips_per_shard: int = 1000) -> list[Path]:
+    """Write clips with their captions and metadata into shards ``000000.tar``, … of a folder; their files as they are.
+
+    The n-th clip has the key n, six digits or more.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for first in range(0, len(entries), clips_per_shard):
+        shard = out / f"{first // clips_per_shard:06d}{SUFFIX}"
+        part = shard.with_name(shard.name + ".part")
+        with tarfile.open(part, "w") as tar:
+            for number, entry in enumerate(entries[first : first + clips_per_shard], first):
+                with entry.file() as path:
+                    _add(tar, f"{number:06d}{entry.path.suffix.lower()}", path.read_bytes())
+                _add(tar, f"{number:06d}.txt", entry.caption.encode())
+                if entry.metadata:
+                    _add(tar, f"{number:06d}.json", json.dumps(dict(entry.metadata)).encode())
+        os.replace(part, shard)
+        written.append(shard)
+    return written
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
