@@ -27,7 +27,7 @@ def text():
 def latents(count):
     rng = np.random.default_rng(0)
     video, audio = rng.normal(size=(count, 2, 2, 4, 4)), rng.normal(size=(count, 6, 3))
-    names = [f"clip {i}" for i in range(count)]
+    names = [f"c {i}" for i in range(count)]
     return LatentSet(video.astype(np.float16), audio.astype(np.float16), names, 16, (0.125, 0.375))
 
 
