@@ -298,7 +298,8 @@ class SamplingConfig(Config):
 
     ``shift`` bends the time grid towards noise (1 = off); ``video_lead`` in [0, 1] lets the video's time run ahead of
     the audio's (0 = shared time, 1 = the video is finished first). ``sync_guidance`` 0, ``sync_cfg_audio`` 1 and
-    ``sync_cfg_video`` 1 are off. ``size_shift`` multiplies ``shift`` by :func:`shift_of_size` of the clip.
+    ``sync_cfg_video`` 1 are off; ``v2a_sync_guidance`` is the sync guidance of video-to-audio. ``size_shift``
+    multiplies ``shift`` by :func:`shift_of_size` of the clip.
     """
 
     steps: int = 50
@@ -308,11 +309,17 @@ class SamplingConfig(Config):
     sync_guidance: float = 0.0
     sync_cfg_audio: float = 1.0
     sync_cfg_video: float = 1.0
+    v2a_sync_guidance: float = 0.0
     size_shift: bool = False
 
     def __post_init__(self) -> None:
+        checks = CHECKS | {"v2a_sync_guidance": CHECKS["sync_guidance"]}
         for f in dataclasses.fields(self):
-            CHECKS.get(f.name, truth)(f.name, getattr(self, f.name))
+            checks.get(f.name, truth)(f.name, getattr(self, f.name))
+
+    def sync_guidance_of(self, task: str) -> float:
+        """The sync guidance of a request that asks for none."""
+        return self.v2a_sync_guidance if task == "video-to-audio" else self.sync_guidance
 
     def shift_for(self, sequence: SequenceConfig) -> float:
         """The shift of the time grid of a clip for which none is asked."""

@@ -167,7 +167,7 @@ class Pipeline:
                 "a model with an audio tower whose video does not read the audio",
             ),
             "sync_guidance": (
-                default(request.sync_guidance, sampling.sync_guidance) != 0 and not model.has_audio,
+                default(request.sync_guidance, sampling.sync_guidance_of(task)) != 0 and not model.has_audio,
                 "a model with an audio tower",
             ),
         }
@@ -181,7 +181,7 @@ class Pipeline:
         if request.prompt.strip():
             directions.append(text_guidance(default(request.guidance, sampling.guidance)))
         if not request.sound_only and model.has_audio:
-            directions.append(sync_guidance(default(request.sync_guidance, sampling.sync_guidance)))
+            directions.append(sync_guidance(default(request.sync_guidance, sampling.sync_guidance_of(task))))
             directions += [sync_cfg_audio(of_audio), sync_cfg_video(of_video)]
         plan = combine(
             directions,
@@ -250,7 +250,10 @@ class Pipeline:
 
     def _provenance(self, request: Request, sequence: SequenceConfig, audio_seed: int) -> dict[str, object]:
         sampling, task = self.config.sampling, task_of(request)
-        defaults = {name: getattr(sampling, name) for name in MODEL_DEFAULTS} | {"shift": sampling.shift_for(sequence)}
+        defaults = {name: getattr(sampling, name) for name in MODEL_DEFAULTS} | {
+            "shift": sampling.shift_for(sequence),
+            "sync_guidance": sampling.sync_guidance_of(task),
+        }
         optional = {name: value for name in OPTIONAL_FIELDS if (value := getattr(request, name)) is not None}
         if audio_seed != request.seed:
             optional["audio_seed"] = audio_seed

@@ -204,7 +204,12 @@ def student_config(teacher: ModelConfig, request: Request, steps: int) -> ModelC
     ``request`` is what the teacher was asked for.
     """
     sampling = teacher.sampling.replace(
-        steps=steps, guidance=1.0, sync_guidance=0.0, sync_cfg_audio=1.0, sync_cfg_video=1.0
+        steps=steps,
+        guidance=1.0,
+        sync_guidance=0.0,
+        sync_cfg_audio=1.0,
+        sync_cfg_video=1.0,
+        v2a_sync_guidance=0.0,
     )
     if request.video_lead is not None:
         sampling = sampling.replace(video_lead=request.video_lead)

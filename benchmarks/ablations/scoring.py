@@ -59,7 +59,7 @@ def start_model(training: Training, variant: Variant, towers: Path, seed: int) -
     """The model that a variant begins with; what begins afresh depends on the seed alone."""
     config = preset(training.preset)
     config = dataclasses.replace(config, ddit=config.ddit.replace(**variant.ddit))
-    components = with_towers(config, towers, seed)
+    components = with_towers(config, towers, seed=seed)
     if training.anew:
         torch.manual_seed(seed)
         fresh = DDiT(preset(training.preset).ddit).audio.state_dict()  # the preset's, so that variants begin alike

@@ -73,6 +73,7 @@ def _model(service: Service) -> dict[str, Any]:
             "num_inference_steps": sampling.steps,
             "guidance_scale": sampling.guidance,
             "sync_guidance": sampling.sync_guidance,
+            "v2a_sync_guidance": sampling.v2a_sync_guidance,
         },
         "limits": {
             **asdict(limits),

@@ -185,6 +185,21 @@ def test_the_first_frame_is_that_of_the_picture(engine):
     assert np.abs(sampled.frames[0].astype(float) - clip(0.1).frames[0]).mean() < 20
 
 
+def test_video_to_audio_has_a_sync_guidance_of_its_own(engine):
+    """It is the model's default for this task alone."""
+    config = engine.config.replace(sampling=engine.config.sampling.replace(sync_guidance=0.5, v2a_sync_guidance=2.0))
+    other = Engine(dataclasses.replace(engine.components, config=config), device="cpu")
+    found = other.generate(Request("", video=clip(0.5), steps=2))
+    asked = engine.generate(Request("", video=clip(0.5), steps=2, sync_guidance=2.0))
+    assert found.provenance["sync_guidance"] == 2.0
+    np.testing.assert_allclose(found.waveform, asked.waveform, atol=1e-5)
+    off = other.generate(Request("", video=clip(0.5), steps=2, sync_guidance=0.0))
+    assert np.abs(off.waveform - found.waveform).max() > 1e-4
+    assert other.pipeline.plan(Request(PROMPT)) == engine.pipeline.plan(Request(PROMPT, sync_guidance=0.5))
+    with pytest.raises(ValueError, match=r"v2a_sync_guidance is nan; it must be a finite number"):
+        config.sampling.replace(v2a_sync_guidance=float("nan"))
+
+
 @pytest.fixture(scope="module", params=["syncphony-tiny", "harmony-tiny"])
 def hearing(request, engine) -> Engine:
     """A model whose video reads the audio, with random weights and the codecs of the bundled one."""

@@ -114,7 +114,8 @@ def models(tmp_path_factory) -> dict[str, tuple[Components, Path]]:
     found = {}
     for name, (base, changes) in MODELS.items():
         config = preset(base)
-        config = config.replace(name=name, ddit=config.ddit.replace(**SMALL | changes))
+        sampling = config.sampling.replace(v2a_sync_guidance=1.5)
+        config = config.replace(name=name, ddit=config.ddit.replace(**SMALL | changes), sampling=sampling)
         folder = tmp_path_factory.mktemp("models") / name.replace(" ", "_")
         Components(config, randomised(config), bundled.video, bundled.audio, bundled.text).save(
             folder, dtype=torch.float32

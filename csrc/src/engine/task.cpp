@@ -83,6 +83,10 @@ std::vector<const char*> video_settings(const Request& request) {
     return names;
 }
 
+double sync_guidance_of(const Request& request, Task task, const SamplingConfig& sampling) {
+    return request.sync_guidance.value_or(task == Task::video_to_audio ? sampling.v2a_sync_guidance : sampling.sync_guidance);
+}
+
 }  // namespace
 
 const char* name_of(Task task) {
@@ -178,7 +182,7 @@ GuidancePlan plan_guidance(const Request& request, const ModelConfig& config) {
         directions.push_back({.branch = {.text = false}, .video = weight, .audio = weight});
     }
     if (!request.sound_only) {
-        const double strength = request.sync_guidance.value_or(sampling.sync_guidance);
+        const double strength = sync_guidance_of(request, task, sampling);
         directions.push_back({.branch = {.bridge = false}, .video = strength, .audio = strength});
         directions.push_back({.branch = {.still = true}, .video = 0, .audio = of_audio - 1});
         directions.push_back({.branch = {.muted = true}, .video = of_video - 1, .audio = 0});
@@ -200,7 +204,7 @@ Json provenance(const Request& request, Task task, const ModelConfig& config, co
     add("shift", Json(request.shift.value_or(sampling.shift)));
     if (!request.sound_only) {
         add("video_lead", Json(request.video_lead.value_or(sampling.video_lead)));
-        add("sync_guidance", Json(request.sync_guidance.value_or(sampling.sync_guidance)));
+        add("sync_guidance", Json(sync_guidance_of(request, task, sampling)));
         add("sync_cfg_audio", Json(request.sync_cfg_audio.value_or(sampling.sync_cfg_audio)));
         add("sync_cfg_video", Json(request.sync_cfg_video.value_or(sampling.sync_cfg_video)));
     }

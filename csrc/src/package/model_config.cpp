@@ -62,7 +62,8 @@ SequenceConfig read_sequence_config(const Json& json) {
 
 SamplingConfig read_sampling_config(const Json& json) {
     const Settings settings(json, "SamplingConfig",
-                            {"steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video", "size_shift"});
+                            {"steps", "guidance", "shift", "video_lead", "sync_guidance", "sync_cfg_audio", "sync_cfg_video",
+                             "v2a_sync_guidance", "size_shift"});
     SamplingConfig config;
     bool size_shift = false;
     settings.read("size_shift", size_shift);
@@ -74,6 +75,7 @@ SamplingConfig read_sampling_config(const Json& json) {
     settings.read("sync_guidance", config.sync_guidance);
     settings.read("sync_cfg_audio", config.sync_cfg_audio);
     settings.read("sync_cfg_video", config.sync_cfg_video);
+    settings.read("v2a_sync_guidance", config.v2a_sync_guidance);
     config.validate();
     return config;
 }
@@ -161,7 +163,8 @@ void SamplingConfig::validate() const {
     require_number("shift", shift, 0, MAX_SHIFT, true);
     require_number("video_lead", video_lead, 0, 1);
     for (const auto& [name, weight] : {std::pair("guidance", guidance), std::pair("sync_guidance", sync_guidance),
-                                       std::pair("sync_cfg_audio", sync_cfg_audio), std::pair("sync_cfg_video", sync_cfg_video)}) {
+                                       std::pair("sync_cfg_audio", sync_cfg_audio), std::pair("sync_cfg_video", sync_cfg_video),
+                                       std::pair("v2a_sync_guidance", v2a_sync_guidance)}) {
         require_number(name, weight, -MAX_WEIGHT, MAX_WEIGHT);
     }
 }

@@ -67,6 +67,7 @@ struct DDiTConfig {
 struct SamplingConfig {
     std::int64_t steps = 50;
     double guidance = 6, shift = 1, video_lead = 0, sync_guidance = 0, sync_cfg_audio = 1, sync_cfg_video = 1;
+    double v2a_sync_guidance = 0;  // the sync guidance of video-to-audio
 
     void validate() const;
 };

@@ -40,7 +40,10 @@ function makeSlider([name, label, min, max, step, value]) {
   const caption = Object.assign(document.createElement("label"), { htmlFor: name, textContent: label });
   const output = Object.assign(document.createElement("output"), { htmlFor: name, value });
   const input = Object.assign(document.createElement("input"), { type: "range", id: name, name, min, max, step, value });
-  input.addEventListener("input", () => (output.value = input.value));
+  input.addEventListener("input", () => {
+    output.value = input.value;
+    input.toggleAttribute("data-chosen", true);
+  });
   const error = Object.assign(document.createElement("p"), { className: "error", hidden: true });
   error.dataset.field = name;
   box.append(caption, output, input, error);
@@ -70,6 +73,8 @@ function showTask() {
   const task = find("task").value;
   const hidden = { strength: task !== "variation", seconds: Boolean(file) && task !== "image-to-audio-video" };
   for (const box of document.querySelectorAll(".slider")) box.hidden = hidden[box.dataset.name] ?? false;
+  const { sync_guidance: always, v2a_sync_guidance: dubbed } = model.defaults;
+  if (!find("sync_guidance").hasAttribute("data-chosen")) setSlider("sync_guidance", task === "video-to-audio" ? dubbed : always);
   find("size").disabled = false;
 }
 
@@ -98,7 +103,10 @@ export function fill(params) {
   find("negative_prompt").value = params.negative_prompt ?? "";
   find("seed").value = params.seed ?? "";
   find("size").value = params.width ? `${params.width}x${params.height}` : (params.size ?? "");
-  for (const [name, , , , , value] of sliders) setSlider(name, params[name] ?? value);
+  for (const [name, , , , , value] of sliders) {
+    setSlider(name, params[name] ?? value);
+    find(name).toggleAttribute("data-chosen", name in params);
+  }
   showTasks(params.task);
   clearErrors();
 }
