@@ -33,7 +33,7 @@ from syncflow.training.data.impacts import (
 )
 from syncflow.training.data.impacts.bounce import Bounce
 from syncflow.training.data.impacts.collision import Collision
-from syncflow.training.data.impacts.hammer import Hammer
+from syncflow.training.data.impacts.hammer import STEEPEST, Hammer
 from syncflow.training.data.impacts.looks import MATERIALS, SIZES
 from syncflow.training.data.impacts.scene import GRAVITY, LAST_FRAMES, REST_SPEED, WORLD
 from syncflow.training.data.impacts.swing import Swing
@@ -202,6 +202,13 @@ def test_every_impact_is_heard_when_it_happens(kind: Kind, seed: int) -> None:
     assert not clip.waveform[:first].any()
 
 
+def test_a_hammer_is_lifted_no_higher_than_its_handle_is_long() -> None:
+    """A small one, whose headroom is longer than the shortest handle."""
+    rng, small = np.random.default_rng(0), next(look for look in looks("train") if look.size == "small")
+    scenes = [Hammer.sample(rng, small, Format()) for _ in range(300)]
+    assert all(np.isfinite(scene.positions(np.linspace(0, 2, 64))).all() for scene in scenes)
+
+
 @settings(max_examples=60, deadline=None)
 @given(seeds, st.floats(1.0, 12.0))
 def test_a_hammer_falls_freely_rests_and_stays_in_the_picture(seed: int, seconds: float) -> None:
@@ -213,7 +220,7 @@ def test_a_hammer_falls_freely_rests_and_stays_in_the_picture(seed: int, seconds
     assert lift.min() >= -1e-9 and (centre[:, 1] >= scene.radius).all()
     bar, head = scene.shapes(times)
     assert np.allclose(np.hypot(*(bar.end - bar.start).T), abs(bar.start[0, 0] - scene.x))  # the handle is stiff
-    assert (head.angle * scene.side >= 0).all()
+    assert (head.angle * scene.side >= 0).all() and (np.sin(np.abs(head.angle)) <= STEEPEST + 1e-9).all()
     events = scene.events()
     assert events and events[-1].time < seconds - LAST_FRAMES / scene.fps
     for event in events:

@@ -30,6 +30,7 @@ SHORTEST_HANDLE = 34.0
 REST_SECONDS = 0.28, 0.5
 FASTEST_LIFT = 125.0
 HANDLE_WIDTH = 2.2
+STEEPEST = 0.9  # sine of the handle's angle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,9 @@ class Hammer(Scene):
     @classmethod
     def sample(cls, rng: np.random.Generator, look: Look, given: Format) -> Self:
         radius, floor_y = sample_body(rng, look)
-        headroom = floor_y - 2.3 * radius - 1.0
         side = 1 if rng.random() < 0.5 else -1
         distance = rng.uniform(SHORTEST_HANDLE, WORLD + OUTSIDE - 1.5 * radius)
+        headroom = min(floor_y - 2.3 * radius - 1.0, STEEPEST * distance)
         x = WORLD + OUTSIDE - distance if side == 1 else distance - OUTSIDE
         surroundings = sample_surroundings(rng, look)
         highest_lift = min(FASTEST_LIFT, math.sqrt(2 * GRAVITY * headroom))
