@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..engine.codecs.text import TextEncoder
 from ..engine.cost.counting import meta_model
 from ..engine.cost.flops import OPERATIONS
-from ..engine.cost.memory import LiveMemoryMode, tensor_bytes
+from ..engine.cost.live_memory import LiveMemoryMode
+from ..engine.cost.memory import tensor_bytes
 from ..engine.cost.memory_plan import gigabytes
 from .objectives import Batch, FlowObjective, FlowSample
 from .stages import check_stage, freeze_rest, optimisers, trained_modules

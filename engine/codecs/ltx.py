@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ...kernels.launch.eager import eager_on_cpu
+from ...kernels.launch.eager import computes_as_on_cpu
 from ..validation import number_between, truth, whole_between
 
 CLASS_NAME = "AutoencoderKLLTXVideo"
@@ -252,7 +252,7 @@ class Conv(nn.Module):
     def _convolved(self, x: Tensor) -> Tensor:
         """By oneDNN on a CPU, where PyTorch would write out the windows of one small clip and multiply them."""
         conv, mkldnn = self.conv, torch.backends.mkldnn
-        if x.dtype == torch.float32 and eager_on_cpu((x,)) and mkldnn.is_available() and mkldnn.enabled:
+        if x.dtype == torch.float32 and computes_as_on_cpu(x) and mkldnn.is_available() and mkldnn.enabled:
             return torch.mkldnn_convolution(x, conv.weight, conv.bias, self.padding, conv.stride, conv.dilation, 1)
         return conv(x)
 

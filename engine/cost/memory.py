@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import copy
 import threading
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
-from math import prod
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from ...kernels.launch.eager import estimating_for_cpu
 from ..components import Components
@@ -35,53 +31,11 @@ from ..sampling.job import Job, Text
 from ..sampling.schedule import Schedule, schedule
 from ..sampling.sequential import batch_of
 from ..types import WHOLE, DecodeTiles
+from .live_memory import peak_bytes
 
 M = TypeVar("M")
 
 WORKSPACE = 32 << 20  # bytes of PyTorch's workspace for cuBLAS on Hopper; on other GPUs it is 8 MiB
-
-
-CONVOLUTIONS = (torch.ops.aten.conv3d.default, torch.ops.aten.convolution.default)
-LSTM = torch.ops.aten.lstm.input
-SMALL = 20480  # batch x channels x frames x height, up to which PyTorch unfolds the input of a convolution on a CPU
-
-
-class LiveMemoryMode(TorchDispatchMode):
-    """Counts the bytes of live tensors that operations allocated: ``now``, and the ``peak``.
-
-    ``on_cpu``: with the buffer into which PyTorch unfolds the input of a small 3-D convolution on a CPU.
-    """
-
-    def __init__(self, *, on_cpu: bool = False) -> None:
-        super().__init__()
-        self.on_cpu = on_cpu
-        self.now = self.peak = 0
-        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if any(map(is_traceable_wrapper_subclass, tree_leaves((args, kwargs)))):
-            return NotImplemented  # quantized weights: what they do comes here again, as plain operations
-        of_lstm = func is LSTM and args[0].is_meta
-        found: Any = _lstm_outputs(*args) if of_lstm else func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(found):
-            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._known:
-                self._known.add(storage)
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._freed, storage.nbytes())
-        if self.on_cpu and func in CONVOLUTIONS:
-            self.peak = max(self.peak, self.now + _unfolded_bytes(args[0], args[1], found))
-        return found
-
-    def _freed(self, size: int) -> None:
-        self.now -= size
-
-
-def peak_bytes(work: Callable[[], object], *, on_cpu: bool = False) -> int:
-    """The peak of the bytes that a call of ``work`` allocates; ``on_cpu`` as in :class:`LiveMemoryMode`."""
-    with torch.inference_mode(), LiveMemoryMode(on_cpu=on_cpu) as memory:
-        work()
-    return memory.peak
 
 
 @dataclass(frozen=True)
@@ -235,20 +189,6 @@ def _on_meta(module: M) -> M:
         outline = tensor.detach().to("meta")
         without[id(tensor)] = nn.Parameter(outline, False) if isinstance(tensor, nn.Parameter) else outline
     return copy.deepcopy(module, without)
-
-
-def _lstm_outputs(x: Tensor, states: Sequence[Tensor], *_: object) -> tuple[Tensor, ...]:
-    """What an LSTM of one direction gives; on the meta device PyTorch would go through it token by token."""
-    hidden, cell = states
-    return x.new_empty(*x.shape[:-1], hidden.shape[-1]), torch.empty_like(hidden), torch.empty_like(cell)
-
-
-def _unfolded_bytes(x: Tensor, weight: Tensor, output: Tensor) -> int:
-    """Bytes of the unfolded input (1, C, T, H, W) of a 3-D convolution, 0 where PyTorch does not unfold it."""
-    kernel = weight.shape[2:]
-    if weight.ndim != 5 or max(kernel[1:]) > 3 or max(kernel) == 1 or prod(x.shape[:4]) > SMALL or x.shape[0] > 1:
-        return 0
-    return x.element_size() * weight[0].numel() * prod(output.shape[2:])
 
 
 def weight_bytes(components: Components) -> int:

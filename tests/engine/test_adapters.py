@@ -9,12 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from syncflow import Engine
 from syncflow.engine.adapters import Adapter
-from syncflow.engine.model.lora import LowRank, target_layers
+from syncflow.engine.model.lora import AdaptedModel, LowRank, target_layers
+from syncflow.engine.quantization import quantized
+from syncflow.engine.runtime.pytorch import PlainTorchDenoiser
 from syncflow.engine.sampling.loop import run_batch
 from syncflow.engine.types import Request
+
+from .model_cases import SMALL, passes, randomised
+from .model_cases import inputs as model_inputs
 
 TOLERANCE = 1e-5  # relative, of norms: products of more rows round differently
 LAYERS = ("spatial_blocks.0.attn.qkv", "spatial_blocks.1.attn.proj", "temporal_blocks.2.mlp.fc1",
@@ -90,6 +96,49 @@ def test_an_adapter_is_its_merged_weights(engine: Engine, folders: list[Path], l
         assert other.adapters == ()
         with_adapter = sample(loaded, replace(request, adapters={name: weight}))[0]
         assert error(sample(other, request)[0], with_adapter) < TOLERANCE
+
+
+@pytest.mark.parametrize("runtime", ["torch", "torch-plain"])
+@torch.no_grad()
+def test_an_adapter_beside_quantized_weights(runtime: str) -> None:
+    in_8_bits, exact = quantized(randomised(SMALL)), randomised(SMALL)
+    for name, weight in in_8_bits.named_parameters():
+        if is_traceable_wrapper_subclass(weight):
+            exact.get_parameter(name).copy_(weight.dequantize())
+    generator = torch.Generator().manual_seed(0)
+    branches = {
+        name: LowRank(
+            torch.randn(3, layer.in_features, generator=generator) / 4,
+            torch.randn(layer.out_features, 3, generator=generator) / 4,
+        )
+        for name, layer in target_layers(exact).items()
+    }
+    found = []
+    for model in (in_8_bits, exact):
+        adapted = AdaptedModel(model)
+        adapted.add(0, branches)
+        denoiser = model if runtime == "torch" else PlainTorchDenoiser(model)
+        with adapted.rows.set(torch.tensor([[1.0], [0.0]])):
+            video, _ = passes(model, model_inputs())
+            found.append(denoiser.video_pass(video)[0])
+    plain = in_8_bits.video_pass(passes(in_8_bits, model_inputs())[0])[0]
+    assert error(*found) < TOLERANCE
+    assert error(found[0][0], plain[0]) > 1e-2
+    assert error(found[0][1], plain[1]) < TOLERANCE
+
+
+@pytest.mark.slow
+def test_requests_with_adapters_and_quantized_weights(folders: list[Path]) -> None:
+    own = Engine.from_pretrained(quantization="int8_weight_only", device="cpu")
+    for folder in folders:
+        own.load_adapter(folder)
+    requests = [asked(0, adapters="adapter0"), asked(1, adapters={"adapter1": 0.5, "adapter2": 1.0}), asked(2)]
+    for request, found in zip(requests, sample(own, *requests), strict=True):
+        assert error(found, sample(own, request)[0]) < TOLERANCE
+    assert error(sample(own, asked(0))[0], sample(own, requests[0])[0]) > 1e-3
+    with pytest.raises(ValueError, match="quantized weights take no merged adapter; name the adapter in requests"):
+        own.merge_adapter("adapter0")
+    assert own.adapters == ("adapter0", "adapter1", "adapter2")
 
 
 @pytest.mark.slow

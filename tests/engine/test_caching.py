@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from syncflow import Engine, Request
 from syncflow.engine.cost.counting import CountingDenoiser
-from syncflow.engine.cost.memory import MemoryEstimator, peak_bytes
+from syncflow.engine.cost.live_memory import peak_bytes
+from syncflow.engine.cost.memory import MemoryEstimator
 from syncflow.engine.sampling.caching import cache_phases_of
 from syncflow.engine.sampling.guidance import GuidancePlan, cfg, combine, sync_cfg_video, sync_guidance, text_guidance
 from syncflow.engine.sampling.loop import sample

@@ -103,8 +103,9 @@ def test_under_a_budget_clips_are_the_same_to_the_bit(engine, budget):
 
 
 @pytest.mark.slow
-def test_its_memory_is_predicted():
-    assert abs(memory.measure("tiny", 1, INT8).error) < 0.1
+@pytest.mark.parametrize("model", memory.MODELS)
+def test_its_memory_is_predicted(model):
+    assert abs(memory.measure(model, 1, INT8).error) < 0.1
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from syncflow import preset
 from syncflow.engine.codecs.text import TextEncoder
 from syncflow.engine.cost.flops import OPERATIONS
-from syncflow.engine.cost.memory import LiveMemoryMode
+from syncflow.engine.cost.live_memory import LiveMemoryMode
 from syncflow.engine.model import DDiT
 from syncflow.training.config import TrainConfig
 from syncflow.training.estimate import plan_stage

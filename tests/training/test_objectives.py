@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from syncflow.engine.config import DDiTConfig
-from syncflow.engine.cost.memory import LiveMemoryMode
+from syncflow.engine.cost.live_memory import LiveMemoryMode
 from syncflow.engine.model import DDiT
 from syncflow.training.config import TrainConfig
 from syncflow.training.objectives import (
