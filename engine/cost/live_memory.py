@@ -115,4 +115,4 @@ def _convolution_outputs(
     return aten.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
 
-ON_META = {LSTM: _lstm_outputs, ONEDNN: _convolution_outputs}
+ON_META: dict[Any, Callable[..., Any]] = {LSTM: _lstm_outputs, ONEDNN: _convolution_outputs}
