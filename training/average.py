@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .sharding import local
+
 
 class Average:
     """Exponential moving average of parameters with the usual quick start: min(decay, (1 + step) / (10 + step))."""
@@ -20,7 +22,8 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after a step."""
-        torch._foreach_lerp_(self.mean, self.live, 1 - min(self.decay, (1 + step) / (10 + step)))
+        mean, live = ([local(tensor) for tensor in tensors] for tensors in (self.mean, self.live))
+        torch._foreach_lerp_(mean, live, 1 - min(self.decay, (1 + step) / (10 + step)))
 
     @torch.no_grad()
     def store(self) -> None:

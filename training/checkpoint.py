@@ -14,6 +14,7 @@ from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
 from .average import Average
 from .config import Stage
+from .sharding import gathered, scattered, scattered_optimizer, scattered_state
 
 FILE = "checkpoint.pt"
 
@@ -30,10 +31,12 @@ class TrainingState:
     step: int = 0
     elapsed: float = 0.0
 
-    def save(self, run: Path) -> None:
-        """Write the checkpoint of a run folder beside its place, then put it there."""
-        part = run / f"{FILE}.part"
-        torch.save(
+    def save(self, run: Path, *, write: bool = True) -> None:
+        """Write the checkpoint of a run folder beside its place, then put it there.
+
+        Where the state is sharded, every process has to call it, and one is to ``write`` it whole.
+        """
+        values = gathered(
             {
                 "stage": self.stage,
                 "step": self.step,
@@ -42,10 +45,12 @@ class TrainingState:
                 "text_encoder": self.text_encoder.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "average": self.average.mean,
-            },
-            part,
+            }
         )
-        os.replace(part, run / FILE)
+        if write:
+            part = run / f"{FILE}.part"
+            torch.save(values, part)
+            os.replace(part, run / FILE)
 
     def resume(self, run: Path) -> None:
         """Take the state from the checkpoint of a run folder, if there is one.
@@ -61,10 +66,11 @@ class TrainingState:
                 f"{file} belongs to stage {state['stage']}, not to stage {self.stage}; choose another run folder"
             )
         self.step, self.elapsed = state["step"], state["elapsed"]
-        self.model.load_state_dict(state["model"])
-        self.text_encoder.load_state_dict(state["text_encoder"])
+        for name in ("model", "text_encoder"):
+            module = getattr(self, name)
+            module.load_state_dict(scattered_state(state[name], module))
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(scattered_optimizer(saved, optimizer))
         with torch.no_grad():
             for mean, saved in zip(self.average.mean, state["average"], strict=True):
-                mean.copy_(saved)
+                mean.copy_(scattered(saved, mean))

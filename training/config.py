@@ -26,7 +26,8 @@ class TrainConfig(Config):
     two driven terms of Harmony's cross-task synergy. A share ``bridge_dropout`` of the rows skips the bridge. ``lora``
     is the rank of an adapter of the video tower that is trained in place of the weights (0: the weights).
     ``recompute`` keeps the inputs of layers alone for the backward pass, and computes the rest again. Every
-    ``sample_minutes`` (0: never) a few clips are sampled for TensorBoard.
+    ``sample_minutes`` (0: never) a few clips are sampled for TensorBoard. ``shard`` spreads the weights over the
+    processes (FSDP), for a model that does not fit one device.
 
     The stage ``distill`` makes a student of ``student_steps`` sampling steps; ``steps`` are those of the optimiser, as
     in every stage. It trains the ``student_towers`` on ``trajectories`` of the teacher, sampled with the settings of a
@@ -60,6 +61,7 @@ class TrainConfig(Config):
     bridge_dropout: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     recompute: bool = False
+    shard: bool = False
     lora: int = 0
     student_steps: int = 4
     student_towers: StudentTowers = "both"

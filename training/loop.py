@@ -16,8 +16,9 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedType, broadcast
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
@@ -31,6 +32,7 @@ from .log import Log
 from .objectives import FlowObjective, Objective, evaluating, sample_flow, take
 from .processes import make_accelerator
 from .samples import Sampler
+from .sharding import sharded, take_weights, whole
 from .stages import freeze_rest, optimisers, trained_modules
 from .trajectories import TrajectorySet
 
@@ -61,18 +63,25 @@ def train(
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.stage == "sync")
     precision = "no" if config.precision == "fp32" else "bf16"
     accelerator = make_accelerator(mixed_precision=precision, kwargs_handlers=[unused])
-    model.to(accelerator.device), text_encoder.to(accelerator.device)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise ValueError("weights are sharded by the setting shard=true; start the processes without FSDP")
+    shard = config.shard and accelerator.num_processes > 1
+    if not shard:
+        model.to(accelerator.device), text_encoder.to(accelerator.device)
+    if shard or not accelerator.is_main_process or not config.sample_minutes:
+        sampler = None  # every pass of sharded weights is one of all processes
     freeze_rest(model, text_encoder, config)
     parts = accelerator.num_processes * config.accumulate
     own = range(accelerator.process_index * config.accumulate, (accelerator.process_index + 1) * config.accumulate)
-    objective, draw = _objective(model, text_encoder, data, config, accelerator.device, parts)
-    modules = trained_modules(model, text_encoder, config)
-    optimizers = optimisers(model, text_encoder, config)
+    whole_objective, draw = _objective(model, text_encoder, data, config, accelerator.device, parts)
+    objective = sharded(whole_objective, accelerator.device, accelerator.num_processes) if shard else whole_objective
+    modules = trained_modules(objective.model, objective.text_encoder, config)
+    optimizers = optimisers(objective.model, objective.text_encoder, config)
     average = Average(modules, config.ema)
-    state = TrainingState(config.stage, model, text_encoder, optimizers, average)
+    state = TrainingState(config.stage, objective.model, objective.text_encoder, optimizers, average)
     state.resume(run)
-    prepared = accelerator.prepare(objective)
-    loss_of = torch.compile(prepared) if config.compile else prepared
+    prepared = objective if shard else accelerator.prepare(objective)
+    loss_of = torch.compile(prepared) if config.compile and not shard else prepared
     trained = [p for module in modules for p in module.parameters()]
     saved = sampled = time.monotonic()
     with Log(run, config, state.step, accelerator) as log:
@@ -90,7 +99,7 @@ def train(
                     with accelerator.autocast():
                         losses.append(loss_of(*(take(values, slice(part, None, parts)) for values in drawn)))
                     accelerator.backward(losses[-1]["loss"] / len(own))
-            norm = accelerator.clip_grad_norm_(trained, config.clip_norm)
+            norm = whole(clip_grad_norm_(trained, config.clip_norm))
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
@@ -99,18 +108,17 @@ def train(
             if state.step > 3:  # the first steps compile
                 state.elapsed += time.monotonic() - start
             log.step(state.step, progress, losses, {"gradient_norm": float(norm), "learning_rate": config.lr * factor})
-            if not accelerator.is_main_process:
-                continue
-            if sampler is not None and 0 < 60 * config.sample_minutes < time.monotonic() - sampled:
+            if sampler is not None and time.monotonic() - sampled > 60 * config.sample_minutes:
                 with average.swapped_in(), evaluating(objective):
                     log.samples(state.step, sampler)
                 sampled = time.monotonic()
-            if time.monotonic() - saved > 60 * config.checkpoint_minutes:
-                state.save(run)
+            if _of_main(time.monotonic() - saved, accelerator) > 60 * config.checkpoint_minutes:
+                state.save(run, write=accelerator.is_main_process)
                 saved = time.monotonic()
-    if accelerator.is_main_process:
-        state.save(run)
+    state.save(run, write=accelerator.is_main_process)
     average.store()
+    if shard:
+        take_weights(whole_objective, objective)
 
 
 def _seed(config: TrainConfig, *place: int) -> int:
@@ -142,5 +150,9 @@ def _progress(state: TrainingState, config: TrainConfig, accelerator: Accelerato
     """Share of the run that is done, by the clock of the main process, so that all end at the same step."""
     if not config.minutes:
         return state.step / config.steps
-    clock = broadcast(torch.tensor([state.elapsed], dtype=torch.float32, device=accelerator.device)).item()
-    return max(state.step / config.steps, clock / (60 * config.minutes))
+    return max(state.step / config.steps, _of_main(state.elapsed, accelerator) / (60 * config.minutes))
+
+
+def _of_main(value: float, accelerator: Accelerator) -> float:
+    """The value of the main process, in every process."""
+    return float(broadcast(torch.tensor([value], dtype=torch.float32, device=accelerator.device)))

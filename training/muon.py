@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from .sharding import scattered, whole
+
+STACK = 1 << 28  # bytes of matrices that are orthogonalised at once, one at least
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
@@ -32,7 +35,7 @@ class Muon(torch.optim.Optimizer):
     """For 2-D hidden weights only; everything else belongs to AdamW.
 
     The update is scaled by 0.2 sqrt(max(m, n)), the root mean square of AdamW's, so that learning rates of the two
-    compare.
+    compare. Of weights that are sharded the momentum is sharded too; a matrix is whole while it is orthogonalised.
     """
 
     def __init__(
@@ -55,11 +58,17 @@ class Muon(torch.optim.Optimizer):
                     buffer.lerp_(p.grad, 1 - group["momentum"])
                     by_shape[p.shape].append((p, torch.lerp(p.grad, buffer, group["momentum"])))
             for shape, members in by_shape.items():
-                stacked = torch.stack([update for _, update in members])
-                if stacked.is_cuda:
-                    stacked = stacked.bfloat16()
-                scale = 0.2 * max(shape) ** 0.5
-                for (p, _), update in zip(members, orthogonalise(stacked), strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.to(p.dtype), alpha=-group["lr"] * scale)
+                most = max(1, STACK // (shape.numel() * members[0][0].element_size()))
+                for first in range(0, len(members), most):
+                    self._move(members[first : first + most], group["lr"], group["weight_decay"])
         return loss
+
+    def _move(self, members: list[tuple[Tensor, Tensor]], lr: float, weight_decay: float) -> None:
+        """Move matrices of one shape along their updates."""
+        stacked = torch.stack([whole(update) for _, update in members])
+        if stacked.is_cuda:
+            stacked = stacked.bfloat16()
+        scale = 0.2 * max(stacked.shape[1:]) ** 0.5
+        for (p, _), update in zip(members, orthogonalise(stacked), strict=True):
+            p.mul_(1 - lr * weight_decay)
+            p.add_(scattered(update.to(p.dtype), p), alpha=-lr * scale)

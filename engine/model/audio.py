@@ -69,6 +69,21 @@ class AudioLayer(nn.Module):
             x, state = x[:num_outputs], state.take(slice(num_outputs))
         return self.feed_forward(x, self.cross_attention(x, state, state.positions, context)), attended
 
+    def with_style(
+        self, x: Tensor, style: Tensor, state: AudioState, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The tokens x (R, A, D) and style (N, A_r, D) after the layer, and x after its self-attention.
+
+        context (C, M, 2, n, d) is that of x; the style reads the tail alone.
+        """
+        x, style = self.self_attention_with_style(x, style, state.rope, state.style_rows)
+        attended, count = x, style.shape[1]
+        tail = state.tail if state.style_rows is None else state.tail[state.style_rows]
+        mixed = self.cross_attention(style, replace(state, tail=tail), state.positions[:count])
+        style = self.feed_forward(style, mixed)
+        x = self.feed_forward(x, self.cross_attention(x, state, state.positions[count:], context))
+        return x, style, attended
+
     def self_attention(self, x: Tensor, rope: Tensor) -> Tensor:
         """x after self-attention: (R, A, D) -> (R, A, D)."""
         return x + self.norm1(rotary_self_attention(self.attn, x, rope))
@@ -273,12 +288,7 @@ class AudioTower(nn.Module):
             x, attended = layer(x, state, context, num_outputs=num_outputs)
             return replace(state if num_outputs is None else state.take(slice(num_outputs)), x=x), attended
         assert num_outputs is None, "rows that only serve others are those of a one-way model, which has no style"
-        x, style = layer.self_attention_with_style(x, style, state.rope, state.style_rows)
-        attended, count = x, style.shape[1]
-        tail = state.tail if state.style_rows is None else state.tail[state.style_rows]
-        mixed = layer.cross_attention(style, replace(state, tail=tail), state.positions[:count])
-        style = layer.feed_forward(style, mixed)
-        x = layer.feed_forward(x, layer.cross_attention(x, state, state.positions[count:], context))
+        x, style, attended = layer.with_style(x, style, state, context)
         return replace(state, x=x, style=style), attended
 
     def finish(self, state: AudioState) -> Tensor:

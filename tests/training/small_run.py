@@ -1,6 +1,7 @@
 """A run of a few steps on a small model, for tests that need processes: ``python small_run.py RUN JSON``.
 
-JSON has settings of ``TrainConfig``. The weights at the end are in ``RUN/weights.pt``.
+JSON has settings of ``TrainConfig``, and under ``model`` those of the model. The weights at the end are in
+``RUN/weights.pt``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
     run, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model, text = DDiT(SHAPE), TextEncoder.build(TEXT, SHAPE.text_tokens)
+    model, text = DDiT(SHAPE.replace(**settings.pop("model", {}))), TextEncoder.build(TEXT, SHAPE.text_tokens)
     for parameter in (*model.parameters(), *text.parameters()):
         nn.init.normal_(parameter, std=0.3)
     rng = np.random.default_rng(0)

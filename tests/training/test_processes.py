@@ -1,7 +1,8 @@
-"""Training on two processes, in parts, and through a kill: the same run."""
+"""Training on two processes, in parts, sharded, and through a kill: the same run."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +23,23 @@ STAGES = [
     {"stage": "joint", "steps": 4, "clean_video": 0.5, "independent": 0.2, "text_dropout": 0.3, "motion_weight": 1.0},
     {"stage": "audio", "steps": 3},
 ]
+SHARDED = {
+    "adaptor": {"stage": "joint", "clean_video": 0.5, "independent": 0.2, "motion_weight": 1.0, "model": {"depth": 2}},
+    "audio_rope": {
+        "stage": "sync",
+        "bridge_dropout": 0.3,
+        "model": {"depth": 3, "bridge": "audio_rope", "first_block": 1},
+    },
+    "global_local": {
+        "stage": "joint",
+        "clean_video": 0.0,
+        "independent": 0.0,
+        "synergy_video": 0.1,
+        "synergy_audio": 0.3,
+        "recompute": True,
+        "model": {"depth": 2, "bridge": "global_local"},
+    },
+}
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +57,14 @@ def trained(run: Path, settings: dict, *launcher: str) -> dict[str, torch.Tensor
     return torch.load(run / "weights.pt", weights_only=True)
 
 
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], what: str) -> None:
+    for name, value in expected.items():
+        other = found[name]
+        if name.endswith("kv_linear.bias"):  # that of the keys changes nothing: its gradient is rounding
+            value, other = value.chunk(2)[1], other.chunk(2)[1]
+        torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-5, msg=f"{what}: {name}")
+
+
 @pytest.mark.parametrize("settings", STAGES, ids=lambda settings: settings["stage"])
 def test_two_processes_and_parts_train_as_one_process_does(settings: dict, tmp_path: Path) -> None:
     """The rows of a step are dealt, and their masked means are those of the step, not of a part."""
@@ -46,13 +72,22 @@ def test_two_processes_and_parts_train_as_one_process_does(settings: dict, tmp_p
     parts = trained(tmp_path / "parts", settings | {"batch": 2, "accumulate": 4})
     processes = trained(tmp_path / "processes", settings | {"batch": 2, "accumulate": 2}, *TORCHRUN)
     fewer = trained(tmp_path / "fewer", settings | {"batch": 4})
-    for name, value in whole.items():
-        if name.endswith("cross_attn.kv_linear.bias"):  # that of the keys changes nothing: its gradient is rounding
-            value, parts[name], processes[name] = (v.chunk(2)[1] for v in (value, parts[name], processes[name]))
-        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5, msg=f"parts: {name}")
-        torch.testing.assert_close(processes[name], value, rtol=1e-4, atol=1e-5, msg=f"processes: {name}")
+    assert_same(parts, whole, "parts")
+    assert_same(processes, whole, "processes")
     moved = [name for name, value in whole.items() if not torch.allclose(fewer[name], value, rtol=1e-3, atol=1e-4)]
     assert moved  # or everything would be the same
+
+
+@pytest.mark.parametrize("bridge", SHARDED)
+def test_sharded_weights_train_as_whole_ones_do(bridge: str, tmp_path: Path) -> None:
+    """FSDP on two processes against one process with the batch of both: optimisers, average, clipping, parts."""
+    settings = SHARDED[bridge] | {"steps": 3}
+    whole = trained(tmp_path / "whole", settings | {"batch": 8})
+    shards = trained(tmp_path / "shards", settings | {"batch": 2, "accumulate": 2, "shard": True}, *TORCHRUN)
+    assert_same(shards, whole, "shards")
+    saved = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "shards")]
+    assert_same(saved[1]["model"], saved[0]["model"], "checkpoint")
+    assert all(a.shape == b.shape for a, b in zip(*(one["average"] for one in saved), strict=True))
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -62,22 +97,33 @@ def losses(run: Path) -> dict[int, float]:
     return {event.step: event.value for event in events.Scalars("loss/loss")}
 
 
-def test_a_run_that_was_killed_has_the_same_losses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_a_run_that_was_killed_has_the_same_losses(sharded: bool, tmp_path: Path) -> None:
     """SIGKILL while it trains, whenever that is; every step leaves a checkpoint."""
-    settings = {"stage": "joint", "steps": 200, "batch": 4, "checkpoint_minutes": 0.0}
-    expected = trained(tmp_path / "straight", settings)
+    steps, launcher = (60, TORCHRUN) if sharded else (200, ())
+    settings = {"stage": "joint", "steps": steps, "batch": 2, "shard": sharded, "checkpoint_minutes": 0.0}
+    expected = trained(tmp_path / "straight", settings, *launcher)
     run = tmp_path / "killed"
-    arguments, environment = command(run, settings)
+    arguments, environment = command(run, settings, *launcher)
     with subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL) as process:
         end = time.monotonic() + 120
         while not (run / "checkpoint.pt").is_file() and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(int.from_bytes(os.urandom(1)) / 256)
-        process.send_signal(signal.SIGKILL)
+        kill_tree(process.pid)
     at = torch.load(run / "checkpoint.pt", weights_only=True)["step"]
-    assert 0 < at < 200
-    found = trained(run, settings)
+    assert 0 < at < steps
+    found = trained(run, settings, *launcher)
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == [], at
     straight, resumed = losses(tmp_path / "straight"), losses(run)
     later = [step for step in straight if step > at]
     assert later and [resumed[step] for step in later] == [straight[step] for step in later]
+
+
+def kill_tree(process: int) -> None:
+    """SIGKILL a launcher and its workers, which may have sessions of their own."""
+    children = Path(f"/proc/{process}/task/{process}/children")
+    workers = [int(child) for child in children.read_text().split()] if children.is_file() else []
+    for one in (process, *workers):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
