@@ -155,9 +155,9 @@ def test_more_requests_than_fit_are_sampled_one_after_the_other(whole):
     batches: list[int] = []
     run = engine.backend.run
     engine.backend.run = lambda requests, *rest: batches.append(len(requests)) or run(requests, *rest)
-    engine.generate([PROMPT] * 3, steps=1, seed=1)
-    assert sum(batches) == 3
-    assert max(batches) < 3
+    engine.generate([PROMPT] * 6, steps=1, seed=1)
+    assert sum(batches) == 6
+    assert max(batches) < 6
 
 
 @pytest.mark.slow

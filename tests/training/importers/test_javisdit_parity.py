@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from syncflow import Engine
 from syncflow.engine.codecs.mel import MelCodec
@@ -25,12 +23,12 @@ from syncflow.engine.sampling.reference import ReferenceLoop
 from syncflow.engine.types import Request
 from syncflow.training.importers.javisdit import import_javisdit
 
+from .frozen import Frozen, assert_close
 from .published_javisdit import write_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the prompt has")]
 
-TOLERANCE = 1e-5  # relative, of norms
-FROZEN = load_file(Path(__file__).with_name("javisdit.safetensors"))
+FROZEN = Frozen(Path(__file__).with_name("javisdit.safetensors"))
 PROMPTS = (
     "A Red ball — bounces! on the <b>floor</b>, see http://x.com/a",
     "short",
@@ -51,12 +49,6 @@ def engine(folder: Path, request: pytest.FixtureRequest) -> Engine:
     return Engine.from_pretrained(folder, device="cpu", runtime=request.param)
 
 
-def assert_equal(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    error = (found.double() - expected.double()).norm() / expected.double().norm()
-    assert error < TOLERANCE, f"relative error {error:.1e}"
-
-
 def job_of(engine: Engine, frames: int, height: int, width: int, prompt: int) -> Job:
     request = Request(PROMPTS[prompt], seed=5, steps=4, seconds=frames / 24, width=width, height=height)
     return engine.pipeline.encode(engine.pipeline.prepare(request))
@@ -67,8 +59,8 @@ def job_of(engine: Engine, frames: int, height: int, width: int, prompt: int) ->
 def test_prior(engine: Engine, index: int) -> None:
     found = engine.components.text.encode_prior(PROMPTS[index])
     assert found is not None
-    assert_equal(found[0], FROZEN[f"prior.{index}.mean"])
-    assert_equal(found[1], FROZEN[f"prior.{index}.deviation"])
+    FROZEN.assert_close(found[0], f"prior.{index}.mean")
+    FROZEN.assert_close(found[1], f"prior.{index}.deviation")
 
 
 @pytest.mark.parametrize("case", SAMPLES, ids=str)
@@ -90,13 +82,13 @@ def test_towers_and_sample(engine: Engine, case: tuple[int, int, int, int]) -> N
         prior_of_row=torch.zeros(2, dtype=torch.long),
         pixels=None if job.sequence.whole_patches else torch.tensor([float(case[1] * case[2])]),
     )
-    found = model.joint_pass(inputs)
+    found = engine.denoiser.joint_pass(inputs)
     assert found.video is not None and found.audio is not None
-    assert_equal(found.video, FROZEN[f"tower.{key}.video"])
-    assert_equal(found.audio, FROZEN[f"tower.{key}.audio"])
+    FROZEN.assert_close(found.video, f"tower.{key}.video")
+    FROZEN.assert_close(found.audio, f"tower.{key}.audio")
     for sampled in (run_batch(engine.backend.make_batch(), [job])[0], ReferenceLoop(model, [job]).run()):
-        assert_equal(sampled.video[0], FROZEN[f"sample.{key}.video"])
-        assert_equal(sampled.audio[0], FROZEN[f"sample.{key}.audio"])
+        FROZEN.assert_close(sampled.video[0], f"sample.{key}.video")
+        FROZEN.assert_close(sampled.audio[0], f"sample.{key}.audio")
 
 
 @pytest.mark.parametrize("samples", [34_000, 11_333, 20_480])
@@ -105,12 +97,12 @@ def test_mel_codec(engine: Engine, samples: int) -> None:
     codec, name = engine.components.audio, f"mel.{samples}"
     assert isinstance(codec, MelCodec)
     waveform = torch.from_numpy(normal(samples, Stream.AUDIO, (1, samples))).tanh() * 0.3 + 0.05
-    found, expected = codec.spectrogram(waveform)[0, ::5, ::3], FROZEN[f"{name}.spectrogram"]
-    count = min(len(found), len(expected))  # JavisDiT has padded or cut its own
-    assert_equal(found[:count], expected[:count])
+    found, theirs = codec.spectrogram(waveform)[0, ::5, ::3], len(FROZEN.tensors[f"{name}.spectrogram"])
+    rows = min(len(found), theirs)  # JavisDiT has padded or cut its own
+    FROZEN.assert_close(found, f"{name}.spectrogram", rows)
     latents = codec.encode(waveform)
-    assert_equal(latents[0, ::2, ::3], FROZEN[f"{name}.latents"])
-    assert_equal(codec.decode(latents, samples)[0, ::17], FROZEN[f"{name}.waveform"])
+    FROZEN.assert_close(latents[0, ::2, ::3], f"{name}.latents")
+    FROZEN.assert_close(codec.decode(latents, samples)[0, ::17], f"{name}.waveform")
 
 
 def test_a_clip_has_sound(engine: Engine, tmp_path: Path) -> None:
@@ -131,5 +123,5 @@ def test_requests_of_one_batch_equal_each_alone(folder: Path) -> None:
     together = run_batch(engine.backend.make_batch(), jobs)
     for job, found in zip(jobs, together, strict=True):
         alone = run_batch(engine.backend.make_batch(), [job])[0]
-        assert_equal(found.video, alone.video)
-        assert_equal(found.audio, alone.audio)
+        assert_close(found.video, alone.video, "video")
+        assert_close(found.audio, alone.audio, "audio")

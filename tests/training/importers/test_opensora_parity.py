@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from syncflow import Engine
 from syncflow.engine.model.denoiser import VideoInputs
@@ -24,12 +22,12 @@ from syncflow.engine.sampling.reference import ReferenceLoop
 from syncflow.engine.types import Clip, Request
 from syncflow.training.importers.opensora import import_opensora
 
+from .frozen import Frozen, assert_close
 from .published import write_all
 
 pytestmark = pytest.mark.slow
 
-TOLERANCE = 1e-5  # relative, of norms
-FROZEN = load_file(Path(__file__).with_name("opensora.safetensors"))
+FROZEN = Frozen(Path(__file__).with_name("opensora.safetensors"))
 PROMPTS = (
     "A Red ball — bounces! on the <b>floor</b>, see http://x.com/a",
     "short",
@@ -50,12 +48,6 @@ def engine(folder: Path, request: pytest.FixtureRequest) -> Engine:
     return Engine.from_pretrained(folder, device="cpu", runtime=request.param)
 
 
-def assert_equal(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    error = (found.double() - expected.double()).norm() / expected.double().norm()
-    assert error < TOLERANCE, f"relative error {error:.1e}"
-
-
 def asked(frames: int, height: int, width: int, prompt: int) -> Request:
     return Request(PROMPTS[prompt], seed=5, steps=4, seconds=frames / 24, width=width, height=height)
 
@@ -66,9 +58,9 @@ def test_latents_and_frames(engine: Engine, frames: int, height: int, width: int
     codec, name = engine.components.video, f"vae.{frames}x{height}x{width}"
     pixels = torch.from_numpy(normal(frames, Stream.VIDEO, (1, 3, frames, height, width))).tanh()
     latents = codec.encode(pixels.movedim(1, -1))
-    assert_equal(latents[0], FROZEN[f"{name}.latents"])
+    FROZEN.assert_close(latents[0], f"{name}.latents")
     decoded = codec.pixels(codec.denormalize(latents), frames)
-    assert_equal(decoded[0, :, ::7, ::3, ::3], FROZEN[f"{name}.frames"])
+    FROZEN.assert_close(decoded[0, :, ::7, ::3, ::3], f"{name}.frames")
     sequence = engine.config.sequence.replace(seconds=frames / 24, width=width, height=height)
     assert (sequence.latent_frames, sequence.latent_height, sequence.latent_width) == tuple(latents.shape[2:])
     assert sequence.frame_size == (decoded.shape[4], decoded.shape[3])
@@ -79,7 +71,7 @@ def test_latents_and_frames(engine: Engine, frames: int, height: int, width: int
 @torch.inference_mode()
 def test_text(engine: Engine, index: int) -> None:
     states, mask = engine.components.text.encode([PROMPTS[index]])
-    assert_equal(states[0, : int(mask.sum())], FROZEN[f"text.{index}"])
+    FROZEN.assert_close(states[0, : int(mask.sum())], f"text.{index}")
 
 
 @pytest.mark.parametrize("case", SAMPLES, ids=str)
@@ -94,9 +86,9 @@ def test_tower_and_sample(engine: Engine, case: tuple[int, int, int, int]) -> No
     pixels = None if job.sequence.whole_patches else torch.tensor([float(case[1] * case[2])])
     times = model.modulation(torch.tensor([[0.3]]), torch.tensor([24.0]))
     inputs = VideoInputs(video_noise(job, 4)[None], times, text, torch.tensor([0]), pixels=pixels)
-    assert_equal(model.video_pass(inputs)[0][0], FROZEN[f"tower.{key}"])
-    assert_equal(run_batch(engine.backend.make_batch(), [job])[0].video[0], FROZEN[f"sample.{key}"])
-    assert_equal(ReferenceLoop(model, [job]).run().video[0], FROZEN[f"sample.{key}"])
+    FROZEN.assert_close(engine.denoiser.video_pass(inputs)[0][0], f"tower.{key}")
+    FROZEN.assert_close(run_batch(engine.backend.make_batch(), [job])[0].video[0], f"sample.{key}")
+    FROZEN.assert_close(ReferenceLoop(model, [job]).run().video[0], f"sample.{key}")
 
 
 @pytest.mark.filterwarnings("ignore:the prompt has")
@@ -116,7 +108,7 @@ def test_a_known_picture_is_clean_from_the_first_step(engine: Engine) -> None:
     image = Clip(picture, np.zeros(0, np.float32), 24, 48_000)
     request = Request(PROMPTS[prompt], seed=5, steps=4, seconds=frames / 24, width=width, height=height, image=image)
     job = engine.pipeline.encode(engine.pipeline.prepare(request))
-    assert_equal(run_batch(engine.backend.make_batch(), [job])[0].video[0], FROZEN["image.latents"])
+    FROZEN.assert_close(run_batch(engine.backend.make_batch(), [job])[0].video[0], "image.latents")
 
 
 @pytest.mark.filterwarnings("ignore:the prompt has")
@@ -126,7 +118,7 @@ def test_requests_of_one_batch_equal_each_alone(folder: Path) -> None:
     jobs = [engine.pipeline.encode(engine.pipeline.prepare(one)) for one in requests]
     together = run_batch(engine.backend.make_batch(), jobs)
     for job, found in zip(jobs, together, strict=True):
-        assert_equal(found.video, run_batch(engine.backend.make_batch(), [job])[0].video)
+        assert_close(found.video, run_batch(engine.backend.make_batch(), [job])[0].video, "video")
 
 
 def test_the_package_says_what_was_published(folder: Path) -> None:
