@@ -110,9 +110,11 @@ bench: setup $(BENCH_EXPORT) ## time the engine beside what else runs the model:
 	$(BIN)/python -m syncflow.benchmarks.report out/bench.json --history $(BENCH_HISTORY) \
 	  --readme README.md --page docs/performance.md --save docs/speed.json
 
-train-tiny: setup ## train the bundled model from scratch
-	$(BIN)/syncflow data impacts datasets/impacts --clips $(CLIPS) --seed 0
-	$(BIN)/syncflow train datasets/impacts --run runs/tiny
+DATA ?= datasets/impacts
+RUN ?= runs/tiny
+train-tiny: setup ## train the bundled model from scratch, 95 minutes after CLIPS are rendered, or go on with it (DATA, RUN, TRAIN="--steps 2")
+	$(BIN)/syncflow data impacts $(DATA) --clips $(CLIPS) --seed 0
+	$(BIN)/syncflow train $(DATA) --run $(RUN) $(TRAIN)
 
 clean: ## remove what builds and tools leave (not .venv, runs, datasets or out)
 	rm -rf build dist *.egg-info _native*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
