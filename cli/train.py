@@ -114,7 +114,7 @@ def train(
         return
     lengths = options.whole_numbers("frames", frames, most=round(MAX_SECONDS * config.sequence.fps)) if frames else []
     clips = recipes.clip_folders(data, config, lengths, stages[0].seed if stages else 0, windows)
-    if stage == "codecs" or (stage == "all" and towers is None):
+    if stage == "codecs" or (stage == "all" and towers is None and model is None):
         limits = {name: value for name, value in {"steps": steps, "minutes": minutes}.items() if value}
         recipes.train_codecs(clips[0], run, model, limits)
     for number, stage_config in enumerate(stages):

@@ -490,6 +490,17 @@ def test_codecs_trained_further_serve_the_towers_of_the_model_they_come_from(tmp
     )
 
 
+@pytest.mark.slow
+def test_all_stages_from_a_package_keep_its_codecs(tmp_path, run):
+    render_impacts(tmp_path / "data", 2, seed=3, workers=1, progress=False)
+    arguments = ("--model", bundled_model(), "--steps", 1, "--minutes", 0, "--batch", 2)
+    code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", *arguments)
+    assert code == 0, err
+    assert not (tmp_path / "run" / "codecs").exists()
+    trained, other = Components.load(tmp_path / "run" / "model"), Components.load(bundled_model())
+    assert torch.equal(trained.video.shift, other.video.shift)
+
+
 def test_towers_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"has another video tower than harmony-xl: video\..* differs or is missing"):
         with_towers(
