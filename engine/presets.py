@@ -55,7 +55,7 @@ SYNCFLOW_TINY = ModelConfig(
         base_size=64,
         adaptor_tokens="frame",
     ),
-    sampling=SamplingConfig(guidance=2.0, shift=3.0, video_lead=1.0),
+    sampling=SamplingConfig(guidance=1.5, shift=3.0, video_lead=1.0, v2a_sync_guidance=1.0),
     video_vae=CodecConfig("AutoencoderKLLTXVideo"),
     audio_vae=CodecConfig("AudioCodec"),
     text_encoder=CodecConfig(
@@ -74,7 +74,7 @@ SYNCPHONY_TINY = dataclasses.replace(
     SYNCFLOW_TINY,
     name="syncphony-tiny",
     ddit=SYNCFLOW_TINY.ddit.replace(bridge="audio_rope", first_block=2),
-    sampling=SYNCFLOW_TINY.sampling.replace(video_lead=0.0, sync_guidance=2.0),
+    sampling=SamplingConfig(guidance=2.0, shift=3.0, sync_guidance=2.0),
 )
 # SyncCFG alone, as in Harmony's equations: no text guidance on top of it.
 HARMONY_XL = dataclasses.replace(
@@ -88,7 +88,7 @@ HARMONY_TINY = dataclasses.replace(
     name="harmony-tiny",
     ddit=SYNCFLOW_TINY.ddit.replace(bridge="global_local"),
     sampling=SYNCFLOW_TINY.sampling.replace(
-        steps=40, guidance=1.0, shift=5.0, video_lead=0.0, sync_cfg_audio=2.0, sync_cfg_video=3.0
+        steps=40, guidance=1.0, shift=5.0, video_lead=0.0, sync_cfg_audio=2.0, sync_cfg_video=3.0, v2a_sync_guidance=0.0
     ),
 )
 
