@@ -144,7 +144,7 @@ class Engine:
         precision: str = "auto",
         **settings: Any,
     ) -> Self:
-        """Load a model package, or a bundled one by its name, ``syncflow-tiny`` (the default) or ``syncphony-tiny``.
+        """Load a model package, or a bundled one by its name (:func:`bundled_model`).
 
         ``device`` "auto" takes a GPU where there is one.
 
@@ -385,7 +385,9 @@ def workload(sequence: SequenceConfig) -> Workload:
 
 
 def bundled_model(name: str = BUNDLED) -> Path:
-    """The folder of a model that comes with the package: ``syncflow-tiny`` or ``syncphony-tiny``."""
+    """The folder of a model that comes with the package: ``syncflow-tiny``, its student ``syncflow-tiny-4step``, or
+    ``syncphony-tiny``.
+    """
     return Path(str(files(__package__).joinpath("pretrained", name)))
 
 

@@ -199,7 +199,7 @@ def test_latents_of_another_model_are_encoded_anew(engine: Engine, clip: Clip, e
     foreign = dataclasses.replace(clip, provenance={**clip.provenance, "model_hash": "another"})
     again = engine.retake(foreign, steps=1)
     assert encoded == [(1, 8, 64, 64, 3)]
-    assert (again.provenance["prompt"], again.provenance["guidance"]) == (PROMPT, 2.0)
+    assert (again.provenance["prompt"], again.provenance["guidance"]) == (PROMPT, engine.config.sampling.guidance)
 
 
 @pytest.mark.slow

@@ -192,9 +192,10 @@ def test_video_to_audio_has_a_sync_guidance_of_its_own(engine):
     found = other.generate(Request("", video=clip(0.5), steps=2))
     asked = engine.generate(Request("", video=clip(0.5), steps=2, sync_guidance=2.0))
     assert found.provenance["sync_guidance"] == 2.0
-    np.testing.assert_allclose(found.waveform, asked.waveform, atol=1e-5)
+    loudest = np.abs(asked.waveform).max()
+    np.testing.assert_allclose(found.waveform, asked.waveform, atol=1e-3 * loudest)
     off = other.generate(Request("", video=clip(0.5), steps=2, sync_guidance=0.0))
-    assert np.abs(off.waveform - found.waveform).max() > 1e-4
+    assert np.abs(off.waveform - found.waveform).max() > 1e-2 * loudest
     assert other.pipeline.plan(Request(PROMPT)) == engine.pipeline.plan(Request(PROMPT, sync_guidance=0.5))
     with pytest.raises(ValueError, match=r"v2a_sync_guidance is nan; it must be a finite number"):
         config.sampling.replace(v2a_sync_guidance=float("nan"))

@@ -7,7 +7,7 @@ import pytest
 
 from syncflow import Engine, Request
 from syncflow.training.data.impacts import sample_clip
-from syncflow.training.evaluation import evaluate_a2v
+from syncflow.training.evaluation import evaluate_a2v, evaluate_v2a
 from syncflow.training.evaluation.color import object_color
 from syncflow.training.evaluation.onsets import audio_onsets
 
@@ -80,6 +80,18 @@ def test_the_video_follows_a_given_sound():
     assert scores.a2v_impact_f1 >= 0.75 and scores.a2v_impact_f1_shuffled <= 0.45
     for clip, (known, _, _) in zip(sampled, rendered, strict=True):
         assert np.array_equal(clip.waveform, known.waveform)
+
+
+def test_the_student_samples_in_its_own_steps():
+    """Without guidance, for prompts and for given videos."""
+    student = Engine.from_pretrained("syncflow-tiny-4step")
+    rendered = [sample_clip(99, index, "unseen") for index in range(4)]
+    videos = [Request("", seed=i, video=clip) for i, (clip, _, _) in enumerate(rendered)]
+    sampled = student.generate(videos)
+    assert (sampled[0].provenance["steps"], sampled[0].provenance["guidance"]) == (4, 1.0)
+    assert evaluate_v2a(sampled, [[event.time for event in events] for _, _, events in rendered]).v2a_onset_f1 >= 0.75
+    clips = student.generate([text for _, text, _ in rendered], seed=1)
+    assert sum(object_color(clip.frames) in text for clip, (_, text, _) in zip(clips, rendered, strict=True)) >= 3
 
 
 def test_the_colour_is_the_prompts(engine):

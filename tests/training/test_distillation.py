@@ -250,7 +250,7 @@ def test_a_student_has_the_teachers_grid_and_no_guidance():
     teacher = preset("syncflow-tiny")
     student = student_config(teacher, Request("a clip"), 4)
     assert student.name == "syncflow-tiny-4step"
-    assert student.sampling == teacher.sampling.replace(steps=4, guidance=1.0, sync_guidance=0.0)
+    assert student.sampling == teacher.sampling.replace(steps=4, guidance=1.0, v2a_sync_guidance=0.0)
     assert student.replace(name=teacher.name, sampling=teacher.sampling) == teacher
     further = student_config(student, Request("a clip", shift=2.0, video_lead=0.5), 2)
     assert further.name == "syncflow-tiny-2step"
