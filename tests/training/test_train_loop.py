@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 
@@ -14,21 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from syncflow import preset
-from syncflow.engine.codecs import VideoCodec
-from syncflow.engine.components import Components
 from syncflow.engine.config import DDiTConfig
-from syncflow.engine.engine import bundled_model
 from syncflow.engine.model import DDiT
 from syncflow.training.average import Average
 from syncflow.training.batches import Batches
 from syncflow.training.config import TrainConfig
-from syncflow.training.data import render_impacts
 from syncflow.training.data.latents import LatentSet
 from syncflow.training.loop import schedule, train
 from syncflow.training.muon import Muon
 from syncflow.training.objectives import FlowObjective, sample_flow
-from syncflow.training.recipes import with_towers
 from syncflow.training.stages import freeze_rest, optimisers, trained_modules
 
 pytestmark = pytest.mark.slow
@@ -454,58 +447,6 @@ def test_training_on_several_lengths(latents, tmp_path):
     after = states(model, words)
     assert all(value.isfinite().all() for value in after.values() if value.is_floating_point())
     assert any(not torch.equal(before[name], after[name]) for name in before)
-
-
-@pytest.mark.parametrize(
-    ("name", "moved"), [("syncphony-tiny", "bridge.layers.0"), ("harmony-tiny", "bridge.layers.0.to_video")]
-)
-def test_models_of_the_other_papers_begin_with_the_towers_of_another(name, moved, tmp_path, run):
-    render_impacts(tmp_path / "data", 2, seed=3, workers=1, progress=False)
-    arguments = ("--preset", name, "--towers", bundled_model(), "--steps", 1, "--minutes", 0, "--batch", 2)
-    code, out, err = run("train", tmp_path / "data", "--run", tmp_path / "run", *arguments)
-    assert code == 0, err
-    trained = Components.load(tmp_path / "run" / "model")
-    assert trained.config.name == name and "after stage" in out
-    assert trained.ddit.state_dict()[f"{moved}.proj.weight"].abs().max() > 0  # 0 in a fresh bridge
-    other, own = Components.load(bundled_model()).ddit.video.state_dict(), trained.ddit.video.state_dict()
-    assert other.keys() == own.keys()
-    assert torch.equal(other["x_embedder.proj.weight"], own["x_embedder.proj.weight"]) is (name == "syncphony-tiny")
-    code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", "--preset", name, "--stage", "audio")
-    assert code == 2 and f"the recipe of {name} has no stage audio" in err
-
-
-@pytest.mark.slow
-def test_codecs_trained_further_serve_the_towers_of_the_model_they_come_from(tmp_path, run):
-    render_impacts(tmp_path / "data", 2, seed=3, workers=1, progress=False)
-    common = ("train", tmp_path / "data", "--run", tmp_path / "run", "--steps", 1, "--batch", 2)
-    code, _, err = run(*common, "--stage", "codecs", "--model", bundled_model())
-    assert code == 0, err
-    code, _, err = run(*common, "--stage", "video", "--minutes", 0, "--towers", bundled_model())
-    assert code == 0, err
-    trained, other = Components.load(tmp_path / "run" / "model"), Components.load(bundled_model())
-    codec = VideoCodec.from_pretrained(tmp_path / "run" / "codecs" / "video_vae")
-    assert torch.equal(trained.video.shift, codec.shift) and not torch.equal(codec.shift, other.video.shift)
-    assert all(
-        torch.equal(a, b) for a, b in zip(trained.ddit.audio.parameters(), other.ddit.audio.parameters(), strict=True)
-    )
-
-
-@pytest.mark.slow
-def test_all_stages_from_a_package_keep_its_codecs(tmp_path, run):
-    render_impacts(tmp_path / "data", 2, seed=3, workers=1, progress=False)
-    arguments = ("--model", bundled_model(), "--steps", 1, "--minutes", 0, "--batch", 2)
-    code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", *arguments)
-    assert code == 0, err
-    assert not (tmp_path / "run" / "codecs").exists()
-    trained, other = Components.load(tmp_path / "run" / "model"), Components.load(bundled_model())
-    assert torch.equal(trained.video.shift, other.video.shift)
-
-
-def test_towers_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"has another video tower than harmony-xl: video\..* differs or is missing"):
-        with_towers(
-            dataclasses.replace(preset("harmony-xl"), ddit=SMALL.replace(bridge="global_local")), bundled_model()
-        )
 
 
 def test_samples_are_of_the_averaged_weights_in_evaluation_mode(latents, tmp_path):
