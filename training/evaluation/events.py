@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .tracking import Track, stand_out, track_object
+from .tracking import Track, track_object
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def video_events(frames: np.ndarray, fps: float) -> np.ndarray:
     ground, at any size and length; see :mod:`.motion` for footage of any kind.
     """
     track = track_object(frames)
-    breadth, height = _extent(stand_out(frames))
+    breadth, height = _extent(track.salience)
     if np.isfinite(height).any() and np.nanmedian(breadth / height) > TWO_BODIES:
         distance = 2 * np.sqrt(np.maximum(breadth**2 - height**2, 0))
         return impacts(-distance / frames.shape[1], fps, SWINGING)

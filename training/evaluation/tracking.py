@@ -17,12 +17,14 @@ REACH = 0.25
 @dataclass(frozen=True)
 class Track:
     """``x``, ``y`` (F,) centre of the object in pixels, y downwards, NaN in frames where it is not seen; ``mask`` (F,
-    H, W) how much of each pixel is taken for the object, 0 to 1.
+    H, W) how much of each pixel is taken for the object, ``salience`` (F, H, W) how much of it stands out from the
+    ground (:func:`stand_out`), 0 to 1.
     """
 
     x: np.ndarray
     y: np.ndarray
     mask: np.ndarray
+    salience: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def track_object(frames: np.ndarray) -> Track:
     for spot in chain:
         x[spot.frame], y[spot.frame] = spot.x, spot.y
         mask[spot.frame] = np.where(labels[spot.frame] == spot.label, salience[spot.frame], 0)
-    return Track(x, y, mask)
+    return Track(x, y, mask, salience)
 
 
 def check_frames(frames: np.ndarray) -> None:

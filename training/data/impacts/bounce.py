@@ -8,15 +8,11 @@ from typing import Self
 
 import numpy as np
 
-from .flights import Flight, heights
+from .flights import Flight, heights, sample_fall
 from .looks import Look
 from .scene import (
-    EARLIEST,
-    FASTEST,
     GRAVITY,
-    LATEST,
     REST_SPEED,
-    SLOWEST,
     WORLD,
     Event,
     Format,
@@ -49,20 +45,15 @@ class Bounce(Scene):
         x, goal = rng.uniform(margin, WORLD - margin, size=2)
         surroundings = sample_surroundings(rng, look)
         while True:
-            first = rng.uniform(EARLIEST, LATEST)
-            height = rng.uniform(0.0, headroom)
-            velocity = GRAVITY * first / 2 - height / first
-            speed = GRAVITY * first - velocity
-            highest = height + max(velocity, 0.0) ** 2 / (2 * GRAVITY)
-            rebound = (surroundings["restitution"] * speed) ** 2 / (2 * GRAVITY)
-            if max(highest, rebound) > headroom or not SLOWEST <= speed <= FASTEST:
-                continue
+            fall = sample_fall(rng, headroom)
+            if (surroundings["restitution"] * fall.landing_speed) ** 2 / (2 * GRAVITY) > headroom:
+                continue  # the rebound would leave the picture
             scene = cls(
                 look=look,
                 radius=radius,
                 floor_y=floor_y,
-                height=height,
-                velocity=velocity,
+                height=fall.height,
+                velocity=fall.velocity,
                 x=x,
                 drift=float(np.clip((goal - x) / given.seconds, -FASTEST_DRIFT, FASTEST_DRIFT)),
                 **surroundings,

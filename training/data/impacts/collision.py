@@ -10,37 +10,28 @@ import numpy as np
 from .looks import Look
 from .scene import (
     BALL,
-    EARLIEST,
-    FASTEST,
-    LATEST,
-    SLOWEST,
     WORLD,
     Event,
     Format,
-    Scene,
     sample_body,
     sample_surroundings,
 )
 from .shapes import Ball, Bar
-from .swing import FREQUENCY, LOWEST, PIVOT_Y, STRING_WIDTH
-from .swings import Swings
+from .swings import LOWEST, HangingScene, Swings
 
 MOST_COMMON = 0.5
 SIZE = 0.75  # of a ball that is alone, so that two have room to swing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collision(Scene):
-    """The balls touch at ``x`` when both hang straight, their undersides ``lift`` above the floor.
+class Collision(HangingScene):
+    """The balls touch at ``x`` when both hang straight.
 
     Of equal mass, they move apart by ``swings``, each by half of it, and together by ``common`` times the amplitude:
     1 or -1 would be a ball that strikes one at rest.
     """
 
-    x: float
-    lift: float
     common: float
-    swings: Swings
 
     @classmethod
     def sample(cls, rng: np.random.Generator, look: Look, given: Format) -> Self:
@@ -53,12 +44,6 @@ class Collision(Scene):
         surroundings = sample_surroundings(rng, look)
         room = 2 * (reach - abs(x - WORLD / 2)) / (1 + abs(common))  # of the distance between the balls
         while True:
-            frequency = rng.uniform(*FREQUENCY)
-            amplitude = rng.uniform(0.3 * room, room)
-            first = rng.uniform(EARLIEST, min(LATEST, np.pi / frequency))
-            swings = Swings(first, amplitude, frequency, surroundings["restitution"])
-            if not SLOWEST <= swings.speed <= FASTEST:
-                continue
             scene = cls(
                 look=look,
                 radius=radius,
@@ -66,7 +51,7 @@ class Collision(Scene):
                 x=x,
                 lift=lift,
                 common=common,
-                swings=swings,
+                swings=Swings.sample(rng, 0.3 * room, room, surroundings["restitution"]),
                 **surroundings,
                 **asdict(given),
             )
@@ -78,24 +63,17 @@ class Collision(Scene):
 
     def positions(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Centres of the balls, (n, 2) each, at ``times`` (n,)."""
-        apart = self.radius + self.swings.distance(times) / 2
-        phase = self.swings.frequency * (times - self.swings.first)
-        together = self.common * self.swings.amplitude / 2 * np.sin(phase)
-        length = self.floor_y - self.radius - self.lift - PIVOT_Y
-
-        def hanging(side: int) -> np.ndarray:
-            away = together + side * (apart - self.radius)
-            x = self.x + side * self.radius + away
-            return np.stack([x, PIVOT_Y + np.sqrt(length**2 - away**2)], axis=1)
-
-        return hanging(-1), hanging(1)
+        swings = self.swings
+        apart = swings.distance(times) / 2
+        together = self.common * swings.amplitude / 2 * np.sin(swings.frequency * (times - swings.first))
+        left, right = self.x - self.radius, self.x + self.radius
+        return self.hanging(left, together - apart), self.hanging(right, together + apart)
 
     def shapes(self, times: np.ndarray) -> tuple[Bar, Bar, Ball, Ball]:
         left, right = self.positions(times)
-        pivots = [np.broadcast_to([self.x + side * self.radius, PIVOT_Y], left.shape) for side in (-1, 1)]
         return (
-            Bar(pivots[0], left, STRING_WIDTH),
-            Bar(pivots[1], right, STRING_WIDTH),
+            self.string(self.x - self.radius, left),
+            self.string(self.x + self.radius, right),
             Ball(left, self.radius),
             Ball(right, self.radius),
         )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .scene import GRAVITY
+from .scene import EARLIEST, FASTEST, GRAVITY, LATEST, SLOWEST
 
 
 class Flight(NamedTuple):
@@ -38,3 +38,14 @@ def heights(flights: list[Flight], times: np.ndarray) -> np.ndarray:
     t = times - starts[which]
     moving = (begin[which] > 0) | (velocities[which] > 0)
     return np.where(moving, np.maximum(begin[which] + velocities[which] * t - 0.5 * GRAVITY * t**2, 0.0), 0.0)
+
+
+def sample_fall(rng: np.random.Generator, headroom: float) -> Flight:
+    """A flight from time 0 that stays below ``headroom`` and lands at a time and with a speed of a first impact."""
+    while True:
+        landing = rng.uniform(EARLIEST, LATEST)
+        height = rng.uniform(0.0, headroom)
+        velocity = GRAVITY * landing / 2 - height / landing
+        highest = height + max(velocity, 0.0) ** 2 / (2 * GRAVITY)
+        if highest <= headroom and SLOWEST <= GRAVITY * landing - velocity <= FASTEST:
+            return Flight(0.0, height, velocity)

@@ -8,13 +8,10 @@ from typing import Self
 
 import numpy as np
 
-from .flights import Flight, heights
+from .flights import Flight, heights, sample_fall
 from .looks import Look
 from .scene import (
-    EARLIEST,
-    FASTEST,
     GRAVITY,
-    LATEST,
     SLOWEST,
     WORLD,
     Event,
@@ -57,13 +54,8 @@ class Hammer(Scene):
         surroundings = sample_surroundings(rng, look)
         highest_lift = min(FASTEST_LIFT, math.sqrt(2 * GRAVITY * headroom))
         while True:
-            first = rng.uniform(EARLIEST, LATEST)
-            height = rng.uniform(0.0, headroom)
-            velocity = GRAVITY * first / 2 - height / first
-            speed = GRAVITY * first - velocity
-            if height + max(velocity, 0.0) ** 2 / (2 * GRAVITY) > headroom or not SLOWEST <= speed <= FASTEST:
-                continue
-            lifts, time = [], first
+            fall = sample_fall(rng, headroom)
+            lifts, time = [], fall.landing
             while time < given.seconds:
                 lifts.append((rng.uniform(*REST_SECONDS), rng.uniform(SLOWEST, highest_lift)))
                 time += lifts[-1][0] + 2 * lifts[-1][1] / GRAVITY
@@ -71,8 +63,8 @@ class Hammer(Scene):
                 look=look,
                 radius=radius,
                 floor_y=floor_y,
-                height=height,
-                velocity=velocity,
+                height=fall.height,
+                velocity=fall.velocity,
                 x=x,
                 side=side,
                 lifts=tuple(lifts),

@@ -9,37 +9,24 @@ import numpy as np
 
 from .looks import Look
 from .scene import (
-    EARLIEST,
-    FASTEST,
-    LATEST,
-    SLOWEST,
     WORLD,
     Event,
     Format,
-    Scene,
     sample_body,
     sample_surroundings,
 )
 from .shapes import Ball, Bar, Wall
-from .swings import Swings
+from .swings import LOWEST, HangingScene, Swings
 
-PIVOT_Y = -8.0
-STRING_WIDTH = 1.0
 WALL_WIDTH = 6.0
-LOWEST = 3.0, 9.0  # of the ball above the floor
-FREQUENCY = 4.0, 8.0  # rad/s
+SMALLEST = 10.0  # amplitude
 
 
 @dataclass(frozen=True, kw_only=True)
-class Swing(Scene):
-    """The ball hangs at ``x``, its underside ``lift`` above the floor, and touches the wall on the left (``side`` -1)
-    or on the right (1) when it hangs straight.
-    """
+class Swing(HangingScene):
+    """The ball touches the wall on the left (``side`` -1) or on the right (1) when it hangs straight, at ``x``."""
 
-    x: float
-    lift: float
     side: int
-    swings: Swings
 
     @classmethod
     def sample(cls, rng: np.random.Generator, look: Look, given: Format) -> Self:
@@ -51,12 +38,6 @@ class Swing(Scene):
         surroundings = sample_surroundings(rng, look)
         room = WORLD - from_wall - radius - 1.5
         while True:
-            frequency = rng.uniform(*FREQUENCY)
-            amplitude = rng.uniform(10.0, room)
-            first = rng.uniform(EARLIEST, min(LATEST, np.pi / frequency))
-            swings = Swings(first, amplitude, frequency, surroundings["restitution"])
-            if not SLOWEST <= swings.speed <= FASTEST:
-                continue
             scene = cls(
                 look=look,
                 radius=radius,
@@ -64,7 +45,7 @@ class Swing(Scene):
                 x=x,
                 lift=lift,
                 side=side,
-                swings=swings,
+                swings=Swings.sample(rng, SMALLEST, room, surroundings["restitution"]),
                 **surroundings,
                 **asdict(given),
             )
@@ -75,19 +56,16 @@ class Swing(Scene):
         return [Event(time, speed, self.look.floor) for time, speed in self.swings.impacts(self.seconds)]
 
     def positions(self, times: np.ndarray) -> np.ndarray:
-        """Centre of the ball (n, 2) at ``times`` (n,): on a circle around the pivot above the picture."""
-        away = self.swings.distance(times)
-        length = self.floor_y - self.radius - self.lift - PIVOT_Y
-        return np.stack([self.x - self.side * away, PIVOT_Y + np.sqrt(length**2 - away**2)], axis=1)
+        """Centre of the ball (n, 2) at ``times`` (n,)."""
+        return self.hanging(self.x, -self.side * self.swings.distance(times))
 
     def shapes(self, times: np.ndarray) -> tuple[Wall, Bar, Ball]:
         centre = self.positions(times)
         face = self.x + self.side * self.radius
         edge = WORLD if self.side == 1 else 0.0
         top = self.floor_y - self.lift - 2.4 * self.radius
-        pivot = np.broadcast_to([self.x, PIVOT_Y], centre.shape)
         return (
             Wall(min(face, edge), max(face, edge), top),
-            Bar(pivot, centre, STRING_WIDTH),
+            self.string(self.x, centre),
             Ball(centre, self.radius),
         )

@@ -1,12 +1,19 @@
-"""Half swings of a pendulum that is stopped where it hangs straight."""
+"""Half swings of pendulums that are stopped where they hang straight, and scenes of balls on strings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from .scene import REST_SPEED
+from .scene import EARLIEST, FASTEST, LATEST, REST_SPEED, SLOWEST, Scene
+from .shapes import Bar
+
+PIVOT_Y = -8.0
+STRING_WIDTH = 1.0
+LOWEST = 3.0, 9.0  # of a ball above the floor
+FREQUENCY = 4.0, 8.0  # rad/s
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,16 @@ class Swings:
     amplitude: float
     frequency: float
     restitution: float
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator, smallest: float, largest: float, restitution: float) -> Self:
+        """Swings of an amplitude between two, whose first impact has the time and the speed of one."""
+        while True:
+            frequency = rng.uniform(*FREQUENCY)
+            amplitude = rng.uniform(smallest, largest)
+            swings = cls(rng.uniform(EARLIEST, min(LATEST, np.pi / frequency)), amplitude, frequency, restitution)
+            if SLOWEST <= swings.speed <= FASTEST:
+                return swings
 
     @property
     def speed(self) -> float:
@@ -45,3 +62,23 @@ class Swings:
         speeds = self.speed * self.restitution**number
         swinging = (number == 0) | (speeds >= REST_SPEED)
         return np.where(swinging, speeds / self.frequency * np.abs(np.sin(np.pi * phase)), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HangingScene(Scene):
+    """A scene around ``x`` of balls on strings, their undersides ``lift`` above the floor where they hang straight."""
+
+    x: float
+    lift: float
+    swings: Swings
+
+    def hanging(self, x: float, away: np.ndarray) -> np.ndarray:
+        """Centre (n, 2) of a ball that hangs at ``x`` and is ``away`` (n,) to the right of it: on a circle around a
+        pivot above the picture.
+        """
+        length = self.floor_y - self.radius - self.lift - PIVOT_Y
+        return np.stack([x + away, PIVOT_Y + np.sqrt(length**2 - away**2)], axis=1)
+
+    def string(self, x: float, centre: np.ndarray) -> Bar:
+        """From the pivot of a ball that hangs at ``x`` to its ``centre`` (n, 2)."""
+        return Bar(np.broadcast_to([x, PIVOT_Y], centre.shape), centre, STRING_WIDTH)
