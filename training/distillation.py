@@ -20,8 +20,9 @@ from ..engine.codecs.text import TextEncoder
 from ..engine.config import ModelConfig
 from ..engine.model.denoiser import ALL_ROWS, AudioInputs, VideoContextRef, VideoInputs, spatial_tokens
 from ..engine.types import Request
+from .batches import CaptionedSets
 from .config import TrainConfig
-from .objectives import Objective, mean_weights, motion_aware, rows_of_lengths
+from .objectives import Objective, mean_weights, motion_aware
 from .recompute import recomputing
 from .trajectories import TrajectorySet
 
@@ -65,7 +66,7 @@ def segment(latents: Tensor, times: Tensor, place: Tensor) -> tuple[Tensor, Tens
     return point, torch.lerp(times[before], times[after], share), (end - start) / duration.reshape(shape)
 
 
-class SegmentBatches:
+class SegmentBatches(CaptionedSets[TrajectorySet]):
     """Random segments of trajectories, on the device, addressed by step; each step is of one length, in ``parts`` of
     ``config.batch`` rows.
 
@@ -82,14 +83,8 @@ class SegmentBatches:
         device: torch.device,
         parts: int = 1,
     ) -> None:
-        self.sets, self.config, self.device = sets, config, device
-        captions = sorted({caption for one in sets for caption in one.captions})
-        ids, mask = text_encoder.tokenize(captions)
-        index = {caption: i for i, caption in enumerate(captions)}
-        self.text = [torch.tensor([index[caption] for caption in one.captions]) for one in sets]
-        self.ids, self.mask = ids.to(device), mask.to(device)
-        self.rows = rows_of_lengths(config.batch, parts, [len(one.frame_times) for one in sets])
-        self.shares = torch.tensor([len(one) / rows for one, rows in zip(sets, self.rows, strict=True)])
+        super().__init__(sets, text_encoder, config, device, parts)
+        self.config = config
         self.choices = [self._choices(one) for one in sets]
 
     def _choices(self, one: TrajectorySet) -> Tensor:
@@ -118,7 +113,7 @@ class SegmentBatches:
     def at(self, generator: torch.Generator) -> SegmentBatch:
         """The batch of a generator."""
         config = self.config
-        chosen = int(torch.multinomial(self.shares, 1, generator=generator)) if len(self.sets) > 1 else 0
+        chosen = self.choose(generator)
         one, choices, count = self.sets[chosen], self.choices[chosen], self.rows[chosen]
         picks, clock = choices[torch.randint(len(choices), (count,), generator=generator)].T
         between = torch.rand(count, generator=generator) < config.between_steps
@@ -130,7 +125,7 @@ class SegmentBatches:
         z_v, t_v, target_video = segment(video, times[0], place.minimum(end))
         z_a, t_a, target_audio = segment(audio, times[1], (place - self._lead(one)).clamp(min=0.0))
         learn_video, learn_audio = self._learns(one, picks, clock)
-        text = self.text[chosen][picks].to(self.device)
+        ids, mask = self.tokens(chosen, picks)
         drawn = {
             "video": z_v,
             "audio": z_a,
@@ -141,8 +136,8 @@ class SegmentBatches:
             "learn_video": mean_weights(learn_video),
             "learn_audio": mean_weights(learn_audio),
             "clean_video": video[:, -1],
-            "ids": self.ids[text],
-            "mask": self.mask[text],
+            "ids": ids,
+            "mask": mask,
             "no_text": torch.from_numpy(one.no_text[rows]),
             "fps": torch.full((count,), float(one.fps)),
             "frame_times": torch.tensor(one.frame_times),
