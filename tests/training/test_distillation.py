@@ -30,7 +30,7 @@ from syncflow.training.objectives import motion_aware
 from syncflow.training.stages import freeze_rest
 from syncflow.training.trajectories import TrajectorySet
 
-from .test_train_loop import CAPTIONS, parts, states
+from .small_model import CAPTIONS, parts, states
 
 CPU = torch.device("cpu")
 STORED, COUNT = 4, 6
