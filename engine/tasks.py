@@ -98,12 +98,17 @@ def read_media(request: Request, base: SequenceConfig) -> tuple[KnownMedia | Non
 def known_latents(
     media: KnownMedia, sequence: SequenceConfig, components: Components, strength: float | None, device: torch.device
 ) -> tuple[Known | None, Known | None]:
-    """Known latents of the video and of the audio. Raises ``ValueError`` where the media are shorter than a latent."""
+    """Known latents of the video and of the audio.
+
+    A known video is clean where the towers read each other: these models were trained with either modality clean
+    (Harmony's cross-task synergy), and hardly read a noised one. Raises ``ValueError`` where the media are shorter than
+    a latent.
+    """
     if media.task == "audio-to-video":
         return None, Known(encode_waveform(media.clip.waveform, components, device), clean=True)
     video = _encode_frames(media, sequence, components, device)
     if media.task == "video-to-audio":
-        return Known(video), None
+        return Known(video, clean=components.config.ddit.is_joint), None
     clean = components.config.ddit.is_stdit  # Open-Sora and JavisDiT are trained with known frames at time 1
     if media.task == "image-to-audio-video":
         return Known(video, torch.arange(sequence.latent_frames) < 1, clean), None

@@ -14,6 +14,7 @@ from syncflow import preset
 from syncflow.engine import tasks
 from syncflow.engine.engine import Engine
 from syncflow.engine.model import DDiT
+from syncflow.engine.sampling.reference import ReferenceLoop
 from syncflow.engine.sampling.schedule import schedule
 from syncflow.engine.tasks import known_lengths, read_media, restore_known, task_of
 from syncflow.engine.types import Clip, Request
@@ -239,6 +240,23 @@ def test_tasks_share_a_batch_of_a_hearing_model(hearing):
     together = hearing.generate(requests)
     for request, one in zip(requests, together, strict=True):
         assert np.abs(hearing.generate(request).frames.astype(int) - one.frames).max() <= 2
+
+
+@pytest.mark.parametrize(("name", "clean"), [("syncflow-tiny", False), ("harmony-tiny", True)])
+def test_a_known_video_is_clean_where_the_towers_read_each_other(engine, name, clean):
+    """SyncFlow's is noised to the shared time; Harmony's audio is trained with clean video."""
+    config = preset(name)
+    parts = dataclasses.replace(engine.components, config=config.replace(sampling=config.sampling.replace(shift=1.0)))
+    other = Engine(dataclasses.replace(parts, ddit=DDiT(config.ddit)), device="cpu")
+    request = Request("", video=clip(0.5), steps=2, video_lead=0.0)
+    job = other.pipeline.encode(other.pipeline.prepare(request))
+    assert job.video is not None and job.video.clean is clean
+    loop = ReferenceLoop(other.components.ddit, [job])
+    given: list[float] = []
+    forward = loop.model.forward
+    loop.model.forward = lambda z_v, z_a, t_v, *rest: given.append(t_v.max().item()) or forward(z_v, z_a, t_v, *rest)
+    loop.run()
+    assert max(given) == (1.0 if clean else 0.5)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "both": ("global_local", {"guidance": 2.0, "sync_guidance": 1.0}),
     "reference": ("global_local", {"reference": True, "seconds": 0.7}),
     "video-to-audio": ("adaptor", {"video": True}),
+    "video-to-audio, both": ("global_local", {"video": True, "steps": 2}),
     "image": ("global_local", {"image": True}),
     "continuation": ("adaptor", {"extend": True, "seconds": 1.0, "video_lead": 0.0}),
     "variation": ("adaptor", {"video": True, "strength": 0.6, "steps": 4}),

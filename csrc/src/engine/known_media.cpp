@@ -119,8 +119,8 @@ std::vector<float> read_reference(const Request& request, const SequenceConfig& 
     return resample(clip.waveform, clip.sample_rate, base.sample_rate, static_cast<std::int64_t>(MAX_SECONDS) * base.sample_rate);
 }
 
-KnownLatents known_latents(const KnownMedia& media, const SequenceConfig& sequence, std::optional<double> strength, const VideoVae& video_codec,
-                           const AudioVae& audio_codec, const std::string& model_hash, int threads) {
+KnownLatents known_latents(const KnownMedia& media, const SequenceConfig& sequence, Bridge bridge, std::optional<double> strength,
+                           const VideoVae& video_codec, const AudioVae& audio_codec, const std::string& model_hash, int threads) {
     KnownLatents known;
     if (media.task == Task::audio_to_video) {
         known.audio = Known{.latents = audio_codec.encode(media.clip.waveform, threads), .clean = true};
@@ -132,7 +132,10 @@ KnownLatents known_latents(const KnownMedia& media, const SequenceConfig& sequen
         invalid("the clip to continue has " + general(media.seconds) + " s; it must have at least " + general(least) + " s");
     }
     known.video = Known{.latents = encode_frames(media, sequence, video_codec, model_hash, threads)};
-    if (media.task == Task::video_to_audio) return known;
+    if (media.task == Task::video_to_audio) {
+        known.video->clean = bridge == Bridge::global_local;
+        return known;
+    }
     if (media.task == Task::image_to_audio_video) {
         known.video->mask = first_of(1, sequence.latent_frames());
         return known;

@@ -37,10 +37,10 @@ struct KnownLatents {
     std::optional<Known> video, audio;
 };
 
-// Throws Status::invalid_argument where the media are shorter than a latent. `model_hash`: clips that this model made bring
-// their latents along.
-KnownLatents known_latents(const KnownMedia& media, const SequenceConfig& sequence, std::optional<double> strength, const VideoVae& video,
-                           const AudioVae& audio, const std::string& model_hash, int threads);
+// A known video is clean in a `global_local` model. Throws Status::invalid_argument where the media are shorter than a
+// latent. `model_hash`: clips that this model made bring their latents along.
+KnownLatents known_latents(const KnownMedia& media, const SequenceConfig& sequence, Bridge bridge, std::optional<double> strength,
+                           const VideoVae& video, const AudioVae& audio, const std::string& model_hash, int threads);
 
 // Replaces the known frames and samples of a decoded continuation by those of the clip that it continues, whose sound is
 // cross-faded into the sampled one.

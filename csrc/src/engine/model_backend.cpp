@@ -196,7 +196,7 @@ std::unique_ptr<RequestState> ModelBackend::prepare(const Request& request) {
         made->audio_seeds.push_back(request.audio_seed.value_or(request.seed) + static_cast<std::uint64_t>(take));
     }
     KnownLatents known;
-    if (made->media) known = known_latents(*made->media, made->sequence, request.strength, video_, audio_, hash_, threads_);
+    if (made->media) known = known_latents(*made->media, made->sequence, config_.ddit.bridge, request.strength, video_, audio_, hash_, threads_);
     Job& job = made->job;
     if (config_.ddit.bridge == Bridge::global_local) {
         job.style = model_->style(reference.empty() ? Floats() : audio_.encode(reference, threads_), threads_);
