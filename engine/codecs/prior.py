@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..validation import whole_between
 from .files import building, load_weights, read_config, read_weights, write_component
+from .imagebind import TextTower
 
 CLASS_NAME = "PriorEncoder"
 STEM = "model"
@@ -30,21 +31,6 @@ SETTINGS: dict[str, int] = {
 }  # fmt: skip
 
 
-class TextBlock(nn.Module):
-    """A pre-norm layer of ImageBind's text tower."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.norm_1, self.norm_2 = nn.LayerNorm(width, 1e-6), nn.LayerNorm(width, 1e-6)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        normed = self.norm_1(x)
-        x = x + self.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
-        return x + self.mlp["fc2"](nn.functional.gelu(self.mlp["fc1"](self.norm_2(x))))
-
-
 class PriorEncoder(nn.Module):
     """``settings``: sizes of the text tower and of the transformer, of the published names where there are any."""
 
@@ -57,14 +43,7 @@ class PriorEncoder(nn.Module):
         c = self.config
         width, hidden = c["text_emb_dim"], c["hidden_size"]
         self.tokens, self.width = c["spatial_token_num"], c["out_dim"]
-        words = nn.Module()
-        words.token_embedding = nn.Embedding(c["vocab_size"], width)
-        words.pos_embed = nn.Parameter(torch.zeros(1, c["text_length"], width))
-        trunk = nn.Module()
-        trunk.blocks = nn.ModuleList(TextBlock(width, c["text_heads"]) for _ in range(c["text_layers"]))
-        self.text_encoder = nn.Module()
-        self.text_encoder.modality_preprocessors = nn.ModuleDict({"text": words})
-        self.text_encoder.modality_trunks = nn.ModuleDict({"text": trunk})
+        self.text_encoder = TextTower(c["vocab_size"], c["text_length"], width, c["text_layers"], c["text_heads"])
         self.spatial_query_emb = nn.Parameter(torch.randn(1, self.tokens, hidden))
         self.temporal_query_emb = nn.Parameter(torch.randn(1, self.tokens, hidden))
         self.in_proj = nn.Linear(width, hidden)
@@ -106,24 +85,9 @@ class PriorEncoder(nn.Module):
         """Write ``config.json`` and ``model.safetensors``."""
         write_component(folder, self.config | {"_class_name": CLASS_NAME}, self, STEM)
 
-    def text_states(self, ids: Tensor) -> Tensor:
-        """States (B, L, W) of token ids (B, L), each of the tokens up to it."""
-        words = self.text_encoder.get_submodule("modality_preprocessors.text")
-        x = words.get_submodule("token_embedding")(ids) + words.get_parameter("pos_embed")
-        mask = torch.full((x.shape[1], x.shape[1]), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
-        for block in self.text_encoder.get_submodule("modality_trunks.text.blocks").children():
-            x = block(x, mask)
-        return x
-
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation (B, 2 N, C) of the prior of token ids (B, L), the spatial tokens first."""
         queries = torch.cat((self.spatial_query_emb, self.temporal_query_emb), 1).expand(len(ids), -1, -1)
-        states = self.prior_extractor(self.in_proj(self.text_states(ids)), queries)
+        states = self.prior_extractor(self.in_proj(self.text_encoder.text_states(ids)), queries)
         mean, logvar = self.out_proj(states).chunk(2, -1)
         return mean, (logvar.clamp(-30, 20) / 2).exp()
-
-    def padded(self, ids: list[int]) -> Tensor:
-        """The token ids of one prompt, cut or padded with 0, on the device: (1, L)."""
-        row = torch.zeros(1, self.config["text_length"], dtype=torch.int64)
-        row[0, : len(ids)] = torch.tensor(ids[: row.shape[1]])
-        return row.to(self.in_proj.weight.device)

@@ -159,7 +159,7 @@ class TextEncoder(nn.Module):
         if self.prior is None or self.prior_tokenizer is None:
             return None
         prompt = prompt if self._caption is None else self._caption(prompt)
-        mean, deviation = self.prior(self.prior.padded(list(self.prior_tokenizer([prompt])["input_ids"][0])))
+        mean, deviation = self.prior(self.prior.text_encoder.padded(self.prior_tokenizer([prompt])["input_ids"]))
         return mean[0], deviation[0]
 
     def tokenize(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
