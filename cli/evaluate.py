@@ -45,6 +45,12 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of an audio spectrogram transformer of transformers: KL; default: none."),
     ] = None,
+    imagebind: Annotated[
+        Path | None, typer.Option(help="File of ImageBind's weights (imagebind_huge.pth): its scores; default: none.")
+    ] = None,
+    imagebind_tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of CLIP's tokenizer; default: that of --imagebind.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Batch size, at least 1.")] = 16,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the clips and a page of them; default: none.")
@@ -63,13 +69,17 @@ def evaluate(
         if len(lines) < 2:
             raise ValueError(f"{prompts} has {len(lines)} prompts; shuffling soundtracks needs at least 2")
 
+    if imagebind_tokenizer and not imagebind:
+        raise ValueError("--imagebind-tokenizer is for the texts of ImageBind; name its file too (--imagebind)")
+
     from ..engine.engine import Engine
-    from ..training.evaluation.embeddings import Clap, Networks, SpectrogramTransformer, VideoMae
+    from ..training.evaluation.embeddings import Clap, ImageBind, Networks, SpectrogramTransformer, VideoMae
 
     networks = Networks(
         Clap(clap) if clap else None,
         VideoMae(videomae) if videomae else None,
         SpectrogramTransformer(ast) if ast else None,
+        ImageBind(imagebind, imagebind_tokenizer) if imagebind else None,
     )
     settings = {
         "steps": steps,

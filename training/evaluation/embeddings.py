@@ -1,7 +1,8 @@
-"""Scores of sets of clips in the space of a pretrained network: Frechet distances (FAD, FVD), CLAP score, KL.
+"""Scores of clips in the space of a pretrained network: Frechet distances (FAD, FVD), CLAP and ImageBind scores, KL.
 
 Any object with the methods of an embedder below will do. Those here read the networks from a folder in the layout of
-transformers; the weights are the user's to bring. What a score means depends on the network: name it beside the score.
+transformers, and ImageBind from its file; the weights are the user's to bring. What a score means depends on the
+network: name it beside the score.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 
 from ...engine.media import conform, resample
+from .imagebind import load_imagebind
+from .imagebind_inputs import cleaned_prompt, sound_inputs, video_inputs
 
 if TYPE_CHECKING:
     from ...engine.types import Clip
@@ -38,6 +41,10 @@ class VideoEmbedder(Protocol):
 
     def videos(self, clips: Sequence[Clip]) -> np.ndarray:
         """The frames of N clips. -> (N, E)."""
+
+
+class JointEmbedder(SoundEmbedder, VideoEmbedder, Protocol):
+    """Sounds, videos and texts in one space, such as ImageBind's."""
 
 
 class SoundClassifier(Protocol):
@@ -66,7 +73,9 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def mean_similarity(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean cosine between the rows of (N, E) and (N, E), in pairs: the CLAP score of sounds and their prompts."""
+    """Mean cosine between the rows of (N, E) and (N, E), in pairs: the CLAP score of sounds and their prompts, the
+    ImageBind score of sounds and their videos.
+    """
     a, b = (values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12) for values in (a, b))
     return float((a * b).sum(1).mean())
 
@@ -84,6 +93,7 @@ class Networks:
     sounds: SoundEmbedder | None = None
     videos: VideoEmbedder | None = None
     classes: SoundClassifier | None = None
+    joint: JointEmbedder | None = None
 
     def scores(
         self,
@@ -94,8 +104,11 @@ class Networks:
         recorded: Sequence[Clip],
     ) -> dict[str, float]:
         """``clap_score`` of ``clips`` with their ``prompts``, ``fad`` and ``fvd`` of these clips against ``reference``,
-        and ``v2a_kl`` of the sounds ``dubbed`` to videos against those ``recorded`` with them. A score whose clips are
-        missing is left out.
+        clips of the same prompts, and ``v2a_kl`` of the sounds ``dubbed`` to videos against those ``recorded`` with
+        them. ``imagebind_av``, ``imagebind_tv`` and ``imagebind_ta``: videos of ``clips`` with their own sounds, with
+        their prompts, and sounds with prompts; ``v2a_imagebind_av``: videos with the sounds ``dubbed`` to them; and
+        beside each the score ``…_truth`` of ``reference`` and ``recorded``. A score whose clips are missing is left
+        out.
         """
         found: dict[str, float] = {}
         if self.sounds is not None and clips:
@@ -107,7 +120,26 @@ class Networks:
             found["fvd"] = frechet_distance(self.videos.videos(clips), self.videos.videos(reference))
         if self.classes is not None and dubbed:
             found["v2a_kl"] = kl_divergence(self.classes.probabilities(recorded), self.classes.probabilities(dubbed))
+        if self.joint is not None:
+            texts = self.joint.texts(prompts) if clips else None
+            found |= _imagebind_scores(self.joint, "imagebind", clips, reference, texts)
+            found |= _imagebind_scores(self.joint, "v2a_imagebind", dubbed, recorded)
         return found
+
+
+def _imagebind_scores(
+    joint: JointEmbedder, name: str, clips: Sequence[Clip], truth: Sequence[Clip], texts: np.ndarray | None = None
+) -> dict[str, float]:
+    """``name`` with ``_av``, and with the embeddings of ``texts`` ``_tv`` and ``_ta``, each beside its ``…_truth``."""
+    found: dict[str, float] = {}
+    for group, suffix in ((clips, ""), (truth, "_truth")):
+        if group:
+            videos, sounds = joint.videos(group), joint.sounds(group)
+            found[f"{name}_av{suffix}"] = mean_similarity(videos, sounds)
+            if texts is not None:
+                found[f"{name}_tv{suffix}"] = mean_similarity(texts, videos)
+                found[f"{name}_ta{suffix}"] = mean_similarity(texts, sounds)
+    return found
 
 
 class Clap:
@@ -185,12 +217,54 @@ class SpectrogramTransformer:
         return _in_batches(embed, clips)
 
 
+class ImageBind:
+    """ImageBind (Girdhar et al. 2023) from the file of its weights, ``imagebind_huge.pth``, and the folder of CLIP's
+    tokenizer, by default that of the file. The embedding of a clip is the mean of those of its parts.
+    """
+
+    def __init__(self, file: str | Path, tokenizer: str | Path | None = None) -> None:
+        from transformers import AutoTokenizer
+
+        folder = Path(file).parent if tokenizer is None else Path(tokenizer)
+        self._network = load_imagebind(Path(file))
+        self._tokenizer = _loaded(AutoTokenizer, folder)
+        end = self._network.last_token
+        if list(self._tokenizer("")["input_ids"])[-1:] != [end]:
+            raise ValueError(f"{folder} holds no tokenizer of CLIP, whose texts end with token {end}")
+
+    def sounds(self, clips: Sequence[Clip]) -> np.ndarray:
+        """The sounds of N clips. -> (N, E)."""
+
+        def embed(batch: Sequence[Clip]) -> torch.Tensor:
+            return torch.stack([self._network.embed("audio", sound_inputs(clip)).mean(0) for clip in batch])
+
+        return _in_batches(embed, clips)
+
+    def videos(self, clips: Sequence[Clip]) -> np.ndarray:
+        """The frames of N clips. -> (N, E)."""
+
+        def embed(batch: Sequence[Clip]) -> torch.Tensor:
+            return torch.stack([self._network.embed("vision", video_inputs(clip)).mean(0) for clip in batch])
+
+        return _in_batches(embed, clips)
+
+    def texts(self, prompts: Sequence[str]) -> np.ndarray:
+        """N prompts. -> (N, E)."""
+
+        def embed(batch: Sequence[str]) -> torch.Tensor:
+            ids = self._tokenizer([cleaned_prompt(prompt) for prompt in batch])["input_ids"]
+            return self._network.embed_text(self._network.padded(ids))
+
+        return _in_batches(embed, prompts)
+
+
 def _loaded(kind: Any, folder: str | Path) -> Any:
     try:
         return kind.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{folder} holds no {kind.__name__} in the layout of transformers: {reason}") from error
+        name = kind.__name__.removeprefix("Auto")
+        raise ValueError(f"{folder} holds no {name} in the layout of transformers: {reason}") from error
 
 
 @torch.inference_mode()

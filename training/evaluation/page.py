@@ -48,6 +48,8 @@ def write_page(
                 bar.update()
             sections.append({"heading": HEADINGS[kind], "clips": rows})
     tables = [_rows(task) for task in evaluation.tasks.values()]
+    if evaluation.networks:
+        tables.append([_row(name, value, truth) for name, value, truth in evaluation.network_rows()])
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text())
     page.write_text(template.render(title=title, tables=tables, sections=sections), encoding="utf-8")
     return page
@@ -60,12 +62,23 @@ def _prompt(clip: Clip) -> str:
 def _rows(task: TaskScores) -> list[dict[str, object]]:
     """What a table has in each row."""
     return [
-        {
-            "label": label.strip(),
-            "value": getattr(task.scores, name),
-            "interval": task.scores.intervals.get(name),
-            "truth": getattr(task.truth, name) if task.truth else None,
-            "part": label.startswith(" "),
-        }
+        _row(
+            label,
+            getattr(task.scores, name),
+            getattr(task.truth, name) if task.truth else None,
+            task.scores.intervals.get(name),
+        )
         for label, name in task.scores.ROWS
     ]
+
+
+def _row(
+    label: str, value: float | None, truth: float | None, interval: tuple[float, float] | None = None
+) -> dict[str, object]:
+    return {
+        "label": label.strip(),
+        "value": value,
+        "interval": interval,
+        "truth": truth,
+        "part": label.startswith(" "),
+    }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ...engine.engine import Engine
 
 TOLERANCE_FRAMES = 1.0
+TRUTH = "_truth"  # ends the name of a score of ground truth
 Scores = GenerationScores | SoundScores | VideoScores
 
 
@@ -38,7 +39,7 @@ class TaskScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Scores, and by name their ``…_interval`` and ``…_truth``."""
-        truth = {f"{name}_truth": getattr(self.truth, name) for _, name in self.scores.ROWS if self.truth}
+        truth = {name + TRUTH: getattr(self.truth, name) for _, name in self.scores.ROWS if self.truth}
         return self.scores.to_dict() | truth
 
     def __str__(self) -> str:
@@ -54,6 +55,11 @@ class Evaluation:
     tasks: dict[str, TaskScores]
     networks: dict[str, float] = field(default_factory=dict)
 
+    def network_rows(self) -> list[tuple[str, float, float | None]]:
+        """Name, value and, where there is one, value on ground truth of the scores of pretrained networks."""
+        scores = {name: value for name, value in self.networks.items() if not name.endswith(TRUTH)}
+        return [(name, value, self.networks.get(name + TRUTH)) for name, value in scores.items()]
+
     def to_dict(self) -> dict[str, Any]:
         """One flat object, ready for ``json.dump``; what all tasks have is prefixed by the task's name."""
         named = {
@@ -66,8 +72,10 @@ class Evaluation:
     def __str__(self) -> str:
         tables = [str(scores) for scores in self.tasks.values()]
         if self.networks:
-            rows = (f"{name:<12}{value:8.3f}" for name, value in self.networks.items())
-            tables.append("\n".join(["by pretrained networks", *rows]))
+            title, rows = "by pretrained networks", self.network_rows()
+            lines = [(title, "score", "ground truth" if any(truth is not None for *_, truth in rows) else "")]
+            lines += [(name, f"{x:.3f}", "" if truth is None else f"{truth:.3f}") for name, x, truth in rows]
+            tables.append("\n".join(f"{a:<{len(title)}}  {b:>8}  {c:>12}".rstrip() for a, b, c in lines))
         return "\n\n".join(tables)
 
 
