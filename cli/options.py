@@ -16,8 +16,8 @@ Model = Annotated[
     Path | None,
     typer.Option(
         "--model",
-        help="Model package (a folder), or the name of a bundled one: syncflow-tiny-4step, syncphony-tiny; default: "
-        "syncflow-tiny.",
+        help="Model package (a folder), or the name of a bundled one: syncflow-tiny-4step, syncphony-tiny or "
+        "harmony-tiny; default: syncflow-tiny.",
     ),
 ]
 Kinds = Annotated[

@@ -385,8 +385,8 @@ def workload(sequence: SequenceConfig) -> Workload:
 
 
 def bundled_model(name: str = BUNDLED) -> Path:
-    """The folder of a model that comes with the package: ``syncflow-tiny``, its student ``syncflow-tiny-4step``, or
-    ``syncphony-tiny``.
+    """The folder of a model that comes with the package: ``syncflow-tiny``, its student ``syncflow-tiny-4step``,
+    ``syncphony-tiny`` or ``harmony-tiny``.
     """
     return Path(str(files(__package__).joinpath("pretrained", name)))
 

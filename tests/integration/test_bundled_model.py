@@ -82,6 +82,17 @@ def test_the_video_follows_a_given_sound():
         assert np.array_equal(clip.waveform, known.waveform)
 
 
+def test_sound_and_video_follow_each_other():
+    """Harmony's model shows impacts where a given sound has them, and sounds where a given video shows them."""
+    rendered = [sample_clip(99, index, "unseen") for index in range(4)]
+    times = [[event.time for event in events] for _, _, events in rendered]
+    harmony = Engine.from_pretrained("harmony-tiny")
+    seen = harmony.generate([Request(text, seed=i, steps=12, audio=clip) for i, (clip, text, _) in enumerate(rendered)])
+    heard = harmony.generate([Request("", seed=i, steps=12, video=clip) for i, (clip, _, _) in enumerate(rendered)])
+    assert evaluate_a2v(seen, times).a2v_impact_f1 >= 0.6
+    assert evaluate_v2a(heard, times).v2a_onset_f1 >= 0.8
+
+
 def test_the_student_samples_in_its_own_steps():
     """Without guidance, for prompts and for given videos."""
     student = Engine.from_pretrained("syncflow-tiny-4step")
