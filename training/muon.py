@@ -1,7 +1,7 @@
 """Muon: momentum orthogonalised by Newton-Schulz iterations (Jordan et al. 2024; scale of Liu et al. 2025).
 
 ``torch.optim.Muon`` iterates in bfloat16, matrix by matrix; on a CPU without bfloat16 units that costs more than the
-whole backward pass. This one keeps the precision of the parameters there and batches matrices of one shape.
+whole backward pass. This one batches matrices of one shape, and iterates in bfloat16 on a GPU and where it is asked to.
 """
 
 from __future__ import annotations
@@ -35,13 +35,21 @@ class Muon(torch.optim.Optimizer):
     """For 2-D hidden weights only; everything else belongs to AdamW.
 
     The update is scaled by 0.2 sqrt(max(m, n)), the root mean square of AdamW's, so that learning rates of the two
-    compare. Of weights that are sharded the momentum is sharded too; a matrix is whole while it is orthogonalised.
+    compare. Of weights that are sharded the momentum is sharded too; a matrix is whole while it is orthogonalised,
+    with ``bfloat16`` in this precision on a CPU too.
     """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.01
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
+        *,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.bfloat16 = bfloat16
         for group in self.param_groups:
             for p in group["params"]:
                 if p.ndim != 2:
@@ -66,7 +74,7 @@ class Muon(torch.optim.Optimizer):
     def _move(self, members: list[tuple[Tensor, Tensor]], lr: float, weight_decay: float) -> None:
         """Move matrices of one shape along their updates."""
         stacked = torch.stack([whole(update) for _, update in members])
-        if stacked.is_cuda:
+        if self.bfloat16 or stacked.is_cuda:
             stacked = stacked.bfloat16()
         scale = 0.2 * max(stacked.shape[1:]) ** 0.5
         for (p, _), update in zip(members, orthogonalise(stacked), strict=True):

@@ -82,6 +82,18 @@ def test_the_first_step_has_the_size_of_adams():
     assert (weight * weight.grad).sum() < 0
 
 
+def test_bfloat16_gives_nearly_the_same_step():
+    """Products of three digits: singular values in the same range, directions within a few per cent."""
+    moved = []
+    for bfloat16 in (False, True):
+        weight = nn.Parameter(torch.zeros(24, 16))
+        weight.grad = matrices(1, 24, 16, 0)[0]
+        Muon([weight], lr=0.1, bfloat16=bfloat16).step()
+        moved.append(weight.detach())
+    assert not torch.equal(*moved)
+    assert (moved[0] - moved[1]).norm() < 0.05 * moved[0].norm()
+
+
 def test_weight_decay_shrinks():
     weight = nn.Parameter(torch.ones(3, 3))
     weight.grad = torch.zeros(3, 3)
