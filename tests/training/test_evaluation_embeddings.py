@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from scipy.stats import entropy
 from syncflow import Clip
 from syncflow.training.evaluation.embeddings import (
     Clap,
+    ImageBind,
     Networks,
     SpectrogramTransformer,
     VideoMae,
@@ -125,3 +129,14 @@ def test_evaluate_prints_what_networks_say(folders: dict[str, Path], run) -> Non
 def test_a_folder_without_the_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no ClapModel in the layout of transformers"):
         Clap(tmp_path)
+
+
+@pytest.mark.parametrize("library", ["transformers", "ftfy"])
+@pytest.mark.parametrize("network", [Clap, VideoMae, SpectrogramTransformer, ImageBind])
+def test_a_missing_library_is_named(
+    network: Callable[[Path], Any], library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    message = f"need {library}; install it with `pip install syncflow\\[codecs\\]`"
+    with pytest.raises(ValueError, match=message):
+        network(tmp_path)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from ...engine.codecs.files import INSTALL
 from ...engine.media import conform, resample
 from .imagebind import load_imagebind
 from .imagebind_inputs import cleaned_prompt, sound_inputs, video_inputs
@@ -146,11 +147,10 @@ class Clap:
     """CLAP (Wu et al. 2023) from a folder that ``ClapModel.save_pretrained`` and its processor wrote."""
 
     def __init__(self, folder: str | Path) -> None:
-        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel
-
-        self._model = _loaded(ClapModel, folder).eval()
-        self._tokenizer = _loaded(AutoTokenizer, folder)
-        self._features = _loaded(AutoFeatureExtractor, folder)
+        transformers = _transformers()
+        self._model = _loaded(transformers.ClapModel, folder).eval()
+        self._tokenizer = _loaded(transformers.AutoTokenizer, folder)
+        self._features = _loaded(transformers.AutoFeatureExtractor, folder)
 
     def sounds(self, clips: Sequence[Clip]) -> np.ndarray:
         """The sounds of N clips. -> (N, E)."""
@@ -175,9 +175,7 @@ class VideoMae:
     """Mean features of VideoMAE (Tong et al. 2022), a common network for FVD, from a folder of transformers."""
 
     def __init__(self, folder: str | Path) -> None:
-        from transformers import VideoMAEModel
-
-        self._model = _loaded(VideoMAEModel, folder).eval()
+        self._model = _loaded(_transformers().VideoMAEModel, folder).eval()
 
     def videos(self, clips: Sequence[Clip]) -> np.ndarray:
         """The frames of N clips, as many as the network takes, evenly chosen. -> (N, E)."""
@@ -201,10 +199,9 @@ class SpectrogramTransformer:
     """The audio spectrogram transformer (Gong et al. 2021), a classifier, from a folder of transformers."""
 
     def __init__(self, folder: str | Path) -> None:
-        from transformers import ASTForAudioClassification, AutoFeatureExtractor
-
-        self._model = _loaded(ASTForAudioClassification, folder).eval()
-        self._features = _loaded(AutoFeatureExtractor, folder)
+        transformers = _transformers()
+        self._model = _loaded(transformers.ASTForAudioClassification, folder).eval()
+        self._features = _loaded(transformers.AutoFeatureExtractor, folder)
 
     def probabilities(self, clips: Sequence[Clip]) -> np.ndarray:
         """Of every class, for the sounds of N clips. -> (N, C)."""
@@ -223,11 +220,10 @@ class ImageBind:
     """
 
     def __init__(self, file: str | Path, tokenizer: str | Path | None = None) -> None:
-        from transformers import AutoTokenizer
-
         folder = Path(file).parent if tokenizer is None else Path(tokenizer)
+        transformers = _transformers()
         self._network = load_imagebind(Path(file))
-        self._tokenizer = _loaded(AutoTokenizer, folder)
+        self._tokenizer = _loaded(transformers.AutoTokenizer, folder)
         end = self._network.last_token
         if list(self._tokenizer("")["input_ids"])[-1:] != [end]:
             raise ValueError(f"{folder} holds no tokenizer of CLIP, whose texts end with token {end}")
@@ -256,6 +252,15 @@ class ImageBind:
             return self._network.embed_text(self._network.padded(ids))
 
         return _in_batches(embed, prompts)
+
+
+def _transformers() -> Any:
+    try:
+        import ftfy  # noqa: F401
+        import transformers
+    except ImportError as error:
+        raise ValueError(f"scores by pretrained networks need {error.name}; {INSTALL}") from error
+    return transformers
 
 
 def _loaded(kind: Any, folder: str | Path) -> Any:
