@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -47,13 +48,22 @@ def destination(path: Path) -> Iterator[Path]:
             with whole.open("rb") as source, target.open("wb") as pipe:
                 shutil.copyfileobj(source, pipe)
         return
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix[:8], dir=target.parent)
-    os.close(descriptor)
+    with temporary(target.parent, path.suffix[:8]) as beside:
+        yield beside
+        os.replace(beside, target)
+
+
+@contextmanager
+def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
+    """A path in ``folder`` for a file or a folder to be made at, and then renamed; what is still there is removed.
+
+    The name is known before there is anything of that name, so a signal at any moment leaves nothing behind.
+    """
+    path = folder / f"{TEMPORARY}{secrets.token_hex(4)}{suffix}"
     try:
-        yield Path(name)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, target)
+        yield path
     finally:
-        Path(name).unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

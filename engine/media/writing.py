@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +11,7 @@ import numpy as np
 
 from ..types import Clip
 from .checking import check_clip
-from .destinations import TEMPORARY, destination
+from .destinations import destination, temporary
 from .encoding import CONTAINERS, STREAMED, encode_gif, encode_video, encode_wav
 
 PICTURE_NAME = "frame_%05d.png"
@@ -124,8 +122,9 @@ def _write_pattern(clip: Clip, path: Path) -> None:
         names = []
     if len(set(names)) < len(clip.frames):
         raise ValueError(f"cannot write {path.name}: the pattern must hold one number such as %04d")
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as beside:
-        for source in _write_pictures(clip, Path(beside), names):
+    with temporary(path.parent) as beside:
+        beside.mkdir()
+        for source in _write_pictures(clip, beside, names):
             os.replace(source, path.parent / source.name)
 
 
@@ -133,14 +132,10 @@ def _write_folder(clip: Clip, path: Path) -> None:
     path = Path(os.path.realpath(path))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"cannot write frames to {path}: it exists and is not an empty folder")
-    beside = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=path.parent))
-    try:
-        pictures = beside / path.name
+    with temporary(path.parent) as pictures:
         pictures.mkdir()
         _write_pictures(clip, pictures, [PICTURE_NAME % index for index in range(len(clip.frames))])
         os.replace(pictures, path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _write_pictures(clip: Clip, folder: Path, names: list[str]) -> list[Path]:

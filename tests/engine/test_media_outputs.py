@@ -8,12 +8,15 @@ import os
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from syncflow.engine.media import (
     conform,
+    destinations,
     isolated,
     load_audio,
     load_clip,
@@ -200,3 +203,42 @@ def test_reading_within_a_block_is_isolated_and_limited(clip: Clip, tmp_path: Pa
     ):
         probe(path)
     assert not isolated.wanted(None)
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.mp4", "frames"])
+def test_an_interruption_at_any_line_leaves_nothing_half_written(name: str, tmp_path: Path) -> None:
+    """What ends a save at each line of the module in turn leaves an empty folder or the whole output."""
+    clip = Clip(np.zeros((2, 16, 16, 3), np.uint8), np.zeros(800, np.float32), 16, 48_000)
+    module = destinations.__file__
+
+    def interrupted(after: int, folder: Path) -> bool:
+        left = after
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename != module:
+                return None
+            if event == "line":
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            clip.save(folder / name)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    for after in range(1, 100):
+        folder = tmp_path / str(after)
+        folder.mkdir()
+        found = interrupted(after, folder)
+        assert not [path for path in folder.iterdir() if path.name.startswith(destinations.TEMPORARY)]
+        if not found:
+            break
+    assert 3 < after < 99
