@@ -81,8 +81,8 @@ def optimisers(model: DDiT, text_encoder: TextEncoder, config: TrainConfig) -> l
             inside = any(part in name for part in ("blocks.", "layers.", "adaptors.", "encoder.block"))
             hidden = inside and parameter.ndim == 2 and name.endswith("weight") and "relative" not in name
             (matrices if hidden else others).append(parameter)
-    half, decay = config.precision == "bf16", config.weight_decay
-    muon = [Muon(matrices, lr=config.matrix_lr, weight_decay=decay, bfloat16=half)] if matrices else []
+    bfloat16, decay = config.precision == "bf16", config.weight_decay
+    muon = [Muon(matrices, lr=config.matrix_lr, weight_decay=decay, bfloat16=bfloat16)] if matrices else []
     return [
         *muon,
         AdamW(others, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0),

@@ -55,7 +55,7 @@ def destination(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary(folder: Path, suffix: str = "") -> Iterator[Path]:
-    """A path in ``folder`` for a file or a folder to be made at, and then renamed; what is still there is removed.
+    """A free path in ``folder`` to make a file or a folder at, perhaps to rename it; what is still there is removed.
 
     The name is known before there is anything of that name, so a signal at any moment leaves nothing behind.
     """

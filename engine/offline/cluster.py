@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import secrets
 import signal
 import threading
 from collections import Counter, deque
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..media.destinations import TEMPORARY
+from ..media.destinations import temporary
 from ..validation import whole_between
 from .manifest import Record
 from .outputs import Outputs
@@ -230,12 +229,9 @@ def _connected(ray: Any) -> Iterator[None]:
 @contextmanager
 def _token(folder: Path) -> Iterator[str]:
     """The name of a file in the output folder, by which a host knows that it sees the same folder."""
-    path = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
-    path.touch()
-    try:
+    with temporary(folder) as path:
+        path.touch()
         yield path.name
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _resources(ray: Any, options: ClusterOptions, entries: int) -> tuple[int, dict[str, float]]:

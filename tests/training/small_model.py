@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ SMALL = DDiTConfig(
     base_size=32,
     adaptor_tokens="frame",
 )
+TEXT = {"d_model": 8, "num_layers": 1, "num_heads": 2, "d_ff": 8, "dropout_rate": 0.0}  # of a T5 of its width
 CAPTIONS = ["a ball falls", "a cup breaks", "a ball falls", "rain", "wind"]
 
 
@@ -51,10 +54,11 @@ class Words(nn.Module):
         return self.encoder.block(self.states(ids))
 
 
-def small_latents() -> LatentSet:
-    rng = np.random.default_rng(0)
-    video, audio = rng.normal(size=(5, 2, 2, 4, 4)), rng.normal(size=(5, 6, 3))
-    return LatentSet(video.astype(np.float16), audio.astype(np.float16), CAPTIONS, 16, (0.125, 0.375))
+def small_latents(captions: Sequence[str] = CAPTIONS) -> LatentSet:
+    """One clip for each caption."""
+    rng, count = np.random.default_rng(0), len(captions)
+    video, audio = rng.normal(size=(count, 2, 2, 4, 4)), rng.normal(size=(count, 6, 3))
+    return LatentSet(video.astype(np.float16), audio.astype(np.float16), list(captions), 16, (0.125, 0.375))
 
 
 def parts(bridge: str = "adaptor") -> tuple[DDiT, Words]:

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from syncflow.engine.codecs.text import TextEncoder
-from syncflow.engine.config import DDiTConfig
 from syncflow.engine.model import DDiT
 from syncflow.training.data.latents import LatentSet
 from syncflow.training.evaluation.validation import validation_losses
 
-SHAPE = DDiTConfig(width=8, depth=1, heads=2, audio_heads=2, video_channels=2, audio_channels=3, text_width=8,
-                   text_tokens=6, base_size=32, adaptor_tokens="frame")  # fmt: skip
-TEXT = {"d_model": 8, "num_layers": 1, "num_heads": 2, "d_ff": 8, "dropout_rate": 0.0}
+from .small_model import SMALL, TEXT, small_latents
+
 NAMES = ["audio", "audio_driven", "video", "video_driven"]
 
 
 @pytest.fixture
 def text():
     torch.manual_seed(0)
-    return TextEncoder.build(TEXT, SHAPE.text_tokens)
+    return TextEncoder.build(TEXT, SMALL.text_tokens)
 
 
 def latents(count):
-    rng = np.random.default_rng(0)
-    video, audio = rng.normal(size=(count, 2, 2, 4, 4)), rng.normal(size=(count, 6, 3))
-    names = [f"c {i}" for i in range(count)]
-    return LatentSet(video.astype(np.float16), audio.astype(np.float16), names, 16, (0.125, 0.375))
+    return small_latents([f"c {i}" for i in range(count)])
 
 
 def random_model():
     torch.manual_seed(0)
-    model = DDiT(SHAPE)
+    model = DDiT(SMALL)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -41,7 +35,7 @@ def random_model():
 
 def test_a_model_that_gives_zero_has_the_loss_of_zero(text):
     """Its loss is the mean square of data minus noise, over batches of 16 and 3 clips as over all of them."""
-    model, data = DDiT(SHAPE), latents(19)
+    model, data = DDiT(SMALL), latents(19)
     (
         torch.nn.init.zeros_(model.video.final_layer.linear.weight),
         torch.nn.init.zeros_(model.video.final_layer.linear.bias),

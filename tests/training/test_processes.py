@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import syncflow
 
-SCRIPT = Path(__file__).with_name("small_run.py")
+ROOT = Path(__file__).parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 STAGES = [
     {"stage": "joint", "steps": 4, "clean_video": 0.5, "independent": 0.2, "text_dropout": 0.3, "motion_weight": 1.0},
@@ -45,9 +45,9 @@ pytestmark = pytest.mark.slow
 
 
 def command(run: Path, settings: dict, *launcher: str) -> tuple[list[str], dict[str, str]]:
-    root = str(Path(syncflow.__file__).parent.parent)
-    path = os.pathsep.join([root, *filter(None, sys.path)])
-    return [sys.executable, *launcher, str(SCRIPT), str(run), json.dumps(settings)], {**os.environ, "PYTHONPATH": path}
+    path = os.pathsep.join([str(Path(syncflow.__file__).parent.parent), str(ROOT), *filter(None, sys.path)])
+    arguments = [sys.executable, *launcher, "-m", "tests.training.small_run", str(run), json.dumps(settings)]
+    return arguments, {**os.environ, "PYTHONPATH": path}
 
 
 def trained(run: Path, settings: dict, *launcher: str) -> dict[str, torch.Tensor]:
