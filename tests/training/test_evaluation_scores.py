@@ -209,6 +209,7 @@ def test_videos_for_sounds_are_scored_by_their_impacts(rendered, tmp_path: Path)
     assert scores.a2v_impact_f1 >= 0.95 and scores.a2v_impact_f1_shuffled <= 0.4
     low, high = scores.intervals["a2v_impact_f1"]
     assert low <= scores.a2v_impact_f1 <= high
+    assert scores.impacts_per_clip == pytest.approx(scores.events_per_clip, abs=0.25)
     late = [replace(clip, frames=np.roll(clip.frames, 4, 0)) for clip in clips]
     assert evaluate_a2v(late, times).a2v_impact_f1 < 0.4
     with_towers(preset("harmony-tiny"), bundled_model()).save(tmp_path / "model")

@@ -36,7 +36,6 @@ class _Scores:
     precision: float
     recall: float
     events_per_clip: float
-    onsets_per_clip: float
     tolerance_frames: float
     clips: int
     intervals: dict[str, Interval] = field(default_factory=dict)
@@ -70,6 +69,7 @@ class GenerationScores(_Scores):
     median lag (s) of the sound behind the motion. ``intervals``: by name of a score, 95 % over the clips.
     """
 
+    onsets_per_clip: float
     impact_f1: float
     impact_f1_shuffled: float | None
     impact_f1_metronome: float | None
@@ -108,6 +108,7 @@ class GenerationScores(_Scores):
 class SoundScores(_Scores):
     """Scores of soundtracks generated for given videos against the true times; see :class:`GenerationScores`."""
 
+    onsets_per_clip: float
     v2a_onset_f1: float
     v2a_onset_f1_shuffled: float | None
     v2a_onset_f1_metronome: float | None
@@ -136,6 +137,7 @@ class VideoScores(_Scores):
     :class:`GenerationScores`.
     """
 
+    impacts_per_clip: float
     a2v_impact_f1: float
     a2v_impact_f1_shuffled: float | None
     a2v_impact_f1_metronome: float | None
@@ -149,7 +151,7 @@ class VideoScores(_Scores):
         ("  precision (impacts with an event)", "precision"),
         ("  recall (events with an impact)", "recall"),
         ("true events per clip", "events_per_clip"),
-        ("impacts per clip", "onsets_per_clip"),
+        ("impacts per clip", "impacts_per_clip"),
     )
 
     def table(self, truth: VideoScores | None = None) -> str:
@@ -215,8 +217,8 @@ def evaluate_generation(
         av_align=float(np.mean(aligned)),
         av_align_any=float(np.mean(aligned_any)),
         lag=float(np.median(lags)) if lags else None,
-        events_per_clip=pooled.reference / len(clips),
-        onsets_per_clip=pooled.found / len(clips),
+        events_per_clip=_per_clip(event_times),
+        onsets_per_clip=_per_clip(onset_times),
         tolerance_frames=tolerance_frames,
         clips=len(clips),
         intervals=intervals if len(clips) > 1 else {},
@@ -231,7 +233,7 @@ def evaluate_v2a(
     """
     onsets = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
     f1, common = _driven(clips, true_times, onsets, tolerance_frames, seed)
-    return SoundScores(**_named("v2a_onset_f1", f1), **common)
+    return SoundScores(**_named("v2a_onset_f1", f1), onsets_per_clip=_per_clip(onsets), **common)
 
 
 def evaluate_a2v(
@@ -243,7 +245,7 @@ def evaluate_a2v(
     """
     impacts = [video_events(clip.frames, clip.fps) for clip in clips]
     f1, common = _driven(clips, true_times, impacts, tolerance_frames, seed)
-    return VideoScores(**_named("a2v_impact_f1", f1), **common)
+    return VideoScores(**_named("a2v_impact_f1", f1), impacts_per_clip=_per_clip(impacts), **common)
 
 
 def _driven(
@@ -264,8 +266,7 @@ def _driven(
     common = {
         "precision": pooled.precision,
         "recall": pooled.recall,
-        "events_per_clip": pooled.reference / len(clips),
-        "onsets_per_clip": pooled.found / len(clips),
+        "events_per_clip": _per_clip(true),
         "tolerance_frames": tolerance_frames,
         "clips": len(clips),
     }
@@ -322,6 +323,10 @@ def exchanges(count: int, rounds: int, seed: int) -> Iterator[list[int]]:
         ring = rng.permutation(count)
         following = dict(zip(ring.tolist(), np.roll(ring, 1).tolist(), strict=True))
         yield [following[i] for i in range(count)]
+
+
+def _per_clip(times: Sequence[np.ndarray]) -> float:
+    return sum(map(len, times)) / len(times)
 
 
 def _mean(values: Sequence[float]) -> float | None:
