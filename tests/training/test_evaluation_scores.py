@@ -92,6 +92,24 @@ def test_video_to_audio_is_scored_against_the_true_times(rendered) -> None:
 
 
 @pytest.mark.slow
+def test_each_kind_of_event_has_its_own_f1(rendered) -> None:
+    clips, prompts, times = rendered
+    half = len(clips) // 2
+    kinds = ["bounce"] * half + ["hammer"] * (len(clips) - half)
+    silent = [silenced(clip) for clip in clips[half:]]
+    scores = evaluate_generation(clips[:half] + silent, prompts, kinds=kinds)
+    alone = evaluate_generation(clips[:half], prompts[:half])
+    assert scores.by_kind == {"impact_f1_bounce": alone.impact_f1, "impact_f1_hammer": 0}
+    assert scores.intervals["impact_f1_bounce"] == alone.intervals["impact_f1"]
+    assert scores.to_dict()["impact_f1_hammer"] == 0 and "by_kind" not in scores.to_dict()
+    lines = scores.table(evaluate_generation(clips, prompts, kinds=kinds)).splitlines()
+    assert lines[3].split()[:3] == ["hammer", "alone", "0.000"] and float(lines[3].split()[-1]) > 0.9
+    sounds = evaluate_v2a(clips[:half] + silent, times, kinds=kinds)
+    assert list(sounds.by_kind) == ["v2a_onset_f1_bounce", "v2a_onset_f1_hammer"] and sounds.rows()[2][2] == 0
+    with pytest.raises(ValueError, match="12 clips and 2 kinds"):
+        evaluate_v2a(clips, times, kinds=["bounce", "hammer"])
+
+
 def test_what_blind_sounds_score_is_beside_it(rendered) -> None:
     clips, prompts, times = rendered
     scores = evaluate_generation(clips, prompts, seed=1)
@@ -215,7 +233,12 @@ def test_videos_for_sounds_are_scored_by_their_impacts(rendered, tmp_path: Path)
     with_towers(preset("harmony-tiny"), bundled_model()).save(tmp_path / "model")
     engine = Engine.from_pretrained(tmp_path / "model")
     settings = {"steps": 1, "width": 32, "height": 32}
-    said = run_evaluation(engine, count=0, v2a_count=0, a2v_count=2, keep=tmp_path / "page", **settings).to_dict()
+    kinds = ("swing", "bounce")
+    said = run_evaluation(
+        engine, count=0, v2a_count=0, a2v_count=2, kinds=kinds, keep=tmp_path / "page", **settings
+    ).to_dict()
+    assert all(said[f"a2v_impact_f1_{kind}_truth"] > 0.9 for kind in kinds)
+    assert "swing alone" in (tmp_path / "page" / "index.html").read_text()
     assert said["a2v_impact_f1_truth"] > 0.9 and 0 <= said["a2v_impact_f1"] <= 1 and said["a2v_clips"] == 2
     assert (tmp_path / "page" / "a2v_001.mp4").is_file() and (tmp_path / "page" / "contact_sheet.png").is_file()
 

@@ -38,21 +38,32 @@ class _Scores:
     events_per_clip: float
     tolerance_frames: float
     clips: int
+    by_kind: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, Interval] = field(default_factory=dict)
+
+    ROWS: ClassVar[tuple[Row, ...]]  # of a table; F1 comes first
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for ``json.dump``: each score by its name, and its interval under ``…_interval``."""
         values = asdict(self)
-        intervals = values.pop("intervals")
-        return values | {f"{name}_interval": list(interval) for name, interval in intervals.items()}
+        by_kind, intervals = values.pop("by_kind"), values.pop("intervals")
+        return values | by_kind | {f"{name}_interval": list(interval) for name, interval in intervals.items()}
 
-    def _table(self, title: str, rows: Sequence[Row], truth: _Scores | None) -> str:
+    def rows(self) -> list[tuple[str, str, float | None]]:
+        """Label, name and value of the scores of a table: F1 of each kind of event is behind that of all."""
+        (label, f1), *others = self.ROWS
+        kinds = [(f"  {name.removeprefix(f1 + '_')} alone", name, value) for name, value in self.by_kind.items()]
+        rest = [(label, name, getattr(self, name)) for label, name in others]
+        return [(label, f1, getattr(self, f1)), *kinds, *rest]
+
+    def _table(self, title: str, truth: _Scores | None) -> str:
         """Lines of a score, its interval, and its value on ground truth."""
         lines = [(title, "score", "95 % interval", "ground truth" if truth else "")]
-        for label, name in rows:
+        known = {name: value for _, name, value in truth.rows()} if truth else {}
+        for label, name, value in self.rows():
             low, high = self.intervals.get(name, (None, None))
             between = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-            lines.append((label, _number(getattr(self, name)), between, _number(getattr(truth, name)) if truth else ""))
+            lines.append((label, _number(value), between, _number(known.get(name)) if truth else ""))
         first = max(len(line[0]) for line in lines)
         return "\n".join(f"{a:<{first}}  {b:>6}  {c:>16}  {d:>12}".rstrip() for a, b, c, d in lines)
 
@@ -66,7 +77,8 @@ class GenerationScores(_Scores):
     ``count_within_one``: share of clips with as many onsets as visible impacts, give or take one. ``av_align`` and
     ``av_align_any``: onsets against peaks of motion, one to one and as the code that goes round counts them.
     ``cyclesync``: onsets against those of a sound inferred from the video; ``None`` without inferred sounds. ``lag``:
-    median lag (s) of the sound behind the motion. ``intervals``: by name of a score, 95 % over the clips.
+    median lag (s) of the sound behind the motion. ``by_kind``: F1 of each kind of event, as ``impact_f1_hammer``, where
+    kinds were given. ``intervals``: by name of a score, 95 % over the clips.
     """
 
     onsets_per_clip: float
@@ -101,7 +113,7 @@ class GenerationScores(_Scores):
     def table(self, truth: GenerationScores | None = None) -> str:
         """Lines for a terminal; ``truth``: the scores of ground truth, beside them."""
         title = f"{self.clips} clips from prompts, within {self.tolerance_frames:g} frame(s)"
-        return self._table(title, self.ROWS, truth)
+        return self._table(title, truth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +140,7 @@ class SoundScores(_Scores):
     def table(self, truth: SoundScores | None = None) -> str:
         """Lines for a terminal; ``truth``: the scores of the recorded soundtracks, beside them."""
         title = f"{self.clips} soundtracks for given videos, within {self.tolerance_frames:g} frame(s)"
-        return self._table(title, self.ROWS, truth)
+        return self._table(title, truth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +169,7 @@ class VideoScores(_Scores):
     def table(self, truth: VideoScores | None = None) -> str:
         """Lines for a terminal; ``truth``: the scores of the videos that belong to the sounds, beside them."""
         title = f"{self.clips} videos for given sounds, within {self.tolerance_frames:g} frame(s)"
-        return self._table(title, self.ROWS, truth)
+        return self._table(title, truth)
 
 
 def evaluate_generation(
@@ -165,15 +177,17 @@ def evaluate_generation(
     prompts: Sequence[str],
     *,
     inferred: Sequence[Clip] = (),
+    kinds: Sequence[str] = (),
     tolerance_frames: float = 1.0,
     seed: int = 0,
 ) -> GenerationScores:
     """Match visible impacts one to one with audio onsets, and the object's colour with the prompt's, in each clip.
 
-    ``inferred``: the first clips' videos with sounds inferred from them, for CycleSync. ``seed`` draws the exchanges of
-    soundtracks and the resamples. Raises ``ValueError`` without clips or when the numbers of clips and prompts differ.
+    ``inferred``: the first clips' videos with sounds inferred from them, for CycleSync. ``kinds``: the kind of event in
+    each clip, for F1 of each; empty: unknown. ``seed`` draws the exchanges of soundtracks and the resamples. Raises
+    ``ValueError`` without clips or when the numbers of clips, prompts and kinds differ.
     """
-    _check(clips, prompts, "prompts", tolerance_frames)
+    _check(clips, prompts, "prompts", kinds, tolerance_frames)
     event_times = [video_events(clip.frames, clip.fps) for clip in clips]
     onset_times = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
     matches, shuffled = _synchrony(clips, event_times, onset_times, tolerance_frames, seed)
@@ -195,8 +209,10 @@ def evaluate_generation(
         for onsets, clip, tolerance in zip(onset_times, inferred, tolerances, strict=False)
     ]
     lags = [lag for clip in clips if (lag := sound_lag(clip)) is not None]
+    groups = _by_kind("impact_f1", matches, kinds)
     intervals = {
         "impact_f1": f1_interval(matches, seed),
+        **{name: f1_interval(part, seed) for name, part in groups.items()},
         "count_within_one": mean_interval(counts, seed),
         "av_align": mean_interval(aligned, seed),
         "av_align_any": mean_interval(aligned_any, seed),
@@ -221,68 +237,89 @@ def evaluate_generation(
         onsets_per_clip=_per_clip(onset_times),
         tolerance_frames=tolerance_frames,
         clips=len(clips),
+        by_kind={name: pool(part).f1 for name, part in groups.items()},
         intervals=intervals if len(clips) > 1 else {},
     )
 
 
 def evaluate_v2a(
-    clips: Sequence[Clip], true_times: Sequence[Times], *, tolerance_frames: float = 1.0, seed: int = 0
+    clips: Sequence[Clip],
+    true_times: Sequence[Times],
+    *,
+    kinds: Sequence[str] = (),
+    tolerance_frames: float = 1.0,
+    seed: int = 0,
 ) -> SoundScores:
     """Match the audio onsets of each clip one to one with ``true_times`` (s): its known events, or the onsets of the
     sound that its video was recorded with. Raises ``ValueError`` like :func:`evaluate_generation`.
     """
     onsets = [audio_onsets(clip.waveform, clip.sample_rate) for clip in clips]
-    f1, common = _driven(clips, true_times, onsets, tolerance_frames, seed)
-    return SoundScores(**_named("v2a_onset_f1", f1), onsets_per_clip=_per_clip(onsets), **common)
+    scores = _driven("v2a_onset_f1", clips, true_times, onsets, kinds, tolerance_frames, seed)
+    return SoundScores(onsets_per_clip=_per_clip(onsets), **scores)
 
 
 def evaluate_a2v(
-    clips: Sequence[Clip], true_times: Sequence[Times], *, tolerance_frames: float = 1.0, seed: int = 0
+    clips: Sequence[Clip],
+    true_times: Sequence[Times],
+    *,
+    kinds: Sequence[str] = (),
+    tolerance_frames: float = 1.0,
+    seed: int = 0,
 ) -> VideoScores:
     """Match the visible impacts of each clip one to one with ``true_times`` (s), those of the events in its sound.
 
     Raises ``ValueError`` like :func:`evaluate_generation`.
     """
     impacts = [video_events(clip.frames, clip.fps) for clip in clips]
-    f1, common = _driven(clips, true_times, impacts, tolerance_frames, seed)
-    return VideoScores(**_named("a2v_impact_f1", f1), impacts_per_clip=_per_clip(impacts), **common)
+    scores = _driven("a2v_impact_f1", clips, true_times, impacts, kinds, tolerance_frames, seed)
+    return VideoScores(impacts_per_clip=_per_clip(impacts), **scores)
 
 
 def _driven(
-    clips: Sequence[Clip], true_times: Sequence[Times], found: list[np.ndarray], tolerance_frames: float, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Scores of one modality that was made for the other: F1 and those of blind ones by suffix, and the common ones."""
-    _check(clips, true_times, "lists of true times", tolerance_frames)
+    name: str,
+    clips: Sequence[Clip],
+    true_times: Sequence[Times],
+    found: list[np.ndarray],
+    kinds: Sequence[str],
+    tolerance_frames: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Scores of one modality that was made for the other, with ``name`` for F1."""
+    _check(clips, true_times, "lists of true times", kinds, tolerance_frames)
     true = [np.asarray(times, dtype=float) for times in true_times]
     matches, shuffled = _synchrony(clips, true, found, tolerance_frames, seed)
     pooled, blind = pool(matches), _blind(clips, true, tolerance_frames)
-    f1 = {
-        "": pooled.f1,
-        "_shuffled": shuffled,
-        "_metronome": blind.metronome if blind else None,
-        "_fixed_track": blind.fixed_track if blind else None,
-        "_interval": f1_interval(matches, seed) if len(clips) > 1 else None,
-    }
-    common = {
+    groups = {name: matches, **_by_kind(name, matches, kinds)}
+    return {
+        name: pooled.f1,
+        f"{name}_shuffled": shuffled,
+        f"{name}_metronome": blind.metronome if blind else None,
+        f"{name}_fixed_track": blind.fixed_track if blind else None,
         "precision": pooled.precision,
         "recall": pooled.recall,
         "events_per_clip": _per_clip(true),
         "tolerance_frames": tolerance_frames,
         "clips": len(clips),
+        "by_kind": {part: pool(group).f1 for part, group in groups.items() if part != name},
+        "intervals": {part: f1_interval(group, seed) for part, group in groups.items()} if len(clips) > 1 else {},
     }
-    return f1, common
 
 
-def _named(name: str, f1: dict[str, Any]) -> dict[str, Any]:
-    interval = f1.pop("_interval")
-    return {name + suffix: value for suffix, value in f1.items()} | {"intervals": {name: interval} if interval else {}}
+def _by_kind(name: str, matches: Sequence[Matches], kinds: Sequence[str]) -> dict[str, list[Matches]]:
+    """The matches of each kind's clips, by the name of their F1."""
+    pairs = list(zip(matches, kinds, strict=True)) if kinds else []
+    return {f"{name}_{kind}": [m for m, other in pairs if other == kind] for kind in dict.fromkeys(kinds)}
 
 
-def _check(clips: Sequence[Clip], others: Sequence[Any], name: str, tolerance_frames: float) -> None:
+def _check(
+    clips: Sequence[Clip], others: Sequence[Any], name: str, kinds: Sequence[str], tolerance_frames: float
+) -> None:
     if not clips:
         raise ValueError("there are no clips to evaluate; give at least one")
     if len(clips) != len(others):
         raise ValueError(f"there are {len(clips)} clips and {len(others)} {name}; the numbers must be equal")
+    if kinds and len(kinds) != len(clips):
+        raise ValueError(f"there are {len(clips)} clips and {len(kinds)} kinds; the numbers must be equal")
     if not tolerance_frames >= 0:
         raise ValueError(f"the tolerance is {tolerance_frames} frames; it must be at least 0")
 

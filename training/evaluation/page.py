@@ -61,15 +61,9 @@ def _prompt(clip: Clip) -> str:
 
 def _rows(task: TaskScores) -> list[dict[str, object]]:
     """What a table has in each row."""
-    return [
-        _row(
-            label,
-            getattr(task.scores, name),
-            getattr(task.truth, name) if task.truth else None,
-            task.scores.intervals.get(name),
-        )
-        for label, name in task.scores.ROWS
-    ]
+    truth = {name: value for _, name, value in task.truth.rows()} if task.truth else {}
+    intervals = task.scores.intervals
+    return [_row(label, value, truth.get(name), intervals.get(name)) for label, name, value in task.scores.rows()]
 
 
 def _row(

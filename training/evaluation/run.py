@@ -39,7 +39,7 @@ class TaskScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Scores, and by name their ``…_interval`` and ``…_truth``."""
-        truth = {name + TRUTH: getattr(self.truth, name) for _, name in self.scores.ROWS if self.truth}
+        truth = {name + TRUTH: value for _, name, value in self.truth.rows()} if self.truth else {}
         return self.scores.to_dict() | truth
 
     def __str__(self) -> str:
@@ -97,10 +97,10 @@ def run_evaluation(
     ``a2v_count``, then score them.
 
     The rendered clips are of ``kinds`` of events in turn, and of kinds of object that training never sees; ``prompts``
-    are taken in turn, and without them they describe such clips. For CycleSync,
-    sounds are inferred from the first ``v2a_count`` generated videos as well. ``keep`` is a folder for the clips and
-    ``index.html``, which shows them beside the scores; ``networks`` score the clips too, against the rendered ones;
-    ``settings`` are a request's. Raises ``ValueError`` where nothing is to be scored.
+    are taken in turn, and without them they describe such clips. Each of several kinds has an F1 of its own. For
+    CycleSync, sounds are inferred from the first ``v2a_count`` generated videos as well. ``keep`` is a folder for the
+    clips and ``index.html``, which shows them beside the scores; ``networks`` score the clips too, against the rendered
+    ones; ``settings`` are a request's. Raises ``ValueError`` where nothing is to be scored.
     """
     if not (count or v2a_count or a2v_count):
         raise ValueError("there is nothing to score; count, v2a_count and a2v_count are 0")
@@ -110,6 +110,7 @@ def run_evaluation(
     times = [[event.time for event in events] for _, _, events in rendered]
     asked = [prompts[i % len(prompts)] for i in range(count)] if prompts else texts[:count]
     common: dict[str, Any] = {"tolerance_frames": TOLERANCE_FRAMES, "seed": seed}
+    events = [kinds[index % len(kinds)] for index in range(number)] if len(kinds) > 1 else []
     made: dict[str, list[Clip]] = {}
     tasks: dict[str, TaskScores] = {}
 
@@ -118,27 +119,24 @@ def run_evaluation(
 
     if v2a_count:
         made["v2a"] = generate(_dub(known[:v2a_count], seed, settings), "generating audio")
-        true = times[:v2a_count]
-        tasks["v2a_"] = TaskScores(
-            evaluate_v2a(made["v2a"], true, **common), evaluate_v2a(known[:v2a_count], true, **common)
-        )
+        true, own = times[:v2a_count], {"kinds": events[:v2a_count], **common}
+        tasks["v2a_"] = TaskScores(evaluate_v2a(made["v2a"], true, **own), evaluate_v2a(known[:v2a_count], true, **own))
     if count:
         joint = [Request(text, seed=seed + i, **settings) for i, text in enumerate(asked)]
         clips = made["clip"] = generate(joint, "generating clips")
         # A sound inferred with the noise that the clip's own sound came from would agree by that alone.
         inferred = generate(_dub(clips[:v2a_count], seed + count, settings), "inferring audio")
-        scores = evaluate_generation(clips, asked, inferred=inferred, **common)
+        own = {"kinds": events[:count] if prompts is None else [], **common}
+        scores = evaluate_generation(clips, asked, inferred=inferred, **own)
         truth = None
         if prompts is None:
-            truth = evaluate_generation(known[:count], asked, inferred=made.get("v2a", []), **common)
+            truth = evaluate_generation(known[:count], asked, inferred=made.get("v2a", []), **own)
         tasks = {"": TaskScores(scores, truth), **tasks}
     if a2v_count:
         sounds = [Request(texts[i], seed=seed + i, audio=known[i], **settings) for i in range(a2v_count)]
         made["a2v"] = generate(sounds, "generating video")
-        true = times[:a2v_count]
-        tasks["a2v_"] = TaskScores(
-            evaluate_a2v(made["a2v"], true, **common), evaluate_a2v(known[:a2v_count], true, **common)
-        )
+        true, own = times[:a2v_count], {"kinds": events[:a2v_count], **common}
+        tasks["a2v_"] = TaskScores(evaluate_a2v(made["a2v"], true, **own), evaluate_a2v(known[:a2v_count], true, **own))
     by_networks: dict[str, float] = {}
     if networks is not None:
         reference = known[:count] if prompts is None else []
