@@ -24,7 +24,7 @@ from torch import Tensor
 from .components import Components
 from .config import MAX_SECONDS, SequenceConfig
 from .media import conform, load_audio, load_clip, load_picture, probe, resample
-from .sampling.job import Known
+from .sampling.job import Known, known_audio, known_video
 from .types import Clip, Request
 
 Task = Literal[
@@ -98,17 +98,12 @@ def read_media(request: Request, base: SequenceConfig) -> tuple[KnownMedia | Non
 def known_latents(
     media: KnownMedia, sequence: SequenceConfig, components: Components, strength: float | None, device: torch.device
 ) -> tuple[Known | None, Known | None]:
-    """Known latents of the video and of the audio.
-
-    A known video is clean where the towers read each other: these models were trained with either modality clean
-    (Harmony's cross-task synergy), and hardly read a noised one. Raises ``ValueError`` where the media are shorter than
-    a latent.
-    """
+    """Known latents of the video and of the audio. Raises ``ValueError`` where the media are shorter than a latent."""
     if media.task == "audio-to-video":
-        return None, Known(encode_waveform(media.clip.waveform, components, device), clean=True)
+        return None, known_audio(encode_waveform(media.clip.waveform, components, device))
     video = _encode_frames(media, sequence, components, device)
     if media.task == "video-to-audio":
-        return Known(video, clean=components.config.ddit.is_joint), None
+        return known_video(video, components.config.ddit), None
     clean = components.config.ddit.is_stdit  # Open-Sora and JavisDiT are trained with known frames at time 1
     if media.task == "image-to-audio-video":
         return Known(video, torch.arange(sequence.latent_frames) < 1, clean), None

@@ -108,7 +108,7 @@ class TrainConfig(Config):
         for name in ("minutes", "checkpoint_minutes", "sample_minutes"):
             if not 0 <= getattr(self, name) <= MOST_MINUTES:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to {MOST_MINUTES}")
-        if self.clean_video + self.independent > 1:
+        if self.stage != "distill" and self.clean_video + self.independent > 1:
             raise ValueError(
                 f"clean_video ({self.clean_video}) and independent ({self.independent}) sum to more than 1"
             )

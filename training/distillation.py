@@ -125,6 +125,11 @@ class SegmentBatches(CaptionedSets[TrajectorySet]):
         z_v, t_v, target_video = segment(video, times[0], place.minimum(end))
         z_a, t_a, target_audio = segment(audio, times[1], (place - self._lead(one)).clamp(min=0.0))
         learn_video, learn_audio = self._learns(one, picks, clock)
+        given = torch.from_numpy(one.known[rows] & one.clean)
+        if one.given == "video":
+            t_v = t_v.masked_fill(given, 1.0)
+        else:
+            t_a = t_a.masked_fill(given, 1.0)
         ids, mask = self.tokens(chosen, picks)
         drawn = {
             "video": z_v,

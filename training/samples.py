@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..engine.pipeline import Pipeline
-from ..engine.sampling.job import Known
+from ..engine.sampling.job import known_audio
 from ..engine.sampling.loop import run_batch
 from ..engine.sampling.sequential import batch_of
 from ..engine.types import Clip, Request
@@ -57,7 +57,7 @@ class Sampler:
             if parts.config.ddit.bridge == "audio_rope":
                 sounds = (torch.from_numpy(self.latents.audio[row].astype(np.float32)) for row in self.rows.values())
                 jobs = [
-                    replace(job, schedule=job.schedule.known_audio(), audio=Known(sound))
+                    replace(job, schedule=job.schedule.known_audio(), audio=known_audio(sound))
                     for job, sound in zip(jobs, sounds, strict=True)
                 ]
             found = run_batch(batch_of(parts.ddit), jobs)

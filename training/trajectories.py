@@ -2,7 +2,7 @@
 
 A cache is a folder: ``video.npy`` (N, P + 1, C_v, T, H, W) and ``audio.npy`` (N, P + 1, A, C_a) in float32 and
 ``index.json`` with the rest. It is made anew when the teacher, its settings or the clips change; sampling that was
-interrupted continues with the batch that was not finished.
+interrupted continues after the last batch that was finished.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..engine.engine import Engine
-from ..engine.sampling.job import Job, Known
+from ..engine.sampling.job import Job, known_audio, known_video
 from ..engine.sampling.latent_state import Modality
 from ..engine.sampling.schedule import Schedule
 from ..engine.settings import make_request
+from ..engine.tasks import default
 from ..engine.types import Request
 from .config import TrainConfig
 from .data.latents import LatentSet
 
-SCHEMA = 1  # of the index
+SCHEMA = 2  # of the index
 FINEST = 8  # steps that are stored at least, so that students of 1, 2, 4 and 8 steps learn from one cache
 SAME_TIME = 1e-6
 SEEDS = 1 << 32, 1 << 40  # above those that people choose
@@ -41,7 +42,8 @@ class TrajectorySet:
 
     ``video`` (N, P + 1, C_v, T, H, W) and ``audio`` (N, P + 1, A, C_a) are the latents at ``times_video`` and
     ``times_audio`` (P + 1,); ``lead`` is the number of steps of P by which the video is ahead of the audio. Where
-    ``known`` (N,), the modality ``given`` is that of a clip, and where ``no_text`` (N,), there is no prompt.
+    ``known`` (N,), the modality ``given`` is that of a clip, ``clean`` at time 1 or noised to its grid, and where
+    ``no_text`` (N,), there is no prompt.
     """
 
     video: np.ndarray
@@ -55,6 +57,7 @@ class TrajectorySet:
     captions: list[str]
     fps: float
     frame_times: tuple[float, ...]
+    clean: bool = False
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -86,8 +89,9 @@ def cached_trajectories(
     """``count`` trajectories of ``engine`` from the cache when it fits, else sampled now with a progress bar.
 
     Prompts are the captions of ``latents``, in random order. A share ``config.clean_video`` is video-to-audio of
-    their clips (audio-to-video in a model whose audio reads no video), of which a share ``config.text_dropout`` has no
-    prompt. Raises ``ValueError`` for a lead of the video that is no whole number of the student's steps.
+    their clips (audio-to-video in a model whose audio reads no video) as the engine samples it, of which a share
+    ``config.text_dropout`` has no prompt. Raises ``ValueError`` for a lead of the video that is no whole number of the
+    student's steps.
     """
     steps = stored_steps(config.student_steps)
     request = replace(teacher_request(engine, config, steps), seconds=seconds)
@@ -99,14 +103,13 @@ def cached_trajectories(
     _student_schedule(engine, request, config.student_steps)
     grids, lead = _student_schedule(engine, request, steps)
     writer = _Writer(cache, wanted, grids, {"video": latents.video, "audio": latents.audio}, count)
-    with tqdm(total=count, desc="sampling trajectories", unit="clip", disable=None) as bar:
-        for number, rows in enumerate(plan.batches(config.batch)):
-            if number >= writer.done:
-                jobs = [plan.job(engine, request, latents, row) for row in rows.tolist()]
-                for step, (video, audio) in enumerate(_sampled(engine, jobs)):
-                    times = {name: float(getattr(jobs[0].schedule, name)[step]) for name in writer.parts}
-                    writer.write(rows, times, {"video": video, "audio": audio})
-                writer.finish_batch(number + 1)
+    with tqdm(total=count, initial=writer.done, desc="sampling trajectories", unit="clip", disable=None) as bar:
+        for rows in plan.batches(config.batch, writer.done):
+            jobs = [plan.job(engine, request, latents, row) for row in rows.tolist()]
+            for step, (video, audio) in enumerate(_sampled(engine, jobs)):
+                times = {name: float(getattr(jobs[0].schedule, name)[step]) for name in writer.parts}
+                writer.write(rows, times, {"video": video, "audio": audio})
+            writer.finish(len(rows))
             bar.update(len(rows))
     writer.close(
         {
@@ -115,6 +118,7 @@ def cached_trajectories(
             "lead": lead,
             "known": plan.known.tolist(),
             "given": plan.given,
+            "clean": plan.clean,
             "no_text": plan.no_text.tolist(),
             "captions": plan.captions,
             "fps": latents.fps,
@@ -144,6 +148,7 @@ class _Plan:
     known: np.ndarray
     no_text: np.ndarray
     given: Modality
+    clean: bool
 
     @classmethod
     def sampled(cls, engine: Engine, latents: LatentSet, count: int, config: TrainConfig) -> Self:
@@ -153,13 +158,16 @@ class _Plan:
         no_text = known & (rng.random(count) < config.text_dropout)
         captions = [latents.captions[row] for row in rows]
         given: Modality = "video" if model.audio_reads_video else "audio"
-        return cls(rows, captions, rng.integers(*SEEDS, count), known, no_text, given)
+        clean = given == "audio" or model.is_joint
+        return cls(rows, captions, rng.integers(*SEEDS, count), known, no_text, given, clean)
 
     def fingerprint(self, engine: Engine, latents: LatentSet, request: Request, steps: int) -> str:
         made_from = {
             "schema": SCHEMA,
             "teacher": engine.components.digest,
             "request": repr(request),
+            "sync_guidance": self._sync_guidance(engine, request),
+            "clean": self.clean,
             "steps": steps,
             "captions": self.captions,
             "seeds": self.seeds.tolist(),
@@ -171,34 +179,42 @@ class _Plan:
             digest.update(latents.video[row].tobytes() + latents.audio[row].tobytes())
         return digest.hexdigest()
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
-        """Trajectories that share their schedule."""
+    def batches(self, size: int, done: int) -> Iterator[np.ndarray]:
+        """Trajectories that share their schedule, after the first ``done``; a batch has at most ``size``."""
         for kind in (np.flatnonzero(~self.known), np.flatnonzero(self.known)):
-            for first in range(0, len(kind), size):
-                yield kind[first : first + size]
+            left, done = kind[done:], max(0, done - len(kind))
+            for first in range(0, len(left), size):
+                yield left[first : first + size]
 
     def job(self, engine: Engine, request: Request, latents: LatentSet, i: int) -> Job:
-        job = _job(engine, replace(request, prompt=self.captions[i], seed=int(self.seeds[i])))
-        if self.known[i]:
-            clean = getattr(latents, self.given)[self.rows[i]].astype(np.float32)
-            given = Known(torch.from_numpy(clean))
-            if self.given == "video":
-                job = replace(job, schedule=job.schedule.known_video(), video=given)
-            else:
-                job = replace(job, schedule=job.schedule.known_audio(), audio=given)
+        request = replace(request, prompt=self.captions[i], seed=int(self.seeds[i]))
+        if not self.known[i]:
+            return _job(engine, request)
+        job = _job(engine, replace(request, sync_guidance=self._sync_guidance(engine, request)))
+        given = torch.from_numpy(getattr(latents, self.given)[self.rows[i]].astype(np.float32))
+        if self.given == "video":
+            video = known_video(given, engine.config.ddit)
+            job = replace(job, schedule=job.schedule.known_video(), video=video)
+        else:
+            job = replace(job, schedule=job.schedule.known_audio(), audio=known_audio(given))
         return replace(job, text=None) if self.no_text[i] else job
+
+    def _sync_guidance(self, engine: Engine, request: Request) -> float:
+        """Of the trajectories with a known modality, whose default is that of their task."""
+        task = "video-to-audio" if self.given == "video" else "audio-to-video"
+        return default(request.sync_guidance, engine.config.sampling.sync_guidance_of(task))
 
 
 class _Writer:
-    """Files of trajectories beside their place, with the number of batches that are ``done``."""
+    """Files of trajectories beside their place, with the number of trajectories that are ``done``."""
 
     def __init__(self, cache: Path, fingerprint: str, grids: Schedule, like: dict[str, np.ndarray], count: int) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         self.cache, self.fingerprint, self.grids, self.done = cache, fingerprint, grids, 0
         self.progress = cache / "progress.json"
-        if self.progress.is_file():
+        if self.progress.is_file() and all((cache / f"{name}.part.npy").is_file() for name in like):
             found = json.loads(self.progress.read_text())
-            self.done = found["batches"] if found["fingerprint"] == fingerprint else 0
+            self.done = found["trajectories"] if found["fingerprint"] == fingerprint else 0
         self.parts: dict[str, np.memmap] = {
             name: np.lib.format.open_memmap(
                 cache / f"{name}.part.npy",
@@ -216,12 +232,15 @@ class _Writer:
             if gaps.min() < SAME_TIME:
                 part[rows, int(gaps.argmin())] = latents[name].float().cpu().numpy()
 
-    def finish_batch(self, batches: int) -> None:
+    def finish(self, count: int) -> None:
+        """So many trajectories more are done."""
         for part in self.parts.values():
             part.flush()
-        self._put(self.progress, {"fingerprint": self.fingerprint, "batches": batches})
+        self.done += count
+        self._put(self.progress, {"fingerprint": self.fingerprint, "trajectories": self.done})
 
     def close(self, index: dict[str, Any]) -> None:
+        (self.cache / "index.json").unlink(missing_ok=True)  # which is that of the files that are replaced
         for name in self.parts:
             os.replace(self.cache / f"{name}.part.npy", self.cache / f"{name}.npy")
         self._put(self.cache / "index.json", {"fingerprint": self.fingerprint} | index)

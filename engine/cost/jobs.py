@@ -9,7 +9,7 @@ import torch
 
 from ..config import ModelConfig
 from ..sampling.guidance import GuidancePlan, cfg
-from ..sampling.job import Job, Known, Text
+from ..sampling.job import Job, Text, known_video
 from ..sampling.schedule import schedule
 
 
@@ -32,4 +32,4 @@ def synthetic_job(
         text = Text(torch.zeros(d.text_tokens, d.text_width), d.text_tokens, key="a prompt")
         video = torch.zeros(d.video_channels, s.latent_frames, s.latent_height, s.latent_width)
     one = Job(s, 0, times, plan or cfg(6.0), text, takes=tuple(takes))
-    return replace(one, schedule=times.known_video(), video=Known(video, clean=d.is_joint)) if known else one
+    return replace(one, schedule=times.known_video(), video=known_video(video, d)) if known else one

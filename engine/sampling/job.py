@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..config import SequenceConfig
+from ..config import DDiTConfig, SequenceConfig
 from .guidance import GuidancePlan
 from .noise import Stream, normal
 from .schedule import Schedule
@@ -58,6 +58,18 @@ class Known:
     mask: Tensor | None = None
     clean: bool = False
     start: float | None = None
+
+
+def known_video(latents: Tensor, model: DDiTConfig) -> Known:
+    """A video that is given whole: clean where the towers read each other, since these models were trained with either
+    modality clean (Harmony's cross-task synergy), and hardly read a noised one.
+    """
+    return Known(latents, clean=model.is_joint)
+
+
+def known_audio(latents: Tensor) -> Known:
+    """A sound that is given whole: clean."""
+    return Known(latents, clean=True)
 
 
 @dataclass(frozen=True)

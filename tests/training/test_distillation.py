@@ -130,6 +130,9 @@ def test_what_is_given_is_not_learnt(trajectories, given, learnt):
     assert (bool(batch.learn_video.all()), bool(batch.learn_audio.all())) == learnt
     assert (bool(batch.learn_video.any()), bool(batch.learn_audio.any())) == learnt
     assert set(batch.t_video.tolist()) == {0.0, 0.25} and set(batch.t_audio.tolist()) == {0.0, 0.0625}
+    clean = SegmentBatches([dataclasses.replace(shared, clean=True)], words, config(batch=16), CPU).at(seeded(0))
+    times = {"video": batch.t_video, "audio": batch.t_audio, given: torch.ones(16)}
+    assert torch.equal(clean.t_video, times["video"]) and torch.equal(clean.t_audio, times["audio"])
 
 
 def test_trajectories_that_teach_a_tower_nothing_are_refused(trajectories):
@@ -270,6 +273,10 @@ def test_a_student_has_the_teachers_grid_and_no_guidance():
 def test_settings_that_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         config(**settings)
+
+
+def test_all_trajectories_may_have_a_known_video():
+    assert config(clean_video=1.0).clean_video == 1  # the share of independent times belongs to the other stages
 
 
 def test_a_student_needs_a_teacher(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +15,11 @@ from syncflow.engine.components import Components
 from syncflow.engine.model import DDiT
 from syncflow.engine.sampling.job import Known
 from syncflow.engine.sampling.reference import ReferenceLoop
+from syncflow.engine.types import Clip
 from syncflow.training import trajectories
 from syncflow.training.config import TrainConfig
 from syncflow.training.data.latents import LatentSet
-from syncflow.training.trajectories import cached_trajectories, stored_steps, teacher_request
+from syncflow.training.trajectories import _Plan, cached_trajectories, stored_steps, teacher_request
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +79,9 @@ def reference_states(engine, request, known, no_text):
     if known is not None:
         by_video = engine.config.ddit.audio_reads_video
         grid = job.schedule.known_video() if by_video else job.schedule.known_audio()
-        job = replace(job, schedule=grid, **{"video" if by_video else "audio": Known(torch.from_numpy(known).float())})
+        clean = not by_video or engine.config.ddit.is_joint
+        given = Known(torch.from_numpy(known).float(), clean=clean)
+        job = replace(job, schedule=grid, **{"video" if by_video else "audio": given})
     if no_text:
         job = replace(job, text=None)
     loop, found = ReferenceLoop(engine.components.ddit, [job]), []
@@ -123,6 +127,25 @@ def test_trajectories_are_those_of_the_reference_loop(bundled, latents, name, tm
         assert compared >= 17
 
 
+@pytest.mark.parametrize("name", ["syncflow-tiny", "syncphony-tiny", "harmony-tiny"])
+def test_a_known_modality_is_sampled_as_the_engine_samples_it(bundled, latents, name):
+    """With the sync guidance of its task, and clean where the engine has it so."""
+    engine = bundled if name == "syncflow-tiny" else teacher(bundled, name)
+    settings = config(clean_video=1.0, text_dropout=0.0, teacher={"steps": 8})
+    plan = _Plan.sampled(engine, latents, 1, settings)
+    request = replace(teacher_request(engine, settings, 8), seconds=SECONDS)
+    found = plan.job(engine, request, latents, 0)
+    sequence = found.sequence
+    frames = np.zeros((sequence.frames, sequence.height, sequence.width, 3), np.uint8)
+    clip = Clip(frames, np.zeros(sequence.samples, np.float32), sequence.fps, sequence.sample_rate)
+    asked = replace(request, prompt=plan.captions[0], **{plan.given: clip})
+    expected = engine.pipeline.encode(engine.pipeline.prepare(asked))
+    assert found.plan == expected.plan
+    assert np.array_equal(found.schedule.video, expected.schedule.video)
+    given, as_given = getattr(found, plan.given), getattr(expected, plan.given)
+    assert given.clean is as_given.clean is plan.clean is (name != "syncflow-tiny")
+
+
 def test_a_cache_is_read_until_what_it_was_made_from_changes(bundled, latents, tmp_path, monkeypatch):
     engine = teacher(bundled, "syncflow-tiny")
     few = {"clean_video": 0.0, "student_steps": 1}
@@ -160,6 +183,45 @@ def test_sampling_that_was_interrupted_goes_on(bundled, latents, tmp_path, monke
     assert len(made) == 2  # one more
     assert np.array_equal(whole.video, resumed.video) and np.array_equal(whole.audio, resumed.audio)
     assert sorted(file.name for file in (tmp_path / "resumed").iterdir()) == ["audio.npy", "index.json", "video.npy"]
+
+
+def test_sampling_goes_on_with_another_batch(bundled, latents, tmp_path, monkeypatch):
+    """What is done is counted in trajectories, so that none is left out."""
+    engine = teacher(bundled, "syncflow-tiny")
+    settings = config(batch=1, teacher={"steps": 8})
+    whole = cached_trajectories(engine, latents, SECONDS, 6, settings, tmp_path / "whole")
+    sampled, made = trajectories._sampled, []
+
+    def interrupted(*arguments):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(len(arguments[1]))
+        return sampled(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trajectories, "_sampled", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cached_trajectories(engine, latents, SECONDS, 6, settings, tmp_path / "resumed")
+    resumed = cached_trajectories(engine, latents, SECONDS, 6, settings.replace(batch=3), tmp_path / "resumed")
+    np.testing.assert_allclose(resumed.video, whole.video, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(resumed.audio, whole.audio, rtol=0, atol=1e-4)
+
+
+def test_sampling_interrupted_between_two_files_is_done_again(bundled, latents, tmp_path, monkeypatch):
+    engine, settings = teacher(bundled, "syncflow-tiny"), config(clean_video=0.0, teacher={"steps": 8})
+    move = os.replace
+
+    def interrupted(source, target):
+        if str(target).endswith("audio.npy"):
+            raise KeyboardInterrupt
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trajectories.os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cached_trajectories(engine, latents, SECONDS, 2, settings, tmp_path)
+    assert not (tmp_path / "index.json").exists()
+    assert np.isfinite(cached_trajectories(engine, latents, SECONDS, 2, settings, tmp_path).audio).all()
 
 
 @pytest.mark.parametrize(("lead", "student"), [(0.7, 4), (0.5, 1)])
