@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
@@ -17,6 +19,7 @@ from .config import Stage
 from .sharding import gathered, scattered, scattered_optimizer, scattered_state
 
 FILE = "checkpoint.pt"
+LONGEST_REASON = 200
 
 
 @dataclass
@@ -52,25 +55,43 @@ class TrainingState:
             torch.save(values, part)
             os.replace(part, run / FILE)
 
-    def resume(self, run: Path) -> None:
-        """Take the state from the checkpoint of a run folder, if there is one.
+    def resume(self, run: Path, *, keep_frozen: bool = False) -> None:
+        """Take the state from the checkpoint of a run folder, if there is one; with ``keep_frozen`` weights that are
+        not trained stay as they are.
 
-        Raises ``ValueError`` for a checkpoint of another stage.
+        Raises ``ValueError`` for a checkpoint of another stage or of other settings, and for a damaged one.
         """
         file = run / FILE
         if not file.is_file():
             return
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        if state["stage"] != self.stage:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            stage = state["stage"]
+            if stage == self.stage:
+                self._take(state, keep_frozen)
+        except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:LONGEST_REASON]
             raise ValueError(
-                f"{file} belongs to stage {state['stage']}, not to stage {self.stage}; choose another run folder"
-            )
+                f"{file} is damaged or belongs to a run of other settings ({reason}); remove it or choose another run "
+                "folder"
+            ) from error
+        if stage != self.stage:
+            raise ValueError(f"{file} belongs to stage {stage}, not to stage {self.stage}; choose another run folder")
+
+    def _take(self, state: dict[str, Any], keep_frozen: bool) -> None:
         self.step, self.elapsed = state["step"], state["elapsed"]
         for name in ("model", "text_encoder"):
             module = getattr(self, name)
-            module.load_state_dict(scattered_state(state[name], module))
+            saved = scattered_state(state[name], module)
+            module.load_state_dict(saved | _frozen(module) if keep_frozen else saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(scattered_optimizer(saved, optimizer))
         with torch.no_grad():
             for mean, saved in zip(self.average.mean, state["average"], strict=True):
                 mean.copy_(scattered(saved, mean))
+
+
+def _frozen(module: nn.Module) -> dict[str, Tensor]:
+    """The weights that are not trained, under all of their names."""
+    own = module.state_dict(keep_vars=True)
+    return {name: value for name, value in own.items() if isinstance(value, nn.Parameter) and not value.requires_grad}

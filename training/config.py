@@ -12,6 +12,22 @@ STAGES: tuple[Stage, ...] = ("video", "audio", "joint", "sync", "distill")
 StudentTowers = Literal["video", "audio", "both"]
 Times = Literal["uniform", "logit-normal"]
 MOST_MINUTES = 1_000_000
+RANGES: dict[str, tuple[float, float]] = {
+    "lr": (0, 10),
+    "matrix_lr": (0, 10),
+    "weight_decay": (0, 10),
+    "clip_norm": (1e-6, 1e6),
+    "time_shift": (1e-3, 1e3),
+    "warmup": (0, 10**9),
+    "motion_weight": (0, 1000),
+    "synergy_video": (0, 1000),
+    "synergy_audio": (0, 1000),
+    "seed": (0, 2**63 - 1),
+    **dict.fromkeys(("minutes", "checkpoint_minutes", "sample_minutes"), (0, MOST_MINUTES)),
+    **dict.fromkeys(
+        ("text_dropout", "clean_video", "independent", "bridge_dropout", "between_steps", "ema", "decay"), (0, 1)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -99,15 +115,9 @@ class TrainConfig(Config):
             raise ValueError(f"cross-task synergy belongs to the stage joint, not to {self.stage}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it must be fp32 or bf16")
-        for name in ("text_dropout", "clean_video", "independent", "bridge_dropout", "between_steps", "ema", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
-        for name in ("motion_weight", "synergy_video", "synergy_audio"):
-            if not 0 <= getattr(self, name) <= 1000:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1000")
-        for name in ("minutes", "checkpoint_minutes", "sample_minutes"):
-            if not 0 <= getattr(self, name) <= MOST_MINUTES:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to {MOST_MINUTES}")
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from {least} to {most}")
         if self.stage != "distill" and self.clean_video + self.independent > 1:
             raise ValueError(
                 f"clean_video ({self.clean_video}) and independent ({self.independent}) sum to more than 1"

@@ -52,12 +52,16 @@ def train(
     config: TrainConfig,
     run: Path,
     sampler: Sampler | None = None,
+    *,
+    keep_frozen: bool = False,
 ) -> None:
     """Train one stage in place; the model holds the averaged weights afterwards.
 
     ``data`` are clips of one or several lengths, or for the stage ``distill`` trajectories of the teacher. Continues
-    from ``run/checkpoint.pt`` if it exists and belongs to the same stage. Every ``config.sample_minutes`` the main
-    process asks ``sampler`` for clips of the averaged weights; nothing that is trained depends on it.
+    from ``run/checkpoint.pt`` if it exists and belongs to the same stage; with ``keep_frozen`` weights that the stage
+    does not train are the model's own, not the checkpoint's. Every ``config.sample_minutes`` the main process asks
+    ``sampler`` for clips of the averaged weights; nothing that is trained depends on it. Raises ``ValueError`` where a
+    gradient is not finite, with the last checkpoint left as it is.
     """
     # Syncphony's video reads nothing of the end of the audio tower, which has no gradient then.
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.stage == "sync")
@@ -79,7 +83,7 @@ def train(
     optimizers = optimisers(objective.model, objective.text_encoder, config)
     average = Average(modules, config.ema)
     state = TrainingState(config.stage, objective.model, objective.text_encoder, optimizers, average)
-    state.resume(run)
+    state.resume(run, keep_frozen=keep_frozen)
     prepared = objective if shard else accelerator.prepare(objective)
     loss_of = torch.compile(prepared) if config.compile and not shard else prepared
     trained = [p for module in modules for p in module.parameters()]
@@ -100,6 +104,11 @@ def train(
                         losses.append(loss_of(*(take(values, slice(part, None, parts)) for values in drawn)))
                     accelerator.backward(losses[-1]["loss"] / len(own))
             norm = whole(clip_grad_norm_(trained, config.clip_norm))
+            if not norm.isfinite():
+                raise ValueError(
+                    f"the gradient of step {state.step + 1} is not finite; the last checkpoint is kept, from which a "
+                    f"lower lr ({config.lr:g}) or matrix_lr ({config.matrix_lr:g}) may go on"
+                )
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()

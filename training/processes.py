@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 
+LONGEST_WAIT = timedelta(days=7)  # of the others for the first one, which trains codecs and encodes all clips
+
 
 def processes() -> PartialState:
     """This process among those of the run."""
-    return PartialState(cpu=_on_cpu())
+    return PartialState(cpu=_on_cpu(), timeout=LONGEST_WAIT)
 
 
 def make_accelerator(**settings: Any) -> Accelerator:
     """What prepares an objective and optimisers for all processes."""
+    processes()
     return Accelerator(cpu=_on_cpu(), **settings)
 
 

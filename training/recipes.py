@@ -200,11 +200,15 @@ def train_stage(
     sampler = Sampler(components, latents[0], clips[0].seconds)
     if config.lora:
         add_branches(components.ddit, config.lora, config.seed)
-        train(components.ddit, components.text, latents, config, run / f"{config.stage}-lora", sampler)
+        train(
+            components.ddit, components.text, latents, config, run / f"{config.stage}-lora", sampler, keep_frozen=True
+        )
         if state.is_main_process:
             take_branches(components.ddit).save_pretrained(run / "adapter")
         return run / "adapter"
-    train(components.ddit, components.text, latents, config, run / config.stage, sampler)
+    # A stage that goes on takes what it trains from its checkpoint; the rest may have been trained further since then.
+    kept = package is not None
+    train(components.ddit, components.text, latents, config, run / config.stage, sampler, keep_frozen=kept)
     if state.is_main_process:
         components.save(target)
     state.wait_for_everyone()
@@ -238,7 +242,9 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
     sampler = Sampler(components, latents[0], clips[0].seconds)
     for towers in towers_in_turn(student):
         part = config.replace(student_towers=towers)
-        train(components.ddit, components.text, sets, part, run / f"distill-{steps}-{towers}", sampler)
+        train(
+            components.ddit, components.text, sets, part, run / f"distill-{steps}-{towers}", sampler, keep_frozen=True
+        )
     if state.is_main_process:
         components.save(target)
     state.wait_for_everyone()

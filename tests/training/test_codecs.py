@@ -200,6 +200,14 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch:
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    broken = np.full((2, 80 * 960), np.nan, np.float32)
+    broken[:, ::2] = 0.5
+    recipe = CodecRecipe(steps=2, batch=1)
+    with pytest.raises(ValueError, match="the gradient of step 1 of audio is not finite; the last checkpoint is kept"):
+        train_audio_codec(broken, tmp_path / "audio", recipe=recipe, settings=MICRO_AUDIO)
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     recipe = CodecRecipe(steps=1, batch=1)
     train_video_codec(clips(), tmp_path / "vae", recipe=recipe, settings=MICRO_VIDEO)

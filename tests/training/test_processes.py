@@ -90,6 +90,24 @@ def test_sharded_weights_train_as_whole_ones_do(bridge: str, tmp_path: Path) -> 
     assert all(a.shape == b.shape for a, b in zip(*(one["average"] for one in saved), strict=True))
 
 
+def test_the_others_wait_for_the_first_process_as_long_as_it_encodes() -> None:
+    """PyTorch gives up after 10 minutes on GPUs and 30 on CPUs."""
+    code = (
+        "import torch.distributed as d; from syncflow.training.processes import make_accelerator; make_accelerator(); "
+        "print(d.distributed_c10d._get_default_group()._get_backend(__import__('torch').device('cpu')).options._timeout)"
+    )
+    script = ("--no-python", sys.executable, "-c", code)
+    path = str(Path(syncflow.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, *script],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout.split("\n")[:2] == ["7 days, 0:00:00"] * 2, done.stderr[-3000:]
+
+
 def losses(run: Path) -> dict[int, float]:
     """The loss that was logged last for each step."""
     events = EventAccumulator(str(run / "tensorboard"))

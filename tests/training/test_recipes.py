@@ -58,6 +58,15 @@ def test_all_stages_from_a_package_keep_its_codecs(tmp_path, run):
     assert not (tmp_path / "run" / "codecs").exists()
     trained, other = Components.load(tmp_path / "run" / "model"), Components.load(bundled_model())
     assert torch.equal(trained.video.shift, other.video.shift)
+    # A longer video stage is not lost to the audio stage, whose checkpoint has the shorter one's video tower.
+    longer = ("--model", bundled_model(), "--steps", 2, "--minutes", 0, "--batch", 2)
+    code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", *longer)
+    assert code == 0, err
+    saved = torch.load(tmp_path / "run" / "video" / "checkpoint.pt", weights_only=True)
+    tower = Components.load(tmp_path / "run" / "model").ddit.video
+    assert saved["step"] == 2
+    for parameter, mean in zip(tower.parameters(), saved["average"], strict=False):  # those of the text encoder follow
+        assert torch.equal(parameter, mean.half().float())
 
 
 def test_towers_of_another_shape_are_refused():

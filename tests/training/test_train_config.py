@@ -19,6 +19,10 @@ from syncflow.training.config import TrainConfig
         ({"text_dropout": 1.1}, r"text_dropout is 1.1; it must be from 0 to 1"),
         ({"ema": math.nan}, r"ema is nan; it must be from 0 to 1"),
         ({"sample_minutes": -1.0}, r"sample_minutes is -1.0; it must be from 0 to 1000000"),
+        ({"lr": math.inf}, "lr is inf; it must be from 0 to 10"),
+        ({"clip_norm": -1.0}, "clip_norm is -1.0; it must be from 1e-06 to 1000000.0"),
+        ({"time_shift": 0.0}, "time_shift is 0.0; it must be from 0.001 to 1000.0"),
+        ({"seed": -1}, "seed is -1; it must be from 0 to"),
         ({"synergy_audio": 0.3}, "cross-task synergy belongs to the stage joint, not to video"),
         ({"stage": "joint", "synergy_audio": -1}, "synergy_audio is -1; it must be from 0 to 1000"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,41 @@ def test_a_checkpoint_of_another_stage_is_refused(latents, tmp_path):
     train(model, words, [latents], config(stage="video", steps=1), tmp_path)
     with pytest.raises(ValueError, match="belongs to stage video, not to stage audio; choose another run folder"):
         train(model, words, [latents], config(stage="audio", steps=1), tmp_path)
+
+
+def test_a_stage_that_goes_on_may_keep_frozen_weights_as_they_are(latents, tmp_path):
+    train(*parts(), [latents], config(stage="audio", steps=1), tmp_path)
+    for keep in (False, True):
+        model, words = parts()
+        torch.nn.init.normal_(model.video.final_layer.linear.weight)
+        before = states(model, words)
+        train(model, words, [latents], config(stage="audio", steps=2), tmp_path, keep_frozen=keep)
+        after = states(model, words)
+        assert torch.equal(before["video.final_layer.linear.weight"], after["video.final_layer.linear.weight"]) is keep
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_and_leaves_its_checkpoint(latents, tmp_path):
+    settings = config(stage="joint", checkpoint_minutes=0.0, optimal_transport=False)
+    train(*parts(), [latents], settings.replace(steps=2), tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    broken = replace(latents, audio=np.full_like(latents.audio, np.nan))
+    with pytest.raises(ValueError, match="the gradient of step 3 is not finite; the last checkpoint is kept"):
+        train(*parts(), [broken], settings, tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("other", ["bridge", "optimisers", "damage"])
+def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_refused(other, latents, tmp_path):
+    train(*parts(), [latents], config(stage="joint", steps=1), tmp_path)
+    settings = config(stage="joint", steps=2, train_text=other == "optimisers")
+    if other == "damage":
+        file = tmp_path / "checkpoint.pt"
+        file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(
+        ValueError, match=r"checkpoint.pt is damaged or belongs to a run of other settings \(.+\); remove"
+    ):
+        train(*parts("global_local" if other == "bridge" else "adaptor"), [latents], settings, tmp_path)
 
 
 def test_a_checkpoint_is_written_beside_and_renamed(latents, tmp_path, monkeypatch):

@@ -64,7 +64,8 @@ def fit(
     """Train ``codec`` and write it to ``out``; checkpoint and TensorBoard events stand in ``<out>-training`` beside it.
 
     ``losses(codec, rng, noise)`` draws a batch and gives its loss terms; ``latents(codec)`` gives raw latents (N, C)
-    for the statistics. Goes on from a checkpoint that is there; ``ValueError`` when it belongs to other settings.
+    for the statistics. Goes on from a checkpoint that is there; ``ValueError`` when it belongs to other settings, and
+    for a gradient that is not finite.
     """
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
@@ -94,7 +95,10 @@ def fit(
             parts = losses(codec, np.random.default_rng((recipe.seed, step)), noise)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(parts.values())).sum().backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
+            if not nn.utils.clip_grad_norm_(parameters, 1.0).isfinite():
+                raise ValueError(
+                    f"the gradient of step {step + 1} of {out.name} is not finite; the last checkpoint is kept"
+                )
             optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(average, parameters, 1 - min(recipe.ema, (1 + step) / (10 + step)))
