@@ -63,7 +63,7 @@ def evaluate(
     lines = None
     if prompts is not None:
         try:
-            lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line.strip() for line in prompts.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"the prompts file {prompts} cannot be read ({error})") from None
         if len(lines) < 2:

@@ -89,7 +89,14 @@ def train(
     from ..training.config import STAGES
     from ..training.processes import processes
 
-    config = recipes.model_of(run, model) if stage == "distill" else named(preset)
+    if towers is not None and model is not None:
+        raise ValueError("--model has towers already; leave out --towers")
+    if stage == "codecs" and (setting or plan is not None):
+        raise ValueError("--set and --plan are for the stages; the codecs have --steps and --minutes")
+    if student_steps is not None and stage != "distill":
+        raise ValueError("--student-steps belongs to --stage distill")
+    has_model = model is not None or stage == "distill" or (run / "model").exists()
+    config = recipes.model_of(run, model) if has_model else named(preset)
     given = {
         "steps": steps,
         "minutes": minutes,

@@ -178,7 +178,7 @@ def train_stage(
     train an adapter or a student of, and for a stage that the model does not have.
     """
     target = run / "model"
-    package = start or (target if target.exists() else None)
+    package = model_folder(start) if start else (target if target.exists() else None)
     if config.stage == "distill":
         if package is None:
             raise ValueError(f"a student needs a teacher; {target} is not there, and no model is named")

@@ -13,7 +13,7 @@ from syncflow.engine.config import ModelConfig, SequenceConfig
 from syncflow.engine.engine import bundled_model
 from syncflow.engine.media import probe
 from syncflow.engine.types import Clip
-from syncflow.training.data import ClipFolder, clips, render_impacts
+from syncflow.training.data import ClipFolder, clips, find_clips, render_impacts
 from syncflow.training.recipes import WINDOWS, clip_folders
 
 from ..engine.test_media_timing import write_video
@@ -162,6 +162,22 @@ def test_unusable_folders_are_named(videos: Path, tmp_path: Path) -> None:
         ClipFolder(tmp_path, TINY)
     with pytest.raises(ValueError, match="window is 'last'"):
         ClipFolder(tmp_path, TINY, window="last")  # type: ignore[arg-type]
+
+
+def test_captions_may_begin_with_a_byte_order_mark(videos: Path, tmp_path: Path) -> None:
+    """As spreadsheets and editors of Windows write them."""
+    name = next(videos.glob("*.mp4")).name
+    (tmp_path / name).write_bytes((videos / name).read_bytes())
+    lists = {"a.csv": f"file_name,text\n{name},a ball\n", "a.jsonl": json.dumps({"file_name": name, "text": "a ball"})}
+    for listed, text in lists.items():
+        (tmp_path / listed).write_text(text, encoding="utf-8-sig")
+        assert [entry.caption for entry in find_clips(tmp_path / listed)] == ["a ball"]
+    sidecar = (tmp_path / name).with_suffix(".txt")
+    sidecar.write_text("a ball", encoding="utf-8-sig")
+    assert [entry.caption for entry in find_clips(tmp_path)] == ["a ball"]
+    sidecar.write_text("eine grüne Kugel", encoding="latin-1")
+    with pytest.raises(ValueError, match=r"\.txt is not text in UTF-8 \(.*at byte 7\)"):
+        find_clips(tmp_path)
 
 
 def test_a_damaged_clip_is_named_when_it_is_read(videos: Path, tmp_path: Path) -> None:

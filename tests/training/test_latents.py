@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from syncflow.engine.config import SequenceConfig
+from syncflow.training.data import latents as latents_module
 from syncflow.training.data.clips import ClipEntry, UnreadableClip
 from syncflow.training.data.latents import cached_latents, open_latents
 
@@ -24,6 +25,7 @@ class Clips:
 
     path: Path
     names: tuple[str, ...] = ("a", "b", "c", "d", "e")
+    word: str = "clip"
     window: str = "first"
     windows: int = 1
     seed: int = 0
@@ -31,7 +33,7 @@ class Clips:
 
     @property
     def entries(self):
-        return [ClipEntry(self.path / f"{name}.mp4", f"clip {name}") for name in self.names]
+        return [ClipEntry(self.path / f"{name}.mp4", f"{self.word} {name}") for name in self.names]
 
     def __len__(self):
         return len(self.names)
@@ -40,7 +42,7 @@ class Clips:
         if index >= len(self):
             raise IndexError(index)
         frames, wave = np.full(SHAPE, index, np.uint8), np.full(SEQUENCE.samples, index / 10, np.float32)
-        return {"frames": frames, "waveform": wave, "caption": f"clip {self.names[index]}", "file_name": ""}
+        return {"frames": frames, "waveform": wave, "caption": f"{self.word} {self.names[index]}", "file_name": ""}
 
     def read(self, index):
         name = self.names[index]
@@ -116,6 +118,48 @@ def test_other_clips_encode_again(clips, tmp_path, codecs):
     latents = cached(replace(clips, names=("a", "b", "x")), tmp_path / "cache", codecs)
     assert latents.captions == ["clip a", "clip b", "clip x"]
     assert len(latents.video) == 3
+
+
+def test_other_captions_of_the_same_clips_are_taken(clips, tmp_path, codecs):
+    cached(clips, tmp_path / "cache", codecs)
+    latents = cached(replace(clips, word="film"), tmp_path / "cache", codecs)
+    assert latents.captions == [f"film {name}" for name in clips.names]
+
+
+def test_another_file_under_the_same_name_encodes_again(clips, tmp_path, codecs):
+    clips.path.mkdir()
+    (clips.path / "a.mp4").write_bytes(b"one")
+    cached(clips, tmp_path / "cache", codecs)
+    calls = codecs[0].calls
+    (clips.path / "a.mp4").write_bytes(b"another")
+    cached(clips, tmp_path / "cache", codecs)
+    assert codecs[0].calls > calls
+
+
+def test_latents_that_are_not_finite_are_refused(clips, tmp_path, codecs):
+    with torch.no_grad():
+        codecs[0].weight.fill_(30_000)  # clip c has the value 2, so that its latents have 60 000, and those of d 90 000
+    with pytest.raises(ValueError, match=r"the codecs encode .* as latents that are not finite in half precision"):
+        cached(clips, tmp_path / "cache", codecs)
+    assert not (tmp_path / "cache" / "index.json").exists()
+
+
+def test_an_interruption_between_two_files_leaves_no_cache(clips, tmp_path, codecs, monkeypatch):
+    """The index of the older files does not stand beside a newer one."""
+    cache = tmp_path / "cache"
+    cached(clips, cache, codecs)
+    move = latents_module.os.replace
+
+    def stop(source, target):
+        if str(target).endswith("audio.npy"):
+            raise KeyboardInterrupt
+        move(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(latents_module.os, "replace", stop)
+        cached(replace(clips, names=("x",)), cache, codecs)
+    assert cached(clips, cache, codecs).captions == [f"clip {name}" for name in clips.names]
+    assert len(open_latents(cache).video) == 5
 
 
 def test_another_sequence_encodes_again(clips, tmp_path, codecs):

@@ -12,6 +12,7 @@ from syncflow.engine.codecs import VideoCodec
 from syncflow.engine.components import Components
 from syncflow.engine.engine import bundled_model
 from syncflow.training.data import render_impacts
+from syncflow.training.data.latents import open_latents
 from syncflow.training.recipes import with_towers
 
 pytestmark = pytest.mark.slow
@@ -67,6 +68,35 @@ def test_all_stages_from_a_package_keep_its_codecs(tmp_path, run):
     assert saved["step"] == 2
     for parameter, mean in zip(tower.parameters(), saved["average"], strict=False):  # those of the text encoder follow
         assert torch.equal(parameter, mean.half().float())
+
+
+def test_clips_are_those_of_the_model_that_a_stage_begins_with(tmp_path, run):
+    """Of its size and length, not of those of the preset."""
+    render_impacts(tmp_path / "data", 2, seed=3, workers=1, progress=False)
+    parts = Components.load(bundled_model())
+    sequence = parts.config.sequence.replace(width=32, height=32, seconds=1.0)
+    dataclasses.replace(parts, config=parts.config.replace(sequence=sequence)).save(tmp_path / "small")
+    arguments = ("--stage", "video", "--steps", 1, "--minutes", 0, "--batch", 2)
+    code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", "--model", tmp_path / "small", *arguments)
+    assert code == 0, err
+    (latents,) = (tmp_path / "run" / "latents").iterdir()
+    assert latents.name == "16-frames"
+    assert open_latents(latents).video.shape[2:] == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "syncflow-tiny", "--towers", "syncflow-tiny"), "--model has towers already; leave out --towers"),
+        (("--stage", "codecs", "--set", "seed=1"), "--set and --plan are for the stages; the codecs have --steps"),
+        (("--student-steps", "2"), "--student-steps belongs to --stage distill"),
+        (("--stage", "audio", "--model", "syncphony-tiny"), "the bridge audio_rope has no stage audio"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(arguments, message, tmp_path, run):
+    render_impacts(tmp_path / "data", 1, seed=3, workers=1, progress=False)
+    code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", *arguments)
+    assert code == 2 and message in err and len(err.splitlines()) == 1
 
 
 def test_towers_of_another_shape_are_refused():

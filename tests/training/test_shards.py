@@ -94,6 +94,34 @@ def test_captions_stand_in_text_or_json(folder: Path, tmp_path: Path) -> None:
     assert clips[0].member.read() == video
 
 
+def test_the_caption_of_a_text_goes_before_that_of_metadata(folder: Path, tmp_path: Path) -> None:
+    """In any order, so that shards of a list with such a column have its captions."""
+    video, described = (folder / "0.mp4").read_bytes(), b'{"caption": "long", "text": "longer"}'
+    members = {
+        "a.txt": b"short",
+        "a.json": described,
+        "a.mp4": video,
+        "b.json": described,
+        "b.txt": b"\xef\xbb\xbfshort",
+    }
+    clips, _ = read_shard(write_tar(tmp_path / "s.tar", members | {"b.mp4": video}), (".mp4",))
+    assert [clip.caption for clip in clips] == ["short", "short"]
+    written = write_shards(find_clips(tmp_path / "s.tar"), tmp_path / "out")
+    for entry in find_clips(written):
+        assert (entry.caption, entry.metadata) == ("short", {"caption": "long", "text": "longer"})
+
+
+def test_shards_are_not_mixed_with_others(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    written = write_shards(find_clips(folder), out, 1)
+    assert write_shards(find_clips(folder), out, 1) == written
+    with pytest.raises(ValueError, match=r"out holds other shards \(000001.tar\); choose another folder"):
+        write_shards(find_clips(folder), out, 1000)
+    with pytest.raises(ValueError, match=r"out holds other shards \(000000.tar\); choose another folder"):
+        write_shards(find_clips(out), out, 1)  # the shards that are read
+    assert len(find_clips(out)) == len(written)
+
+
 def test_a_clip_without_a_caption_is_counted_and_left_out(folder: Path, tmp_path: Path) -> None:
     video = (folder / "0.mp4").read_bytes()
     members = {"a.mp4": video, "b.mp4": video, "b.json": b"{not JSON", "c.mp4": video, "c.txt": b"a ball"}

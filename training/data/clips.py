@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,13 @@ class ClipEntry:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     member: Member | None = None
     fault: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the video, 0 where there is none."""
+        if self.member is not None:
+            return self.member.size
+        return self.path.stat().st_size if self.path.is_file() else 0
 
     def name(self, folder: Path) -> str:
         """Its path from a folder on, where it is in there."""
@@ -274,22 +282,30 @@ def _listed_clips(listed: Path) -> list[ClipEntry]:
 
 def _rows(listed: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and fields of every row of a metadata file."""
-    with listed.open(encoding="utf-8", newline="") as lines:
-        if listed.suffix == ".csv":
-            reader = csv.DictReader(lines)
-            for row in reader:
-                yield reader.line_num, dict(row)
-            return
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{listed} line {number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{listed} line {number} is not a JSON object")
-            yield number, row
+    lines = io.StringIO(read_text(listed), newline="")
+    if listed.suffix == ".csv":
+        reader = csv.DictReader(lines)
+        for row in reader:
+            yield reader.line_num, dict(row)
+        return
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{listed} line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{listed} line {number} is not a JSON object")
+        yield number, row
+
+
+def read_text(file: Path) -> str:
+    """A file in UTF-8, with or without a byte order mark. Raises ``ValueError`` for one in another encoding."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not text in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def _sidecar_clips(folder: Path) -> list[ClipEntry]:
@@ -301,7 +317,7 @@ def _sidecar_clips(folder: Path) -> list[ClipEntry]:
     entries = []
     for path in videos:
         sidecar = path.with_suffix(".txt")
-        caption = sidecar.read_text(encoding="utf-8").strip() if sidecar.is_file() else ""
+        caption = read_text(sidecar).strip() if sidecar.is_file() else ""
         if not caption:
             raise ValueError(f"{path} has no caption; list it in {folder / METADATA_FILES[0]} or write {sidecar.name}")
         entries.append(ClipEntry(path, caption))

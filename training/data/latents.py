@@ -1,8 +1,8 @@
 """Codec latents of a clip folder, encoded once and kept on disk.
 
 A cache is a folder: ``video.npy`` (N, C_v, T, H, W) and ``audio.npy`` (N, A, C_a) in float16 and ``index.json`` with
-the captions, what the cache was made from, and the files that could not be read. It is rewritten when the clips, the
-sequence or a codec change. The arrays may have more rows than there are captions.
+the captions, what the cache was made from, and the files that could not be read. It is rewritten when the clips, their
+captions, the sequence or a codec change. The arrays may have more rows than there are captions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -46,9 +46,10 @@ class LatentSet:
 
 
 def fingerprint(clips: ClipFolder, *modules: torch.nn.Module) -> str:
-    """Changes with the list of clips, their windows, the sequence and every codec weight."""
+    """Changes with the list of clips, their captions, sizes and windows, the sequence and every codec weight."""
     digest = hashlib.sha256(json.dumps({"schema": SCHEMA} | clips.sequence.to_dict(), sort_keys=True).encode())
-    digest.update("\n".join(entry.name(clips.path) for entry in clips.entries).encode())
+    listed = [(entry.name(clips.path), entry.caption, entry.size) for entry in clips.entries]
+    digest.update(json.dumps(listed).encode())
     digest.update(f"{clips.window} {clips.windows} {clips.seed}".encode())
     for module in modules:
         for name, tensor in module.state_dict().items():
@@ -82,7 +83,8 @@ def cached_latents(
 ) -> LatentSet:
     """The latents of all clips of one length, from the cache when it fits, else encoded now with a progress bar.
 
-    Files that cannot be read are left out, said, and listed in ``index.json``. Raises ``ValueError`` where none can.
+    Files that cannot be read are left out, said, and listed in ``index.json``. Raises ``ValueError`` where none can,
+    and for latents that are not finite.
     """
     sequence = clips.sequence
     index_file = cache / "index.json"
@@ -111,8 +113,8 @@ def cached_latents(
             rows = slice(len(captions), len(captions) + len(samples))
             frames = torch.from_numpy(np.stack([sample["frames"] for sample in samples]))
             waves = torch.from_numpy(np.stack([sample["waveform"] for sample in samples]))
-            video[rows] = video_codec.encode(frames).half().numpy()
-            audio[rows] = audio_codec.encode(waves).half().numpy()
+            video[rows] = _half(video_codec.encode(frames), samples)
+            audio[rows] = _half(audio_codec.encode(waves), samples)
             captions += [sample["caption"] for sample in samples]
     if skipped:
         first = next(iter(skipped.values()))
@@ -123,6 +125,7 @@ def cached_latents(
             f"the first: {first}",
             file=sys.stderr,
         )
+    index_file.unlink(missing_ok=True)  # which is that of the files that are replaced
     for name, array in (("video", video), ("audio", audio)):
         array.flush()
         os.replace(cache / f"{name}.part.npy", cache / f"{name}.npy")
@@ -139,6 +142,16 @@ def open_latents(cache: Path) -> LatentSet:
     captions = index["captions"]
     video, audio = (np.load(cache / f"{name}.npy", mmap_mode="r")[: len(captions)] for name in ("video", "audio"))
     return LatentSet(video, audio, captions, index["fps"], tuple(index["frame_times"]), index["skipped"])
+
+
+def _half(latents: torch.Tensor, samples: Sequence[ClipSample]) -> np.ndarray:
+    """Latents of ``samples`` in float16."""
+    found = latents.half()
+    finite = found.flatten(1).isfinite().all(1).tolist()
+    if not all(finite):
+        name = samples[finite.index(False)]["file_name"]
+        raise ValueError(f"the codecs encode {name} as latents that are not finite in half precision; train them again")
+    return found.numpy()
 
 
 def _create(file: Path, shape: tuple[int, ...]) -> np.memmap:

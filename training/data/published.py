@@ -7,6 +7,7 @@ training, so that no window of a test video was trained on.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .clips import VIDEO_SUFFIXES
+from .clips import VIDEO_SUFFIXES, read_text
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -84,12 +85,11 @@ def list_published(folder: str | Path, name: str) -> Listing:
 def vggsound(folder: Path) -> Iterator[PublishedClip]:
     """VGGSound: ``vggsound.csv`` (YouTube id, start in s, label, split) beside 10 s clips ``{id}_{start:06d}.mp4``."""
     listed = _needed(folder, "vggsound.csv")
-    with listed.open(encoding="utf-8", newline="") as lines:
-        for number, row in enumerate(csv.reader(lines), 1):
-            if len(row) != 4 or not row[1].strip().isdigit() or row[3] not in SPLITS:
-                raise ValueError(f"{listed} line {number} is not an id, a start in seconds, a label and train or test")
-            source, start, label, split = row
-            yield PublishedClip(f"{source}_{int(start):06d}", source, split, label)  # type: ignore[arg-type]
+    for number, row in enumerate(csv.reader(io.StringIO(read_text(listed), newline="")), 1):
+        if len(row) != 4 or not row[1].strip().isdigit() or row[3] not in SPLITS:
+            raise ValueError(f"{listed} line {number} is not an id, a start in seconds, a label and train or test")
+        source, start, label, split = row
+        yield PublishedClip(f"{source}_{int(start):06d}", source, split, label)  # type: ignore[arg-type]
 
 
 def greatest_hits(folder: Path) -> Iterator[PublishedClip]:
@@ -137,7 +137,7 @@ def _needed(folder: Path, name: str) -> Path:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _hits(path: Path) -> list[dict[str, Any]]:

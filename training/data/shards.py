@@ -1,7 +1,8 @@
 """Clips in shards, as WebDataset lays them out: tar files whose members of one key belong together.
 
-``000017.mp4`` is a video and ``000017.txt`` its caption, or ``000017.json`` with a ``caption`` or ``text`` among its
-metadata. Members are read where they stand in the tar file, in any order; nothing is unpacked but the clip in use.
+``000017.mp4`` is a video and ``000017.txt`` its caption, or without one ``000017.json`` with a ``caption`` or ``text``
+among its metadata. Members are read where they stand in the tar file, in any order; nothing is unpacked but the clip in
+use.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ def _expanded(pattern: str) -> list[str]:
 def read_shard(archive: Path, video_suffixes: Sequence[str]) -> tuple[list[ShardClip], str]:
     """The videos of a shard in its order, and where it is damaged, why, in a sentence; what follows is lost then."""
     videos: dict[str, tuple[str, Member]] = {}
+    captions: dict[str, str] = {}
     described: dict[str, dict[str, Any]] = {}
     end, fault = 0, ""
     try:
@@ -110,25 +112,35 @@ def read_shard(archive: Path, video_suffixes: Sequence[str]) -> tuple[list[Shard
                 member = Member(archive, info.offset_data, info.size)
                 if suffix in video_suffixes:
                     videos.setdefault(key, (info.name, member))
-                elif suffix in (".txt", ".json") and info.size <= MOST_CAPTION:
-                    described.setdefault(key, {}).update(_description(member.read(), suffix))
+                elif suffix == ".txt" and info.size <= MOST_CAPTION:
+                    captions[key] = _text(member.read()).strip()
+                elif suffix == ".json" and info.size <= MOST_CAPTION:
+                    described[key] = _description(member.read())
         if any(Member(archive, end, tarfile.BLOCKSIZE).read()):  # zeros mark the end; tarfile stops at anything
             fault = f"{archive} is damaged at byte {end}, and the clips after it are missing"
     except (tarfile.TarError, OSError) as error:
         fault = f"{archive} is damaged, and clips of it are missing: {error}"
     clips = []
     for key, (video, member) in videos.items():
-        metadata = described.get(key, {})
-        caption = str(metadata.pop("caption", None) or metadata.pop("text", None) or "").strip()
+        metadata, caption = described.get(key, {}), captions.get(key, "")
+        if not caption:
+            caption = str(metadata.pop("caption", None) or metadata.pop("text", None) or "").strip()
         clips.append(ShardClip(video, member, caption, metadata))
     return clips, fault
 
 
-def _description(content: bytes, suffix: str) -> dict[str, Any]:
-    """Caption and metadata of a member; nothing of one that is damaged."""
+def _text(content: bytes) -> str:
+    """Of a member in UTF-8, with or without a byte order mark; nothing of one that is damaged."""
     try:
-        text = content.decode("utf-8")
-        found = {"caption": text} if suffix == ".txt" else json.loads(text)
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return ""
+
+
+def _description(content: bytes) -> dict[str, Any]:
+    """The object of a member; nothing of one that is damaged."""
+    try:
+        found = json.loads(_text(content))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -137,12 +149,16 @@ def _description(content: bytes, suffix: str) -> dict[str, Any]:
 def write_shards(entries: Sequence[ClipEntry], out: Path, clips_per_shard: int = 1000) -> list[Path]:
     """Write clips with their captions and metadata into shards ``000000.tar``, … of a folder; their files as they are.
 
-    The n-th clip has the key n, six digits or more.
+    The n-th clip has the key n, six digits or more. Raises ``ValueError`` for a folder with other shards, or with those
+    that are read.
     """
     out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for first in range(0, len(entries), clips_per_shard):
-        shard = out / f"{first // clips_per_shard:06d}{SUFFIX}"
+    starts = range(0, len(entries), clips_per_shard)
+    shards = [out / f"{first // clips_per_shard:06d}{SUFFIX}" for first in starts]
+    read = {entry.member.archive.resolve() for entry in entries if entry.member is not None}
+    if others := sorted(one for one in out.glob(f"*{SUFFIX}") if one not in shards or one.resolve() in read):
+        raise ValueError(f"{out} holds other shards ({others[0].name}); choose another folder")
+    for first, shard in zip(starts, shards, strict=True):
         part = shard.with_name(shard.name + ".part")
         with tarfile.open(part, "w") as tar:
             for number, entry in enumerate(entries[first : first + clips_per_shard], first):
@@ -152,8 +168,7 @@ def write_shards(entries: Sequence[ClipEntry], out: Path, clips_per_shard: int =
                 if entry.metadata:
                     _add(tar, f"{number:06d}.json", json.dumps(dict(entry.metadata)).encode())
         os.replace(part, shard)
-        written.append(shard)
-    return written
+    return shards
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
