@@ -181,7 +181,7 @@ class FlowObjective(Objective):
             L = L_video + L_audio + synergy_video L(video | clean audio) + synergy_audio L(audio | clean video)
 
         whose driven terms are Harmony's cross-task synergy (weights 0.1 and 0.3 there): the same clips and noise, the
-        driving modality at its flow time 1.
+        driving modality at its flow time 1. Rows that see clean video have no part in the losses of the video.
         """
         config = self.config
         text = self._text(batch, sample)
@@ -190,8 +190,7 @@ class FlowObjective(Objective):
         loss = {"video": video, "sync": video, "audio": audio, "joint": video + audio}[config.stage]
         clean = torch.ones_like(sample.t_video)
         if config.synergy_video:
-            driven = replace(sample, t_audio=clean, learn_video=clean)
-            parts["video_driven"], _ = self._losses(batch, driven, text)
+            parts["video_driven"], _ = self._losses(batch, replace(sample, t_audio=clean), text)
             loss = loss + config.synergy_video * parts["video_driven"]
         if config.synergy_audio:
             _, parts["audio_driven"] = self._losses(batch, replace(sample, t_video=clean), text)

@@ -161,10 +161,24 @@ def test_the_interval_of_a_score_is_that_of_other_clips(rendered) -> None:
     assert evaluate_generation(clips[:1], prompts[:1]).intervals == {}
 
 
+@pytest.mark.slow
+def test_a_score_of_a_single_clip_has_no_interval(rendered) -> None:
+    """Of one prompt with a colour, one inferred sound, one clip of a kind: JSON has no NaN."""
+    clips, prompts, _ = rendered
+    scores = evaluate_generation(clips[:2], [prompts[0], "a thing"], inferred=clips[:1], kinds=["bounce", "hammer"])
+    said = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
+    assert {"impact_f1_interval", "lag_interval"} <= said.keys()
+    alone = {f"{name}_interval" for name in ("color_accuracy", "cyclesync", "impact_f1_bounce", "impact_f1_hammer")}
+    assert not alone & said.keys() and {name.removesuffix("_interval") for name in alone} <= said.keys()
+    assert "nan" not in scores.table()
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=20), st.integers(0, 9))
 def test_an_interval_is_within_what_clips_score(counts: list[tuple[int, int]], seed: int) -> None:
     matches = [Matches(hits=min(pair), reference=pair[0], found=pair[1]) for pair in counts]
-    low, high = f1_interval(matches, seed)
+    interval = f1_interval(matches, seed)
+    assert interval is not None
+    low, high = interval
     single = [m.f1 for m in matches if m.reference + m.found] or [0.0]
     assert min(0.0 if len(single) < len(matches) else 1.0, *single, 1.0) - 1e-9 <= low <= high <= max(single) + 1e-9
 
@@ -179,6 +193,9 @@ def test_the_lag_of_a_sound_is_found(rendered) -> None:
         assert np.median(found) == pytest.approx(seconds, abs=0.01)
     assert sound_lag(silenced(clips[0])) is None
     assert sound_lag(replace(clips[0], frames=clips[0].frames[:1].repeat(32, 0))) is None
+    flicker = np.zeros((32, 16, 16, 3), np.uint8)
+    flicker[::2] = 200
+    assert sound_lag(replace(clips[0], frames=flicker)) is None  # the motion is the same in every frame
 
 
 @pytest.mark.slow
@@ -304,7 +321,7 @@ def test_the_report_is_a_picture_with_the_prompt_in_it(rendered, tmp_path: Path)
     from matplotlib.image import imread
 
     clip = replace(
-        rendered[0][0], provenance={"prompt": "a long story " * 30, "seed": 3, "guidance": 6.0, "hash": "f" * 64}
+        rendered[0][0], provenance={"prompt": "a long $x_{$ " * 30, "seed": 3, "guidance": 6.0, "hash": "f" * 64}
     )
     path = draw_report(clip, inspect_clip(clip), tmp_path / "new" / "report.png")
     picture = imread(path)

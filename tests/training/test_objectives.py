@@ -353,6 +353,22 @@ def test_cross_task_synergy_is_harmonys(of_video, of_audio):
     assert ("video_driven" in actual, "audio_driven" in actual) == (bool(of_video), bool(of_audio))
 
 
+def test_rows_that_see_clean_video_have_no_part_in_its_driven_loss():
+    """Nothing of its noise is left in a clean video, so that its velocity cannot be told."""
+    model, words = bridged_parts("global_local")
+    data = batch(6, video=(3, 3, 4, 4), audio=(7, 5))
+    config = TrainConfig(stage="joint", clean_video=0.5, independent=0, synergy_video=1.0, optimal_transport=False)
+    sample = sample_flow(data, config, seeded(3))
+    rows = (sample.t_video < 1).nonzero()[:, 0].tolist()
+    assert 0 < len(rows) < 6
+    actual = FlowObjective(model, words, config)(data, sample)["video_driven"]
+    losses = [
+        velocities_by_hand(model, words, data, sample, row, sample.t_video[row].item(), 1.0, True)[0].square().mean()
+        for row in rows
+    ]
+    torch.testing.assert_close(actual, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("bridge", "settings", "message"),
     [

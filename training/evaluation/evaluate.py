@@ -78,7 +78,7 @@ class GenerationScores(_Scores):
     ``av_align_any``: onsets against peaks of motion, one to one and as the code that goes round counts them.
     ``cyclesync``: onsets against those of a sound inferred from the video; ``None`` without inferred sounds. ``lag``:
     median lag (s) of the sound behind the motion. ``by_kind``: F1 of each kind of event, as ``impact_f1_hammer``, where
-    kinds were given. ``intervals``: by name of a score, 95 % over the clips.
+    kinds were given. ``intervals``: by name of a score, 95 % over the clips, where there are two at least.
     """
 
     onsets_per_clip: float
@@ -210,15 +210,15 @@ def evaluate_generation(
     ]
     lags = [lag for clip in clips if (lag := sound_lag(clip)) is not None]
     groups = _by_kind("impact_f1", matches, kinds)
-    intervals = {
+    intervals: dict[str, Interval | None] = {
         "impact_f1": f1_interval(matches, seed),
         **{name: f1_interval(part, seed) for name, part in groups.items()},
         "count_within_one": mean_interval(counts, seed),
         "av_align": mean_interval(aligned, seed),
         "av_align_any": mean_interval(aligned_any, seed),
-        **({"color_accuracy": mean_interval(colors, seed)} if colors else {}),
-        **({"cyclesync": mean_interval(cycles, seed)} if cycles else {}),
-        **({"lag": median_interval(lags, seed)} if lags else {}),
+        "color_accuracy": mean_interval(colors, seed),
+        "cyclesync": mean_interval(cycles, seed),
+        "lag": median_interval(lags, seed),
     }
     return GenerationScores(
         impact_f1=pooled.f1,
@@ -238,7 +238,7 @@ def evaluate_generation(
         tolerance_frames=tolerance_frames,
         clips=len(clips),
         by_kind={name: pool(part).f1 for name, part in groups.items()},
-        intervals=intervals if len(clips) > 1 else {},
+        intervals=_known(intervals),
     )
 
 
@@ -301,8 +301,13 @@ def _driven(
         "tolerance_frames": tolerance_frames,
         "clips": len(clips),
         "by_kind": {part: pool(group).f1 for part, group in groups.items() if part != name},
-        "intervals": {part: f1_interval(group, seed) for part, group in groups.items()} if len(clips) > 1 else {},
+        "intervals": _known({part: f1_interval(group, seed) for part, group in groups.items()}),
     }
+
+
+def _known(intervals: dict[str, Interval | None]) -> dict[str, Interval]:
+    """Those of scores that have one."""
+    return {name: interval for name, interval in intervals.items() if interval is not None}
 
 
 def _by_kind(name: str, matches: Sequence[Matches], kinds: Sequence[str]) -> dict[str, list[Matches]]:

@@ -13,7 +13,7 @@ CONFIDENCE, RESAMPLES = 0.95, 2000
 Interval = tuple[float, float]
 
 
-def f1_interval(matches: Sequence[Matches], seed: int) -> Interval:
+def f1_interval(matches: Sequence[Matches], seed: int) -> Interval | None:
     """Of the F1 pooled over clips."""
 
     def f1(hits: np.ndarray, total: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -22,24 +22,25 @@ def f1_interval(matches: Sequence[Matches], seed: int) -> Interval:
     return _interval(f1, [[m.hits for m in matches], [m.reference + m.found for m in matches]], seed)
 
 
-def mean_interval(values: Sequence[float], seed: int) -> Interval:
+def mean_interval(values: Sequence[float], seed: int) -> Interval | None:
     """Of a mean over clips."""
     return _interval(np.mean, [values], seed)
 
 
-def median_interval(values: Sequence[float], seed: int) -> Interval:
+def median_interval(values: Sequence[float], seed: int) -> Interval | None:
     """Of a median over clips."""
     return _interval(np.median, [values], seed)
 
 
-def _interval(statistic: object, samples: Sequence[Sequence[float]], seed: int) -> Interval:
-    """Percentiles of the statistic over resamples of the clips, each of which keeps its own counts together."""
+def _interval(statistic: object, samples: Sequence[Sequence[float]], seed: int) -> Interval | None:
+    """Percentiles of the statistic over resamples of the clips, each of which keeps its own counts together; None for
+    fewer than two clips.
+    """
     from scipy.stats import bootstrap
 
     arrays = tuple(np.asarray(sample, dtype=float) for sample in samples)
     if len(arrays[0]) < 2:
-        nothing = float("nan")
-        return nothing, nothing
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all clips alike: the interval is the score
         found = bootstrap(

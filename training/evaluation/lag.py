@@ -18,7 +18,7 @@ SMOOTHING_S = 0.03  # standard deviation of the bell that an onset becomes, abou
 
 def sound_lag(clip: Clip, longest: float = LONGEST_S) -> float | None:
     """The lag (s) by which the onset strength follows the motion energy best, at most ``longest`` either way; None
-    where nothing moves or sounds.
+    where nothing moves or sounds, or it does so evenly throughout.
 
     Positive: the sound is late. Motion leads an impact that ends it, so compare with recorded or rendered clips.
     """
@@ -34,6 +34,8 @@ def sound_lag(clip: Clip, longest: float = LONGEST_S) -> float | None:
     sound = gaussian_filter1d(
         np.interp(grid, np.arange(len(strength)) * HOP_SECONDS, strength), SMOOTHING_S / HOP_SECONDS
     )
+    if not np.ptp(motion) or not np.ptp(sound):
+        return None
     correlation = correlate(sound - sound.mean(), motion - motion.mean())
     lags = correlation_lags(len(sound), len(motion)) * HOP_SECONDS
     near = np.abs(lags) <= longest
