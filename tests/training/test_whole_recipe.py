@@ -8,7 +8,7 @@ import pytest
 
 from syncflow.engine.package import open_package
 from syncflow.training.average import Average
-from syncflow.training.data import render_impacts
+from syncflow.training.data import latents, render_impacts
 
 pytestmark = pytest.mark.slow
 
@@ -22,8 +22,12 @@ class Killed(Exception):
 def test_an_interrupted_recipe_goes_on(tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted at the second step of the second stage, the last of the recipe of syncflow-tiny."""
     data = render_impacts(tmp_path / "data", 3, seed=0, workers=1, progress=False)
-    code, out, err = run("train", data, "--run", tmp_path / "straight", *SETTINGS)
+    encoded, create = [], latents._create
+    with monkeypatch.context() as patch:
+        patch.setattr(latents, "_create", lambda path, shape: encoded.append(path.name) or create(path, shape))
+        code, out, err = run("train", data, "--run", tmp_path / "straight", *SETTINGS)
     assert code == 0, err
+    assert encoded == ["video.part.npy", "audio.part.npy"]  # once for all stages
     assert out.splitlines() == [f"{tmp_path}/straight/model: after stage {stage}" for stage in ("video", "audio")]
     update, steps = Average.update, []
 

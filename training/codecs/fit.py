@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from ...engine.codecs.audio import AudioCodec
+from ...engine.codecs.files import stored
 from ...engine.codecs.video import VideoCodec
 from .kernel_muon import KernelMuon
 
 Codec = TypeVar("Codec", VideoCodec, AudioCodec)
 Losses = Callable[[Codec, np.random.Generator, float], dict[str, Tensor]]
+PRECISION = torch.float16  # of codecs in a package, so that latents are those of every later stage
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,12 @@ def fit(
     with torch.no_grad():
         for live, mean in zip(parameters, average, strict=True):
             live.copy_(mean)
+        for tensor in codec.state_dict().values():
+            tensor.copy_(stored(tensor, PRECISION))
         codec.eval()
         found = latents(codec)
         codec.set_statistics(found.mean(0), found.std(0))
-    codec.save_pretrained(out)
+    codec.save_pretrained(out, PRECISION)
     return codec
 
 
