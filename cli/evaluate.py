@@ -60,6 +60,8 @@ def evaluate(
     """Score generated clips on sync and on the prompt's colour, beside blind soundtracks and ground truth."""
     from ..training.evaluation.run import run_evaluation
 
+    if output is not None:
+        options.check_output(output / "index.html")
     lines = None
     if prompts is not None:
         try:
@@ -105,3 +107,5 @@ def evaluate(
         options.show_json(scores.to_dict())
     else:
         print(scores)
+        if output is not None:
+            print(f"\n{output / 'index.html'}: the scores, and every clip beside its plot")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .config import TrainConfig
 from .evaluation.contact_sheet import contact_sheet
+from .progress import progress_bar
 from .samples import Sampler
 
 
@@ -24,30 +25,32 @@ class Log:
     """Progress, TensorBoard and ``train.json`` of a run, in its main process."""
 
     def __init__(self, run: Path, config: TrainConfig, step: int, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
+        self.accelerator, self.run = accelerator, run
         self.board: SummaryWriter | None = None
         if accelerator.is_main_process:
             run.mkdir(parents=True, exist_ok=True)
             (run / "train.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
             self.board = SummaryWriter(str(run / "tensorboard"))
-        self.bar = tqdm(
+        self.bar = progress_bar(
             initial=step,
             total=None if config.minutes else config.steps,
             desc=f"stage {config.stage}",
             unit="step",
-            disable=None if accelerator.is_main_process else True,
+            disable=not accelerator.is_main_process,
             mininterval=5,
         )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         self.bar.close()
+        if error is None and self.bar.n == self.bar.initial and self.board is not None:
+            tqdm.write(f"{self.bar.desc} was finished before; remove {self.run} to train it again", file=sys.stderr)
         if self.board is not None:
             self.board.close()
 
-    def step(self, step: int, progress: float, losses: list[dict[str, Tensor]], values: dict[str, float]) -> None:
+    def step(self, step: int, done: float, losses: list[dict[str, Tensor]], values: dict[str, float]) -> None:
         """Every 20 steps the losses, means over all parts of the step, and the other values."""
         self.bar.update(1)
         if step % 20:
@@ -60,7 +63,7 @@ class Log:
             for name, value in ({f"loss/{name}": loss for name, loss in named.items()} | values).items():
                 self.board.add_scalar(name, value, step)
         shown = {name: f"{loss:.4f}" for name, loss in named.items() if name != "loss"}
-        self.bar.set_postfix(shown | {"done": f"{progress:.1%}"})
+        self.bar.set_postfix(shown | {"done": f"{done:.1%}"}, refresh=False)
 
     def samples(self, step: int, sampler: Sampler) -> None:
         """Clips of the sampler: a contact sheet, and the sound of each; or why there are none, in a line."""

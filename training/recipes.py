@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..engine.codecs import AudioCodec, TextEncoder, VideoCodec
 from ..engine.components import Components
@@ -30,6 +29,7 @@ from .distillation import student_config
 from .loop import train
 from .lora import add_branches, take_branches
 from .processes import processes
+from .progress import progress_bar
 from .samples import Sampler
 from .stages import check_stage
 from .trajectories import cached_trajectories, stored_steps, teacher_request
@@ -141,7 +141,7 @@ def _train_codecs(clips: ClipFolder, folder: Path, start: Path | None, changes: 
         return
     known = Components.load(model_folder(start)) if start else None
     first = range(0, len(clips), clips.windows)[:limit]
-    found = [clips.read(i) for i in tqdm(first, desc="reading clips", unit="clip", disable=None)]
+    found = [clips.read(i) for i in progress_bar(first, desc="reading clips", unit="clip")]
     samples = [sample for sample in found if not isinstance(sample, UnreadableClip)]
     if not samples:
         raise ValueError(f"none of the first {len(found)} videos of {clips.path} can be read")
@@ -252,7 +252,9 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
 
 
 def model_of(run: Path, start: Path | None) -> ModelConfig:
-    """The configuration of the package that a stage starts from. Raises ``ValueError`` where there is none."""
+    """The configuration of the package that a student learns from. Raises ``ValueError`` where there is none."""
+    if start is None and not (run / "model").is_dir():
+        raise ValueError(f"a student needs a teacher; {run / 'model'} is not there, train one first or name a --model")
     return open_package(model_folder(start or run / "model")).config
 
 

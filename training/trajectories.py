@@ -18,7 +18,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..engine.engine import Engine
 from ..engine.sampling.job import Job, known_audio, known_video
@@ -29,6 +28,7 @@ from ..engine.tasks import default
 from ..engine.types import Request
 from .config import TrainConfig
 from .data.latents import LatentSet
+from .progress import progress_bar
 
 SCHEMA = 2  # of the index
 FINEST = 8  # steps that are stored at least, so that students of 1, 2, 4 and 8 steps learn from one cache
@@ -103,7 +103,7 @@ def cached_trajectories(
     _student_schedule(engine, request, config.student_steps)
     grids, lead = _student_schedule(engine, request, steps)
     writer = _Writer(cache, wanted, grids, {"video": latents.video, "audio": latents.audio}, count)
-    with tqdm(total=count, initial=writer.done, desc="sampling trajectories", unit="clip", disable=None) as bar:
+    with progress_bar(total=count, initial=writer.done, desc="sampling trajectories", unit="clip") as bar:
         for rows in plan.batches(config.batch, writer.done):
             jobs = [plan.job(engine, request, latents, row) for row in rows.tolist()]
             for step, (video, audio) in enumerate(_sampled(engine, jobs)):

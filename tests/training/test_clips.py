@@ -145,7 +145,10 @@ def test_unusable_folders_are_named(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no clips"):
         ClipFolder(tmp_path, TINY)
     copy(videos, tmp_path)
-    with pytest.raises(ValueError, match=r"a\.mp4 has no caption"):
+    with pytest.raises(ValueError, match=r"2 of the 2 videos in .* have no caption, the first is 'a\.mp4'"):
+        ClipFolder(tmp_path, TINY)
+    (tmp_path / "a.txt").write_bytes("größe".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.txt is not text in UTF-8"):
         ClipFolder(tmp_path, TINY)
     write_jsonl(tmp_path, {"file_name": "a.mp4", "text": "x"}, {"file_name": "c.mp4", "text": "x"})
     with pytest.raises(ValueError, match=r"line 2 names c\.mp4"):
@@ -178,6 +181,21 @@ def test_captions_may_begin_with_a_byte_order_mark(videos: Path, tmp_path: Path)
     sidecar.write_text("eine grüne Kugel", encoding="latin-1")
     with pytest.raises(ValueError, match=r"\.txt is not text in UTF-8 \(.*at byte 7\)"):
         find_clips(tmp_path)
+
+
+def test_lists_are_read_as_spreadsheets_write_them(videos: Path, tmp_path: Path) -> None:
+    copy(videos, tmp_path)
+    listed = tmp_path / "metadata.csv"
+    listed.write_text('file_name,text\r\na.mp4,"a ""red"" ball,\r\nit bounces"\r\n', encoding="utf-8-sig", newline="")
+    assert [clip["caption"] for clip in ClipFolder(tmp_path, TINY)] == ['a "red" ball,\r\nit bounces']
+    listed.write_text("file_name,text\na.mp4,a red ball, it bounces\n")
+    with pytest.raises(ValueError, match=r"line 2 has more values than columns; a text with a comma needs quotes"):
+        ClipFolder(tmp_path, TINY)
+    listed.write_text("file_name;text\na.mp4;a red ball\n")
+    with pytest.raises(
+        ValueError, match="line 2 needs a file_name and a text that are not empty; it has file_name;text"
+    ):
+        ClipFolder(tmp_path, TINY)
 
 
 def test_a_damaged_clip_is_named_when_it_is_read(videos: Path, tmp_path: Path) -> None:

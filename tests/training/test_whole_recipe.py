@@ -29,6 +29,8 @@ def test_an_interrupted_recipe_goes_on(tmp_path: Path, run, monkeypatch: pytest.
     assert code == 0, err
     assert encoded == ["video.part.npy", "audio.part.npy"]  # once for all stages
     assert out.splitlines() == [f"{tmp_path}/straight/model: after stage {stage}" for stage in ("video", "audio")]
+    (latents,) = (tmp_path / "straight" / "latents").glob("*/index.json")
+    assert latents.stat().st_mtime_ns < (tmp_path / "straight" / "video" / "checkpoint.pt").stat().st_mtime_ns
     update, steps = Average.update, []
 
     def kill(self: Average, step: int) -> None:
@@ -43,5 +45,6 @@ def test_an_interrupted_recipe_goes_on(tmp_path: Path, run, monkeypatch: pytest.
     assert (tmp_path / "killed" / "audio" / "checkpoint.pt").is_file()
     code, _, err = run("train", data, "--run", tmp_path / "killed", *SETTINGS)
     assert code == 0, err
+    assert "stage video was finished before" in err and "stage audio was finished" not in err
     packages = [open_package(tmp_path / name / "model") for name in ("straight", "killed")]
     assert packages[0].digest == packages[1].digest

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ...engine.codecs.audio import AudioCodec
 from ...engine.codecs.files import stored
 from ...engine.codecs.video import VideoCodec
+from ..progress import progress_bar
 from .kernel_muon import KernelMuon
 
 Codec = TypeVar("Codec", VideoCodec, AudioCodec)
@@ -70,7 +71,6 @@ def fit(
     for a gradient that is not finite.
     """
     from torch.utils.tensorboard import SummaryWriter
-    from tqdm import tqdm
 
     run = out.with_name(f"{out.name}-training")
     run.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def fit(
         return step / recipe.steps if recipe.steps else seconds / (60 * recipe.minutes)
 
     saved_at = seconds
-    with SummaryWriter(str(run)) as log, tqdm(total=100, unit="%", desc=out.name, disable=None) as bar:
+    with SummaryWriter(str(run)) as log, progress_bar(total=100, unit="%", desc=out.name) as bar:
         while progress() < 1:
             began = time.monotonic()
             torch.manual_seed((recipe.seed << 32) + step)

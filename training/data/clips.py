@@ -270,9 +270,11 @@ def _clips_of_shards(shards: Sequence[Path]) -> list[ClipEntry]:
 def _listed_clips(listed: Path) -> list[ClipEntry]:
     entries = []
     for number, row in _rows(listed):
+        columns = tuple(row)
         name, caption = row.pop("file_name", None), row.pop("text", None)
         if not isinstance(name, str) or not isinstance(caption, str) or not name or not caption.strip():
-            raise ValueError(f"{listed} line {number} needs a file_name and a text that are not empty")
+            has = ", ".join(map(str, columns)) or "no fields"
+            raise ValueError(f"{listed} line {number} needs a file_name and a text that are not empty; it has {has}")
         path = listed.parent / name
         if not path.is_file():
             raise ValueError(f"{listed} line {number} names {name}, which does not exist")
@@ -286,6 +288,10 @@ def _rows(listed: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if listed.suffix == ".csv":
         reader = csv.DictReader(lines)
         for row in reader:
+            if None in row:
+                raise ValueError(
+                    f"{listed} line {reader.line_num} has more values than columns; a text with a comma needs quotes"
+                )
             yield reader.line_num, dict(row)
         return
     for number, line in enumerate(lines, 1):
@@ -314,11 +320,12 @@ def _sidecar_clips(folder: Path) -> list[ClipEntry]:
         for path in folder.rglob("*")
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not path.name.startswith(".")
     )
-    entries = []
-    for path in videos:
-        sidecar = path.with_suffix(".txt")
-        caption = read_text(sidecar).strip() if sidecar.is_file() else ""
-        if not caption:
-            raise ValueError(f"{path} has no caption; list it in {folder / METADATA_FILES[0]} or write {sidecar.name}")
-        entries.append(ClipEntry(path, caption))
-    return entries
+    sidecars = [path.with_suffix(".txt") for path in videos]
+    captions = [read_text(file).strip() if file.is_file() else "" for file in sidecars]
+    if missing := [path for path, caption in zip(videos, captions, strict=True) if not caption]:
+        raise ValueError(
+            f"{len(missing)} of the {len(videos)} videos in {folder} have no caption, the first is "
+            f"{missing[0].name!r}; write one into {missing[0].with_suffix('.txt').name!r} beside it, list the videos "
+            f"to train on in {METADATA_FILES[0]}, or move the others away"
+        )
+    return [ClipEntry(path, caption) for path, caption in zip(videos, captions, strict=True)]

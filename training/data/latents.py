@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from ...engine.codecs import AudioCodec, VideoCodec
+from ..progress import progress_bar
 from .clips import ClipFolder, ClipSample, UnreadableClip
 
 SCHEMA = 3  # of the index
@@ -102,7 +103,7 @@ def cached_latents(
     windows = _windows(clips, batch, threads)
     with (
         torch.inference_mode(),
-        tqdm(total=count, desc=f"encoding clips of {sequence.frames} frames", unit="clip", disable=None) as bar,
+        progress_bar(total=count, desc=f"encoding clips of {sequence.frames} frames", unit="clip") as bar,
     ):
         while items := list(islice(windows, batch)):
             bar.update(len(items))

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from ..progress import progress_bar
 from .contact_sheet import contact_sheet
 from .inspection import inspect_clip
 from .report import draw_report
@@ -38,10 +37,10 @@ def write_page(
     first = next(clips[kind] for kind in ("clip", "a2v", "v2a") if kind in clips)[:ON_SHEET]
     contact_sheet(first, [_prompt(clip) for clip in first]).save(folder / "contact_sheet.png")
     sections = []
-    with tqdm(total=sum(map(len, clips.values())), desc="drawing plots", unit="clip") as bar:
-        for kind, made in clips.items():
+    with progress_bar(total=sum(map(len, clips.values())), desc="drawing plots", unit="clip") as bar:
+        for kind in (kind for kind in HEADINGS if kind in clips):
             rows = []
-            for clip, file in zip(made, files[kind], strict=True):
+            for clip, file in zip(clips[kind], files[kind], strict=True):
                 inspection = inspect_clip(clip)
                 plot = draw_report(clip, inspection, file.with_suffix(".png"))
                 rows.append({"prompt": _prompt(clip), "video": file.name, "plot": plot.name, "f1": inspection.f1})

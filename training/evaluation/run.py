@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from ...engine.types import Clip, Request
 from ..data.impacts import Kind, sample_clip
+from ..progress import progress_bar
 from .embeddings import Networks
 from .evaluate import (
     GenerationScores,
@@ -157,7 +156,7 @@ def _dub(clips: Sequence[Clip], seed: int, settings: dict[str, Any]) -> list[Req
 
 
 def _generate(engine: Engine, requests: Sequence[Request], batch: int, what: str) -> Iterator[Clip]:
-    with tqdm(total=len(requests), desc=what, unit="clip", disable=None if requests else True) as bar:
+    with progress_bar(total=len(requests), desc=what, unit="clip", disable=not requests) as bar:
         for first in range(0, len(requests), batch):
             clips = engine.generate(requests[first : first + batch])
             bar.update(len(clips))
