@@ -29,8 +29,6 @@ def test_an_interrupted_recipe_goes_on(tmp_path: Path, run, monkeypatch: pytest.
     assert code == 0, err
     assert encoded == ["video.part.npy", "audio.part.npy"]  # once for all stages
     assert out.splitlines() == [f"{tmp_path}/straight/model: after stage {stage}" for stage in ("video", "audio")]
-    (latents,) = (tmp_path / "straight" / "latents").glob("*/index.json")
-    assert latents.stat().st_mtime_ns < (tmp_path / "straight" / "video" / "checkpoint.pt").stat().st_mtime_ns
     update, steps = Average.update, []
 
     def kill(self: Average, step: int) -> None:
