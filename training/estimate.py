@@ -15,6 +15,7 @@ from ..engine.cost.flops import OPERATIONS
 from ..engine.cost.live_memory import LiveMemoryMode
 from ..engine.cost.memory import tensor_bytes
 from ..engine.cost.memory_plan import gigabytes
+from .lora import add_branches
 from .objectives import Batch, FlowObjective, FlowSample
 from .stages import check_stage, freeze_rest, optimisers, trained_modules
 
@@ -78,6 +79,8 @@ def plan_stage(preset: ModelConfig, config: TrainConfig) -> StagePlan:
     model = meta_model(preset.ddit)
     with torch.device("meta"):
         text = TextEncoder.build(preset.text_encoder.settings, preset.ddit.text_tokens)
+    if config.lora:
+        add_branches(model, config.lora)
     freeze_rest(model, text, config)
     trained = [p for module in trained_modules(model, text, config) for p in module.parameters()]
     count, whole = sum(p.numel() for p in trained), _parameters(model) + _parameters(text)
@@ -96,13 +99,13 @@ def plan_stage(preset: ModelConfig, config: TrainConfig) -> StagePlan:
         gradients=count * FLOAT,
         states=(moments + count) * FLOAT,
         activations=max(0, peak - gradients),
-        step_flops=flops,
+        step_flops=flops * config.accumulate,
         steps=None if config.minutes else config.steps,
     )
 
 
 def _step(model: DDiT, text: TextEncoder, preset: ModelConfig, config: TrainConfig) -> tuple[int, int]:
-    """FLOPs of a step forwards and backwards, and the peak of the bytes that it allocates."""
+    """FLOPs of a part of a step forwards and backwards, and the peak of the bytes that it allocates."""
     objective = FlowObjective(model, text, config).train()
     batch, sample = _inputs(preset, config.batch, next(model.parameters()).dtype)
 

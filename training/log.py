@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,9 @@ class Log:
         self.board: SummaryWriter | None = None
         if accelerator.is_main_process:
             run.mkdir(parents=True, exist_ok=True)
-            (run / "train.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+            part = run / "train.json.part"
+            part.write_text(json.dumps(asdict(config), indent=2) + "\n")
+            os.replace(part, run / "train.json")
             self.board = SummaryWriter(str(run / "tensorboard"))
         self.bar = progress_bar(
             initial=step,

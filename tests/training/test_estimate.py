@@ -13,6 +13,7 @@ from syncflow.engine.cost.live_memory import LiveMemoryMode
 from syncflow.engine.model import DDiT
 from syncflow.training.config import TrainConfig
 from syncflow.training.estimate import plan_stage
+from syncflow.training.lora import add_branches, branches_of
 from syncflow.training.objectives import Batch, FlowObjective, sample_flow
 from syncflow.training.recipes import RECIPES
 from syncflow.training.stages import freeze_rest, optimisers
@@ -60,6 +61,20 @@ def test_a_plan_is_what_a_step_takes(name: str, stage: str) -> None:
         held += sum(v.numel() for state in optimiser.state.values() for v in state.values() if v.ndim)
     unused = sum(p.numel() for p in trained if p.grad is None)
     assert plan.states == pytest.approx(4 * (held + plan.trained), abs=8 * unused)
+
+
+@pytest.mark.slow
+def test_a_plan_is_of_the_adapter_and_of_all_parts_of_a_step() -> None:
+    model, settings = preset("syncflow-tiny"), TrainConfig(stage="video", batch=1)
+    whole, adapter = plan_stage(model, settings), plan_stage(model, settings.replace(lora=4))
+    ddit = DDiT(model.ddit)
+    add_branches(ddit, 4)
+    assert adapter.trained == sum(p.numel() for branch in branches_of(ddit) for p in branch.parameters())
+    assert adapter.frozen == whole.trained + whole.frozen and adapter.memory < whole.memory
+    assert adapter.states == 3 * 4 * adapter.trained  # AdamW and the average
+    assert adapter.step_flops < whole.step_flops
+    parts = plan_stage(model, settings.replace(accumulate=3))
+    assert parts.step_flops == 3 * whole.step_flops and parts.memory == whole.memory
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from syncflow.training.evaluation import (
     inspect_clip,
     match_times,
 )
+from syncflow.training.evaluation.embeddings import Networks
 from syncflow.training.evaluation.evaluate import exchanges
 from syncflow.training.evaluation.intervals import f1_interval
 from syncflow.training.evaluation.lag import sound_lag
@@ -226,6 +227,19 @@ def test_an_evaluation_leaves_its_clips_on_a_page(tmp_path: Path) -> None:
     assert {"clip_002.mp4", "clip_002.png", "v2a_001.mp4", "contact_sheet.png"} <= named
     assert {path.name for path in tmp_path.iterdir()} == named | {"index.html"}
     assert f"{said['impact_f1']:.3f}" in page
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_generated(tmp_path: Path, run, monkeypatch) -> None:
+    engine = Engine.from_pretrained()
+    monkeypatch.setattr(engine, "generate", lambda *_: pytest.fail("a clip was generated"))
+    with pytest.raises(ValueError, match="audio-to-video needs a model whose video reads the audio"):
+        run_evaluation(engine, count=2, v2a_count=1, a2v_count=1)
+    networks = Networks(videos=object())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"there is 1 clip; FAD and FVD need at least 2 \(count\)"):
+        run_evaluation(engine, count=1, v2a_count=1, networks=networks)
+    (tmp_path / "file").write_text("")
+    code, _, err = run("evaluate", "-o", tmp_path / "file")
+    assert code == 2 and str(tmp_path / "file") in err and len(err.splitlines()) == 1
 
 
 def test_prompts_of_ones_own_have_no_ground_truth() -> None:

@@ -96,6 +96,11 @@ class Networks:
     classes: SoundClassifier | None = None
     joint: JointEmbedder | None = None
 
+    def check(self, count: int, *, against_rendered: bool) -> None:
+        """Raise ``ValueError`` where ``count`` clips are too few for a Frechet distance to as many rendered ones."""
+        if against_rendered and 0 < count < LEAST_CLIPS and (self.sounds is not None or self.videos is not None):
+            raise ValueError(f"there is {count} clip; FAD and FVD need at least {LEAST_CLIPS} (count)")
+
     def scores(
         self,
         clips: Sequence[Clip],

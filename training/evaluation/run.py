@@ -99,7 +99,8 @@ def run_evaluation(
     are taken in turn, and without them they describe such clips. Each of several kinds has an F1 of its own. For
     CycleSync, sounds are inferred from the first ``v2a_count`` generated videos as well. ``keep`` is a folder for the
     clips and ``index.html``, which shows them beside the scores; ``networks`` score the clips too, against the rendered
-    ones; ``settings`` are a request's. Raises ``ValueError`` where nothing is to be scored.
+    ones; ``settings`` are a request's. Raises ``ValueError``, before anything is generated, where nothing is to be
+    scored, for a task that the model does not have and for too few clips for the networks.
     """
     if not (count or v2a_count or a2v_count):
         raise ValueError("there is nothing to score; count, v2a_count and a2v_count are 0")
@@ -110,6 +111,13 @@ def run_evaluation(
     asked = [prompts[i % len(prompts)] for i in range(count)] if prompts else texts[:count]
     common: dict[str, Any] = {"tolerance_frames": TOLERANCE_FRAMES, "seed": seed}
     events = [kinds[index % len(kinds)] for index in range(number)] if len(kinds) > 1 else []
+    joint = [Request(text, seed=seed + i, **settings) for i, text in enumerate(asked)]
+    dubs = _dub(known[:v2a_count], seed, settings)
+    sounds = [Request(texts[i], seed=seed + i, audio=known[i], **settings) for i in range(a2v_count)]
+    for first in (*joint[:1], *dubs[:1], *sounds[:1]):
+        engine.pipeline.prepare(first)
+    if networks is not None:
+        networks.check(count, against_rendered=prompts is None)
     made: dict[str, list[Clip]] = {}
     tasks: dict[str, TaskScores] = {}
 
@@ -117,11 +125,10 @@ def run_evaluation(
         return list(_generate(engine, requests, batch, what))
 
     if v2a_count:
-        made["v2a"] = generate(_dub(known[:v2a_count], seed, settings), "generating audio")
+        made["v2a"] = generate(dubs, "generating audio")
         true, own = times[:v2a_count], {"kinds": events[:v2a_count], **common}
         tasks["v2a_"] = TaskScores(evaluate_v2a(made["v2a"], true, **own), evaluate_v2a(known[:v2a_count], true, **own))
     if count:
-        joint = [Request(text, seed=seed + i, **settings) for i, text in enumerate(asked)]
         clips = made["clip"] = generate(joint, "generating clips")
         # A sound inferred with the noise that the clip's own sound came from would agree by that alone.
         inferred = generate(_dub(clips[:v2a_count], seed + count, settings), "inferring audio")
@@ -132,7 +139,6 @@ def run_evaluation(
             truth = evaluate_generation(known[:count], asked, inferred=made.get("v2a", []), **own)
         tasks = {"": TaskScores(scores, truth), **tasks}
     if a2v_count:
-        sounds = [Request(texts[i], seed=seed + i, audio=known[i], **settings) for i in range(a2v_count)]
         made["a2v"] = generate(sounds, "generating video")
         true, own = times[:a2v_count], {"kinds": events[:a2v_count], **common}
         tasks["a2v_"] = TaskScores(evaluate_a2v(made["a2v"], true, **own), evaluate_a2v(known[:a2v_count], true, **own))
