@@ -27,6 +27,7 @@ class Log:
 
     def __init__(self, run: Path, config: TrainConfig, step: int, accelerator: Accelerator) -> None:
         self.accelerator, self.run = accelerator, run
+        self.taken = 0
         self.board: SummaryWriter | None = None
         if accelerator.is_main_process:
             run.mkdir(parents=True, exist_ok=True)
@@ -48,13 +49,14 @@ class Log:
 
     def __exit__(self, error: object, *_: object) -> None:
         self.bar.close()
-        if error is None and self.bar.n == self.bar.initial and self.board is not None:
+        if error is None and not self.taken and self.board is not None:
             tqdm.write(f"{self.bar.desc} was finished before; remove {self.run} to train it again", file=sys.stderr)
         if self.board is not None:
             self.board.close()
 
     def step(self, step: int, done: float, losses: list[dict[str, Tensor]], values: dict[str, float]) -> None:
         """Every 20 steps the losses, means over all parts of the step, and the other values."""
+        self.taken += 1
         self.bar.update(1)
         if step % 20:
             return
