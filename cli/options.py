@@ -141,7 +141,9 @@ def check_output(path: Path, *suffixes: str) -> None:
 
     check_destination(path)
     folder = path.parent
-    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; it must be a folder or not exist yet")
+    if folder.exists() and not os.access(folder, os.W_OK):
         raise ValueError(f"the folder {folder} cannot be written to")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -70,6 +70,8 @@ def open_package(path: str | Path) -> Package:
         raise ValueError(
             f"{path} is no model package: it has no {MANIFEST}; `syncflow import` makes a package of published weights"
         )
+    if not (path / MANIFEST).is_file() and (path / "model" / MANIFEST).is_file():
+        raise ValueError(f"{path} is the folder of a training run; its model is {path / 'model'}")
     manifest, index = read_json(path, MANIFEST), read_json(path, INDEX)
     if manifest.get("schema") != SCHEMA:
         raise ValueError(f"{path} has package schema {manifest.get('schema')}; this version reads schema {SCHEMA}")

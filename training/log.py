@@ -50,7 +50,11 @@ class Log:
     def __exit__(self, error: object, *_: object) -> None:
         self.bar.close()
         if error is None and not self.taken and self.board is not None:
-            tqdm.write(f"{self.bar.desc} was finished before; remove {self.run} to train it again", file=sys.stderr)
+            tqdm.write(
+                f"{self.bar.desc} was finished before; it goes on with more --steps or --minutes, and begins again "
+                f"where {self.run} is removed",
+                file=sys.stderr,
+            )
         if self.board is not None:
             self.board.close()
 

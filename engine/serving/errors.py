@@ -54,6 +54,8 @@ def from_validation(errors: Sequence[Any]) -> ApiError:
     """The first of pydantic's complaints, with its field."""
     first = errors[0]
     field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
+    if first["type"] == "extra_forbidden":
+        return wrong_value(field, f"a request has no field {field}; /openapi.json lists those that it has")
     return wrong_value(field or None, f"{field or 'the request'}: {first['msg']}")
 
 

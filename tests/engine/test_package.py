@@ -84,6 +84,9 @@ def test_foreign_folders(tmp_path, folder):
     assert f"is no model package: it has no {MANIFEST}" in refusal(foreign)
     shutil.copy(folder / MANIFEST, foreign)
     assert f"is no model package: it has no {INDEX}" in refusal(foreign)
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "model")
+    assert refusal(run) == f"{run} is the folder of a training run; its model is {run / 'model'}"
 
 
 @pytest.mark.parametrize("name", [MANIFEST, INDEX])

@@ -156,6 +156,11 @@ def test_a_picture_and_a_continuation(client, clip_file, tmp_path):
         assert finished(client, video["id"])["status"] == "completed"
 
 
+def test_an_unknown_field_is_named(client):
+    error = client.post("/v1/videos", json=FAST | {"steps": 3}).json()["error"]
+    assert error["message"] == "a request has no field steps; /openapi.json lists those that it has"
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

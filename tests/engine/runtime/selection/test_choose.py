@@ -149,7 +149,7 @@ def test_runtimes_of_pytorch(model, tmp_path):
         ("tflite", "float32", "runtime is 'tflite'; it must be one of auto, torch,"),
         ("auto", "int8", "precision is 'int8'; it must be one of auto, float32,"),
         ("tensorrt", "float32", "does not work on cpu; it works on cuda"),
-        ("aoti", "float32", "syncflow export --to aoti"),
+        ("aoti", "float32", "syncflow export /.* --to aoti"),
     ],
 )
 def test_unknown_or_missing_runtimes_are_refused(model, tmp_path, runtime, precision, said):
