@@ -173,7 +173,7 @@ class Pipeline:
         }
         for name, (asked, needed) in needs.items():
             if asked:
-                bridge = model.bridge if model.has_audio else "no audio tower"
+                bridge = f"the bridge {model.bridge}" if model.has_audio else "no audio tower"
                 raise ValueError(f"{name} needs {needed}; this one has {bridge}")
         if request.sound_only and not model.audio_text:
             raise ValueError("a sound without a video needs a model whose audio reads the text (audio_text)")

@@ -295,6 +295,8 @@ def test_inspect_draws_and_measures(run, tmp_path):
 
 def test_data_evaluate_and_train_refuse_kindly(run, tmp_path):
     refused(run("evaluate", "--prompts", tmp_path / "none.txt"), "none.txt")
+    (tmp_path / "page").touch()
+    refused(run("evaluate", "-o", tmp_path / "page"), "page is a file; it must be a folder or not exist yet")
     refused(run("train", tmp_path / "nowhere", "--run", tmp_path / "run"), "nowhere")
     refused(run("train", tmp_path, "--run", tmp_path / "run", "--preset", "huge"), "there is no preset")
     refused(run("train", tmp_path, "--run", tmp_path / "run", "--set", "nonsense=1"), "no setting nonsense")

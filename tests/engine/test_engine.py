@@ -324,10 +324,10 @@ def test_references_that_are_refused(harmony: Engine, sound: Clip | Path, messag
     ("model", "settings", "message"),
     [
         ("engine", {"reference": tone(0.5)}, "a reference sound needs a model with the bridge global_local"),
-        ("syncphony", {"reference": tone(0.5)}, "a reference sound needs .* this one has audio_rope"),
+        ("syncphony", {"reference": tone(0.5)}, "a reference sound needs .* this one has the bridge audio_rope"),
         ("engine", {"sound_only": True}, "a sound without a video needs a model whose audio reads the text"),
         ("harmony", {"takes": 2}, "more than one take needs a model with an audio tower whose video does not read"),
-        ("syncphony", {"takes": 2}, "more than one take needs .* this one has audio_rope"),
+        ("syncphony", {"takes": 2}, "more than one take needs .* this one has the bridge audio_rope"),
     ],
     ids=str,
 )

@@ -107,9 +107,9 @@ def export_for(runtime: str, model: DDiT, locations: ExportLocations, precision:
         raise ValueError(f"the runtime {runtime} does not work on {device}; it works on {', '.join(library.devices)}")
     folder = locations.find(library.format, device, stored_precision(runtime, precision))
     if folder is None:
-        model = f" {shlex.quote(str(locations.package))}" if locations.package else ""
+        package = f" {shlex.quote(str(locations.package))}" if locations.package else ""
         gpu = " --device cuda" if library.devices == ("cuda",) else ""
-        command = f"syncflow export{model} --to {library.format}{gpu}"
+        command = f"syncflow export{package} --to {library.format}{gpu}"
         raise ValueError(f"the runtime {runtime} needs exported graphs, and there are none; `{command}` writes them")
     return Export.read(folder, locations.model)
 
