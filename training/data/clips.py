@@ -6,9 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -17,7 +19,9 @@ import numpy as np
 from ...engine.config import SequenceConfig
 from ...engine.media import load_clip, probe
 from ...engine.media.isolated import reading_isolated
+from ...engine.runtime.threads import available_cpus
 from ...engine.validation import whole_between
+from ..progress import progress_bar
 from .shards import SUFFIX, Member, read_shard, shard_files
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
@@ -214,10 +218,16 @@ def by_length(entries: Sequence[ClipEntry], fps: int, lengths: Sequence[int]) ->
     """
     ordered = sorted(set(lengths))
     found: dict[int, list[ClipEntry]] = {length: [] for length in ordered}
-    for entry in entries:
-        frames = whole_frames(entry, fps)
+    for entry, frames in zip(entries, _frames_of_all(entries, fps), strict=True):
         found[max((length for length in ordered if length <= frames), default=ordered[0])].append(entry)
     return {length: chosen for length, chosen in found.items() if chosen}
+
+
+def _frames_of_all(entries: Sequence[ClipEntry], fps: int) -> Iterator[int]:
+    """:func:`whole_frames` of every video, several at a time; other processes read them."""
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        frames = pool.map(whole_frames, entries, repeat(fps))
+        yield from progress_bar(frames, total=len(entries), desc="reading lengths of clips", unit="clip")
 
 
 def find_clips(source: str | Path | Sequence[Path]) -> list[ClipEntry]:
