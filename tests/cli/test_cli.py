@@ -225,7 +225,7 @@ def test_bench_flops_counts_presets(run):
         ([PROMPT, "-o", "{tmp}/c.mp4", "--audio", "{tmp}/file"], ["audio-to-video", "adaptor"]),
         ([PROMPT, "-o", "{tmp}/c.avi"], [".mp4"]),
         ([PROMPT, "-o", "{tmp}"], [".mp4"]),
-        ([PROMPT, "-o", "{tmp}/file/c.mp4"], ["cannot be"]),
+        ([PROMPT, "-o", "{tmp}/file/c.mp4"], ["must be a folder"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--model", "{tmp}/nowhere"], ["no model folder"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--model", "{tmp}"], ["no model package"]),
         ([PROMPT, "-o", "{tmp}/c.mp4", "--model", "{tmp}/damaged"], ["checksum"]),

@@ -247,9 +247,9 @@ def test_where_exports_go(run, written, cache, package, tmp_path):
     [
         (["--to", "tflite"], "format is 'tflite'; it must be one of onnx, aoti"),
         (["{tmp}/nowhere"], "no model folder"),
-        (["{tmp}"], "no model package"),
-        (["{tmp}/model", "{tmp}"], "is no model package"),
-        (["{tmp}/model", "{tmp}/model/model_index.json/new"], "cannot be"),
+        (["{tmp}"], "is the folder of a training run"),
+        (["{tmp}/model", "{tmp}"], "is the folder of a training run"),
+        (["{tmp}/model", "{tmp}/model/model_index.json/new"], "must be a folder"),
     ],
     ids=str,
 )

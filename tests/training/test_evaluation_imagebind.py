@@ -141,7 +141,7 @@ def test_evaluate_shows_the_scores_in_its_table_and_on_its_page(file: Path, tmp_
     arguments = ("evaluate", "--count", 2, "--v2a-count", 0, "--steps", 1, "--imagebind", file)
     code, out, err = run(*arguments, "--imagebind-tokenizer", file.parent, "--output", tmp_path / "page")
     assert code == 0, err
-    head, *rows = out.split("by pretrained networks", 1)[1].splitlines()
+    head, *rows = out.split("by pretrained networks", 1)[1].split("\n\n", 1)[0].splitlines()
     assert head.split() == ["score", "ground", "truth"]
     assert [row.split()[0] for row in rows] == ["imagebind_av", "imagebind_tv", "imagebind_ta"]
     page = (tmp_path / "page" / "index.html").read_text()

@@ -105,7 +105,7 @@ def test_the_others_wait_for_the_first_process_as_long_as_it_encodes() -> None:
         text=True,
         timeout=300,
     )
-    assert done.stdout.split("\n")[:2] == ["7 days, 0:00:00"] * 2, done.stderr[-3000:]
+    assert done.stdout.count("7 days, 0:00:00") == 2, done.stderr[-3000:]
 
 
 def losses(run: Path) -> dict[int, float]:
