@@ -74,9 +74,6 @@ def evaluate(
     if imagebind_tokenizer and not imagebind:
         raise ValueError("--imagebind-tokenizer is for the texts of ImageBind; name its file too (--imagebind)")
 
-    if output is not None:
-        options.check_output(output / "index.html")
-
     from ..engine.engine import Engine
     from ..training.evaluation.embeddings import Clap, ImageBind, Networks, SpectrogramTransformer, VideoMae
 

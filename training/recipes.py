@@ -252,7 +252,7 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
 
 
 def model_of(run: Path, start: Path | None) -> ModelConfig:
-    """The configuration of the package that a student learns from. Raises ``ValueError`` where there is none."""
+    """The configuration of the package that a stage starts from. Raises ``ValueError`` where there is none."""
     if start is None and not (run / "model").is_dir():
         raise ValueError(f"a student needs a teacher; {run / 'model'} is not there, train one first or name a --model")
     return open_package(model_folder(start or run / "model")).config

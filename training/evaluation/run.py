@@ -110,7 +110,7 @@ def run_evaluation(
     times = [[event.time for event in events] for _, _, events in rendered]
     asked = [prompts[i % len(prompts)] for i in range(count)] if prompts else texts[:count]
     common: dict[str, Any] = {"tolerance_frames": TOLERANCE_FRAMES, "seed": seed}
-    events = [kinds[index % len(kinds)] for index in range(number)] if len(kinds) > 1 else []
+    kind_of = [kinds[index % len(kinds)] for index in range(number)] if len(kinds) > 1 else []
     joint = [Request(text, seed=seed + i, **settings) for i, text in enumerate(asked)]
     dubs = _dub(known[:v2a_count], seed, settings)
     sounds = [Request(texts[i], seed=seed + i, audio=known[i], **settings) for i in range(a2v_count)]
@@ -126,13 +126,13 @@ def run_evaluation(
 
     if v2a_count:
         made["v2a"] = generate(dubs, "generating audio")
-        true, own = times[:v2a_count], {"kinds": events[:v2a_count], **common}
+        true, own = times[:v2a_count], {"kinds": kind_of[:v2a_count], **common}
         tasks["v2a_"] = TaskScores(evaluate_v2a(made["v2a"], true, **own), evaluate_v2a(known[:v2a_count], true, **own))
     if count:
         clips = made["clip"] = generate(joint, "generating clips")
         # A sound inferred with the noise that the clip's own sound came from would agree by that alone.
         inferred = generate(_dub(clips[:v2a_count], seed + count, settings), "inferring audio")
-        own = {"kinds": events[:count] if prompts is None else [], **common}
+        own = {"kinds": kind_of[:count] if prompts is None else [], **common}
         scores = evaluate_generation(clips, asked, inferred=inferred, **own)
         truth = None
         if prompts is None:
@@ -140,7 +140,7 @@ def run_evaluation(
         tasks = {"": TaskScores(scores, truth), **tasks}
     if a2v_count:
         made["a2v"] = generate(sounds, "generating video")
-        true, own = times[:a2v_count], {"kinds": events[:a2v_count], **common}
+        true, own = times[:a2v_count], {"kinds": kind_of[:a2v_count], **common}
         tasks["a2v_"] = TaskScores(evaluate_a2v(made["a2v"], true, **own), evaluate_a2v(known[:a2v_count], true, **own))
     by_networks: dict[str, float] = {}
     if networks is not None:
