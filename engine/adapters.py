@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .model import DDiT
 from .model.lora import AdaptedModel, LowRank, merge, target_layers
 from .package import read_json
 from .quantization import is_quantized
+from .replacement import replacement
 from .validation import shown, text, whole_between
 
 CONFIG, STEM = "adapter_config.json", "adapter_model"
@@ -95,10 +95,10 @@ class Adapter:
             "bias": "none",
             "lora_dropout": 0.0,
         }
-        beside = folder / f".{STEM}.part"
-        save_tensors(tensors, beside, {"format": "pt"})
-        os.replace(beside, folder / f"{STEM}.safetensors")
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        with replacement(folder / f"{STEM}.safetensors") as part:
+            save_tensors(tensors, part, {"format": "pt"})
+        with replacement(folder / CONFIG) as part:
+            part.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _branch(

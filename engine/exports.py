@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from .package import EXPORTS, MANIFEST, read_json, sha256, write_json
+from .replacement import replacement
 
 SCHEMA = 2
 CONSTANTS = "constants.safetensors"
@@ -190,9 +191,8 @@ class Export:
         del values["path"]
         values["sha256"] = values.pop("checksums")
         values["proofs"] = values.pop("results")
-        part = self.path / f".{MANIFEST}.part"
-        write_json(part, values)
-        os.replace(part, self.path / MANIFEST)
+        with replacement(self.path / MANIFEST) as part:
+            write_json(part, values)
 
     def with_result(self, result: VerificationResult) -> Self:
         """A copy with one more result, in place of an earlier one with the same key."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from ..engine.codecs.text import TextEncoder
 from ..engine.model import DDiT
+from ..engine.replacement import replacement
 from .average import Average
 from .config import Stage
 from .sharding import gathered, scattered, scattered_optimizer, scattered_state
@@ -51,9 +51,8 @@ class TrainingState:
             }
         )
         if write:
-            part = run / f"{FILE}.part"
-            torch.save(values, part)
-            os.replace(part, run / FILE)
+            with replacement(run / FILE) as part:
+                torch.save(values, part)
 
     def resume(self, run: Path, *, keep_frozen: bool = False) -> None:
         """Take the state from the checkpoint of a run folder, if there is one; with ``keep_frozen`` weights that are

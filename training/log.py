@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from ..engine.replacement import replacement
 from .config import TrainConfig
 from .evaluation.contact_sheet import contact_sheet
 from .progress import progress_bar
@@ -31,9 +31,8 @@ class Log:
         self.board: SummaryWriter | None = None
         if accelerator.is_main_process:
             run.mkdir(parents=True, exist_ok=True)
-            part = run / "train.json.part"
-            part.write_text(json.dumps(asdict(config), indent=2) + "\n")
-            os.replace(part, run / "train.json")
+            with replacement(run / "train.json") as part:
+                part.write_text(json.dumps(asdict(config), indent=2) + "\n")
             self.board = SummaryWriter(str(run / "tensorboard"))
         self.bar = progress_bar(
             initial=step,

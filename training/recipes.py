@@ -177,12 +177,10 @@ def train_stage(
     returned; the stage ``distill`` leaves it too (:func:`distill`). Raises ``ValueError`` where there is no model to
     train an adapter or a student of, and for a stage that the model does not have.
     """
+    if config.stage == "distill":
+        return distill(clips, run, config, teacher_of(run, start))
     target = run / "model"
     package = model_folder(start) if start else (target if target.exists() else None)
-    if config.stage == "distill":
-        if package is None:
-            raise ValueError(f"a student needs a teacher; {target} is not there, and no model is named")
-        return distill(clips, run, config, package)
     if config.lora and package is None:
         raise ValueError(f"an adapter needs a model; {target} is not there, and none is named to start from")
     if package:
@@ -251,11 +249,18 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
     return target
 
 
+def teacher_of(run: Path, start: Path | None) -> Path:
+    """The package that a student is trained of: ``start``, or the model of the run. Raises ``ValueError`` where there
+    is none.
+    """
+    if start is None and not (run / "model").is_dir():
+        raise ValueError(f"a student needs a teacher; {run / 'model'} is not there, and no model is named")
+    return model_folder(start or run / "model")
+
+
 def model_of(run: Path, start: Path | None) -> ModelConfig:
     """The configuration of the package that a stage starts from. Raises ``ValueError`` where there is none."""
-    if start is None and not (run / "model").is_dir():
-        raise ValueError(f"a student needs a teacher; {run / 'model'} is not there, train one first or name a --model")
-    return open_package(model_folder(start or run / "model")).config
+    return open_package(teacher_of(run, start)).config
 
 
 def towers_in_turn(config: ModelConfig) -> tuple[StudentTowers, ...]:

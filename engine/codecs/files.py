@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..package import parse_json
 from ..quantization import converted
+from ..replacement import replacement
 
 INSTALL = "install it with `pip install syncflow[codecs]`"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -229,9 +229,7 @@ def write_component(
         if tensor.data_ptr() not in seen:
             tensors[name] = stored(tensor, dtype)
         seen.add(tensor.data_ptr())
-    beside = folder / f".{stem}.safetensors.part"
-    save_tensors(tensors, beside, {"format": "pt"})
-    os.replace(beside, folder / f"{stem}.safetensors")
-    beside = folder / ".config.json.part"
-    beside.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(beside, folder / "config.json")
+    with replacement(folder / f"{stem}.safetensors") as part:
+        save_tensors(tensors, part, {"format": "pt"})
+    with replacement(folder / "config.json") as part:
+        part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ Random numbers of step i depend on (seed, i) alone, so a run that was killed goe
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ...engine.codecs.audio import AudioCodec
 from ...engine.codecs.files import stored
 from ...engine.codecs.video import VideoCodec
+from ...engine.replacement import replacement
 from ..progress import progress_bar
 from .kernel_muon import KernelMuon
 
@@ -164,5 +164,5 @@ def _save(
     path: Path, codec: nn.Module, optimizer: KernelMuon, average: list[Tensor], step: int, seconds: float
 ) -> None:
     state = {"codec": codec.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-    torch.save(state | {"step": step, "seconds": seconds}, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+    with replacement(path) as part:
+        torch.save(state | {"step": step, "seconds": seconds}, part)

@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 
 from ...engine.codecs import AudioCodec, VideoCodec
+from ...engine.replacement import replacement
 from ..progress import progress_bar
 from .clips import ClipFolder, ClipSample, UnreadableClip
 
@@ -130,10 +131,9 @@ def cached_latents(
     for name, array in (("video", video), ("audio", audio)):
         array.flush()
         os.replace(cache / f"{name}.part.npy", cache / f"{name}.npy")
-    part = cache / "index.json.part"
     index = {"fingerprint": wanted, "fps": sequence.fps, "frame_times": sequence.frame_times}
-    part.write_text(json.dumps(index | {"captions": captions, "skipped": skipped}))
-    os.replace(part, index_file)
+    with replacement(index_file) as part:
+        part.write_text(json.dumps(index | {"captions": captions, "skipped": skipped}))
     return open_latents(cache)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ...engine.replacement import replacement
 from .clips import VIDEO_SUFFIXES, read_text
 
 Split = Literal["train", "test"]
@@ -76,9 +76,8 @@ def list_published(folder: str | Path, name: str) -> Listing:
     if not any(rows.values()):
         raise ValueError(f"{folder} has none of the {len(named)} videos that its lists name")
     for split in SPLITS:
-        part = folder / f"{split}.jsonl.part"
-        part.write_text("".join(rows[split]), encoding="utf-8")
-        os.replace(part, folder / f"{split}.jsonl")
+        with replacement(folder / f"{split}.jsonl") as part:
+            part.write_text("".join(rows[split]), encoding="utf-8")
     return Listing(len(rows["train"]), len(rows["test"]), missing, leaked)
 
 

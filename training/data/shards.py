@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import tarfile
 import tempfile
@@ -18,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+from ...engine.replacement import replacement
 
 if TYPE_CHECKING:
     from .clips import ClipEntry
@@ -159,15 +160,13 @@ def write_shards(entries: Sequence[ClipEntry], out: Path, clips_per_shard: int =
     if others := sorted(one for one in out.glob(f"*{SUFFIX}") if one not in shards or one.resolve() in read):
         raise ValueError(f"{out} holds other shards ({others[0].name}); choose another folder")
     for first, shard in zip(starts, shards, strict=True):
-        part = shard.with_name(shard.name + ".part")
-        with tarfile.open(part, "w") as tar:
+        with replacement(shard) as part, tarfile.open(part, "w") as tar:
             for number, entry in enumerate(entries[first : first + clips_per_shard], first):
                 with entry.file() as path:
                     _add(tar, f"{number:06d}{entry.path.suffix.lower()}", path.read_bytes())
                 _add(tar, f"{number:06d}.txt", entry.caption.encode())
                 if entry.metadata:
                     _add(tar, f"{number:06d}.json", json.dumps(dict(entry.metadata)).encode())
-        os.replace(part, shard)
     return shards
 
 
