@@ -84,7 +84,10 @@ class TrainingState:
             saved = scattered_state(state[name], module)
             module.load_state_dict(saved | _frozen(module) if keep_frozen else saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            decays = [group["weight_decay"] for group in optimizer.param_groups]  # which may be others than before
             optimizer.load_state_dict(scattered_optimizer(saved, optimizer))
+            for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
         with torch.no_grad():
             for mean, saved in zip(self.average.mean, state["average"], strict=True):
                 mean.copy_(scattered(saved, mean))

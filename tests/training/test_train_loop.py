@@ -89,6 +89,17 @@ def test_a_stage_that_goes_on_may_keep_frozen_weights_as_they_are(latents, tmp_p
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 2
 
 
+def test_a_run_goes_on_with_another_weight_decay(latents, tmp_path):
+    found = []
+    for decay in (0.01, 10.0):
+        model, words = parts()
+        run = tmp_path / f"decay-{decay}"
+        train(model, words, [latents], config(stage="video", steps=2), run)
+        train(model, words, [latents], config(stage="video", steps=4, weight_decay=decay), run)
+        found.append(torch.load(run / "checkpoint.pt", weights_only=True)["model"]["video.spatial_blocks.0.attn.qkv.weight"])
+    assert found[1].norm() < 0.97 * found[0].norm()
+
+
 def test_a_gradient_that_is_not_finite_ends_the_run_and_leaves_its_checkpoint(latents, tmp_path):
     settings = config(stage="joint", checkpoint_minutes=0.0, optimal_transport=False)
     train(*parts(), [latents], settings.replace(steps=2), tmp_path)
