@@ -17,10 +17,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from tqdm import tqdm
 
 from syncflow.engine.cost.request import request_cost
 from syncflow.engine.engine import Engine
+from syncflow.engine.progress import progress_bar
 from syncflow.engine.types import Clip, Request
 from syncflow.training.data.impacts import sample_clip
 from syncflow.training.evaluation import Matches, audio_onsets, match_times, video_events
@@ -164,7 +164,7 @@ def main(
     ]
     rows: list[Row] = []
     first: Result | None = None
-    for folder, count, guidance in tqdm(runs, unit="row", disable=None):
+    for folder, count, guidance in progress_bar(runs, unit="row"):
         engine = teacher if folder == model else Engine.from_pretrained(folder)
         result = run(engine, clips, v2a_clips, steps=count, sync_guidance=guidance)
         first = first or result

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
-from tqdm import tqdm
 
 from syncflow.engine.engine import Engine
+from syncflow.engine.progress import progress_bar
 from syncflow.engine.types import Request
 from syncflow.training.data.impacts import sample_clip
 from syncflow.training.evaluation import evaluate_generation, evaluate_v2a
@@ -67,7 +67,7 @@ def main(
 ) -> None:
     """Print the table."""
     lengths = frames or FRAMES
-    rows = list(tqdm(measure(Engine.from_pretrained(), lengths, clips), total=len(lengths), unit="length"))
+    rows = list(progress_bar(measure(Engine.from_pretrained(), lengths, clips), total=len(lengths), unit="length"))
     print(json.dumps([asdict(row) for row in rows]) if as_json else table(rows))
 
 

@@ -85,7 +85,7 @@ def step(
     kind: Any = clip if clips else steps
     chosen = steps.runtimes(engine, names, precision, TorchOptions(cuda_graphs, overlap, fp8, autotune))
     seconds = time.perf_counter if clock == "wall" else time.process_time
-    timing = Timing(rounds, seconds, options.progress_bar, str(engine.device))
+    timing = Timing(rounds, seconds, options.rounds_bar, str(engine.device))
     rows: list[Any] = []
     for size in batch or (1, 8):
         work: dict[str, Any] = {}
@@ -152,16 +152,15 @@ def approximate(
     json: options.Json = False,
 ) -> None:
     """Measure the speedup of every approximate option, and its error against exact clips of the same seeds."""
-    from tqdm import tqdm
-
     from ..benchmarks import approximate as comparisons
     from ..engine.engine import Engine
+    from ..engine.progress import progress_bar
 
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
     count = engine.config.sampling.steps if steps is None else steps
     chosen, requests = comparisons.options(count), comparisons.requests(clips, count)
     total = clips * (1 + len(chosen))
-    with tqdm(total=total, desc="generating", unit="clip", file=sys.stderr, leave=False, disable=None) as bar:
+    with progress_bar(total=total, desc="generating", unit="clip", leave=False) as bar:
         rows = comparisons.compare(engine, requests, chosen, bar.update)
     if json:
         options.show_json({"clips": clips, "steps": count, "rows": [row.to_dict() for row in rows]})
@@ -232,9 +231,8 @@ def _report_aot(
     jobs: int | None,
     json: bool,
 ) -> None:
-    from tqdm import tqdm
-
     from ..benchmarks.kernels import cases, compiled, predicted_step
+    from ..engine.progress import progress_bar
 
     tasks = compiled.plan(
         arch,
@@ -244,7 +242,7 @@ def _report_aot(
         overrides,
         batches=batches or cases.BATCHES,
     )
-    with tqdm(total=len(tasks), desc=f"compiling for {arch}", file=sys.stderr, leave=False, disable=None) as bar:
+    with progress_bar(total=len(tasks), desc=f"compiling for {arch}", leave=False) as bar:
         rows = compiled.compile_all(tasks, jobs, bar.update)
     steps = []
     if arch == predicted_step.PREDICTED_ARCH and operations is None and "bfloat16" in (dtypes or compiled.DTYPES):
@@ -268,16 +266,15 @@ def _time_kernels(dtypes: Names, presets: Names, operations: Names, batches: lis
 
     if not torch.cuda.is_available():
         raise ValueError("timing kernels needs a GPU, and there is none here; `--aot sm_90` compiles them without one")
-    from tqdm import tqdm
-
     from ..benchmarks.kernels import cases, compiled, harness, variants
+    from ..engine.progress import progress_bar
 
     chosen = cases.cases(operations or cases.OPERATIONS, presets or cases.PRESETS, batches or cases.BATCHES)
     torch_dtypes = [compiled.DTYPES[name] for name in cases.known(dtypes or ["bfloat16"], compiled.DTYPES)]
     roofline = harness.measure_roofline("cuda")
     rows = [
         harness.compare(case, name, variant, dtype, "cuda", roofline).to_dict()
-        for case in tqdm(chosen, desc="timing", file=sys.stderr, leave=False, disable=None)
+        for case in progress_bar(chosen, desc="timing", leave=False)
         for dtype in torch_dtypes
         for name, variant in variants.variants(case.operation, "cuda").items()
     ]

@@ -44,7 +44,7 @@ def compare(
         model=model,
         runtime=runtime,
         slow_down=slow_down / 100,
-        progress=options.progress_bar,
+        progress=options.rounds_bar,
         report=lambda text: print(f"syncflow: {text}", file=sys.stderr),
     )
     if json:
@@ -116,7 +116,7 @@ def capacity(
 
     if step_ms is None:
         engine = Engine.from_pretrained(options.model_folder(model), runtime=runtime, precision=precision)
-        cost = planning.measured_cost(engine, (1, 2, 4, 8), Timing(10, progress=options.progress_bar))
+        cost = planning.measured_cost(engine, (1, 2, 4, 8), Timing(10, progress=options.rounds_bar))
         count = engine.config.sampling.steps if steps is None else steps
     else:
         fixed, each = (1e-3 * ms for ms in step_ms)

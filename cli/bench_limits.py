@@ -36,7 +36,7 @@ def roofline(
     from ..benchmarks import roofline as rooflines
     from ..benchmarks import standing
 
-    found, standings = standing.roofline(preset, batch, device_name, rounds, options.progress_bar)
+    found, standings = standing.roofline(preset, batch, device_name, rounds, options.rounds_bar)
     if output is not None:
         rooflines.plot(found, standings, output)
     options.record(history, "bench roofline", {f"{one.name}, ms": one.ms for one in standings})
@@ -64,7 +64,7 @@ def scaling(
 
     engine = Engine.from_pretrained(options.model_folder(model), runtime="torch", precision="float32")
     ((name, chosen),) = runtimes(engine, [runtime], "float32").items()
-    timing = Timing(rounds, progress=options.progress_bar, device=str(engine.device))
+    timing = Timing(rounds, progress=options.rounds_bar, device=str(engine.device))
     curves = [scalings.measure(engine, chosen, axis, timing) for axis in scalings.axes(engine)]
     if output is not None:
         scalings.plot(curves, output)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -76,11 +75,10 @@ def export(
 
 def _write(components: Components, folder: Path, format: Format, **how: Any) -> Export:
     """Write the graphs of a model, under a progress bar, with the keywords of ``write_export``."""
-    from tqdm import tqdm
-
+    from ..engine.progress import progress_bar
     from ..export.writing import write_export
 
-    with tqdm(desc=format, unit="graph", file=sys.stderr, leave=False, disable=None) as bar:
+    with progress_bar(desc=format, unit="graph", leave=False) as bar:
 
         def show(name: str) -> None:
             bar.set_description(f"{format}: {name}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -164,8 +163,8 @@ def record(history: Path | None, command: str, figures: Mapping[str, float]) -> 
         record(history, command, figures)
 
 
-def progress_bar(rounds: Sequence[int], desc: str) -> Iterable[int]:
+def rounds_bar(rounds: Sequence[int], desc: str) -> Iterable[int]:
     """Rounds with a progress bar on standard error."""
-    from tqdm import tqdm
+    from ..engine.progress import progress_bar
 
-    return tqdm(rounds, desc=desc, unit="round", file=sys.stderr, leave=False, disable=None)
+    return progress_bar(rounds, desc=desc, unit="round", leave=False)

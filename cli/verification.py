@@ -27,11 +27,10 @@ def verify_export(
     components: Components, export: Export, runtimes: Sequence[str], device: Device, precision: Precision | None = None
 ) -> tuple[Export, list[VerificationResult]]:
     """Verify an export in some runtimes, under a progress bar: the export, and the new results."""
-    from tqdm import tqdm
-
+    from ..engine.progress import progress_bar
     from ..export.verification import verify_runtimes
 
-    with tqdm(desc="verifying", unit="graph", file=sys.stderr, leave=False, disable=None) as bar:
+    with progress_bar(desc="verifying", unit="graph", leave=False) as bar:
 
         def show(name: str) -> None:
             bar.set_description(f"verifying {name}")

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from ..engine.progress import progress_bar
 from ..engine.replacement import replacement
 from .config import TrainConfig
 from .evaluation.contact_sheet import contact_sheet
-from .progress import progress_bar
 from .samples import Sampler
 
 

@@ -21,6 +21,7 @@ from ..engine.config import ModelConfig
 from ..engine.engine import Engine, model_folder
 from ..engine.model import DDiT
 from ..engine.package import open_package
+from ..engine.progress import progress_bar
 from .codecs import AUDIO_RECIPE, VIDEO_RECIPE, train_audio_codec, train_video_codec
 from .config import Stage, StudentTowers, TrainConfig
 from .data.clips import ClipFolder, UnreadableClip, by_length, find_clips
@@ -29,7 +30,6 @@ from .distillation import student_config
 from .loop import train
 from .lora import add_branches, take_branches
 from .processes import processes
-from .progress import progress_bar
 from .samples import Sampler
 from .stages import check_stage
 from .trajectories import cached_trajectories, stored_steps, teacher_request

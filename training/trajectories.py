@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..engine.engine import Engine
+from ..engine.progress import progress_bar
 from ..engine.sampling.job import Job, known_audio, known_video
 from ..engine.sampling.latent_state import Modality
 from ..engine.sampling.schedule import Schedule
@@ -28,7 +29,6 @@ from ..engine.tasks import default
 from ..engine.types import Request
 from .config import TrainConfig
 from .data.latents import LatentSet
-from .progress import progress_bar
 
 SCHEMA = 2  # of the index
 FINEST = 8  # steps that are stored at least, so that students of 1, 2, 4 and 8 steps learn from one cache

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from tqdm import tqdm
+
+from syncflow.engine.progress import progress_bar
 
 from .ablation import Ablation
 from .catalogue import select
@@ -24,7 +25,7 @@ from .scoring import Size
 def run(measurement: Measurement, ablations: list[Ablation], seeds: int) -> None:
     """Measure every cell, one ablation after the other."""
     cells = [(one, variant, seed) for one in ablations for seed in range(seeds) for variant in one.variants]
-    bar = tqdm(cells, unit="cell", disable=None)
+    bar = progress_bar(cells, unit="cell")
     for ablation, variant, seed in bar:
         bar.set_description(f"{ablation.name}, {variant.name}")
         measurement.measure(ablation, variant, seed)

@@ -78,7 +78,7 @@ def on_step_end(pipeline: Any, callback: StepEndCallback, job: Job) -> StepCallb
 
 
 class ProgressBar:
-    """A progress bar of sampling steps on a terminal."""
+    """The progress of sampling steps."""
 
     def __init__(self, shown: bool) -> None:
         self.shown = shown
@@ -89,9 +89,9 @@ class ProgressBar:
 
     def __call__(self, step: int, steps: int) -> None:
         if self.bar is None and self.shown:
-            from tqdm import tqdm
+            from ..progress import progress_bar
 
-            self.bar = tqdm(total=0, desc="sampling", unit="step", disable=None)
+            self.bar = progress_bar(total=0, desc="sampling", unit="step")
         if self.bar is not None:
             if step == 1:
                 self.bar.total += steps

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ...engine.codecs.audio import AudioCodec
 from ...engine.codecs.files import stored
 from ...engine.codecs.video import VideoCodec
+from ...engine.progress import progress_bar
 from ...engine.replacement import replacement
-from ..progress import progress_bar
 from .kernel_muon import KernelMuon
 
 Codec = TypeVar("Codec", VideoCodec, AudioCodec)

@@ -19,9 +19,9 @@ import numpy as np
 from ...engine.config import SequenceConfig
 from ...engine.media import load_clip, probe
 from ...engine.media.isolated import reading_isolated
+from ...engine.progress import progress_bar
 from ...engine.runtime.threads import available_cpus
 from ...engine.validation import whole_between
-from ..progress import progress_bar
 from .shards import SUFFIX, Member, read_shard, shard_files
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")

@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 from ...engine.codecs import AudioCodec, VideoCodec
+from ...engine.progress import progress_bar
 from ...engine.replacement import replacement
-from ..progress import progress_bar
 from .clips import ClipFolder, ClipSample, UnreadableClip
 
 SCHEMA = 3  # of the index

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..progress import progress_bar
+from ...engine.progress import progress_bar
 from .contact_sheet import contact_sheet
 from .inspection import inspect_clip
 from .report import draw_report

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...engine.progress import progress_bar
 from ...engine.types import Clip, Request
 from ..data.impacts import Kind, sample_clip
-from ..progress import progress_bar
 from .embeddings import Networks
 from .evaluate import (
     GenerationScores,

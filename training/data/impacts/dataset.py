@@ -209,6 +209,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _progress(steps: Iterator[None], total: int, show: bool) -> Iterator[None]:
-    from ...progress import progress_bar
+    from ....engine.progress import progress_bar
 
     yield from progress_bar(steps, total=total, unit="clip", desc="rendering", disable=not show)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncflow.training import progress
+from syncflow.engine import progress
 
 
 def test_a_log_has_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
