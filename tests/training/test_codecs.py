@@ -81,6 +81,11 @@ def test_audio_windows(seed: int) -> None:
     assert torch.isfinite(wave).all()
 
 
+def test_windows_fit_into_short_clips() -> None:
+    rng = np.random.default_rng(0)
+    assert {audio_batch(waves()[:, : 50 * 960], 4, 960, rng).shape for _ in range(20)} == {(4, 16 * 960)}
+
+
 def test_losses_vanish_for_perfect_reconstruction_only() -> None:
     pixels, weight = video_batch(clips(), 2, np.random.default_rng(0))
     assert all(value == 0 for value in video_losses(pixels, pixels, weight).values())

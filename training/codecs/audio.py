@@ -15,7 +15,7 @@ from .fit import CodecRecipe, divergence, fit, noised
 
 AUDIO_RECIPE = CodecRecipe(batch=8, rate=1e-2, noise=0.15, warmup=60, kl=1e-3)
 
-WINDOWS = (16, 16, 16, 75)
+WINDOWS = (16, 16, 16, 75)  # audio tokens; those that are longer than the clips are left out
 LOUD = 0.1
 QUIET = 3e-4
 SPECTRAL_SIZES = (2048, 1024, 512, 256, 128)
@@ -36,9 +36,9 @@ def train_audio_codec(
     """
     torch.manual_seed(recipe.seed)
     codec = AudioCodec(settings) if start is None else start
-    if waves.ndim != 2 or not len(waves) or waves.shape[1] < max(WINDOWS) * codec.hop:
+    if waves.ndim != 2 or not len(waves) or waves.shape[1] < min(WINDOWS) * codec.hop:
         raise ValueError(
-            f"waves have shape {waves.shape}; they must be (clips, at least {max(WINDOWS) * codec.hop} samples)"
+            f"waves have shape {waves.shape}; they must be (clips, at least {min(WINDOWS) * codec.hop} samples)"
         )
 
     def losses(codec: AudioCodec, rng: np.random.Generator, noise: float) -> dict[str, Tensor]:
@@ -60,7 +60,7 @@ def audio_batch(waves: np.ndarray, batch: int, hop: int, rng: np.random.Generato
 
     ``batch`` windows of the smallest length, or fewer longer ones.
     """
-    length = int(rng.choice(WINDOWS))
+    length = int(rng.choice([window for window in WINDOWS if window * hop <= waves.shape[1]]))
     samples = length * hop
     count = max(1, batch * min(WINDOWS) // length)
     chosen: list[np.ndarray] = []
