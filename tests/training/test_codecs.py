@@ -229,6 +229,6 @@ def test_refused_recipes(change: dict[str, Any]) -> None:
 def test_refused_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be uint8"):
         train_video_codec(clips().astype(np.float32), tmp_path / "vae")
-    with pytest.raises(ValueError, match="at least 72000 samples"):
+    with pytest.raises(ValueError, match="at least 15360 samples"):
         train_audio_codec(waves()[:, :9600], tmp_path / "vae")
     assert not any(tmp_path.iterdir())
