@@ -48,8 +48,9 @@ class TrainConfig(Config):
     The stage ``distill`` makes a student of ``student_steps`` sampling steps; ``steps`` are those of the optimiser, as
     in every stage. It trains the ``student_towers`` on ``trajectories`` of the teacher, sampled with the settings of a
     request in ``teacher`` (by default the model's own), of which a share ``clean_video`` is of known video and a share
-    ``text_dropout`` of these has no prompt. A share ``between_steps`` of the rows lies within a segment, the others at
-    its start.
+    ``text_dropout`` of these has no prompt. The video tower also learns from ``beginnings`` of further ones, which end
+    after the student's first step. A share ``between_steps`` of the rows lies within a segment, the others at its
+    start.
     """
 
     stage: Stage = "video"
@@ -82,6 +83,7 @@ class TrainConfig(Config):
     student_steps: int = 4
     student_towers: StudentTowers = "both"
     trajectories: int = 1000
+    beginnings: int = 0
     between_steps: float = 0.0
     teacher: dict[str, Any] = field(default_factory=dict)
     compile: bool = True
@@ -106,6 +108,8 @@ class TrainConfig(Config):
             raise ValueError(f"student_steps is {self.student_steps}; it must be from 1 to 64")
         if self.trajectories < 1:
             raise ValueError(f"trajectories is {self.trajectories}; it must be at least 1")
+        if self.beginnings < 0:
+            raise ValueError(f"beginnings is {self.beginnings}; it must be 0 (none) or more")
         if self.student_towers not in get_args(StudentTowers):
             allowed = ", ".join(get_args(StudentTowers))
             raise ValueError(f"student_towers is {self.student_towers!r}; it must be one of {allowed}")

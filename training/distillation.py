@@ -39,7 +39,7 @@ class SegmentBatch:
     target_audio: Tensor  # as audio
     learn_video: Tensor  # (R,) weights of the video loss, of mean 1, or all 0
     learn_audio: Tensor  # (R,)
-    clean_video: Tensor  # as video: the end of the trajectory
+    clean_video: Tensor  # as video: the end of the trajectory, 0 where only its beginning is known
     ids: Tensor  # (R, L)
     mask: Tensor  # (R, L)
     no_text: Tensor  # (R,) bool
@@ -67,10 +67,10 @@ def segment(latents: Tensor, times: Tensor, place: Tensor) -> tuple[Tensor, Tens
 
 
 class SegmentBatches(CaptionedSets[TrajectorySet]):
-    """Random segments of trajectories, on the device, addressed by step; each step is of one length, in ``parts`` of
-    ``config.batch`` rows.
+    """Random segments of trajectories, or of their beginnings, on the device, addressed by step; each step is of one
+    length, in ``parts`` of ``config.batch`` rows.
 
-    A row is a step of the student, chosen evenly among those that move a tower in training; a share
+    A row is a step of the student, chosen evenly among those of all sets that move a tower in training; a share
     ``config.between_steps`` of the rows lies at a random time within its segment, the rest at its start. Raises
     ``ValueError`` for trajectories of which none moves a tower in training.
     """
@@ -86,10 +86,12 @@ class SegmentBatches(CaptionedSets[TrajectorySet]):
         super().__init__(sets, text_encoder, config, device, parts)
         self.config = config
         self.choices = [self._choices(one) for one in sets]
+        self.shares = torch.tensor([len(one) / rows for one, rows in zip(self.choices, self.rows, strict=True)])
 
     def _choices(self, one: TrajectorySet) -> Tensor:
         """Pairs of a trajectory and a step of the student's clock that the towers in training learn from. (M, 2)."""
-        clock = torch.arange(self.config.student_steps + self._lead(one))
+        whole, stored = one.stored == one.steps, one.stored * self.config.student_steps // one.steps
+        clock = torch.arange(self.config.student_steps + self._lead(one) if whole else stored)
         trajectory = torch.arange(len(one))[:, None].expand(-1, len(clock))
         video, audio = self._learns(one, trajectory, clock.expand_as(trajectory))
         towers = self.config.student_towers
@@ -140,7 +142,7 @@ class SegmentBatches(CaptionedSets[TrajectorySet]):
             "target_audio": target_audio,
             "learn_video": mean_weights(learn_video),
             "learn_audio": mean_weights(learn_audio),
-            "clean_video": video[:, -1],
+            "clean_video": video[:, -1] if one.stored == one.steps else torch.zeros_like(video[:, 0]),
             "ids": ids,
             "mask": mask,
             "no_text": torch.from_numpy(one.no_text[rows]),

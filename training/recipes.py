@@ -216,9 +216,10 @@ def train_stage(
 def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher: Path) -> Path:
     """A student of ``config.student_steps`` steps of the package ``teacher``. Returns the folder of its package.
 
-    Trajectories of the teacher are sampled first. Where the video reads no audio and is finished before the audio
-    begins, the video tower learns before the audio tower, each for the steps or minutes of ``config``; else both learn
-    at once. Raises ``ValueError`` for settings that are none of a request and for a model without this stage.
+    Trajectories of the teacher are sampled first, and beginnings of others for the video tower. Where the video reads
+    no audio and is finished before the audio begins, the video tower learns before the audio tower, each for the steps
+    or minutes of ``config``; else both learn at once. Raises ``ValueError`` for settings that are none of a request and
+    for a model without this stage.
     """
     steps, target = config.student_steps, run / f"student-{config.student_steps}-steps"
     engine = Engine.from_pretrained(teacher)
@@ -226,23 +227,27 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
     request = teacher_request(engine, config, stored_steps(steps))
     student = student_config(engine.config, request, steps)
     count = sum(map(len, clips))
-    latents, sets = [], []
+    latents, whole, beginnings = [], [], []
     state = processes()
     with state.main_process_first():
         for one in clips:
             name = f"{one.sequence.frames}-frames"
             codecs = engine.components.video, engine.components.audio
             latents.append(cached_latents(one, run / "latents" / name, *codecs))
-            share, cache = max(1, round(config.trajectories * len(one) / count)), run / "trajectories" / name
-            sets.append(cached_trajectories(engine, latents[-1], one.seconds, share, config, cache))
+            share, cache = len(one) / count, run / "trajectories"
+            of_clips = engine, latents[-1], one.seconds
+            number = max(1, round(config.trajectories * share))
+            whole.append(cached_trajectories(*of_clips, number, config, cache / name))
+            if number := round(config.beginnings * share):
+                first = cache / f"beginnings-{steps}" / name
+                beginnings.append(cached_trajectories(*of_clips, number, config, first, beginnings=True))
     engine.close()
     components = dataclasses.replace(Components.load(model_folder(teacher)), config=student)
     sampler = Sampler(components, latents[0], clips[0].seconds)
     for towers in towers_in_turn(student):
-        part = config.replace(student_towers=towers)
-        train(
-            components.ddit, components.text, sets, part, run / f"distill-{steps}-{towers}", sampler, keep_frozen=True
-        )
+        part, folder = config.replace(student_towers=towers), run / f"distill-{steps}-{towers}"
+        sets = whole if towers == "audio" else [*whole, *beginnings]
+        train(components.ddit, components.text, sets, part, folder, sampler, keep_frozen=True)
     if state.is_main_process:
         components.save(target)
     state.wait_for_everyone()

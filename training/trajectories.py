@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from ..engine.types import Request
 from .config import TrainConfig
 from .data.latents import LatentSet
 
-SCHEMA = 2  # of the index
+SCHEMA = 3  # of the index
 FINEST = 8  # steps that are stored at least, so that students of 1, 2, 4 and 8 steps learn from one cache
 SAME_TIME = 1e-6
 SEEDS = 1 << 32, 1 << 40  # above those that people choose
@@ -38,10 +39,11 @@ SEEDS = 1 << 32, 1 << 40  # above those that people choose
 
 @dataclass(frozen=True)
 class TrajectorySet:
-    """N trajectories of one length, at the P + 1 flow times of each modality's own grid.
+    """N trajectories of one length, at the P + 1 flow times of each modality's own grid, or beginnings of them.
 
-    ``video`` (N, P + 1, C_v, T, H, W) and ``audio`` (N, P + 1, A, C_a) are the latents at ``times_video`` and
-    ``times_audio`` (P + 1,); ``lead`` is the number of steps of P by which the video is ahead of the audio. Where
+    ``video`` (N, Q + 1, C_v, T, H, W) and ``audio`` (N, Q + 1, A, C_a) are the latents at the first Q + 1 of
+    ``times_video`` and ``times_audio`` (P + 1,); Q is P but for beginnings, whose audio is there where it is not behind
+    the video. ``lead`` is the number of steps of P by which the video is ahead of the audio. Where
     ``known`` (N,), the modality ``given`` is that of a clip, ``clean`` at time 1 or noised to its grid, and where
     ``no_text`` (N,), there is no prompt.
     """
@@ -67,6 +69,11 @@ class TrajectorySet:
         """P."""
         return len(self.times_video) - 1
 
+    @property
+    def stored(self) -> int:
+        """Q."""
+        return self.video.shape[1] - 1
+
 
 def stored_steps(student_steps: int) -> int:
     """P of a student of so many steps: a multiple of them."""
@@ -84,29 +91,40 @@ def teacher_request(engine: Engine, config: TrainConfig, steps: int) -> Request:
 
 
 def cached_trajectories(
-    engine: Engine, latents: LatentSet, seconds: float, count: int, config: TrainConfig, cache: Path
+    engine: Engine,
+    latents: LatentSet,
+    seconds: float,
+    count: int,
+    config: TrainConfig,
+    cache: Path,
+    *,
+    beginnings: bool = False,
 ) -> TrajectorySet:
     """``count`` trajectories of ``engine`` from the cache when it fits, else sampled now with a progress bar.
 
     Prompts are the captions of ``latents``, in random order. A share ``config.clean_video`` is video-to-audio of
     their clips (audio-to-video in a model whose audio reads no video) as the engine samples it, of which a share
-    ``config.text_dropout`` has no prompt. Raises ``ValueError`` for a lead of the video that is no whole number of the
-    student's steps.
+    ``config.text_dropout`` has no prompt. ``beginnings`` end after the student's first step; other noise is theirs, and
+    they have no given video. Raises ``ValueError`` for a lead of the video that is no whole number of the student's
+    steps.
     """
     steps = stored_steps(config.student_steps)
     request = replace(teacher_request(engine, config, steps), seconds=seconds)
-    plan = _Plan.sampled(engine, latents, count, config)
-    wanted = plan.fingerprint(engine, latents, request, steps)
+    plan = _Plan.sampled(engine, latents, count, config, beginnings=beginnings)
+    stored = steps // config.student_steps if beginnings else steps
+    wanted = plan.fingerprint(engine, latents, request, steps, stored)
     index = cache / "index.json"
     if index.is_file() and json.loads(index.read_text())["fingerprint"] == wanted:
         return open_trajectories(cache)
     _student_schedule(engine, request, config.student_steps)
     grids, lead = _student_schedule(engine, request, steps)
-    writer = _Writer(cache, wanted, grids, {"video": latents.video, "audio": latents.audio}, count)
-    with progress_bar(total=count, initial=writer.done, desc="sampling trajectories", unit="clip") as bar:
+    first = Schedule(grids.video[: stored + 1], grids.audio[: stored + 1])
+    writer = _Writer(cache, wanted, first, {"video": latents.video, "audio": latents.audio}, count)
+    what, end = ("beginnings", float(first.video[-1])) if beginnings else ("trajectories", math.inf)
+    with progress_bar(total=count, initial=writer.done, desc=f"sampling {what}", unit="clip") as bar:
         for rows in plan.batches(config.batch, writer.done):
             jobs = [plan.job(engine, request, latents, row) for row in rows.tolist()]
-            for step, (video, audio) in enumerate(_sampled(engine, jobs)):
+            for step, (video, audio) in enumerate(_sampled(engine, jobs, end)):
                 times = {name: float(getattr(jobs[0].schedule, name)[step]) for name in writer.parts}
                 writer.write(rows, times, {"video": video, "audio": audio})
             writer.finish(len(rows))
@@ -151,17 +169,19 @@ class _Plan:
     clean: bool
 
     @classmethod
-    def sampled(cls, engine: Engine, latents: LatentSet, count: int, config: TrainConfig) -> Self:
-        rng, model = np.random.default_rng(config.seed), engine.config.ddit
+    def sampled(cls, engine: Engine, latents: LatentSet, count: int, config: TrainConfig, *, beginnings: bool) -> Self:
+        rng, model = np.random.default_rng((config.seed, 1) if beginnings else config.seed), engine.config.ddit
         rows = np.concatenate([rng.permutation(len(latents)) for _ in range(-(-count // len(latents)))])[:count]
         known = (rng.random(count) < config.clean_video) & model.has_audio
         no_text = known & (rng.random(count) < config.text_dropout)
         captions = [latents.captions[row] for row in rows]
         given: Modality = "video" if model.audio_reads_video else "audio"
+        if beginnings and given == "video":
+            known = no_text = np.zeros(count, dtype=bool)
         clean = given == "audio" or model.is_joint
         return cls(rows, captions, rng.integers(*SEEDS, count), known, no_text, given, clean)
 
-    def fingerprint(self, engine: Engine, latents: LatentSet, request: Request, steps: int) -> str:
+    def fingerprint(self, engine: Engine, latents: LatentSet, request: Request, steps: int, stored: int) -> str:
         made_from = {
             "schema": SCHEMA,
             "teacher": engine.components.digest,
@@ -169,6 +189,7 @@ class _Plan:
             "sync_guidance": self._sync_guidance(engine, request),
             "clean": self.clean,
             "steps": steps,
+            "stored": stored,
             "captions": self.captions,
             "seeds": self.seeds.tolist(),
             "known": self.known.tolist(),
@@ -273,12 +294,16 @@ def _student_schedule(engine: Engine, request: Request, steps: int) -> tuple[Sch
 
 
 @torch.inference_mode()
-def _sampled(engine: Engine, jobs: list[Job]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Latents of video and audio before every step of the engine's loop and after the last."""
+def _sampled(engine: Engine, jobs: list[Job], end: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """Latents of video and audio before every step of the engine's loop, up to the video's time ``end``, and after the
+    last.
+    """
     with engine.backend.stepping():
         batch = engine.backend.make_batch()
         batch.join(jobs)
         yield batch.latents.video, batch.latents.audio
-        for _ in range(len(jobs[0].schedule)):
+        for time in jobs[0].schedule.video[:-1]:
+            if time > end - SAME_TIME:
+                return
             batch.step()
             yield batch.latents.video, batch.latents.audio

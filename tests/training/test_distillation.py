@@ -121,6 +121,28 @@ def test_rows_are_the_steps_of_the_student(trajectories, towers, student_steps):
     assert batch.learn_video.any() == (towers != "audio")
 
 
+@pytest.mark.parametrize("student_steps", [1, 2, 4])
+def test_beginnings_teach_the_first_step(trajectories, student_steps):
+    _, words = parts()
+    known = np.zeros(COUNT, dtype=bool)
+    points = STORED // student_steps + 1
+    beginnings = dataclasses.replace(
+        trajectories, video=trajectories.video[:, :points] + 9, audio=trajectories.audio[:, :points], known=known
+    )
+    settings = config(student_towers="video", student_steps=student_steps, batch=128)
+    batches = SegmentBatches([trajectories, beginnings], words, settings, CPU)
+    whole_steps = (COUNT - 1) * student_steps  # of those without a known video
+    assert torch.allclose(batches.shares, torch.tensor([whole_steps, COUNT]) / 128)
+    batch = SegmentBatches([beginnings], words, settings, CPU).at(seeded(0))
+    assert not batch.t_video.any() and batch.learn_video.all() and not batch.learn_audio.any()
+    if student_steps > 1:
+        assert not batch.clean_video.any()
+    for row in range(128):
+        i = next(i for i in range(COUNT) if np.array_equal(beginnings.video[i, 0], batch.video[row].numpy()))
+        change = beginnings.video[i, points - 1] - beginnings.video[i, 0]
+        np.testing.assert_allclose(batch.target_video[row], change / TIMES[points - 1], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("given", "learnt"), [("video", (False, True)), ("audio", (True, False))])
 def test_what_is_given_is_not_learnt(trajectories, given, learnt):
     """In a model whose modalities share their time."""
@@ -265,6 +287,7 @@ def test_a_student_has_the_teachers_grid_and_no_guidance():
     [
         ({"student_steps": 0}, "student_steps is 0; it must be from 1 to 64"),
         ({"trajectories": 0}, "trajectories is 0; it must be at least 1"),
+        ({"beginnings": -1}, "beginnings is -1; it must be 0 \\(none\\) or more"),
         ({"student_towers": "left"}, "student_towers is 'left'; it must be one of video, audio, both"),
         ({"between_steps": 1.5}, "between_steps is 1.5; it must be from 0 to 1"),
         ({"lora": 4}, "an adapter is one of the video tower alone; the stage distill trains both"),
@@ -292,7 +315,13 @@ def test_the_engine_samples_a_student_in_its_own_steps(tmp_path):
     made = invoke(app, ["data", "impacts", str(data), "--clips", "2"])
     assert made.exit_code == 0, made.output
     options = [f"--run={run}", f"--model={bundled_model()}", "--stage=distill", "--student-steps=2", "--steps=2"]
-    changes = ["--set=trajectories=2", "--set=batch=2", "--set=clean_video=0", '--set=teacher={"steps": 8}']
+    changes = [
+        "--set=trajectories=2",
+        "--set=beginnings=2",
+        "--set=batch=2",
+        "--set=clean_video=0",
+        '--set=teacher={"steps": 8}',
+    ]
     result = invoke(app, ["train", str(data), *options, *changes])
     assert result.exit_code == 0, result.output
     folder = Path(run / "student-2-steps")

@@ -132,7 +132,7 @@ def test_a_known_modality_is_sampled_as_the_engine_samples_it(bundled, latents, 
     """With the sync guidance of its task, and clean where the engine has it so."""
     engine = bundled if name == "syncflow-tiny" else teacher(bundled, name)
     settings = config(clean_video=1.0, text_dropout=0.0, teacher={"steps": 8})
-    plan = _Plan.sampled(engine, latents, 1, settings)
+    plan = _Plan.sampled(engine, latents, 1, settings, beginnings=False)
     request = replace(teacher_request(engine, settings, 8), seconds=SECONDS)
     found = plan.job(engine, request, latents, 0)
     sequence = found.sequence
@@ -230,3 +230,26 @@ def test_a_lead_between_steps_is_refused(bundled, latents, lead, student, tmp_pa
     settings = config(student_steps=student, teacher={"steps": 16, "video_lead": lead})
     with pytest.raises(ValueError, match=f"no whole number of a student's {student} steps; choose another video_lead"):
         cached_trajectories(engine, latents, SECONDS, 2, settings, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["syncflow-tiny", "harmony-tiny"])
+def test_beginnings_are_those_of_trajectories_from_other_noise(bundled, latents, name, tmp_path, monkeypatch):
+    engine, settings = teacher(bundled, name), config(clean_video=0.0, student_steps=4)
+    first = cached_trajectories(engine, latents, SECONDS, 4, settings, tmp_path / "first", beginnings=True)
+    whole = cached_trajectories(engine, latents, SECONDS, 4, settings, tmp_path / "whole")
+    assert (first.steps, first.stored, whole.stored) == (8, 2, 8)
+    noises = np.concatenate((first.video[:, 0], whole.video[:, 0]))
+    assert len(np.unique(noises, axis=0)) == 8
+    plan = _Plan.sampled(engine, latents, 4, settings, beginnings=True)
+    monkeypatch.setattr(trajectories._Plan, "sampled", lambda *_, beginnings: plan)
+    same = cached_trajectories(engine, latents, SECONDS, 4, settings, tmp_path / "same")
+    np.testing.assert_allclose(first.video, same.video[:, :3], rtol=0, atol=1e-5)
+    if first.lead == 0:
+        np.testing.assert_allclose(first.audio, same.audio[:, :3], rtol=0, atol=1e-5)
+    assert not np.array_equal(same.video[:, 2], same.video[:, 3])
+
+
+def test_beginnings_have_no_given_video(bundled, latents, tmp_path):
+    engine, settings = teacher(bundled, "syncflow-tiny"), config(clean_video=1.0)
+    found = cached_trajectories(engine, latents, SECONDS, 3, settings, tmp_path, beginnings=True)
+    assert not found.known.any() and not found.no_text.any()
