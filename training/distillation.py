@@ -90,8 +90,7 @@ class SegmentBatches(CaptionedSets[TrajectorySet]):
 
     def _choices(self, one: TrajectorySet) -> Tensor:
         """Pairs of a trajectory and a step of the student's clock that the towers in training learn from. (M, 2)."""
-        whole, stored = one.stored == one.steps, one.stored * self.config.student_steps // one.steps
-        clock = torch.arange(self.config.student_steps + self._lead(one) if whole else stored)
+        clock = torch.arange(self.config.student_steps + self._lead(one) if one.whole else 1)
         trajectory = torch.arange(len(one))[:, None].expand(-1, len(clock))
         video, audio = self._learns(one, trajectory, clock.expand_as(trajectory))
         towers = self.config.student_towers
@@ -142,7 +141,7 @@ class SegmentBatches(CaptionedSets[TrajectorySet]):
             "target_audio": target_audio,
             "learn_video": mean_weights(learn_video),
             "learn_audio": mean_weights(learn_audio),
-            "clean_video": video[:, -1] if one.stored == one.steps else torch.zeros_like(video[:, 0]),
+            "clean_video": video[:, -1] if one.whole else torch.zeros_like(video[:, 0]),
             "ids": ids,
             "mask": mask,
             "no_text": torch.from_numpy(one.no_text[rows]),

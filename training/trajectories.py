@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..engine.engine import Engine
 from ..engine.progress import progress_bar
+from ..engine.replacement import replacement
 from ..engine.sampling.job import Job, known_audio, known_video
 from ..engine.sampling.latent_state import Modality
 from ..engine.sampling.schedule import Schedule
@@ -42,10 +43,10 @@ class TrajectorySet:
     """N trajectories of one length, at the P + 1 flow times of each modality's own grid, or beginnings of them.
 
     ``video`` (N, Q + 1, C_v, T, H, W) and ``audio`` (N, Q + 1, A, C_a) are the latents at the first Q + 1 of
-    ``times_video`` and ``times_audio`` (P + 1,); Q is P but for beginnings, whose audio is there where it is not behind
-    the video. ``lead`` is the number of steps of P by which the video is ahead of the audio. Where
-    ``known`` (N,), the modality ``given`` is that of a clip, ``clean`` at time 1 or noised to its grid, and where
-    ``no_text`` (N,), there is no prompt.
+    ``times_video`` and ``times_audio`` (P + 1,). Q is P, or in beginnings, which are not ``whole``, the student's first
+    step; their audio is there where it is not behind the video. ``lead`` is the number of steps of P by which the video
+    is ahead of the audio. Where ``known`` (N,), the modality ``given`` is that of a clip, ``clean`` at time 1 or noised
+    to its grid, and where ``no_text`` (N,), there is no prompt.
     """
 
     video: np.ndarray
@@ -60,6 +61,7 @@ class TrajectorySet:
     fps: float
     frame_times: tuple[float, ...]
     clean: bool = False
+    whole: bool = True
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -68,11 +70,6 @@ class TrajectorySet:
     def steps(self) -> int:
         """P."""
         return len(self.times_video) - 1
-
-    @property
-    def stored(self) -> int:
-        """Q."""
-        return self.video.shape[1] - 1
 
 
 def stored_steps(student_steps: int) -> int:
@@ -137,6 +134,7 @@ def cached_trajectories(
             "known": plan.known.tolist(),
             "given": plan.given,
             "clean": plan.clean,
+            "whole": not beginnings,
             "no_text": plan.no_text.tolist(),
             "captions": plan.captions,
             "fps": latents.fps,
@@ -268,9 +266,8 @@ class _Writer:
         self.progress.unlink()
 
     def _put(self, file: Path, values: dict[str, Any]) -> None:
-        part = file.with_name(file.name + ".part")
-        part.write_text(json.dumps(values))
-        os.replace(part, file)
+        with replacement(file) as part:
+            part.write_text(json.dumps(values))
 
 
 def _job(engine: Engine, request: Request) -> Job:

@@ -127,7 +127,11 @@ def test_beginnings_teach_the_first_step(trajectories, student_steps):
     known = np.zeros(COUNT, dtype=bool)
     points = STORED // student_steps + 1
     beginnings = dataclasses.replace(
-        trajectories, video=trajectories.video[:, :points] + 9, audio=trajectories.audio[:, :points], known=known
+        trajectories,
+        video=trajectories.video[:, :points] + 9,
+        audio=trajectories.audio[:, :points],
+        known=known,
+        whole=False,
     )
     settings = config(student_towers="video", student_steps=student_steps, batch=128)
     batches = SegmentBatches([trajectories, beginnings], words, settings, CPU)
@@ -135,8 +139,9 @@ def test_beginnings_teach_the_first_step(trajectories, student_steps):
     assert torch.allclose(batches.shares, torch.tensor([whole_steps, COUNT]) / 128)
     batch = SegmentBatches([beginnings], words, settings, CPU).at(seeded(0))
     assert not batch.t_video.any() and batch.learn_video.all() and not batch.learn_audio.any()
-    if student_steps > 1:
-        assert not batch.clean_video.any()
+    assert not batch.clean_video.any()
+    both = SegmentBatches([beginnings], words, settings.replace(student_towers="both"), CPU).at(seeded(0))
+    assert not both.learn_audio.any()  # which was not sampled, with one step of the student neither
     for row in range(128):
         i = next(i for i in range(COUNT) if np.array_equal(beginnings.video[i, 0], batch.video[row].numpy()))
         change = beginnings.video[i, points - 1] - beginnings.video[i, 0]
