@@ -22,6 +22,15 @@ def make_accelerator(**settings: Any) -> Accelerator:
     return Accelerator(cpu=_on_cpu(), **settings)
 
 
+def part() -> None:
+    """Wait for the other processes, then close the connections to them. The last that a process does in a run.
+
+    One that ends with connections open can crash, or close them while another still reads.
+    """
+    processes().wait_for_everyone()
+    processes().destroy_process_group()
+
+
 def _on_cpu() -> bool:
     # accelerate takes CPUs launched by torchrun for single processes unless it is told.
     return not torch.accelerator.is_available()

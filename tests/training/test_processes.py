@@ -47,13 +47,13 @@ pytestmark = pytest.mark.slow
 def command(run: Path, settings: dict, *launcher: str) -> tuple[list[str], dict[str, str]]:
     path = os.pathsep.join([str(Path(syncflow.__file__).parent.parent), str(ROOT), *filter(None, sys.path)])
     arguments = [sys.executable, *launcher, "-m", "tests.training.small_run", str(run), json.dumps(settings)]
-    return arguments, {**os.environ, "PYTHONPATH": path}
+    return arguments, {**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"}
 
 
 def trained(run: Path, settings: dict, *launcher: str) -> dict[str, torch.Tensor]:
     arguments, environment = command(run, settings, *launcher)
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-10_000:]
     return torch.load(run / "weights.pt", weights_only=True)
 
 
@@ -92,20 +92,36 @@ def test_sharded_weights_train_as_whole_ones_do(bridge: str, tmp_path: Path) -> 
 
 def test_the_others_wait_for_the_first_process_as_long_as_it_encodes() -> None:
     """PyTorch gives up after 10 minutes on GPUs and 30 on CPUs."""
-    code = (
+    printed = of_two_processes(
         "import torch.distributed as d; from syncflow.training.processes import make_accelerator; make_accelerator(); "
         "print(d.distributed_c10d._get_default_group()._get_backend(__import__('torch').device('cpu')).options._timeout)"
     )
-    script = ("--no-python", sys.executable, "-c", code)
-    path = str(Path(syncflow.__file__).parent.parent)
+    assert printed.count("7 days, 0:00:00") == 2
+
+
+def test_no_process_ends_before_the_others_are_done(tmp_path: Path) -> None:
+    """One that does takes its connections from those that still read."""
+    file = tmp_path / "written by the first"
+    printed = of_two_processes(
+        "import time; from pathlib import Path; import torch.distributed as d; "
+        "from syncflow.training.processes import part, processes; first = processes().is_main_process; "
+        f"first and (time.sleep(1), Path({str(file)!r}).touch()); part(); "
+        f"print(Path({str(file)!r}).exists(), d.is_initialized())"
+    )
+    assert printed.count("True False") == 2
+
+
+def of_two_processes(code: str) -> str:
+    """What two processes print that run some code."""
     done = subprocess.run(
-        [sys.executable, *TORCHRUN, *script],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, *TORCHRUN, "--no-python", sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(syncflow.__file__).parent.parent), "PYTHONFAULTHANDLER": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.stdout.count("7 days, 0:00:00") == 2, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-10_000:]
+    return done.stdout
 
 
 def losses(run: Path) -> dict[int, float]:
