@@ -37,12 +37,12 @@ from .trajectories import cached_trajectories, stored_steps, teacher_request
 # Two CPU cores without bfloat16 units: fp32, and no compiler, whose step was no faster there.
 TINY = {
     "video": TrainConfig(
-        stage="video", minutes=48, batch=16, train_text=True, time_shift=3.0, motion_weight=1.0, compile=False
+        stage="video", steps=8000, batch=16, train_text=True, time_shift=3.0, motion_weight=1.0, compile=False
     ),
-    "audio": TrainConfig(stage="audio", minutes=17, batch=16, clean_video=0.75, independent=0.15, compile=False),
+    "audio": TrainConfig(stage="audio", steps=3000, batch=16, clean_video=0.75, independent=0.15, compile=False),
     "joint": TrainConfig(
         stage="joint",
-        minutes=5,
+        steps=250,
         batch=16,
         lr=2e-4,
         matrix_lr=5e-4,
@@ -67,9 +67,9 @@ FULL = {
 # Syncphony trains the late layers of a finished video model, with clean audio; Harmony both towers, with driven terms.
 SYNC = TrainConfig(stage="sync", motion_weight=1.0, bridge_dropout=0.1)
 SYNERGY = TrainConfig(stage="joint", clean_video=0.0, independent=0.0, synergy_video=0.1, synergy_audio=0.3)
-TINY_SYNC = {"sync": SYNC.replace(minutes=40, batch=16, time_shift=3.0, compile=False)}
+TINY_SYNC = {"sync": SYNC.replace(steps=800, batch=16, time_shift=3.0, compile=False)}
 TINY_SYNERGY = {
-    "joint": SYNERGY.replace(minutes=60, batch=16, lr=5e-4, matrix_lr=1.5e-3, time_shift=3.0, compile=False)
+    "joint": SYNERGY.replace(steps=2500, batch=16, lr=5e-4, matrix_lr=1.5e-3, time_shift=3.0, compile=False)
 }
 FULL_SYNC = {"sync": SYNC.replace(batch=2, lr=1e-5, matrix_lr=1e-5, precision="bf16", recompute=True)}
 FULL_SYNERGY = {
@@ -78,7 +78,7 @@ FULL_SYNERGY = {
 TINY_DISTILL = {
     "distill": TrainConfig(
         stage="distill",
-        minutes=10,
+        steps=800,
         batch=16,
         lr=2e-4,
         matrix_lr=5e-4,

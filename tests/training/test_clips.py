@@ -222,7 +222,7 @@ def test_any_footage_trains_and_what_cannot_is_said(videos: Path, tmp_path: Path
     for path in [*data.iterdir()]:
         path.with_suffix(".txt").write_text("a ball")
     code, _, err = run("train", data, "--run", tmp_path / "run", "--stage", "video", "--model", bundled_model(),
-                         "--steps", 1, "--minutes", 0, "--batch", 2)  # fmt: skip
+                         "--steps", 1, "--batch", 2)  # fmt: skip
     assert code == 0, err
     assert "3 of 9 videos cannot be read and are left out" in err
     (index,) = (tmp_path / "run" / "latents").glob("*/index.json")

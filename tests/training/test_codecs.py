@@ -220,7 +220,18 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         train_video_codec(clips(), tmp_path / "vae", recipe=recipe, settings=MICRO_VIDEO | {"latent_channels": 8})
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"minutes": 0.0}, {"batch": 0}, {"ema": 1.0}])
+def test_training_ends_with_its_steps_or_its_minutes(tmp_path: Path) -> None:
+    """Whichever comes first."""
+    for name, recipe in {
+        "steps": CodecRecipe(steps=2, minutes=60.0, batch=1),
+        "minutes": CodecRecipe(steps=10**6, minutes=1e-6, batch=1),
+    }.items():
+        train_video_codec(clips(), tmp_path / name, recipe=recipe, settings=MICRO_VIDEO)
+    steps = [torch.load(tmp_path / f"{name}-training/checkpoint.pt")["step"] for name in ("steps", "minutes")]
+    assert steps == [2, 1]
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"minutes": -1.0}, {"batch": 0}, {"ema": 1.0}])
 def test_refused_recipes(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         CodecRecipe(**change)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 )
 def test_models_of_the_other_papers_begin_with_the_towers_of_another(name, moved, tmp_path, run):
     render_impacts(tmp_path / "data", 2, seed=3, workers=1, progress=False)
-    arguments = ("--preset", name, "--towers", bundled_model(), "--steps", 1, "--minutes", 0, "--batch", 2)
+    arguments = ("--preset", name, "--towers", bundled_model(), "--steps", 1, "--batch", 2)
     code, out, err = run("train", tmp_path / "data", "--run", tmp_path / "run", *arguments)
     assert code == 0, err
     trained = Components.load(tmp_path / "run" / "model")
@@ -41,7 +41,7 @@ def test_codecs_trained_further_serve_the_towers_of_the_model_they_come_from(tmp
     common = ("train", tmp_path / "data", "--run", tmp_path / "run", "--steps", 1, "--batch", 2)
     code, _, err = run(*common, "--stage", "codecs", "--model", bundled_model())
     assert code == 0, err
-    code, _, err = run(*common, "--stage", "video", "--minutes", 0, "--towers", bundled_model())
+    code, _, err = run(*common, "--stage", "video", "--towers", bundled_model())
     assert code == 0, err
     trained, other = Components.load(tmp_path / "run" / "model"), Components.load(bundled_model())
     codec = VideoCodec.from_pretrained(tmp_path / "run" / "codecs" / "video_vae")
@@ -53,14 +53,14 @@ def test_codecs_trained_further_serve_the_towers_of_the_model_they_come_from(tmp
 
 def test_all_stages_from_a_package_keep_its_codecs(tmp_path, run):
     render_impacts(tmp_path / "data", 2, seed=3, workers=1, progress=False)
-    arguments = ("--model", bundled_model(), "--steps", 1, "--minutes", 0, "--batch", 2)
+    arguments = ("--model", bundled_model(), "--steps", 1, "--batch", 2)
     code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", *arguments)
     assert code == 0, err
     assert not (tmp_path / "run" / "codecs").exists()
     trained, other = Components.load(tmp_path / "run" / "model"), Components.load(bundled_model())
     assert torch.equal(trained.video.shift, other.video.shift)
     # A longer video stage is not lost to the audio stage, whose checkpoint has the shorter one's video tower.
-    longer = ("--model", bundled_model(), "--steps", 2, "--minutes", 0, "--batch", 2)
+    longer = ("--model", bundled_model(), "--steps", 2, "--batch", 2)
     code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", *longer)
     assert code == 0, err
     saved = torch.load(tmp_path / "run" / "video" / "checkpoint.pt", weights_only=True)
@@ -76,7 +76,7 @@ def test_clips_are_those_of_the_model_that_a_stage_begins_with(tmp_path, run):
     parts = Components.load(bundled_model())
     sequence = parts.config.sequence.replace(width=32, height=32, seconds=1.0)
     dataclasses.replace(parts, config=parts.config.replace(sequence=sequence)).save(tmp_path / "small")
-    arguments = ("--stage", "video", "--steps", 1, "--minutes", 0, "--batch", 2)
+    arguments = ("--stage", "video", "--steps", 1, "--batch", 2)
     code, _, err = run("train", tmp_path / "data", "--run", tmp_path / "run", "--model", tmp_path / "small", *arguments)
     assert code == 0, err
     (latents,) = (tmp_path / "run" / "latents").iterdir()

@@ -188,7 +188,7 @@ def test_shards_train(folder: Path, tmp_path: Path, run) -> None:
     (tmp_path / "shards" / "000001.tar").write_bytes(cut)
     shards = [tmp_path / "shards" / f"00000{i}.tar" for i in range(2)]
     code, _, err = run("train", *shards, "--run", tmp_path / "run", "--stage", "video", "--model", bundled_model(),
-                       "--steps", 1, "--minutes", 0, "--batch", 2)  # fmt: skip
+                       "--steps", 1, "--batch", 2)  # fmt: skip
     assert code == 0, err
     assert "videos cannot be read and are left out" in err
     (index,) = (tmp_path / "run" / "latents").glob("*/index.json")

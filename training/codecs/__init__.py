@@ -1,4 +1,4 @@
-"""Training of the codecs: ``train_video_codec`` and ``train_audio_codec``, 15 minutes each for the tiny ones.
+"""Training of the codecs: ``train_video_codec`` and ``train_audio_codec``.
 
 The latents must be easy for a small diffusion transformer: decoders see latents with noise on them, so that imperfect
 latents decode well, and a small KL term keeps the latents bounded. Statistics of the latents over data are measured at

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ...engine.codecs.audio import AudioCodec
 from .fit import CodecRecipe, divergence, fit, noised
 
-AUDIO_RECIPE = CodecRecipe(batch=8, rate=1e-2, noise=0.15, warmup=60, kl=1e-3)
+AUDIO_RECIPE = CodecRecipe(steps=1200, batch=8, rate=1e-2, noise=0.15, warmup=60, kl=1e-3)
 
 WINDOWS = (16, 16, 16, 75)  # audio tokens; those that are longer than the clips are left out
 LOUD = 0.1

@@ -30,15 +30,15 @@ PRECISION = torch.float16  # of codecs in a package, so that latents are those o
 
 @dataclass(frozen=True)
 class CodecRecipe:
-    """How a codec is trained. The end is ``steps`` or, without it, ``minutes`` of training time over all sittings.
+    """How a codec is trained: ``steps``, or fewer when ``minutes`` of training time (0: no limit) are over.
 
     ``rate`` is the spectral norm of a kernel's first full update. ``noise`` is the largest deviation of the noise that
     decoders see, in units of the latents' own deviation, drawn per example; it rises from 0 over the first quarter.
     ``ema`` is the decay of the averaged weights, ``save_seconds`` the most that a kill can lose.
     """
 
-    steps: int | None = None
-    minutes: float = 15.0
+    steps: int = 2000
+    minutes: float = 0.0
     batch: int = 4
     rate: float = 3e-2
     warmup: int = 20
@@ -49,9 +49,10 @@ class CodecRecipe:
     save_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if (self.steps is not None and self.steps < 1) or self.minutes <= 0 or self.batch < 1:
+        if self.steps < 1 or self.minutes < 0 or self.batch < 1:
             raise ValueError(
-                f"steps is {self.steps}, minutes {self.minutes} and batch {self.batch}; each must be above 0"
+                f"steps is {self.steps}, minutes {self.minutes} and batch {self.batch}; steps and batch must be at "
+                "least 1, and minutes 0 (no limit) or more"
             )
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must be from 0 to below 1")
@@ -81,7 +82,8 @@ def fit(
     step, seconds = _resume(run / "checkpoint.pt", codec, optimizer, average)
 
     def progress() -> float:
-        return step / recipe.steps if recipe.steps else seconds / (60 * recipe.minutes)
+        clock = seconds / (60 * recipe.minutes) if recipe.minutes else 0.0
+        return max(step / recipe.steps, clock)
 
     saved_at = seconds
     with SummaryWriter(str(run)) as log, progress_bar(total=100, unit="%", desc=out.name) as bar:
