@@ -247,7 +247,7 @@ def test_a_swinging_ball_touches_the_wall_at_its_impacts_alone(seed: int, second
     for event in scene.events():
         before, after = scene.positions(event.time + np.array([-1e-4, 1e-4]))[:, 0] - (face - scene.side * scene.radius)
         assert -scene.side * before / 1e-4 == pytest.approx(event.speed, rel=1e-2)
-        left = event.speed * scene.restitution
+        left = event.speed * scene.swings.restitution
         expected = left if left >= REST_SPEED else 0.0
         assert -scene.side * after / 1e-4 == pytest.approx(expected, rel=1e-2, abs=1e-6)
 
@@ -264,7 +264,7 @@ def test_colliding_balls_keep_their_momentum_and_never_overlap(seed: int, second
         (a, b), (c, d) = (np.diff(side[:, 0])[[0, 2]] / 1e-4 for side in scene.positions(moments))
         assert a + c == pytest.approx(b + d, abs=0.1)  # equal masses
         assert a - c == pytest.approx(event.speed, rel=1e-2)
-        left_over = scene.restitution * event.speed
+        left_over = scene.swings.restitution * event.speed
         assert d - b == pytest.approx(left_over if left_over >= REST_SPEED else 0.0, rel=1e-2, abs=1e-6)
 
 

@@ -19,8 +19,8 @@ from .scene import (
 from .shapes import Ball, Bar
 from .swings import LOWEST, HangingScene, Swings
 
-MOST_COMMON = 0.5
-SIZE = 0.75  # of a ball that is alone, so that two have room to swing
+MOST_COMMON = 0.3
+SIZE = 0.65  # of a ball that bounces, so that two have room to swing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Collision(HangingScene):
         lift = rng.uniform(*LOWEST)
         common = rng.uniform(-MOST_COMMON, MOST_COMMON)
         reach = WORLD / 2 - 2 * radius - 1.0
-        x = WORLD / 2 + rng.uniform(-0.3, 0.3) * reach
+        x = WORLD / 2 + rng.uniform(-0.15, 0.15) * reach
         surroundings = sample_surroundings(rng, look)
         room = 2 * (reach - abs(x - WORLD / 2)) / (1 + abs(common))  # of the distance between the balls
         while True:
@@ -51,7 +51,7 @@ class Collision(HangingScene):
                 x=x,
                 lift=lift,
                 common=common,
-                swings=Swings.sample(rng, 0.3 * room, room, surroundings["restitution"]),
+                swings=Swings.sample(rng, room, surroundings["restitution"]),
                 **surroundings,
                 **asdict(given),
             )

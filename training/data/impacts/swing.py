@@ -19,7 +19,7 @@ from .shapes import Ball, Bar, Wall
 from .swings import LOWEST, HangingScene, Swings
 
 WALL_WIDTH = 6.0
-SMALLEST = 10.0  # amplitude
+SIZE = 0.8  # of a ball that bounces, so that it has room to swing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class Swing(HangingScene):
     @classmethod
     def sample(cls, rng: np.random.Generator, look: Look, given: Format) -> Self:
         radius, floor_y = sample_body(rng, look)
+        radius *= SIZE
         lift = rng.uniform(*LOWEST)
         side = 1 if rng.random() < 0.5 else -1
         from_wall = rng.uniform(radius + 1.5, radius + 1.5 + WALL_WIDTH)
@@ -45,7 +46,7 @@ class Swing(HangingScene):
                 x=x,
                 lift=lift,
                 side=side,
-                swings=Swings.sample(rng, SMALLEST, room, surroundings["restitution"]),
+                swings=Swings.sample(rng, room, surroundings["restitution"]),
                 **surroundings,
                 **asdict(given),
             )

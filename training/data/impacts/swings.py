@@ -13,7 +13,8 @@ from .shapes import Bar
 PIVOT_Y = -8.0
 STRING_WIDTH = 1.0
 LOWEST = 3.0, 9.0  # of a ball above the floor
-FREQUENCY = 4.0, 8.0  # rad/s
+FREQUENCY = 3.5, 6.0  # rad/s
+SMALLEST = 0.6  # amplitude, of the room that there is
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,17 @@ class Swings:
     restitution: float
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, smallest: float, largest: float, restitution: float) -> Self:
-        """Swings of an amplitude between two, whose first impact has the time and the speed of one."""
+    def sample(cls, rng: np.random.Generator, room: float, restitution: float) -> Self:
+        """Swings that fill most of a ``room``, whose first impact has the time and the speed of one.
+
+        They lose less of their speed than a ball that bounces does, the root of whose ``restitution`` is theirs: later
+        swings can still be seen.
+        """
         while True:
             frequency = rng.uniform(*FREQUENCY)
-            amplitude = rng.uniform(smallest, largest)
-            swings = cls(rng.uniform(EARLIEST, min(LATEST, np.pi / frequency)), amplitude, frequency, restitution)
+            amplitude = room * rng.uniform(SMALLEST, 1.0)
+            first = rng.uniform(EARLIEST, min(LATEST, np.pi / frequency))
+            swings = cls(first, amplitude, frequency, np.sqrt(restitution))
             if SLOWEST <= swings.speed <= FASTEST:
                 return swings
 
