@@ -49,8 +49,8 @@ class TrainConfig(Config):
     in every stage. It trains the ``student_towers`` on ``trajectories`` of the teacher, sampled with the settings of a
     request in ``teacher`` (by default the model's own), of which a share ``clean_video`` is of known video and a share
     ``text_dropout`` of these has no prompt. The video tower also learns from ``beginnings`` of further ones, which end
-    after the student's first step. A share ``between_steps`` of the rows lies within a segment, the others at its
-    start.
+    after the student's first ``beginning_steps``. A share ``between_steps`` of the rows lies within a segment, the
+    others at its start.
     """
 
     stage: Stage = "video"
@@ -84,6 +84,7 @@ class TrainConfig(Config):
     student_towers: StudentTowers = "both"
     trajectories: int = 1000
     beginnings: int = 0
+    beginning_steps: int = 1
     between_steps: float = 0.0
     teacher: dict[str, Any] = field(default_factory=dict)
     compile: bool = True
@@ -110,6 +111,10 @@ class TrainConfig(Config):
             raise ValueError(f"trajectories is {self.trajectories}; it must be at least 1")
         if self.beginnings < 0:
             raise ValueError(f"beginnings is {self.beginnings}; it must be 0 (none) or more")
+        if not 1 <= self.beginning_steps <= self.student_steps:
+            raise ValueError(
+                f"beginning_steps is {self.beginning_steps}; it must be from 1 to the student's {self.student_steps}"
+            )
         if self.student_towers not in get_args(StudentTowers):
             allowed = ", ".join(get_args(StudentTowers))
             raise ValueError(f"student_towers is {self.student_towers!r}; it must be one of {allowed}")

@@ -21,7 +21,7 @@ from ..engine.config import ModelConfig
 from ..engine.model.denoiser import ALL_ROWS, AudioInputs, VideoContextRef, VideoInputs, spatial_tokens
 from ..engine.types import Request
 from .batches import CaptionedSets
-from .config import TrainConfig
+from .config import StudentTowers, TrainConfig
 from .objectives import Objective, mean_weights, motion_aware
 from .recompute import recomputing
 from .trajectories import TrajectorySet
@@ -90,7 +90,8 @@ class SegmentBatches(CaptionedSets[TrajectorySet]):
 
     def _choices(self, one: TrajectorySet) -> Tensor:
         """Pairs of a trajectory and a step of the student's clock that the towers in training learn from. (M, 2)."""
-        clock = torch.arange(self.config.student_steps + self._lead(one) if one.whole else 1)
+        stored = (one.video.shape[1] - 1) * self.config.student_steps // one.steps
+        clock = torch.arange(stored + self._lead(one) if one.whole else stored)
         trajectory = torch.arange(len(one))[:, None].expand(-1, len(clock))
         video, audio = self._learns(one, trajectory, clock.expand_as(trajectory))
         towers = self.config.student_towers
@@ -199,19 +200,15 @@ class DistillationObjective(Objective):
         return None, v_audio
 
 
-def student_config(teacher: ModelConfig, request: Request, steps: int) -> ModelConfig:
+def student_config(teacher: ModelConfig, request: Request, steps: int, towers: StudentTowers = "both") -> ModelConfig:
     """The teacher's configuration with the student's sampling: ``steps`` steps, no guidance, the teacher's time grid.
 
-    ``request`` is what the teacher was asked for.
+    ``request`` is what the teacher was asked for. Sync guidance stays that of a teacher whose audio tower the student
+    has, since its video tower alone learns.
     """
-    sampling = teacher.sampling.replace(
-        steps=steps,
-        guidance=1.0,
-        sync_guidance=0.0,
-        sync_cfg_audio=1.0,
-        sync_cfg_video=1.0,
-        v2a_sync_guidance=0.0,
-    )
+    sampling = teacher.sampling.replace(steps=steps, guidance=1.0, sync_cfg_audio=1.0, sync_cfg_video=1.0)
+    if towers != "video":
+        sampling = sampling.replace(sync_guidance=0.0, v2a_sync_guidance=0.0)
     if request.video_lead is not None:
         sampling = sampling.replace(video_lead=request.video_lead)
     if request.shift is not None:

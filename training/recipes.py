@@ -218,14 +218,17 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
 
     Trajectories of the teacher are sampled first, and beginnings of others for the video tower. Where the video reads
     no audio and is finished before the audio begins, the video tower learns before the audio tower, each for the steps
-    or minutes of ``config``; else both learn at once. Raises ``ValueError`` for settings that are none of a request and
-    for a model without this stage.
+    or minutes of ``config``, or alone with ``config.student_towers``; else both learn at once. Raises ``ValueError``
+    for settings that are none of a request, for towers that do not learn alone and for a model without this stage.
     """
     steps, target = config.student_steps, run / f"student-{config.student_steps}-steps"
     engine = Engine.from_pretrained(teacher)
     check_stage(config, engine.config.ddit)
     request = teacher_request(engine, config, stored_steps(steps))
-    student = student_config(engine.config, request, steps)
+    student = student_config(engine.config, request, steps, config.student_towers)
+    turns = towers_in_turn(student, config.student_towers)
+    if turns == ("video",):  # which learns nothing where the video is given
+        config = config.replace(clean_video=0.0)
     count = sum(map(len, clips))
     latents, whole, beginnings = [], [], []
     state = processes()
@@ -239,12 +242,12 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
             number = max(1, round(config.trajectories * share))
             whole.append(cached_trajectories(*of_clips, number, config, cache / name))
             if number := round(config.beginnings * share):
-                first = cache / f"beginnings-{steps}" / name
+                first = cache / f"beginnings-{config.beginning_steps}-of-{steps}" / name
                 beginnings.append(cached_trajectories(*of_clips, number, config, first, beginnings=True))
     engine.close()
     components = dataclasses.replace(Components.load(model_folder(teacher)), config=student)
     sampler = Sampler(components, latents[0], clips[0].seconds)
-    for towers in towers_in_turn(student):
+    for towers in turns:
         part, folder = config.replace(student_towers=towers), run / f"distill-{steps}-{towers}"
         sets = whole if towers == "audio" else [*whole, *beginnings]
         train(components.ddit, components.text, sets, part, folder, sampler, keep_frozen=True)
@@ -268,10 +271,24 @@ def model_of(run: Path, start: Path | None) -> ModelConfig:
     return open_package(teacher_of(run, start)).config
 
 
-def towers_in_turn(config: ModelConfig) -> tuple[StudentTowers, ...]:
-    """The towers that the stage ``distill`` trains one after the other, or both at once."""
-    apart = config.ddit.bridge == "adaptor" and config.sampling.video_lead == 1
-    return ("video", "audio") if apart else ("both",)
+def towers_in_turn(student: ModelConfig, towers: StudentTowers) -> tuple[StudentTowers, ...]:
+    """The towers that the stage ``distill`` trains one after the other, or both at once.
+
+    Raises ``ValueError`` for a tower that does not learn alone.
+    """
+    apart = student.ddit.bridge == "adaptor" and student.sampling.video_lead == 1
+    if towers == "both":
+        return ("video", "audio") if apart else ("both",)
+    if not apart:
+        raise ValueError(
+            f"student_towers is {towers!r}; it must be both for a model whose video reads its sound, or whose sound "
+            "begins before its video is finished"
+        )
+    if towers == "audio":
+        raise ValueError(
+            "student_towers is 'audio'; it must be both or video, since the student's video tower is first"
+        )
+    return ("video",)
 
 
 def fresh(preset: ModelConfig, codecs: Path, seed: int = 0) -> Components:

@@ -43,10 +43,10 @@ class TrajectorySet:
     """N trajectories of one length, at the P + 1 flow times of each modality's own grid, or beginnings of them.
 
     ``video`` (N, Q + 1, C_v, T, H, W) and ``audio`` (N, Q + 1, A, C_a) are the latents at the first Q + 1 of
-    ``times_video`` and ``times_audio`` (P + 1,). Q is P, or in beginnings, which are not ``whole``, the student's first
-    step; their audio is there where it is not behind the video. ``lead`` is the number of steps of P by which the video
-    is ahead of the audio. Where ``known`` (N,), the modality ``given`` is that of a clip, ``clean`` at time 1 or noised
-    to its grid, and where ``no_text`` (N,), there is no prompt.
+    ``times_video`` and ``times_audio`` (P + 1,). Q is P, or in beginnings, which are not ``whole``, that of the
+    student's first steps; their audio is there where it is not behind the video. ``lead`` is the number of steps of P
+    by which the video is ahead of the audio. Where ``known`` (N,), the modality ``given`` is that of a clip, ``clean``
+    at time 1 or noised to its grid, and where ``no_text`` (N,), there is no prompt.
     """
 
     video: np.ndarray
@@ -101,14 +101,14 @@ def cached_trajectories(
 
     Prompts are the captions of ``latents``, in random order. A share ``config.clean_video`` is video-to-audio of
     their clips (audio-to-video in a model whose audio reads no video) as the engine samples it, of which a share
-    ``config.text_dropout`` has no prompt. ``beginnings`` end after the student's first step; other noise is theirs, and
-    they have no given video. Raises ``ValueError`` for a lead of the video that is no whole number of the student's
-    steps.
+    ``config.text_dropout`` has no prompt. ``beginnings`` end after the student's first ``config.beginning_steps``;
+    other noise is theirs, and they have no given video. Raises ``ValueError`` for a lead of the video that is no whole
+    number of the student's steps.
     """
     steps = stored_steps(config.student_steps)
     request = replace(teacher_request(engine, config, steps), seconds=seconds)
     plan = _Plan.sampled(engine, latents, count, config, beginnings=beginnings)
-    stored = steps // config.student_steps if beginnings else steps
+    stored = steps // config.student_steps * config.beginning_steps if beginnings else steps
     wanted = plan.fingerprint(engine, latents, request, steps, stored)
     index = cache / "index.json"
     if index.is_file() and json.loads(index.read_text())["fingerprint"] == wanted:

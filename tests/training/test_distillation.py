@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -121,11 +123,12 @@ def test_rows_are_the_steps_of_the_student(trajectories, towers, student_steps):
     assert batch.learn_video.any() == (towers != "audio")
 
 
-@pytest.mark.parametrize("student_steps", [1, 2, 4])
-def test_beginnings_teach_the_first_step(trajectories, student_steps):
+@pytest.mark.parametrize(("student_steps", "first"), [(1, 1), (2, 1), (4, 1), (4, 3), (2, 2)])
+def test_beginnings_teach_the_first_steps(trajectories, student_steps, first):
     _, words = parts()
     known = np.zeros(COUNT, dtype=bool)
-    points = STORED // student_steps + 1
+    stride = STORED // student_steps
+    points = stride * first + 1
     beginnings = dataclasses.replace(
         trajectories,
         video=trajectories.video[:, :points] + 9,
@@ -136,16 +139,24 @@ def test_beginnings_teach_the_first_step(trajectories, student_steps):
     settings = config(student_towers="video", student_steps=student_steps, batch=128)
     batches = SegmentBatches([trajectories, beginnings], words, settings, CPU)
     whole_steps = (COUNT - 1) * student_steps  # of those without a known video
-    assert torch.allclose(batches.shares, torch.tensor([whole_steps, COUNT]) / 128)
+    assert torch.allclose(batches.shares, torch.tensor([whole_steps, COUNT * first]) / 128)
     batch = SegmentBatches([beginnings], words, settings, CPU).at(seeded(0))
-    assert not batch.t_video.any() and batch.learn_video.all() and not batch.learn_audio.any()
+    assert (
+        set(batch.t_video.tolist()) == set(np.float32(TIMES[: points - 1 : stride]))
+        and batch.learn_video.all()
+        and not batch.learn_audio.any()
+    )
     assert not batch.clean_video.any()
     both = SegmentBatches([beginnings], words, settings.replace(student_towers="both"), CPU).at(seeded(0))
     assert not both.learn_audio.any()  # which was not sampled, with one step of the student neither
     for row in range(128):
-        i = next(i for i in range(COUNT) if np.array_equal(beginnings.video[i, 0], batch.video[row].numpy()))
-        change = beginnings.video[i, points - 1] - beginnings.video[i, 0]
-        np.testing.assert_allclose(batch.target_video[row], change / TIMES[points - 1], rtol=1e-4, atol=1e-4)
+        i, at = next(
+            (i, at)
+            for i, at in product(range(COUNT), range(0, points - 1, stride))
+            if np.array_equal(beginnings.video[i, at], batch.video[row].numpy())
+        )
+        velocity = (beginnings.video[i, at + stride] - beginnings.video[i, at]) / (TIMES[at + stride] - TIMES[at])
+        np.testing.assert_allclose(batch.target_video[row], velocity, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("given", "learnt"), [("video", (False, True)), ("audio", (True, False))])
@@ -282,6 +293,8 @@ def test_a_student_has_the_teachers_grid_and_no_guidance():
     assert student.name == "syncflow-tiny-4step"
     assert student.sampling == teacher.sampling.replace(steps=4, guidance=1.0, v2a_sync_guidance=0.0)
     assert student.replace(name=teacher.name, sampling=teacher.sampling) == teacher
+    kept = student_config(teacher, Request("a clip"), 4, "video").sampling
+    assert kept == student.sampling.replace(v2a_sync_guidance=teacher.sampling.v2a_sync_guidance) != student.sampling
     further = student_config(student, Request("a clip", shift=2.0, video_lead=0.5), 2)
     assert further.name == "syncflow-tiny-2step"
     assert (further.sampling.shift, further.sampling.video_lead) == (2.0, 0.5)
@@ -293,6 +306,7 @@ def test_a_student_has_the_teachers_grid_and_no_guidance():
         ({"student_steps": 0}, "student_steps is 0; it must be from 1 to 64"),
         ({"trajectories": 0}, "trajectories is 0; it must be at least 1"),
         ({"beginnings": -1}, "beginnings is -1; it must be 0 \\(none\\) or more"),
+        ({"beginning_steps": 3}, "beginning_steps is 3; it must be from 1 to the student's 2"),
         ({"student_towers": "left"}, "student_towers is 'left'; it must be one of video, audio, both"),
         ({"between_steps": 1.5}, "between_steps is 1.5; it must be from 0 to 1"),
         ({"lora": 4}, "an adapter is one of the video tower alone; the stage distill trains both"),
@@ -312,9 +326,27 @@ def test_a_student_needs_a_teacher(tmp_path):
         recipes.train_stage([], tmp_path, preset("syncflow-tiny"), config())
 
 
+@pytest.mark.parametrize(
+    ("name", "towers", "turns"),
+    [
+        ("syncflow-tiny", "both", ("video", "audio")),
+        ("syncflow-tiny", "video", ("video",)),
+        ("syncflow-tiny", "audio", "it must be both or video"),
+        ("harmony-tiny", "both", ("both",)),
+        ("harmony-tiny", "video", "it must be both for a model whose video reads its sound"),
+        ("syncphony-tiny", "video", "it must be both for a model whose video reads its sound"),
+    ],
+)
+def test_towers_learn_in_turn_where_they_can(name, towers, turns):
+    student = student_config(preset(name), Request("a clip"), 4, towers)
+    with nullcontext() if isinstance(turns, tuple) else pytest.raises(ValueError, match=turns):
+        assert recipes.towers_in_turn(student, towers) == turns
+
+
 @pytest.mark.slow
-def test_the_engine_samples_a_student_in_its_own_steps(tmp_path):
-    """From clips to a package by the command, two optimiser steps for each tower."""
+@pytest.mark.parametrize("towers", ["both", "video"])
+def test_the_engine_samples_a_student_in_its_own_steps(tmp_path, towers):
+    """From clips to a package by the command, two optimiser steps for each tower that learns."""
     data, run = tmp_path / "data", tmp_path / "run"
     invoke = CliRunner().invoke
     made = invoke(app, ["data", "impacts", str(data), "--clips", "2"])
@@ -323,6 +355,8 @@ def test_the_engine_samples_a_student_in_its_own_steps(tmp_path):
     changes = [
         "--set=trajectories=2",
         "--set=beginnings=2",
+        "--set=beginning_steps=2",
+        f"--set=student_towers={towers}",
         "--set=batch=2",
         "--set=clean_video=0",
         '--set=teacher={"steps": 8}',
@@ -337,5 +371,9 @@ def test_the_engine_samples_a_student_in_its_own_steps(tmp_path):
     assert (clip.provenance["steps"], clip.provenance["guidance"]) == (2, 1.0)
     assert engine.pipeline.plan(Request("a red ball falls")).branches == (engine.pipeline.plan(Request("x")).full,)
     teacher = Engine.from_pretrained(device="cpu", runtime="torch")
-    pairs = zip(teacher.components.ddit.parameters(), engine.components.ddit.parameters(), strict=True)
-    assert any(not torch.equal(old, new) for old, new in pairs)
+    old, new = teacher.components.ddit, engine.components.ddit
+    for name in ("video", "audio"):
+        pairs = zip(getattr(old, name).parameters(), getattr(new, name).parameters(), strict=True)
+        assert any(not torch.equal(a, b) for a, b in pairs) == (name == "video" or towers == "both")
+    guided = engine.pipeline.plan(Request("a red ball falls", video=clip, steps=1)).branches
+    assert (len(guided) > 1) == (towers == "video")  # by the teacher's sync guidance, which is in its sound else

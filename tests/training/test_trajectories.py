@@ -232,22 +232,24 @@ def test_a_lead_between_steps_is_refused(bundled, latents, lead, student, tmp_pa
         cached_trajectories(engine, latents, SECONDS, 2, settings, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["syncflow-tiny", "harmony-tiny"])
-def test_beginnings_are_those_of_trajectories_from_other_noise(bundled, latents, name, tmp_path, monkeypatch):
-    engine, settings = teacher(bundled, name), config(clean_video=0.0, student_steps=4)
+@pytest.mark.parametrize(("name", "steps"), [("syncflow-tiny", 1), ("syncflow-tiny", 3), ("harmony-tiny", 1)])
+def test_beginnings_are_those_of_trajectories_from_other_noise(bundled, latents, name, steps, tmp_path, monkeypatch):
+    engine = teacher(bundled, name)
+    settings = config(clean_video=0.0, student_steps=4, beginning_steps=steps)
+    last = 2 * steps
     first = cached_trajectories(engine, latents, SECONDS, 4, settings, tmp_path / "first", beginnings=True)
     whole = cached_trajectories(engine, latents, SECONDS, 4, settings, tmp_path / "whole")
-    assert (first.steps, first.video.shape[1], whole.video.shape[1]) == (8, 3, 9)
+    assert (first.steps, first.video.shape[1], whole.video.shape[1]) == (8, last + 1, 9)
     assert whole.whole and not first.whole
     noises = np.concatenate((first.video[:, 0], whole.video[:, 0]))
     assert len(np.unique(noises, axis=0)) == 8
     plan = _Plan.sampled(engine, latents, 4, settings, beginnings=True)
     monkeypatch.setattr(trajectories._Plan, "sampled", lambda *_, beginnings: plan)
     same = cached_trajectories(engine, latents, SECONDS, 4, settings, tmp_path / "same")
-    np.testing.assert_allclose(first.video, same.video[:, :3], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(first.video, same.video[:, : last + 1], rtol=0, atol=1e-5)
     if first.lead == 0:
-        np.testing.assert_allclose(first.audio, same.audio[:, :3], rtol=0, atol=1e-5)
-    assert not np.array_equal(same.video[:, 2], same.video[:, 3])
+        np.testing.assert_allclose(first.audio, same.audio[:, : last + 1], rtol=0, atol=1e-5)
+    assert not np.array_equal(same.video[:, last], same.video[:, last + 1])
 
 
 def test_beginnings_have_no_given_video(bundled, latents, tmp_path):
