@@ -112,7 +112,7 @@ bench: setup $(BENCH_EXPORT) ## time the engine beside what else runs the model:
 
 DATA ?= datasets/impacts
 RUN ?= runs/tiny
-train-tiny: setup ## train the bundled model from scratch, 95 minutes after CLIPS are rendered, or go on with it (DATA, RUN, TRAIN="--steps 2")
+train-tiny: setup ## train the bundled model from scratch, two and a half hours of a core, or go on with it (CLIPS, DATA, RUN, TRAIN="--steps 2")
 	$(BIN)/syncflow data impacts $(DATA) --clips $(CLIPS) --seed 0
 	$(BIN)/syncflow train $(DATA) --run $(RUN) $(TRAIN)
 
