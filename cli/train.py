@@ -87,7 +87,7 @@ def train(
     from ..engine.presets import preset as named
     from ..training import recipes
     from ..training.config import STAGES
-    from ..training.processes import part, processes
+    from ..training.processes import end_together, processes
 
     if towers is not None and model is not None:
         raise ValueError("--model has towers already; leave out --towers")
@@ -128,7 +128,7 @@ def train(
         package = recipes.train_stage(clips, run, config, stage_config, model if number == 0 else None, towers)
         if processes().is_main_process:
             print(f"{package}: after stage {stage_config.stage}")
-    part()
+    end_together()
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:

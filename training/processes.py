@@ -22,7 +22,7 @@ def make_accelerator(**settings: Any) -> Accelerator:
     return Accelerator(cpu=_on_cpu(), **settings)
 
 
-def part() -> None:
+def end_together() -> None:
     """Wait for the other processes, then close the connections to them. The last that a process does in a run.
 
     One that ends with connections open can crash, or close them while another still reads.

@@ -17,7 +17,7 @@ from syncflow.engine.codecs.text import TextEncoder
 from syncflow.engine.model import DDiT
 from syncflow.training.config import TrainConfig
 from syncflow.training.loop import train
-from syncflow.training.processes import part, processes
+from syncflow.training.processes import end_together, processes
 
 from .small_model import SMALL, TEXT, small_latents
 
@@ -33,7 +33,7 @@ def main() -> None:
     train(model, text, [latents], TrainConfig(warmup=1, compile=False, train_text=True, **settings), run)
     if processes().is_main_process:
         torch.save(model.state_dict() | text.state_dict(), run / "weights.pt")
-    part()
+    end_together()
 
 
 if __name__ == "__main__":

@@ -104,8 +104,8 @@ def test_no_process_ends_before_the_others_are_done(tmp_path: Path) -> None:
     file = tmp_path / "written by the first"
     printed = of_two_processes(
         "import time; from pathlib import Path; import torch.distributed as d; "
-        "from syncflow.training.processes import part, processes; first = processes().is_main_process; "
-        f"first and (time.sleep(1), Path({str(file)!r}).touch()); part(); "
+        "from syncflow.training.processes import end_together, processes; first = processes().is_main_process; "
+        f"first and (time.sleep(1), Path({str(file)!r}).touch()); end_together(); "
         f"print(Path({str(file)!r}).exists(), d.is_initialized())"
     )
     assert printed.count("True False") == 2
