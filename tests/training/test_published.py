@@ -77,6 +77,20 @@ def test_avsync15(tmp_path: Path, run) -> None:
         list_published(tmp_path, "avsync15")
 
 
+def test_equal_names_in_two_classes_are_two_clips(tmp_path: Path) -> None:
+    names = ("dog_barking/aaaaaaaaaaa_1.mp4", "lions_roaring/aaaaaaaaaaa_1.mp4")
+    write_videos(tmp_path / "videos", *names)
+    (tmp_path / "train.txt").write_text("".join(f"{name}\n" for name in names))
+    (tmp_path / "test.txt").write_text("")
+    list_published(tmp_path, "avsync15")
+    found = {row["text"]: row["file_name"] for row in listed(tmp_path / "train.jsonl")}
+    assert found == {"dog barking": f"videos/{names[0]}", "lions roaring": f"videos/{names[1]}"}
+    (tmp_path / "videos" / names[1]).unlink()  # all videos in another folder
+    (tmp_path / "videos" / names[0]).rename(tmp_path / "aaaaaaaaaaa_1.mp4")
+    list_published(tmp_path, "avsync15")
+    assert {row["file_name"] for row in listed(tmp_path / "train.jsonl")} == {"aaaaaaaaaaa_1.mp4"}
+
+
 def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no reader for 'kinetics'; there are vggsound"):
         list_published(tmp_path, "kinetics")

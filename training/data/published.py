@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +25,21 @@ HIT_COLUMNS = 2  # at least, of a line of annotations: the time, the material, a
 
 @dataclass(frozen=True)
 class PublishedClip:
-    """A clip that a set names: the stem of its file, the ``source`` it was cut from, and what its line will say."""
+    """A clip that a set names: the stem of its file, the ``source`` it was cut from, and what its line will say.
+
+    ``folder`` is the name of the file's folder, where the set says it: names in two folders may be equal.
+    """
 
     stem: str
     source: str
     split: Split
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""
+
+    def file_of(self, videos: Sequence[Path]) -> Path | None:
+        """Its file among those of its stem: the one in its folder, or else the first."""
+        return next((path for path in videos if path.parent.name == self.folder), next(iter(videos), None))
 
 
 @dataclass(frozen=True)
@@ -60,18 +68,21 @@ def list_published(folder: str | Path, name: str) -> Listing:
         raise ValueError(f"there is no reader for {name!r}; there are {', '.join(PUBLISHED)}")
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    files = {path.stem: path for path in sorted(folder.rglob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
+    videos: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            videos.setdefault(path.stem, []).append(path)
     named = list(PUBLISHED[name](folder))
     tested = {clip.source for clip in named if clip.split == "test"}
     rows: dict[Split, list[str]] = {"train": [], "test": []}
     missing = leaked = 0
     for clip in named:
-        if clip.stem not in files:
+        if (file := clip.file_of(videos.get(clip.stem, ()))) is None:
             missing += 1
         elif clip.split == "train" and clip.source in tested:
             leaked += 1
         else:
-            row = {"file_name": files[clip.stem].relative_to(folder).as_posix(), "text": clip.text, **clip.metadata}
+            row = {"file_name": file.relative_to(folder).as_posix(), "text": clip.text, **clip.metadata}
             rows[clip.split].append(json.dumps(row, ensure_ascii=False) + "\n")
     if not any(rows.values()):
         raise ValueError(f"{folder} has none of the {len(named)} videos that its lists name")
@@ -117,8 +128,9 @@ def avsync15(folder: Path) -> Iterator[PublishedClip]:
             label, slash, name = line.rpartition("/")
             if not slash:
                 raise ValueError(f"{listed} line {number} is not class/name: {line!r}")
-            text = label.rpartition("/")[2].replace("_", " ")
-            yield PublishedClip(Path(name).stem, name[:YOUTUBE_ID], split, text, {"label": text})
+            kind = label.rpartition("/")[2]
+            text = kind.replace("_", " ")
+            yield PublishedClip(Path(name).stem, name[:YOUTUBE_ID], split, text, {"label": text}, kind)
 
 
 PUBLISHED: dict[str, Callable[[Path], Iterator[PublishedClip]]] = {
