@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 
 from syncflow.engine.batching.policy import Limits, Policy
 from syncflow.engine.engine import Engine
@@ -76,15 +77,14 @@ class Service:
 def fit(seconds: Mapping[int, float], decode: float = 0.0, *, beside: bool = False) -> StepCost:
     """The cost of steps, by least squares of the relative error, from seconds of a step by batch size.
 
-    Raises ``ValueError`` with fewer than two batch sizes.
+    Neither part is negative, whatever the times: larger batches that were faster, on a machine that was busy at first,
+    cost the same. Raises ``ValueError`` with fewer than two batch sizes.
     """
     if len(seconds) < 2:
         raise ValueError(f"a step cost needs the times of two or more batch sizes; there are {len(seconds)}")
     sizes, times = np.array(list(seconds), dtype=float), np.array(list(seconds.values()))
     terms = np.stack([np.ones_like(sizes), sizes], 1) / times[:, None]
-    (fixed, each), *_ = np.linalg.lstsq(terms, np.ones_like(times), rcond=None)
-    if fixed < 0:  # a batch costs more than its requests alone: proportional
-        fixed, each = 0.0, float(np.sum(sizes / times) / np.sum((sizes / times) ** 2))
+    (fixed, each), _ = nnls(terms, np.ones_like(times))
     return StepCost(float(fixed), float(each), decode, beside)
 
 
