@@ -45,14 +45,19 @@ pytestmark = pytest.mark.slow
 
 
 def command(run: Path, settings: dict, *launcher: str) -> tuple[list[str], dict[str, str]]:
-    path = os.pathsep.join([str(Path(syncflow.__file__).parent.parent), str(ROOT), *filter(None, sys.path)])
     arguments = [sys.executable, *launcher, "-m", "tests.training.small_run", str(run), json.dumps(settings)]
-    return arguments, {**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"}
+    return arguments, environment()
+
+
+def environment() -> dict[str, str]:
+    """In which a process finds the package and the tests, and says where it crashes."""
+    path = os.pathsep.join([str(Path(syncflow.__file__).parent.parent), str(ROOT), *filter(None, sys.path)])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONFAULTHANDLER": "1"}
 
 
 def trained(run: Path, settings: dict, *launcher: str) -> dict[str, torch.Tensor]:
-    arguments, environment = command(run, settings, *launcher)
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+    arguments, variables = command(run, settings, *launcher)
+    done = subprocess.run(arguments, env=variables, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-10_000:]
     return torch.load(run / "weights.pt", weights_only=True)
 
@@ -114,7 +119,7 @@ def run_two_processes(code: str) -> None:
     """Let two processes run some code to its end."""
     done = subprocess.run(
         [sys.executable, *TORCHRUN, "--no-python", sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(Path(syncflow.__file__).parent.parent), "PYTHONFAULTHANDLER": "1"},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=300,
@@ -136,8 +141,8 @@ def test_a_run_that_was_killed_has_the_same_losses(sharded: bool, tmp_path: Path
     settings = {"stage": "joint", "steps": steps, "batch": 2, "shard": sharded, "checkpoint_minutes": 0.0}
     expected = trained(tmp_path / "straight", settings, *launcher)
     run = tmp_path / "killed"
-    arguments, environment = command(run, settings, *launcher)
-    with subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL) as process:
+    arguments, variables = command(run, settings, *launcher)
+    with subprocess.Popen(arguments, env=variables, stderr=subprocess.DEVNULL) as process:
         end = time.monotonic() + 120
         while not (run / "checkpoint.pt").is_file() and time.monotonic() < end:
             time.sleep(0.01)

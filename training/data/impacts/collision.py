@@ -20,7 +20,7 @@ from .shapes import Ball, Bar
 from .swings import LOWEST, HangingScene, Swings
 
 MOST_COMMON = 0.3
-SIZE = 0.65  # of a ball that bounces, so that two have room to swing
+SIZE = 0.65  # of a ball that bounces, so that two have space to swing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Collision(HangingScene):
         reach = WORLD / 2 - 2 * radius - 1.0
         x = WORLD / 2 + rng.uniform(-0.15, 0.15) * reach
         surroundings = sample_surroundings(rng, look)
-        room = 2 * (reach - abs(x - WORLD / 2)) / (1 + abs(common))  # of the distance between the balls
+        largest = 2 * (reach - abs(x - WORLD / 2)) / (1 + abs(common))  # of the distance between the balls
         while True:
             scene = cls(
                 look=look,
@@ -51,7 +51,7 @@ class Collision(HangingScene):
                 x=x,
                 lift=lift,
                 common=common,
-                swings=Swings.sample(rng, room, surroundings["restitution"]),
+                swings=Swings.sample(rng, largest, surroundings["restitution"]),
                 **surroundings,
                 **asdict(given),
             )

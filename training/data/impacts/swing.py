@@ -19,7 +19,7 @@ from .shapes import Ball, Bar, Wall
 from .swings import LOWEST, HangingScene, Swings
 
 WALL_WIDTH = 6.0
-SIZE = 0.8  # of a ball that bounces, so that it has room to swing
+SIZE = 0.8  # of a ball that bounces, so that it has space to swing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Swing(HangingScene):
         from_wall = rng.uniform(radius + 1.5, radius + 1.5 + WALL_WIDTH)
         x = WORLD - from_wall if side == 1 else from_wall
         surroundings = sample_surroundings(rng, look)
-        room = WORLD - from_wall - radius - 1.5
+        largest = WORLD - from_wall - radius - 1.5
         while True:
             scene = cls(
                 look=look,
@@ -46,7 +46,7 @@ class Swing(HangingScene):
                 x=x,
                 lift=lift,
                 side=side,
-                swings=Swings.sample(rng, room, surroundings["restitution"]),
+                swings=Swings.sample(rng, largest, surroundings["restitution"]),
                 **surroundings,
                 **asdict(given),
             )

@@ -14,7 +14,7 @@ PIVOT_Y = -8.0
 STRING_WIDTH = 1.0
 LOWEST = 3.0, 9.0  # of a ball above the floor
 FREQUENCY = 3.5, 6.0  # rad/s
-SMALLEST = 0.6  # amplitude, of the room that there is
+SMALLEST = 0.6  # amplitude, of the largest that the picture has space for
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Swings:
     restitution: float
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, room: float, restitution: float) -> Self:
-        """Swings that fill most of a ``room``, whose first impact has the time and the speed of one.
+    def sample(cls, rng: np.random.Generator, largest: float, restitution: float) -> Self:
+        """Swings of nearly the ``largest`` amplitude, whose first impact has the time and the speed of one.
 
         They lose less of their speed than a ball that bounces does, the root of whose ``restitution`` is theirs: later
         swings can still be seen.
         """
         while True:
             frequency = rng.uniform(*FREQUENCY)
-            amplitude = room * rng.uniform(SMALLEST, 1.0)
+            amplitude = largest * rng.uniform(SMALLEST, 1.0)
             first = rng.uniform(EARLIEST, min(LATEST, np.pi / frequency))
             swings = cls(first, amplitude, frequency, np.sqrt(restitution))
             if SLOWEST <= swings.speed <= FASTEST:
