@@ -78,7 +78,7 @@ def train(
     parts = accelerator.num_processes * config.accumulate
     own = range(accelerator.process_index * config.accumulate, (accelerator.process_index + 1) * config.accumulate)
     whole_objective, draw = _objective(model, text_encoder, data, config, accelerator.device, parts)
-    objective = sharded(whole_objective, accelerator.device, accelerator.num_processes) if shard else whole_objective
+    objective = sharded(whole_objective, accelerator.device) if shard else whole_objective
     modules = trained_modules(objective.model, objective.text_encoder, config)
     optimizers = optimisers(objective.model, objective.text_encoder, config)
     average = Average(modules, config.ema)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils import _pytree as pytree
 
 from ..engine.model.layers import CrossAttention
+from .processes import process_mesh
 
 if TYPE_CHECKING:
     from ..engine.codecs.text import TextEncoder
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def sharded(objective: Module, device: torch.device, processes: int) -> Module:
+def sharded(objective: Module, device: torch.device) -> Module:
     """A copy of an objective (with ``model`` and ``text_encoder``) of which each process has its part on ``device``.
 
     The objective itself is left as it is.
@@ -38,7 +38,7 @@ def sharded(objective: Module, device: torch.device, processes: int) -> Module:
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     own = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in objective.parameters()}
     copied = copy.deepcopy(objective, cast("dict[int, Any]", own))
-    mesh = init_device_mesh(device.type, (processes,))
+    mesh = process_mesh(device)
     for unit in _units(cast("DDiT", copied.model), cast("TextEncoder", copied.text_encoder)):
         fully_shard(unit, mesh=mesh)
     fully_shard(copied, mesh=mesh)

@@ -115,6 +115,21 @@ def test_no_process_ends_before_the_others_are_done(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not list threads in /proc")
+def test_connections_end_before_the_interpreter(tmp_path: Path) -> None:
+    """Their threads crash in one that is half gone. Sharded tensors keep them, and so does a scattered checkpoint."""
+    settings = {"stage": "joint", "steps": 1, "batch": 2, "shard": True}
+    trained(tmp_path, settings, *TORCHRUN)
+    arguments = [str(tmp_path), json.dumps(settings | {"steps": 2})]
+    run_two_processes(
+        "import sys; from pathlib import Path; from syncflow.training.processes import make_accelerator; "
+        "threads = lambda: [p.read_text().strip() for p in Path('/proc/self/task').glob('*/comm')]; "
+        "make_accelerator(); assert any('gloo' in name for name in threads()), threads(); "
+        f"sys.argv[1:] = {arguments!r}; from tests.training.small_run import main; main(); "
+        "assert not any('gloo' in name for name in threads()), threads()"
+    )
+
+
 def run_two_processes(code: str) -> None:
     """Let two processes run some code to its end."""
     done = subprocess.run(
