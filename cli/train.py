@@ -84,6 +84,7 @@ def train(
 ) -> None:
     """Train the codecs and the stages: video, audio (video tower frozen), joint, sync (audio to video), distill."""
     from ..engine.config import MAX_SECONDS
+    from ..engine.package import open_package
     from ..engine.presets import preset as named
     from ..training import recipes
     from ..training.config import STAGES
@@ -95,8 +96,8 @@ def train(
         raise ValueError("--set and --plan are for the stages; the codecs have --steps and --minutes")
     if student_steps is not None and stage != "distill":
         raise ValueError("--student-steps belongs to --stage distill")
-    has_model = model is not None or stage == "distill" or (run / "model").exists()
-    config = recipes.model_of(run, model) if has_model else named(preset)
+    package = recipes.starting_package(run, model)
+    config = open_package(package).config if package else named(preset)
     given = {
         "steps": steps,
         "minutes": minutes,
@@ -125,9 +126,9 @@ def train(
         limits = {name: value for name, value in {"steps": steps, "minutes": minutes}.items() if value}
         recipes.train_codecs(clips[0], run, model, limits)
     for number, stage_config in enumerate(stages):
-        package = recipes.train_stage(clips, run, config, stage_config, model if number == 0 else None, towers)
+        trained = recipes.train_stage(clips, run, config, stage_config, model if number == 0 else None, towers)
         if processes().is_main_process:
-            print(f"{package}: after stage {stage_config.stage}")
+            print(f"{trained}: after stage {stage_config.stage}")
     end_together()
 
 

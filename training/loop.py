@@ -32,17 +32,12 @@ from .log import Log
 from .objectives import FlowObjective, Objective, evaluating, sample_flow, take
 from .processes import make_accelerator
 from .samples import Sampler
+from .schedule import rate_factor, share_done
 from .sharding import sharded, take_weights, whole
 from .stages import freeze_rest, optimisers, trained_modules
 from .trajectories import TrajectorySet
 
 Draw = Callable[[torch.Generator], tuple[Any, ...]]  # the arguments of an objective, random ones of a generator
-
-
-def schedule(progress: float, step: int, config: TrainConfig) -> float:
-    """Factor of the learning rate: linear warm-up, constant, then linear to zero over the last ``decay`` of the run."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup))
-    return warm * min(1.0, max(0.0, 1 - progress) / max(config.decay, 1e-9))
 
 
 def train(
@@ -92,7 +87,7 @@ def train(
         while (progress := _progress(state, config, accelerator)) < 1:
             start = time.monotonic()
             drawn = draw(torch.Generator().manual_seed(_seed(config, state.step)))
-            factor = schedule(progress, state.step, config)
+            factor = rate_factor(progress, state.step, config)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = optimizer.defaults["lr"] * factor
@@ -157,9 +152,8 @@ def _objective(
 
 def _progress(state: TrainingState, config: TrainConfig, accelerator: Accelerator) -> float:
     """Share of the run that is done, by the clock of the main process, so that all end at the same step."""
-    if not config.minutes:
-        return state.step / config.steps
-    return max(state.step / config.steps, _of_main(state.elapsed, accelerator) / (60 * config.minutes))
+    seconds = _of_main(state.elapsed, accelerator) if config.minutes else 0.0
+    return share_done(state.step, seconds, config.steps, config.minutes)
 
 
 def _of_main(value: float, accelerator: Accelerator) -> float:

@@ -20,7 +20,6 @@ from ..engine.components import Components
 from ..engine.config import ModelConfig
 from ..engine.engine import Engine, model_folder
 from ..engine.model import DDiT
-from ..engine.package import open_package
 from ..engine.progress import progress_bar
 from .codecs import AUDIO_RECIPE, VIDEO_RECIPE, train_audio_codec, train_video_codec
 from .config import Stage, StudentTowers, TrainConfig
@@ -177,10 +176,9 @@ def train_stage(
     returned; the stage ``distill`` leaves it too (:func:`distill`). Raises ``ValueError`` where there is no model to
     train an adapter or a student of, and for a stage that the model does not have.
     """
+    target, package = run / "model", starting_package(run, start)
     if config.stage == "distill":
-        return distill(clips, run, config, teacher_of(run, start))
-    target = run / "model"
-    package = model_folder(start) if start else (target if target.exists() else None)
+        return distill(clips, run, config, package)
     if config.lora and package is None:
         raise ValueError(f"an adapter needs a model; {target} is not there, and none is named to start from")
     if package:
@@ -213,14 +211,17 @@ def train_stage(
     return target
 
 
-def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher: Path) -> Path:
+def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher: Path | None) -> Path:
     """A student of ``config.student_steps`` steps of the package ``teacher``. Returns the folder of its package.
 
     Trajectories of the teacher are sampled first, and beginnings of others for the video tower. Where the video reads
     no audio and is finished before the audio begins, the video tower learns before the audio tower, each for the steps
     or minutes of ``config``, or alone with ``config.student_towers``; else both learn at once. Raises ``ValueError``
-    for settings that are none of a request, for towers that do not learn alone and for a model without this stage.
+    without a teacher, for settings that are none of a request, for towers that do not learn alone and for a model
+    without this stage.
     """
+    if teacher is None:
+        raise ValueError(f"a student needs a teacher; {run / 'model'} is not there, and no model is named")
     steps, target = config.student_steps, run / f"student-{config.student_steps}-steps"
     engine = Engine.from_pretrained(teacher)
     check_stage(config, engine.config.ddit)
@@ -245,7 +246,7 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
                 first = cache / f"beginnings-{config.beginning_steps}-of-{steps}" / name
                 beginnings.append(cached_trajectories(*of_clips, number, config, first, beginnings=True))
     engine.close()
-    components = dataclasses.replace(Components.load(model_folder(teacher)), config=student)
+    components = dataclasses.replace(Components.load(teacher), config=student)
     sampler = Sampler(components, latents[0], clips[0].seconds)
     for towers in turns:
         part, folder = config.replace(student_towers=towers), run / f"distill-{steps}-{towers}"
@@ -257,18 +258,10 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
     return target
 
 
-def teacher_of(run: Path, start: Path | None) -> Path:
-    """The package that a student is trained of: ``start``, or the model of the run. Raises ``ValueError`` where there
-    is none.
-    """
-    if start is None and not (run / "model").is_dir():
-        raise ValueError(f"a student needs a teacher; {run / 'model'} is not there, and no model is named")
-    return model_folder(start or run / "model")
-
-
-def model_of(run: Path, start: Path | None) -> ModelConfig:
-    """The configuration of the package that a stage starts from. Raises ``ValueError`` where there is none."""
-    return open_package(teacher_of(run, start)).config
+def starting_package(run: Path, start: Path | None) -> Path | None:
+    """The package that a stage starts from, or whose student it trains: ``start``, or the model of the run."""
+    own = run / "model"
+    return model_folder(start) if start else (own if own.exists() else None)
 
 
 def towers_in_turn(student: ModelConfig, towers: StudentTowers) -> tuple[StudentTowers, ...]:

@@ -16,8 +16,9 @@ from syncflow.training.average import Average
 from syncflow.training.batches import Batches
 from syncflow.training.config import TrainConfig
 from syncflow.training.data.latents import LatentSet
-from syncflow.training.loop import schedule, train
+from syncflow.training.loop import train
 from syncflow.training.objectives import FlowObjective, sample_flow
+from syncflow.training.schedule import rate_factor, share_done
 
 from .small_model import CAPTIONS, config, parts, states
 
@@ -204,9 +205,15 @@ def test_samples_are_of_the_averaged_weights_in_evaluation_mode(latents, tmp_pat
     assert model.video.training and words.training and not model.audio.training
 
 
+def test_a_run_ends_with_its_steps_or_its_minutes():
+    assert share_done(3, 1000.0, steps=4, minutes=0.0) == 0.75
+    assert share_done(3, 30.0, steps=4, minutes=1.0) == 0.75
+    assert share_done(1, 30.0, steps=4, minutes=1.0) == 0.5
+
+
 @given(step=st.integers(0, 500), warmup=st.integers(0, 300), decay=st.floats(0, 1), progress=st.floats(0, 1))
 def test_learning_rate_factor(step, warmup, decay, progress):
-    factor = schedule(progress, step, TrainConfig(warmup=warmup, decay=decay))
+    factor = rate_factor(progress, step, TrainConfig(warmup=warmup, decay=decay))
     warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
     assert 0 <= factor <= warm
     if progress <= 1 - decay:

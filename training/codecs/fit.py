@@ -21,6 +21,7 @@ from ...engine.codecs.files import stored
 from ...engine.codecs.video import VideoCodec
 from ...engine.progress import progress_bar
 from ...engine.replacement import replacement
+from ..schedule import share_done
 from .kernel_muon import KernelMuon
 
 Codec = TypeVar("Codec", VideoCodec, AudioCodec)
@@ -82,8 +83,7 @@ def fit(
     step, seconds = _resume(run / "checkpoint.pt", codec, optimizer, average)
 
     def progress() -> float:
-        clock = seconds / (60 * recipe.minutes) if recipe.minutes else 0.0
-        return max(step / recipe.steps, clock)
+        return share_done(step, seconds, recipe.steps, recipe.minutes)
 
     saved_at = seconds
     with SummaryWriter(str(run)) as log, progress_bar(total=100, unit="%", desc=out.name) as bar:
