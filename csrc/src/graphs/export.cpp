@@ -29,9 +29,9 @@ fs::path find_export(const Package& package, const std::string& runtime) {
     for (const fs::path& folder : folders) {
         if (fs::is_regular_file(folder / MANIFEST, none)) return folder;
     }
-    const std::string format = runtime == AOTI ? "aoti" : "onnx";
-    throw Error(Status::not_found, "the back end " + runtime + " needs graphs of this model, and there are none in " + folders.front().string() +
-                                       (folders.size() > 1 ? " or " + folders.back().string() : "") + "; `syncflow export --to " + format + "` makes them");
+    const std::string places = folders.front().string() + (folders.size() > 1 ? " or " + folders.back().string() : "");
+    throw Error(Status::not_found, "the back end " + runtime + " needs graphs of this model, and there are none in " + places + "; `syncflow export " +
+                                       package.path.string() + " --to " + (runtime == AOTI ? "aoti" : "onnx") + "` makes them");
 }
 
 // Members of a manifest, each of the kind that it must have.
