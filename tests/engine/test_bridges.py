@@ -88,11 +88,13 @@ def test_all_on_is_the_default(bridge):
 
 @pytest.mark.parametrize("bridge", BRIDGES)
 def test_a_row_does_not_depend_on_the_flags_of_others(bridge):
-    model, given = randomised(bridge), inputs()
+    """Up to the rounding of a matrix product, which may depend on the number of rows that read each other."""
+    model, given = randomised(bridge).double(), {name: value.double() for name, value in inputs().items()}
     on, off = run(model, **given), run(model, **given, bridged=flags(False, False, False))
     mixed = run(model, **given, bridged=flags(True, False, True))
-    assert same(mixed, on, [0, 2])
-    assert same(mixed, off, [1])
+    for modality in ("video", "audio"):
+        found, read, alone = (getattr(velocities, modality) for velocities in (mixed, on, off))
+        torch.testing.assert_close(found, torch.stack([read[0], alone[1], read[2]]), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("bridge", BRIDGES)
