@@ -41,8 +41,8 @@ def end_together() -> None:
     """
     processes().wait_for_everyone()
     processes().destroy_process_group()
-    while _meshes:  # which PyTorch's caches of sharded tensors keep for good
-        _meshes.popitem()[1]._pg_registry.clear()
+    while _meshes:  # which PyTorch's caches of sharded tensors keep for good, with the connections in recent versions
+        getattr(_meshes.popitem()[1], "_pg_registry", {}).clear()
     gc.collect()  # sharded modules refer to themselves
 
 
