@@ -259,7 +259,9 @@ def distill(clips: Sequence[ClipFolder], run: Path, config: TrainConfig, teacher
 
 
 def starting_package(run: Path, start: Path | None) -> Path | None:
-    """The package that a stage starts from, or whose student it trains: ``start``, or the model of the run."""
+    """The package that a stage starts from, or whose student it trains: ``start``, or the model of the run; ``None``
+    where there is neither.
+    """
     own = run / "model"
     return model_folder(start) if start else (own if own.exists() else None)
 

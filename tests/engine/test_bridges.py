@@ -88,13 +88,13 @@ def test_all_on_is_the_default(bridge):
 
 @pytest.mark.parametrize("bridge", BRIDGES)
 def test_a_row_does_not_depend_on_the_flags_of_others(bridge):
-    """Up to the rounding of a matrix product, which may depend on the number of rows that read each other."""
+    """To the bit where the bridge is skipped; else up to rounding, which depends on how many rows cross it."""
     model, given = randomised(bridge).double(), {name: value.double() for name, value in inputs().items()}
     on, off = run(model, **given), run(model, **given, bridged=flags(False, False, False))
     mixed = run(model, **given, bridged=flags(True, False, True))
-    for modality in ("video", "audio"):
-        found, read, alone = (getattr(velocities, modality) for velocities in (mixed, on, off))
-        torch.testing.assert_close(found, torch.stack([read[0], alone[1], read[2]]), rtol=0, atol=1e-12)
+    assert same(mixed, off, [1])
+    torch.testing.assert_close(mixed.video[[0, 2]], on.video[[0, 2]], rtol=0, atol=1e-12)
+    torch.testing.assert_close(mixed.audio[[0, 2]], on.audio[[0, 2]], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("bridge", BRIDGES)
